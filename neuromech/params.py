@@ -1,0 +1,39 @@
+"""Parameters are `dict[str, Tensor]`, keyed by qualified name; this is the little algebra everything else stands on.
+
+Scalars are accumulated in float64 whatever the dtype of the tensors: a charge is a small difference of large sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+Params = dict[str, Tensor]
+
+
+def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of `model` by qualified name, a tied parameter once, under its first name."""
+    return dict(model.named_parameters(remove_duplicate=True))
+
+
+def detached(params: Mapping[str, Tensor]) -> Params:
+    """A copy that shares no memory and no graph with `params`."""
+    return {name: p.detach().clone() for name, p in params.items()}
+
+
+def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
+    """<x, y> over the names that both hold: a float64 scalar."""
+    products = [(x[name].double() * y[name].double()).sum() for name in x if name in y]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+
+
+def norm(x: Mapping[str, Tensor]) -> Tensor:
+    """|x|, the Euclidean norm over all tensors: a float64 scalar."""
+    return dot(x, x).sqrt()
+
+
+def axpy(alpha: float, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Params:
+    """alpha * x + y over the names of `y`; a name that `x` lacks counts as zero."""
+    return {name: torch.add(v, x[name], alpha=alpha) if name in x else v.clone() for name, v in y.items()}
