@@ -178,7 +178,7 @@ class Symmetry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Symmetry:
         def part(d: Mapping[str, Any] | None) -> Part | None:
-            return d and Part(tuple(d["shape"]), tuple((a, i) for a, i in d["select"]))
+            return Part(tuple(d["shape"]), tuple((a, i) for a, i in d["select"])) if d else None
 
         def term(d: Mapping[str, Any]) -> Term:
             axis = tuple(d["axis"]) if isinstance(d["axis"], list) else d["axis"]
