@@ -112,18 +112,12 @@ class Term:
         return v.reshape(tuple(shape))
 
     def __str__(self) -> str:
-        return self.describe()
-
-    def describe(self) -> str:
-        """The slice in words: `conv1.weight rows`, `fc.weight columns (64 blocks of 16)`."""
-        names = {(): "as a whole", (0,): "rows", (1,): "columns"}
-        if self.part is None:
-            where = names.get(self.axes, "along axes " + ", ".join(map(str, self.axes)))
-            return f"{self.parameter} {where}"
-        view = "x".join(map(str, self.part.shape))
-        fixed = "".join(f", axis {a} at {i}" for a, i in self.part.select)
-        along = ", ".join(map(str, self.axes)) or "none"
-        return f"{self.parameter} read as {view}, along axis {along}{fixed}"
+        """What member i moves, as one would write it: `conv1.weight[i]`, `fc.weight.view(10, 64, 16)[:, i]`."""
+        fixed = dict(self.part.select) if self.part else {}
+        slots = dict(zip(self.axes, "ijklmn" if len(self.axes) > 1 else "i", strict=False))
+        index = [str(slots.get(a, fixed.get(a, ":"))) for a in range(max([*slots, *fixed], default=-1) + 1)]
+        view = f".view{self.part.shape}" if self.part else ""
+        return f"{self.parameter}{view}[{', '.join(index)}]" if index else self.parameter
 
 
 @dataclass(frozen=True)
@@ -152,8 +146,14 @@ class Symmetry:
 
     @property
     def name(self) -> str:
-        """A short name, unique within a model: what moves, with its signs."""
-        return ", ".join(f"{'-' if t.weight < 0 else '+'}{t}" for t in self.terms).removeprefix("+")
+        """What member i moves, and against what: `fc1.weight[i], fc1.bias[i] / fc2.weight[:, i]`."""
+
+        def side(sign: int) -> str:
+            power = "{} x{}" if self.is_linear else "{}^{}"
+            same = [(t, abs(t.weight)) for t in self.terms if t.weight * sign > 0]
+            return ", ".join(str(t) if w == 1 else power.format(t, w) for t, w in same)
+
+        return side(1) + ((" - " if self.is_linear else " / ") + side(-1) if side(-1) else "")
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -217,7 +217,11 @@ class Symmetry:
 
     def generator(self, params: Mapping[str, Tensor], i: int) -> Params:
         """Tangent d theta / d alpha of member `i` at `params`, over the parameters that move."""
-        direction = self._exponents(params, self._members(1.0, i))
+        return self.tangent(params, self._members(1.0, i))
+
+    def tangent(self, params: Mapping[str, Tensor], alpha: Tensor) -> Params:
+        """sum_i alpha_i * generator(i) for `alpha` [size], over the parameters that move."""
+        direction = self._exponents(params, alpha)
         return direction if self.is_linear else {name: params[name] * d for name, d in direction.items()}
 
     def transform(self, params: Mapping[str, Tensor], alpha: float | Tensor, i: int | None = None) -> Params:

@@ -1,0 +1,238 @@
+"""Runs a recorded graph on abstract tensors: what every tensor scales with, and what it shifts by, to first order.
+
+An `Abstract` tensor knows its axes (as products of atoms), its exponent (if every parameter element e is multiplied by
+exp(alpha f_e), the tensor is multiplied by exp(alpha * scale)), and its shift (if e moves by alpha g_e, the tensor
+moves by alpha * shift). Rules, one per operator, compute these from those of the inputs and add the equations under
+which the statement is true. What no rule understands must not carry anything: it pins its inputs and is listed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import NamedTuple
+
+from torch.utils._pytree import tree_map_only
+
+from neuromech.detect.axes import Axis, Label, NonNested, axis, leaves, unify
+from neuromech.detect.capture import Graph, Node, Value
+from neuromech.detect.expr import Data, Equation, Expr, Unknown, by_leaves
+
+
+class Unsupported(Exception):
+    """A rule met an option or a shape that it does not understand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Abstract:
+    """A tensor as detection sees it; `data` stands for its content, with its indices in an order that never changes."""
+
+    axes: tuple[Axis, ...]
+    data: Data
+    scale: Expr = field(default_factory=Expr)
+    shift: Expr = field(default_factory=Expr)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    @property
+    def labels(self) -> list[Label]:
+        return [x for a in self.axes for x in leaves(a)]
+
+    def along(self, dims: Iterable[int]) -> list[Label]:
+        """The labels of some axes; negative numbers count from the last."""
+        return [x for d in dims for x in leaves(self.axes[d])]
+
+    def rename(self, same: Mapping[Label, Label]) -> Abstract:
+        to = by_leaves(same)
+        axes = tuple(tuple(to.get(x, x) for x in leaves(a)) for a in self.axes)
+        return Abstract(axes, self.data.rename(to), self.scale.rename(to), self.shift.rename(to))
+
+    def fresh(self) -> Abstract:
+        """The same tensor under labels that nothing else has, so that two uses cannot be mixed up."""
+        return self.rename({x: Label(x.atom) for x in self.labels})
+
+
+class Event(NamedTuple):
+    """Something that happened to a carried quantity, kept to explain a symmetry later."""
+
+    verb: str  # "normalises", "absorbs", "passes"
+    words: str
+    expr: Expr
+    broken_by: str = ""
+
+
+@dataclass
+class Domain:
+    """The equations of one kind of symmetry (scaling or translation), and the events that explain their solutions."""
+
+    equations: list[Equation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    auxiliary: list[Unknown] = field(default_factory=list)
+
+    def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
+        """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
+        touched = None if along is None else tuple(along)
+        for data, part in expr.by_data().items():
+            depends = touched is not None and data is not None and set(leaves(touched)) & set(data.labels)
+            self.equations.append(Equation(part, None if depends else touched))
+
+    def uniform(self, expr: Expr, over: Sequence[Label]) -> Expr:
+        """Require that `expr` does not depend on the indices `over`, and drop them."""
+        self.vanish(expr, along=over)
+        return self._named(expr.averaged(over))
+
+    def equal(self, a: Expr, b: Expr) -> Expr:
+        """Require a = b; returns the shorter of the two."""
+        self.vanish(a - b)
+        return min(a, b, key=lambda e: len(e.terms))
+
+    def _named(self, expr: Expr, longest: int = 3) -> Expr:
+        """A long expression gets a name of its own, so that depth does not add up."""
+        if len(expr.terms) <= longest:
+            return expr
+        bound = expr.labels()
+        name = Unknown(tuple(Label(x.atom) for x in bound))
+        self.auxiliary.append(name)
+        short = Expr.of(name).rename(dict(zip(name.labels, bound, strict=True)))
+        self.vanish(expr - short)
+        return short
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An operator that no claim passes, why, where it stands, and the parameters that it shuts in."""
+
+    op: str
+    module: str
+    why: str
+    blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """What the loss does not see of an output: a common shift along `shift` axes, a factor per sample."""
+
+    shift: tuple[int, ...] = ()
+    scale: bool = False
+
+
+class Interpreter:
+    """One pass over a graph. Afterwards `scaling` and `translation` hold the equations."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.scaling = Domain()
+        self.translation = Domain()
+        self.opaque: list[Opaque] = []
+        self.unknowns: dict[Value, tuple[Unknown, Unknown]] = {}
+        self.node: Node | None = None
+        self._known: dict[Value, Abstract] = {}
+        self._contents = count()
+        live = graph.ancestors(graph.outputs)
+        self.trainable = [v for v in graph.parameters if v.trainable and v in live]
+        self._varying = graph.descendants(self.trainable)
+        self._live = live
+
+    # -- what rules use ---------------------------------------------------------------------------------------------
+
+    def constant(self, shape: Sequence[int], key: object) -> Abstract:
+        axes = tuple(axis(n) for n in shape)
+        return Abstract(axes, Data((key,), tuple(x for a in axes for x in a)))
+
+    def result(self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None) -> Abstract:
+        """The abstract result of the operator at hand."""
+        content = Data((next(self._contents),), tuple(x for a in axes for x in a))
+        return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
+
+    def pin(self, *tensors: Abstract) -> None:
+        """Nothing may pass: these tensors neither scale nor shift."""
+        for t in tensors:
+            self.scaling.vanish(t.scale)
+            self.translation.vanish(t.shift)
+
+    def broadcast(self, *tensors: Abstract) -> list[Abstract]:
+        """The tensors with axes that line up from the right, as elementwise operators want them."""
+        ndim = max(t.ndim for t in tensors)
+        out = [replace(t, axes=((),) * (ndim - t.ndim) + t.axes) for t in tensors]
+        out = [out[0], *(t.fresh() for t in out[1:])]  # x + x.T: both must not be renamed halfway
+        for d in range(ndim):
+            first = next((t.axes[d] for t in out if t.axes[d]), ())
+            out = [t.rename(unify(first, t.axes[d])) if t.axes[d] else t for t in out]
+        return out
+
+    @staticmethod
+    def joint(tensors: Sequence[Abstract]) -> tuple[Axis, ...]:
+        """The axes of the broadcast result."""
+        return tuple(next((t.axes[d] for t in tensors if t.axes[d]), ()) for d in range(tensors[0].ndim))
+
+    @property
+    def at(self) -> str:
+        """The module at hand, to be put behind the name of an operator in an explanation."""
+        return f" {self.node.module}" if self.node and self.node.module else ""
+
+    # -- the pass ---------------------------------------------------------------------------------------------------
+
+    def run(self, outputs: Sequence[Invariance]) -> None:
+        """Interpret every node that the outputs depend on, then require what the loss requires of the outputs."""
+        for node in self.graph.nodes:
+            escapes = node.escape and any(v in self._varying for v in node.inputs)
+            if escapes or any(v in self._live for v in node.outputs):
+                self._interpret(node)
+        for value, free in zip(self.graph.outputs, outputs, strict=True):
+            t = self.abstract(value)
+            classes = t.along(free.shift)
+            self.translation.vanish(t.shift, along=classes or None)
+            if free.shift:
+                self.translation.events.append(
+                    Event("absorbs", "the loss does not see a common shift of the output", t.shift)
+                )
+            if free.scale:
+                self.scaling.vanish(t.scale, along=t.along(range(1, t.ndim)))
+                self.scaling.events.append(
+                    Event("normalises", "the loss does not see the length of the output", t.scale)
+                )
+            else:
+                self.scaling.vanish(t.scale)
+
+    def abstract(self, value: Value) -> Abstract:
+        if value not in self._known:
+            t = self.constant(value.shape, value)
+            if value in self.trainable:
+                f, g = (Unknown(tuple(t.labels), value.names[0]) for _ in range(2))
+                self.unknowns[value] = f, g
+                t = replace(t, scale=Expr.of(f), shift=Expr.of(g))
+            self._known[value] = t
+        return self._known[value]
+
+    def _interpret(self, node: Node) -> None:
+        from neuromech.detect.rules import RULES
+
+        self.node = node
+        if not any(v in self._varying for v in node.inputs):
+            return  # a constant: `abstract` makes it when it is asked for
+        rule = RULES.get(node.op.removeprefix("aten."))
+        if node.escape:
+            self._block(node, "it turns a tensor into a Python number")
+        elif node.stop or not node.outputs[0].dtype.is_floating_point:
+            self._block(node, "no gradient flows through it")
+        elif rule is None:
+            self._block(node, "there is no rule for it")
+        else:
+            try:
+                args, kwargs = tree_map_only(Value, self.abstract, (node.args, node.kwargs))
+                made = rule(self, *args, **kwargs)
+                self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
+            except (Unsupported, NonNested) as error:
+                self._block(node, str(error))
+
+    def _block(self, node: Node, why: str) -> None:
+        varying = [v for v in node.inputs if v in self._varying]
+        self.pin(*map(self.abstract, varying))
+        upstream = self.graph.ancestors(varying)
+        blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
+        self.opaque.append(Opaque(node.op.removeprefix("aten."), node.module, why, blocks))
+        for value in node.outputs:
+            self._known[value] = self.constant(value.shape, value)

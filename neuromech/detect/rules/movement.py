@@ -1,0 +1,52 @@
+"""Movement: the same entries at other places. Axes are regrouped, nothing is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from neuromech.detect.axes import axis, regroup
+from neuromech.detect.interpret import Abstract, Interpreter
+
+
+def view(s: Interpreter, x: Abstract, *_: object, **__: object) -> Abstract:
+    """Any reshape: the same entries in the same order, under the shape that was recorded."""
+    assert s.node is not None
+    return replace(x, axes=regroup(x.labels, s.node.outputs[0].shape))
+
+
+def permute(s: Interpreter, x: Abstract, dims: Sequence[int]) -> Abstract:
+    return replace(x, axes=tuple(x.axes[d] for d in dims))
+
+
+def transpose(s: Interpreter, x: Abstract, i: int, j: int) -> Abstract:
+    dims = list(range(x.ndim))
+    dims[i], dims[j] = dims[j], dims[i]
+    return permute(s, x, dims)
+
+
+def reverse(s: Interpreter, x: Abstract) -> Abstract:
+    return permute(s, x, range(x.ndim - 1, -1, -1))
+
+
+def swap_last(s: Interpreter, x: Abstract) -> Abstract:
+    return transpose(s, x, -2, -1)
+
+
+def expand(s: Interpreter, x: Abstract, *_: object, **__: object) -> Abstract:
+    """Broadcasting by hand: new indices, on which nothing depends."""
+    assert s.node is not None
+    shape = s.node.outputs[0].shape
+    old = ((),) * (len(shape) - x.ndim) + x.axes
+    return replace(x, axes=tuple(a or axis(n) for a, n in zip(old, shape, strict=True)))
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(), view),
+    **dict.fromkeys("transpose swapaxes swapdims".split(), transpose),
+    **dict.fromkeys("t numpy_T".split(), reverse),
+    **dict.fromkeys("mT adjoint matrix_H".split(), swap_last),
+    **dict.fromkeys("expand expand_as".split(), expand),
+    "permute": permute,
+}
