@@ -1,0 +1,73 @@
+"""neuromech: the physics of training neural networks.
+
+`instrument(model)` turns a model into an instrumented physical system; `find_symmetries(model, example)` is detection
+alone. Everything is imported when it is first asked for, so that `import neuromech` costs no more than `import torch`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from neuromech.detect import Findings, find_symmetries
+    from neuromech.errors import (
+        CaptureError,
+        DetectionError,
+        InstrumentError,
+        NeuromechError,
+        NeuromechWarning,
+        RecordError,
+        SymmetryError,
+    )
+    from neuromech.probe import Probe, instrument
+    from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
+
+_HOME = {
+    "neuromech.detect": ("Findings", "find_symmetries"),
+    "neuromech.errors": (
+        "CaptureError",
+        "DetectionError",
+        "InstrumentError",
+        "NeuromechError",
+        "NeuromechWarning",
+        "RecordError",
+        "SymmetryError",
+    ),
+    "neuromech.probe": ("Probe", "instrument"),
+    "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "CaptureError",
+    "DetectionError",
+    "Findings",
+    "InstrumentError",
+    "NeuromechError",
+    "NeuromechWarning",
+    "Part",
+    "Probe",
+    "RecordError",
+    "Symmetry",
+    "SymmetryError",
+    "SymmetrySet",
+    "Term",
+    "__version__",
+    "find_symmetries",
+    "instrument",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'neuromech' has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # asked for once
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,33 @@
+# Everything runs in a virtual environment of its own; a fresh machine needs Python 3.11 or later and make.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
+
+.PHONY: demo test test-all lint bench clean
+
+demo: $(STAMP)
+	$(PYTHON) -m neuromech demo
+
+test: $(STAMP)
+	$(PYTEST) -m "not slow"
+
+test-all: $(STAMP)
+	$(PYTEST)
+
+lint: $(STAMP)
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: $(STAMP)
+	$(PYTHON) -m experiments.benchmarks.spine
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

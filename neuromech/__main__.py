@@ -1,0 +1,7 @@
+"""`python -m neuromech` is the command line."""
+
+import sys
+
+from neuromech.cli import main
+
+sys.exit(main())

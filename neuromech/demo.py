@@ -1,0 +1,78 @@
+"""The demo: a small VGG on real handwritten digits, trained as one would train it, instrumented with one line.
+
+SGD with momentum, weight decay and a cosine schedule; the digits are the 1797 scans that come with scikit-learn.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from neuromech.errors import NeuromechError
+
+
+def vgg(widths: tuple[int, ...] = (32, 64, 64), hidden: int = 64, classes: int = 10) -> nn.Sequential:
+    """A VGG for 8x8 images: blocks of convolution, batch norm, ReLU and pooling, then a linear classifier."""
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
+        channels = width
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+
+
+def digits() -> tuple[Tensor, Tensor]:
+    """1797 handwritten digits: images [1797, 1, 8, 8] in [0, 1], labels [1797].
+
+    Raises `NeuromechError` if scikit-learn, an extra of the demo, is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise NeuromechError("the demo's data come with scikit-learn: pip install 'neuromech[demo]'") from error
+    data = load_digits()
+    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
+
+
+def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    with torch.no_grad():
+        right = (model(x).argmax(1) == y).float().mean()
+    model.train()
+    return float(right)
+
+
+def run(directory: str | Path, epochs: int = 40, seed: int = 0, progress: bool = True) -> Path:
+    """Train, and write the report; returns its path. The run directory holds the records."""
+    from tqdm import tqdm
+
+    import neuromech
+
+    torch.manual_seed(seed)
+    x, y = digits()
+    train, test = torch.randperm(len(x)).split([1437, len(x) - 1437])
+    model = vgg()
+    loss = nn.CrossEntropyLoss()
+    batches = [len(train) // 128] * epochs
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=sum(batches))
+
+    with (
+        neuromech.instrument(model, run=directory) as probe,  # the one line; the rest is any training loop
+        tqdm(total=sum(batches), desc="training", unit="step", disable=not progress) as bar,
+    ):
+        for n in batches:
+            for batch in train[torch.randperm(len(train))][: n * 128].split(128):
+                optimizer.zero_grad()
+                value = loss(model(x[batch]), y[batch])
+                value.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+            bar.set_postfix(loss=f"{value.item():.4f}")
+        report = probe.report(Path(directory) / "report.html")
+    if progress:
+        print(f"test accuracy {accuracy(model, x[test], y[test]):.1%}; {probe}")
+    return report

@@ -1,0 +1,304 @@
+"""`instrument`: one line before the training loop; `Probe`: the handle that it returns.
+
+The probe lives through three states. *Waiting*: it records the graph at the first forward, and hears from the first
+backward what the loss does not see. *Measuring*: before every optimizer step it reads what drives each charge, after
+it the charges themselves, and advances the predictions. *Removed*: records and report remain.
+
+Nothing here changes a number of the training run: hooks read, and return what they were given.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from neuromech.detect.capture import Graph, record
+from neuromech.detect.find import Findings, analyse, find_symmetries, find_under, wants_target
+from neuromech.detect.interpret import Invariance
+from neuromech.detect.recognise import recognise
+from neuromech.errors import InstrumentError, RecordError, SymmetryError
+from neuromech.params import named_parameters
+from neuromech.probe import describe
+from neuromech.probe.journal import Journal
+from neuromech.probe.measure import Measurement
+from neuromech.probe.watch import Forward, ForwardWatch, StepWatch, held, is_watched
+from neuromech.record import Record
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def instrument(
+    model: nn.Module,
+    *,
+    loss: Callable[..., Any] | None = None,
+    example: Any = None,
+    optimizer: Optimizer | None = None,
+    run: str | Path | None = None,
+    every: int = 1,
+    members: int | None = 8,
+    resume: bool = False,
+) -> Probe:
+    """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
+
+    `example`: what the model is called with (tensor, tuple, dict), or `(inputs, target)` if `loss` takes a target; the
+    symmetries are then known at once. Without it they are found at the first step, with the loss known by the gradient
+    that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters. `run`:
+    directory for the records; without it they are kept in memory. `every`: record every so many steps (predictions
+    advance at all of them). `members`: how many members of each family to record singly, None for all. `resume`: go on
+    in a run directory that holds a run already.
+
+    Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
+    optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
+    """
+    _check(model, loss, example, optimizer, every)
+    return Probe(model, loss, example, optimizer, run, every, members, resume)
+
+
+class Probe:
+    """The instrument of one model, made by `instrument`. Also a context manager: leaving it is `remove()`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[..., Any] | None,
+        example: Any,
+        optimizer: Optimizer | None,
+        run: str | Path | None,
+        every: int,
+        members: int | None,
+        resume: bool,
+    ) -> None:
+        self._model = _bare(model)
+        self._every, self._members = every, members
+        self._graph: tuple[bool, Graph] | None = None  # with the training flag it was recorded under
+        self._found = None if example is None else _find_now(self._model, loss, example)
+        self._measurement: Measurement | None = None
+        self._removed = False
+        self._record = Record(run, describe.of_model(self._model), resume)
+        self._journal = Journal(self._record)
+        self._forwards = ForwardWatch(model, self._on_forward)
+        self._steps = StepWatch(
+            lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
+        )
+        if optimizer is not None:
+            self._steps.consider(optimizer)
+
+    @property
+    def symmetries(self) -> Findings:
+        """What was found. Between the first forward and the first step: as if the loss saw the whole output.
+
+        Raises `InstrumentError` before the first forward.
+        """
+        if self._found is not None:
+            return self._found
+        if self._graph is None:
+            raise InstrumentError(self._why_nothing())
+        graph = self._graph[1]
+        note = "no gradient has been seen yet: as if the loss saw the whole output, and nothing verified"
+        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), None, (note,))
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per recorded step and family (member -1) or single member: observed, predicted, residual."""
+        self.flush()
+        charges, steps = self._record.frame("charges"), self._record.frame("steps")
+        if charges.empty:
+            return charges
+        names = [s.name for s in self._found or ()]
+        out = charges.merge(steps[["step", "lr", "time"]], on="step", how="left")
+        out.insert(2, "name", [names[i] for i in out["symmetry"]])
+        return out
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
+        from neuromech.report import write_report
+
+        self.flush()
+        self._explain_silence()
+        return write_report(self._record, path or (self._record.path or Path()) / "report.html")
+
+    def flush(self) -> None:
+        """Bring everything measured so far to the records."""
+        if self._measurement is not None:
+            self._measurement.flush()
+
+    def remove(self) -> None:
+        """Take the instrument off the model and the optimizer; records and report remain. Twice does no harm."""
+        if not self._removed:
+            self._removed = True
+            self.flush()
+            self._explain_silence()
+            self._forwards.remove()
+            self._steps.remove()
+            self._record.close()
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.remove()
+
+    def __repr__(self) -> str:
+        where = f", records in {self._record.path}" if self._record.path else ""
+        if self._measurement is None or self._found is None:
+            return f"Probe of {type(self._model).__name__}, waiting: {self._why_nothing()}{where}"
+        return (
+            f"Probe of {type(self._model).__name__}: {len(self._found)} families, {self._measurement.step} steps{where}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on exactly: plain data and tensors, fit for `torch.load(weights_only=True)`.
+
+        Raises `RecordError` before the first step.
+        """
+        if self._measurement is None or self._found is None:
+            raise RecordError("nothing has been measured yet, so there is no state to save: take at least one step")
+        return {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`: predictions continue as if the run had never been interrupted.
+
+        Load the model and the optimizer first. Raises `RecordError` if the state is of another model, or if this probe
+        has measured already.
+        """
+        if self._measurement is not None:
+            raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
+        found = Findings.from_dict(state["found"])
+        try:
+            for s in found:
+                s.check(named_parameters(self._model))
+        except SymmetryError as error:
+            raise RecordError(f"the saved state is of another model: {error}") from error
+        self._measure(found).load_state_dict(state["measurement"])
+
+    # -- waiting ----------------------------------------------------------------------------------------------------
+
+    def _on_forward(self, forward: Forward) -> None:
+        """Record the graph at the first forward, and again if the model went from eval to train before it trained."""
+        if self._found is None and (self._graph is None or self._graph[0] != forward.training):
+            self._graph = forward.training, record(self._model, forward.args, forward.kwargs)
+
+    def _start(self) -> bool:
+        """The gradients of the first step are ready: settle the symmetries, read the initial charges."""
+        if self._found is None:
+            trained = self._forwards.trained
+            if self._graph is None or trained is None:
+                self._journal.once("no forward", 0, "no forward", self._why_nothing())
+                return False
+            graph = self._graph[1]
+            free = [
+                Invariance() if g is None else recognise(y, g)
+                for y, g in zip(trained.outputs, trained.cotangents, strict=True)
+            ]
+            if len(free) != len(graph.outputs):
+                free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
+            self._found = find_under(self._model, trained.args, trained.kwargs, graph, free)
+        self._measure(self._found).begin()
+        return True
+
+    def _measure(self, found: Findings) -> Measurement:
+        self._found, self._graph = found, None
+        self._forwards.forget()
+        self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
+        return self._measurement
+
+    def _why_nothing(self) -> str:
+        if self._found is None and self._graph is None:
+            return (
+                "no forward of the instrumented model has been seen with gradients enabled: call the model itself, not "
+                "its parts, or pass example= to instrument()"
+            )
+        if self._found is None and self._forwards.trained is None:
+            return "no gradient has reached the model's output: no backward has been seen"
+        return "no optimizer has stepped this model's parameters"
+
+    def _explain_silence(self) -> None:
+        if self._measurement is None:
+            self._journal.once("silence", 0, "nothing measured", self._why_nothing(), warn=False)
+
+    # -- measuring --------------------------------------------------------------------------------------------------
+
+    def _before(self, optimizer: Optimizer) -> None:
+        if self._measurement is not None or self._start():
+            assert self._measurement is not None
+            self._measurement.before(optimizer)
+
+    def _after(self, optimizer: Optimizer) -> None:
+        if self._measurement is not None:
+            self._measurement.after(optimizer)
+
+    def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
+        """Once measuring has begun, no failure of the instrument may end the run that it watches."""
+
+        def guarded(optimizer: Optimizer) -> None:
+            if self._removed:
+                return
+            measurement = self._measurement
+            try:
+                with torch.no_grad():
+                    work(optimizer)
+            except Exception as error:
+                if measurement is None:
+                    raise
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                self._journal.once(
+                    "failed",
+                    measurement.step,
+                    "failed",
+                    f"measuring failed after step {measurement.step} and has stopped; training goes on, and what was "
+                    f"recorded is kept. {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
+                )
+                self.remove()
+
+        return guarded
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
+    while True:
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def _check(
+    model: nn.Module, loss: Callable[..., Any] | None, example: Any, optimizer: Optimizer | None, every: int
+) -> None:
+    name = type(model).__name__
+    if is_watched(model):
+        raise InstrumentError(
+            f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
+        )
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
+    if optimizer is not None and not held(optimizer, list(model.parameters())):
+        raise InstrumentError(
+            f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
+            "copied or moved? Make it from model.parameters()"
+        )
+    if every < 1:
+        raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
+    if loss is not None and example is None:
+        raise InstrumentError(
+            "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "
+            "gradient that it sends back"
+        )
+
+
+def _find_now(model: nn.Module, loss: Callable[..., Any] | None, example: Any) -> Findings:
+    if loss is None or not wants_target(loss):
+        return find_symmetries(model, example, loss)
+    if not (isinstance(example, (tuple, list)) and len(example) == 2):
+        raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
+    inputs, target = example
+    return find_symmetries(model, inputs, loss, target)

@@ -1,0 +1,177 @@
+"""How a training loop is seen without being touched: hooks on the model's forward and on optimizer steps.
+
+A hook is an object of its own so that a copied or pickled model carries a dead one: `copy.deepcopy(model)`, as for an
+average of weights, must not copy the instrument along.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+from neuromech.detect.capture import tensors_of
+
+
+@dataclass(eq=False)
+class Forward:
+    """One forward of the model: its inputs, its outputs, and the gradients that these receive, once they do."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    training: bool
+    outputs: list[Tensor] = field(default_factory=list)
+    cotangents: list[Tensor | None] = field(default_factory=list)
+
+
+class ForwardWatch:
+    """Keeps the first forward whose output receives a gradient: the one that trains.
+
+    `seen` is called with every candidate before it runs. Evaluation under `no_grad` is no candidate.
+    """
+
+    def __init__(self, model: nn.Module, seen: Callable[[Forward], None]) -> None:
+        self.trained: Forward | None = None
+        self._seen = seen
+        self._candidate: Forward | None = None
+        self._inside = False
+        before, after = _Hook(self._before), _Hook(self._after)
+        self._handles = (
+            model.register_forward_pre_hook(before, with_kwargs=True),
+            model.register_forward_hook(after),
+        )
+
+    def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.trained is None and torch.is_grad_enabled() and not self._inside:
+            self._inside = True  # `seen` may call the model itself
+            try:
+                candidate = Forward(args, kwargs, model.training)
+                self._seen(candidate)
+                self._candidate = candidate
+            finally:
+                self._inside = False
+
+    def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        forward, self._candidate = (None, self._candidate) if self._inside else (self._candidate, None)
+        if forward is None:
+            return
+        for i, t in enumerate(tensors_of(output)):
+            forward.outputs.append(t.detach())
+            forward.cotangents.append(None)
+            if t.requires_grad:
+                t.register_hook(lambda gradient, i=i: self._received(forward, i, gradient))
+
+    def _received(self, forward: Forward, i: int, gradient: Tensor) -> None:
+        if self.trained in (None, forward):
+            self.trained = forward
+            forward.cotangents[i] = gradient.detach()
+
+    def forget(self) -> None:
+        """Let go of the tensors, keep watching no more."""
+        self._seen = lambda _: None
+        self.trained = Forward((), {}, True)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+class _Hook:
+    """Calls a function, until it is copied or pickled: the copy does nothing."""
+
+    def __init__(self, function: Callable[..., None] | None = None) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> None:
+        if self.function is not None:
+            self.function(*args)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
+        return _Hook()
+
+    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
+        return _Hook, ()
+
+
+def is_watched(model: nn.Module) -> bool:
+    """True if some instrument is watching this model's forward."""
+    return any(isinstance(h, _Hook) and h.function is not None for h in model._forward_pre_hooks.values())
+
+
+class StepWatch:
+    """Calls `before(optimizer)` when the gradients of a step are ready, and `after(optimizer)` when it is done.
+
+    It finds by itself, at their first step, the optimizers that hold one of `parameters`. The gradients of a step with
+    a closure are ready once the closure has been called.
+    """
+
+    def __init__(
+        self,
+        parameters: Callable[[], list[nn.Parameter]],
+        before: Callable[[Optimizer], None],
+        after: Callable[[Optimizer], None],
+    ) -> None:
+        self._parameters, self._before, self._after = parameters, before, after
+        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._handles: list[Any] = []
+        self._measured = False
+        # The registry of torch lives for ever: it must not keep a forgotten model alive.
+        me = weakref.ref(self)
+
+        def discover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := me()) is not None:
+                watch.consider(optimizer)
+
+        everywhere = register_optimizer_step_pre_hook(discover)
+        self._handles.append(everywhere)
+        weakref.finalize(self, everywhere.remove)
+
+    def consider(self, optimizer: Optimizer) -> None:
+        """Attach to `optimizer` if it holds one of our parameters and is not attached yet."""
+        if optimizer in self._known or not held(optimizer, self._parameters()):
+            return
+        self._known.add(optimizer)
+        # Hooks of the instance run after those that were registered before them, such as gradient clipping in a hook.
+        self._handles.append(optimizer.register_step_pre_hook(self._begin))
+        self._handles.append(optimizer.register_step_post_hook(self._end))
+
+    def _begin(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._measured = False
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._measure(optimizer)
+            return None
+
+        def measured() -> Any:
+            loss = closure()
+            self._measure(optimizer)
+            return loss
+
+        return (args[0], measured, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _measure(self, optimizer: Optimizer) -> None:
+        if not self._measured:  # a line search calls its closure many times; the step starts from the first
+            self._measured = True
+            self._before(optimizer)
+
+    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._measured:
+            self._after(optimizer)
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+
+def held(optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
+    """True if the optimizer holds at least one of `parameters`."""
+    mine = set(map(id, parameters))
+    return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
