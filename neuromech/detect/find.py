@@ -6,7 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
@@ -26,8 +26,8 @@ Loss = Callable[..., Any]
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What detection found.
+class Findings(Sequence[Symmetry]):
+    """What detection found: the families themselves, and what qualifies them.
 
     `symmetries`: the families that may be claimed. `rejected`: claims that failed verification, with their defect.
     `opaque`: operators that no claim passes. `inactive`: parameters that do not reach the result. `dimension`: number
@@ -41,9 +41,41 @@ class Findings:
     dimension: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @overload
+    def __getitem__(self, index: int) -> Symmetry: ...
+    @overload
+    def __getitem__(self, index: slice) -> SymmetrySet: ...
+    def __getitem__(self, index: int | slice) -> Symmetry | SymmetrySet:
+        return self.symmetries[index]
+
+    def __len__(self) -> int:
+        return len(self.symmetries)
+
     def table(self) -> pd.DataFrame:
         """One row a family."""
         return self.symmetries.table()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, fit for JSON; `from_dict` is its inverse."""
+        return {
+            "symmetries": [s.to_dict() for s in self.symmetries],
+            "rejected": [s.to_dict() for s in self.rejected],
+            "opaque": [vars(o) | {"blocks": list(o.blocks)} for o in self.opaque],
+            "inactive": list(self.inactive),
+            "dimension": dict(self.dimension),
+            "notes": list(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Findings:
+        return cls(
+            SymmetrySet(map(Symmetry.from_dict, data["symmetries"])),
+            SymmetrySet(map(Symmetry.from_dict, data["rejected"])),
+            tuple(Opaque(**{**o, "blocks": tuple(o["blocks"])}) for o in data["opaque"]),
+            tuple(data["inactive"]),
+            dict(data["dimension"]),
+            tuple(data["notes"]),
+        )
 
     def __str__(self) -> str:
         lines = [
