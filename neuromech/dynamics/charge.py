@@ -24,9 +24,9 @@ from torch import Tensor
 
 from neuromech.symmetry import Symmetry, Term
 
-# Elements flattened together (one parameter may have more). On a CPU a vector should stay in the cache, small enough for
-# the allocator to keep its memory; elsewhere launching kernels costs more than memory.
-BUCKET_CPU, BUCKET = 2**15, 2**22
+# Elements flattened together (one parameter may have more). On a CPU a vector should stay in the cache, and be small
+# enough for the allocator to keep its memory; elsewhere launching kernels costs more than memory.
+BUCKET_CPU, BUCKET = 2**16, 2**22
 
 Values = Mapping[str, Tensor]
 Pair = tuple[Values, Values]
@@ -56,6 +56,7 @@ class Forms:
         self.rows = self._quadratic.rows, self._linear.rows  # (quadratic, linear)
         self.device = self._quadratic.device if self.rows[0] else self._linear.device
 
+    @torch.no_grad()
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         """<a, D b> and <c, a> for every pair (a, b): [pairs, rows]. A name that a mapping lacks counts as zero."""
         quadratic, linear = self._quadratic, self._linear
@@ -63,6 +64,7 @@ class Forms:
         plain = linear.combine(linear.values([a for a, _ in pairs]), linear.weights)
         return torch.cat((bilinear, plain), dim=1)
 
+    @torch.no_grad()
     def charges(self, params: Values) -> tuple[Tensor, Tensor]:
         """(charge, scale), both [rows]. Scale is the same sum with absolute values: what a residual is divided by."""
         quadratic, linear = self._quadratic, self._linear
@@ -71,6 +73,11 @@ class Forms:
         charge = quadratic.combine(squares, quadratic.weights), linear.combine(signed, linear.weights)
         scale = quadratic.combine(squares, quadratic.magnitudes), linear.combine(unsigned, linear.magnitudes)
         return torch.cat(charge, dim=1)[0], torch.cat(scale, dim=1)[0]
+
+
+def blank(params: Values) -> dict[str, Tensor]:
+    """Zeros with the shapes, dtypes and devices of `params`, in no memory."""
+    return {name: torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) for name, p in params.items()}
 
 
 class _Read(NamedTuple):
@@ -95,9 +102,7 @@ class _Sums:
     def __init__(self, blocks: Sequence[Block], params: Values) -> None:
         places = {t: _place(t, params) for b in blocks for t in b.terms}
         read = {p.parameter: params[p.parameter] for p in places.values()}
-        self._zeros = {
-            name: torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) for name, p in read.items()
-        }
+        self._zeros = blank(read)
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
         self.rows = sum(b.size for b in blocks)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Forms, Values
+from neuromech.dynamics.charge import Block, Forms, Values, blank
 from neuromech.dynamics.descent import Motion, Settings
 from neuromech.dynamics.parts import LOST, Label, Layout, Pattern, Plan, divide, label, plan, regroup
 from neuromech.dynamics.track import Drives, Track, advance_linear, advance_quadratic
@@ -66,7 +66,8 @@ class Laws:
             s.check(params)
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
-        self._forms = Forms([Block.of(s) for s in self.symmetries], params)
+        self._like = blank(params)
+        self._forms = Forms([Block.of(s) for s in self.symmetries], self._like)
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
         self.slices = self._forms.slices
@@ -82,11 +83,10 @@ class Laws:
         """The families that were split in any step so far."""
         return self._split_ever
 
-    @torch.no_grad()
     def initial(self, params: Values) -> Reading:
         """Start (or start over) all predictions from `params`: the row of step 0."""
         self._plans.clear()
-        self._layout = Layout(self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], params)
+        self._layout = Layout(self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], self._like)
         self._split_ever: frozenset[int] = frozenset()
         self._met: set[str] = set()  # parameters whose buffer the states contain
         self._step: _Step | None = None
@@ -95,7 +95,6 @@ class Laws:
         self._unpack(self._states(charge, zero, zero))
         return self._reading(charge, scale, torch.full_like(charge, math.nan))
 
-    @torch.no_grad()
     def before(self, params: Values, grads: Values, motions: Mapping[str, Motion]) -> None:
         """Measure what the step about to be taken will do. Mappings by parameter name; `motions` as from `read`.
 
@@ -114,13 +113,12 @@ class Laws:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             layouts = (self._layout, *(p.layout for p in self._plans.values()))
-            self._plans[pattern] = plan(self.symmetries, labels, params, layouts)
+            self._plans[pattern] = plan(self.symmetries, labels, self._like, layouts)
         now = self._plans[pattern]
         if now.layout is not self._layout:
             self._regroup(now.layout, params, buffers)
         self._step = _Step(now, settings, self._measure(params, {name: grads[name] for name in moving}, buffers))
 
-    @torch.no_grad()
     def after(self, params: Values) -> Reading:
         """Observe the charges after the step, and take all predictions there.
 
@@ -160,12 +158,8 @@ class Laws:
             "split_ever": sorted(self._split_ever),
         }
 
-    @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any], params: Values) -> None:
-        """Go on from a saved state; `params` gives shapes and devices only.
-
-        Raises `RecordError` if the state is of other symmetries.
-        """
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state. Raises `RecordError` if it is of other symmetries."""
         saved, own = ([(str(name), int(size)) for name, size in x] for x in (state["families"], self._families()))
         if saved != own:
             odd = next((x for x in (*saved, *own) if (x in saved) != (x in own)), "their order")
@@ -174,7 +168,7 @@ class Laws:
                 "with the symmetries that were saved, or start over with initial()"
             )
         divisions = [tuple(tuple(part) for part in division) for division in state["divisions"]]
-        self._layout = Layout(self.symmetries, divisions, params)
+        self._layout = Layout(self.symmetries, divisions, self._like)
         self._plans.clear()
         self._step = None
         self._unpack(state["state"].to(device=self._forms.device, copy=True))
