@@ -1,0 +1,212 @@
+"""Writing a run: rows are buffered and flushed; a disk that fails never stops the training that is recorded."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+import warnings
+import weakref
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain, groupby
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuromech.errors import NeuromechWarning, RecordError
+from neuromech.record import tables
+from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
+from neuromech.record.tables import Columns, columns_of, length
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Record(Run):
+    """A run that is being written. `path` None: kept in memory only.
+
+    `meta`: plain data about the run, kept as JSON keeps it (nan becomes None, tuples become lists). Rows are buffered,
+    and written once `flush_rows` wait or `flush_seconds` have passed since the last attempt, and at `flush`, `close`
+    and exit. If the disk fails in mid-run there is one warning, and rows wait in memory until an attempt succeeds.
+
+    Raises `RecordError` if the directory cannot be made or written, if it holds a run already and `resume` is false, or
+    if that run has other symmetries. `resume` in a directory without a run starts one.
+    """
+
+    open = staticmethod(read)
+
+    def __init__(
+        self,
+        path: str | Path | None,
+        meta: Mapping[str, Any],
+        resume: bool = False,
+        *,
+        flush_rows: int = 50_000,
+        flush_seconds: float = 5.0,
+    ) -> None:
+        directory = None if path is None else Path(path).expanduser().absolute()
+        super().__init__(directory, _prepare(directory, resume) if directory else [])
+        check_symmetries(self.path, self.sessions, meta)
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self.session = len(self.sessions)
+        self.sessions.append({"session": self.session, "started": started, "meta": self.meta | plain(meta)})
+        self._pending: dict[str, list[Columns]] = {}
+        self._kept: dict[str, list[dict[str, np.ndarray]]] = {}  # without a directory, rows end here
+        self._waiting, self._tried, self._failing = 0, time.monotonic(), False
+        self._flush_rows, self._flush_seconds, self._process = flush_rows, flush_seconds, os.getpid()
+        try:
+            self._write_meta()
+        except OSError as error:
+            raise RecordError(f"cannot write to {self.path}: {error}. Choose another run directory") from error
+        self._begun = True
+        _live.add(self)
+
+    @property
+    def tables(self) -> list[str]:
+        return sorted({*super().tables, *self._kept, *(table for table, chunks in self._pending.items() if chunks)})
+
+    def update_meta(self, changes: Mapping[str, Any]) -> None:
+        """Replace some keys of `meta`. Raises `RecordError` for other symmetries than those of earlier sessions."""
+        check_symmetries(self.path, self.sessions[:-1], changes)
+        self.sessions[-1]["meta"] = self.meta | plain(changes)
+        try:
+            self._write_meta()
+        except OSError as error:
+            self._warn(error)
+
+    def append(self, table: str, rows: Mapping[str, Any]) -> None:
+        """Add rows, given as columns: sequences of one length (lists, arrays, tensors); a single value is repeated.
+
+        Text is kept on one line. Raises `RecordError` for columns of different lengths or a name that is none.
+        """
+        if "session" in rows:
+            raise RecordError(f"table {table!r}: the record adds the column session itself")
+        columns = columns_of(table, rows)
+        self._pending.setdefault(table, []).append(columns)
+        self._waiting += length(columns)
+        if self._waiting >= self._flush_rows or time.monotonic() - self._tried >= self._flush_seconds:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all rows that wait to the disk; those that cannot be written go on waiting."""
+        if os.getpid() != self._process:
+            return  # a forked child has a copy of the rows that wait: they are its parent's to write
+        self._waiting, self._tried = 0, time.monotonic()
+        try:
+            if self.path is not None and any(self._pending.values()) and not self.path.is_dir():
+                self._make_anew()
+            for table, chunks in self._pending.items():
+                for same in _alike(chunks):
+                    self._put(table, {name: list(chain.from_iterable(c[name] for c in same)) for name in same[0]})
+                    del chunks[: len(same)]
+            if self._failing:
+                self._write_meta()
+            self._failing = False
+        except OSError as error:
+            self._warn(error)
+
+    def close(self) -> None:
+        """Flush. A closed record can still be read, and even appended to."""
+        self.flush()
+
+    def __enter__(self) -> Record:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_begun", False):
+            self._end()
+
+    def _end(self) -> None:
+        self.flush()
+        lost = sum(length(c) for chunks in self._pending.values() for c in chunks)
+        if lost and os.getpid() == self._process:
+            message = f"{lost} rows could not be written to {self.path} and are lost"
+            warnings.warn(message, NeuromechWarning, stacklevel=2)
+
+    def _put(self, table: str, columns: Columns) -> None:
+        if self.path is None:
+            self._kept.setdefault(table, []).append({name: _packed(column) for name, column in columns.items()})
+        else:
+            tables.append(self.path, table, columns | {"session": [self.session] * length(columns)})
+
+    def _rows(self, table: str) -> pd.DataFrame:
+        import pandas as pd
+
+        self.flush()
+        unwritten = [{name: _packed(c) for name, c in chunk.items()} for chunk in self._pending.get(table, ())]
+        ours = [pd.DataFrame(c).assign(session=self.session) for c in [*self._kept.get(table, ()), *unwritten]]
+        return tables.joined([super()._rows(table), *ours])
+
+    def _write_meta(self) -> None:
+        if self.path is not None and os.getpid() == self._process:
+            write_sessions(self.path, self.sessions)
+
+    def _make_anew(self) -> None:
+        assert self.path is not None
+        os.mkdir(self.path)  # without parents: a parent that is gone too may be a disk that will be mounted again
+        self._write_meta()
+        message = f"{self.path} had vanished and was made anew; the rows that had been written to it are gone"
+        warnings.warn(message, NeuromechWarning, stacklevel=4)
+
+    def _warn(self, error: OSError) -> None:
+        if not self._failing:
+            self._failing = True
+            message = (
+                f"the run's records cannot be written: {error}. They are kept in memory and training goes on; writing "
+                "is tried again at every flush: make room, or bring the directory back"
+            )
+            warnings.warn(message, NeuromechWarning, stacklevel=4)
+
+
+_live: weakref.WeakSet[Record] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_all() -> None:
+    for record in list(_live):
+        record._end()
+
+
+def _prepare(path: Path, resume: bool) -> list[Session]:
+    """Make the directory, or make it ready to be gone on with; returns the sessions that it holds."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the run directory {path}: {error}. Choose another one") from error
+    sessions, files = read_sessions(path), sorted(path.glob("*.csv"))
+    if files and not sessions:
+        raise RecordError(
+            f"{path} holds CSV files ({files[0].name}, ...) that belong to no run: choose another directory"
+        )
+    if sessions and not resume:
+        steps = Run(path, sessions).frame("steps")
+        n = 0 if steps.empty else int(steps["step"].max())
+        raise RecordError(
+            f"{path} holds a run of {n} steps: choose another directory, or pass resume=True to go on with it"
+        )
+    try:
+        for file in files:
+            tables.mend(file)
+    except OSError as error:
+        raise RecordError(f"cannot write to {path}: {error}. Choose another run directory") from error
+    return sessions
+
+
+def _alike(chunks: Sequence[Columns]) -> list[list[Columns]]:
+    """Consecutive chunks with the same columns, together."""
+    return [list(same) for _, same in groupby(chunks, key=frozenset)]
+
+
+def _packed(column: list[object]) -> np.ndarray:
+    """What a file would give back, at a quarter of the memory of a list of numbers."""
+    if set(map(type, column)) <= {int, float}:
+        return np.array(column)
+    cells = [tables.scalar(x) for x in column]
+    text = any(isinstance(x, str) for x in cells)
+    return np.array([tables.one_line(x) for x in cells], dtype=object) if text else np.array(cells, dtype=float)

@@ -1,0 +1,127 @@
+"""Reading a run: its sessions, and its tables as one run from them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuromech.errors import RecordError
+from neuromech.record import tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+META = "run.json"
+Session = dict[str, Any]
+
+
+class Run:
+    """A recorded run, read-only; made by `read`.
+
+    `sessions`: a dict for each time the run was started: session (0, 1, ...), started (UTC), meta.
+    """
+
+    def __init__(self, path: Path | None, sessions: list[Session]) -> None:
+        self.path, self.sessions = path, sessions
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the run is, as its latest session knew it; empty if nothing is known."""
+        return self.sessions[-1]["meta"] if self.sessions else {}
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables that have rows."""
+        return sorted({file.name.split(".")[0] for file in self.path.glob("*.csv")}) if self.path else []
+
+    def frame(self, table: str, every_session: bool = False) -> pd.DataFrame:
+        """The rows of a table; empty if there is none.
+
+        A resumed run takes over from the first step that it records: what earlier sessions hold from that step on is a
+        branch that was given up. It stays on disk, and `every_session` returns it too.
+        Raises `RecordError` if a file is not what a record writes.
+        """
+        rows = self._rows(table)
+        if every_session or "step" not in rows or len(self.sessions) < 2:
+            return rows
+        # A branch that was given up may hold events where the branch that replaced it has none: steps are the clock.
+        return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
+
+    def _rows(self, table: str) -> pd.DataFrame:
+        return tables.load(self.path, table) if self.path else tables.joined([])
+
+
+def read(path: str | Path) -> Run:
+    """Open a run directory for reading: of a run that has ended, was killed, or is still going on.
+
+    Raises `RecordError` if it holds no run.
+    """
+    path = Path(path).expanduser().absolute()
+    if not path.is_dir():
+        raise RecordError(f"{path} is not a directory: expected a run directory, as given to instrument(run=...)")
+    sessions = read_sessions(path)
+    if not sessions and not any(path.glob("*.csv")):
+        raise RecordError(f"{path} holds no run: expected {META} and CSV tables, as instrument(run=...) writes them")
+    return Run(path, sessions)
+
+
+def read_sessions(path: Path) -> list[Session]:
+    """What `write_sessions` wrote, [] if it never did. Raises `RecordError` if the file is something else."""
+    try:
+        sessions = json.loads((path / META).read_text(encoding="utf-8"))["sessions"]
+        return [{"session": i, "started": s["started"], "meta": dict(s["meta"])} for i, s in enumerate(sessions)]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{path / META} is not what a run writes ({type(error).__name__}: {error}). The CSV tables beside it can "
+            "be read with pandas"
+        ) from error
+
+
+def write_sessions(path: Path, sessions: Sequence[Session]) -> None:
+    """All or nothing: a reader sees the old file or the new one. Raises `OSError`."""
+    draft = path / f"{META}.tmp"
+    with draft.open("w", encoding="utf-8") as f:
+        json.dump({"sessions": sessions}, f, indent=1, allow_nan=False)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(draft, path / META)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON keeps it: nan is None, an infinity the text "inf" or "-inf", what is no plain data its str()."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in value]
+    value = tables.scalar(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def check_symmetries(path: Path | None, earlier: Sequence[Session], meta: Mapping[str, Any]) -> None:
+    """Rows name a symmetry by its place in the meta, so all sessions must agree on it; raises `RecordError` if not."""
+    known = [s["meta"]["symmetries"] for s in earlier if "symmetries" in s["meta"]]
+    if known and "symmetries" in meta:
+        old, new = ([(s.get("name"), s.get("size")) for s in some] for some in (known[-1], meta["symmetries"]))
+        if old != new:
+            raise RecordError(
+                f"{path} holds a run with other symmetries ({len(old)} families; now {len(new)}): is this the same "
+                "model? Choose another run directory"
+            )
+
+
+def _latest(rows: pd.DataFrame, clocks: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """`rows` without those of each session from the step on at which a later session took over."""
+    first: dict[Any, float] = {}
+    for clock in clocks:
+        for session, step in clock.groupby("session")["step"].min().items() if "step" in clock else ():
+            first[session] = min(float(step), first.get(session, math.inf))
+    end = {s: min((step for later, step in first.items() if later > s), default=math.inf) for s in first}
+    return rows[~(rows["step"] >= rows["session"].map(end))].reset_index(drop=True)

@@ -1,0 +1,177 @@
+"""Tables on disk: CSV files that are only ever appended to, by whole lines, in one system call each time.
+
+Floats are written so that they read back bit for bit, nan as an empty field, text always quoted and on one line. A
+process that is killed while it writes can leave at most one torn line, at the end: readers leave it out.
+
+The columns of a file are those of its header. Rows with other columns go to a further file (`events.csv`,
+`events.2.csv`, ...), so that every file can be read by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import mmap
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuromech.errors import RecordError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Columns = dict[str, list[Any]]
+
+
+def columns_of(table: str, rows: Mapping[str, Any]) -> Columns:
+    """`rows` copied to lists of one length; a single value is repeated.
+
+    Raises `RecordError` for columns of different lengths or a name that is none.
+    """
+    if not rows or not all(re.fullmatch(r"\w+", name) for name in (table, *rows)):
+        raise RecordError(
+            f"table {table!r}, columns {list(rows)}: expected at least one column, and names of letters, digits and _"
+        )
+    listed = {name: _listed(column) for name, column in rows.items()}
+    lengths = {name: len(c) for name, c in listed.items() if isinstance(c, list)}
+    if len(set(lengths.values())) > 1:
+        raise RecordError(f"table {table!r} has columns of different lengths: {lengths}")
+    n = next(iter(lengths.values()), 1)
+    return {name: c if isinstance(c, list) else [c] * n for name, c in listed.items()}
+
+
+def length(columns: Columns) -> int:
+    return len(next(iter(columns.values())))
+
+
+def append(directory: Path, table: str, columns: Columns) -> None:
+    """Append rows to the file of `table` that has these columns, a new one if there is none.
+
+    Raises `OSError` if not all of it could be written; the file is then as it was before.
+    """
+    if not length(columns):
+        return
+    for file in _numbered(directory, table):
+        header = _header(file)
+        if not header or set(header) == set(columns):
+            break
+    text = _lines([columns[name] for name in header or columns])
+    _write_whole(file, (text if header else ",".join(columns) + "\n" + text).encode(errors="backslashreplace"))
+
+
+def load(directory: Path, table: str) -> pd.DataFrame:
+    """All rows of `table`; empty if it has no file. Raises `RecordError` if a file is not what `append` writes."""
+    files = [file for file in _numbered(directory, table) if file.exists()]
+    return joined(_read(file) for file in files)
+
+
+def mend(file: Path) -> None:
+    """Cut off a torn last line, left by a process that was killed or a machine that lost power."""
+    with file.open("rb+") as f:
+        if size := os.fstat(f.fileno()).st_size:
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                whole = data.rfind(b"\n") + 1
+            if whole < size:
+                f.truncate(whole)
+
+
+def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    some = [f for f in frames if len(f)]
+    return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+
+
+def scalar(value: Any) -> Any:
+    """A plain number for a NumPy or torch scalar."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def one_line(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).splitlines())
+
+
+def _listed(column: Any) -> Any:
+    if hasattr(column, "tolist"):
+        return column.tolist()
+    return list(column) if isinstance(column, Iterable) and not isinstance(column, str) else column
+
+
+def _numbered(directory: Path, table: str) -> Iterator[Path]:
+    """The files of a table that are there, in order, then the next one."""
+    for n in count(1):
+        file = directory / (f"{table}.csv" if n == 1 else f"{table}.{n}.csv")
+        yield file
+        if not file.exists():
+            return
+
+
+def _header(file: Path) -> list[str]:
+    try:
+        with file.open(encoding="utf-8") as f:
+            return f.readline().rstrip("\n").split(",") if os.fstat(f.fileno()).st_size else []
+    except FileNotFoundError:
+        return []
+
+
+def _lines(columns: Sequence[list[Any]]) -> str:
+    return "\n".join(map(",".join, zip(*map(_cells, columns), strict=True))) + "\n"
+
+
+def _cells(column: list[Any]) -> Iterable[str]:
+    kinds = set(map(type, column))
+    if kinds == {float}:
+        return ["" if x != x else repr(x) for x in column]
+    return map(repr, column) if kinds == {int} else map(_cell, column)
+
+
+def _cell(value: Any) -> str:
+    value = scalar(value)
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, (int, float)):
+        return repr(value + 0)  # a bool is 0 or 1
+    return '"' + one_line(value).replace('"', '""') + '"'
+
+
+def _write_whole(file: Path, data: bytes) -> None:
+    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        before, rest = os.fstat(handle).st_size, memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(handle, rest) :]
+        except OSError:
+            os.ftruncate(handle, before)
+            raise
+    finally:
+        os.close(handle)
+
+
+def _read(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        data = file.read_bytes()
+        data = data[: data.rfind(b"\n") + 1]
+        if not data:
+            return pd.DataFrame()
+        end = data.index(b"\n")
+        header, first = data[:end].decode(), data[end + 1 : data.find(b"\n", end + 1)].decode()
+        fields = re.findall(r'("(?:[^"]|"")*"|[^,]*)(?:,|$)', first)
+        text = [name for name, field in zip(header.split(","), fields, strict=False) if field.startswith('"')]
+        rows = pd.read_csv(
+            io.BytesIO(data),
+            float_precision="round_trip",
+            keep_default_na=False,
+            na_values=[""],
+            dtype=dict.fromkeys(text, str),
+            low_memory=False,
+        )
+        return rows.fillna(dict.fromkeys(text, ""))
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{file} is not a table that a run writes: {error}") from error
