@@ -1,0 +1,136 @@
+"""The compiled measurement against the plain one of `Symmetry` and `Term`."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from neuromech.dynamics import charge
+from neuromech.dynamics.charge import Block, Forms
+from neuromech.symmetry import Part, Term
+
+from .cases import normed
+
+SHAPES = {"conv": (4, 3, 2, 2), "fused": (12, 4), "flat": (4, 12), "bias": (4,), "scalar": (), "square": (4, 4)}
+TERMS = [
+    *(("conv", 0, None), ("conv", 1, None), ("conv", None, None), ("conv", (1, 0), None), ("conv", (0, 2), None)),
+    *(("fused", (1,), Part((3, 4, 4), ((0, i),))) for i in range(3)),
+    *(("fused", (2,), Part((3, 4, 4), ((1, 1), (0, 2)))), ("fused", 0, None), ("fused", (0, 1), Part((4, 3, 4)))),
+    *(("flat", 1, Part((4, 4, 3))), ("flat", (2,), Part((4, 4, 3))), ("flat", 0, None), ("flat", 1, None)),
+    *(("bias", 0, None), ("scalar", None, None)),
+    *(("square", 0, None), ("square", (1, 0), None), ("square", (0, 1), None)),
+]
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> list[Block]:
+    """Random blocks; the terms of one tell equally many members apart."""
+    weight = st.sampled_from([Fraction(1), Fraction(-1), Fraction(2, 3)])
+    chosen = draw(st.lists(st.sampled_from(TERMS), max_size=12))
+    terms = [Term(name, axis, draw(weight), part) for name, axis, part in chosen]
+    sizes = [t.size(SHAPES[t.parameter]) for t in terms]
+    by_size = [[t for t, n in zip(terms, sizes, strict=True) if n == size] for size in dict.fromkeys(sizes)]
+    return [Block(n, draw(st.booleans()), tuple(ts)) for n, ts in zip(dict.fromkeys(sizes), by_size, strict=True)]
+
+
+def random(seed: int, dtype: torch.dtype) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=g, dtype=torch.float64).to(dtype) for name, shape in SHAPES.items()}
+
+
+def plainly(block: Block, a: dict[str, Tensor], b: dict[str, Tensor], absolute: bool = False) -> Tensor:
+    """The definition: term by term, in float64."""
+    total = torch.zeros(block.size, dtype=torch.float64)
+    for t in block.terms:
+        x, y = a[t.parameter].double(), b[t.parameter].double()
+        w = abs(float(t.weight)) if absolute else float(t.weight)
+        z = (x.abs() if absolute else x) if block.linear else x * y
+        total += w * (t.gather(z) if z.ndim else z)
+    return total
+
+
+@pytest.fixture(params=[1, 20, 10**6])
+def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(charge, "BUCKET_CPU", request.param)
+
+
+@pytest.mark.usefixtures("bucket")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_forms_are_sums_over_terms(dtype: torch.dtype) -> None:
+    @settings(max_examples=15, deadline=None)
+    @given(blocks())
+    def check(made: list[Block]) -> None:
+        a, b = random(0, dtype), random(1, dtype)
+        forms = Forms(made, a)
+        measured = forms([(a, a), (a, b), (b, a)])
+        value, scale = forms.charges(a)
+        assert measured.shape == (3, sum(x.size for x in made))
+        assert measured.dtype == torch.float64
+        for block, rows in zip(made, forms.slices, strict=True):
+            for row, (x, y) in zip(measured, [(a, a), (a, b), (b, a)], strict=True):
+                torch.testing.assert_close(row[rows], plainly(block, x, y), rtol=1e-13, atol=1e-13)
+            torch.testing.assert_close(value[rows], plainly(block, a, a), rtol=1e-13, atol=1e-13)
+            torch.testing.assert_close(scale[rows], plainly(block, a, a, absolute=True), rtol=1e-13, atol=1e-13)
+
+    check()
+
+
+def test_charges_are_those_of_the_symmetries() -> None:
+    case = normed()
+    forms = Forms([Block.of(s) for s in case.symmetries], case.params)
+    value, _ = forms.charges(case.params)
+    for s, rows in zip(case.symmetries, forms.slices, strict=True):
+        torch.testing.assert_close(value[rows], s.charge(case.params), rtol=1e-14, atol=1e-14)
+
+
+def test_what_a_mapping_lacks_counts_as_zero() -> None:
+    a, b = random(0, torch.float32), random(1, torch.float32)
+    made = [Block(4, False, (Term("conv", 0, 1), Term("bias", 0, 1))), Block(4, True, (Term("bias", 0, 1),))]
+    forms = Forms(made, a)
+    some = {"conv": b["conv"]}
+    assert torch.equal(forms([(some, a)]), forms([(some | {"bias": torch.zeros(4)}, a)]))
+    assert not forms([({}, a)]).any()
+
+
+def test_layout_in_memory_does_not_matter() -> None:
+    a = random(0, torch.float64)
+    made = [Block(4, False, (Term("conv", 0, 1), Term("square", 1, -1))), Block(3, True, (Term("conv", 1, 1),))]
+    other = a | {"conv": a["conv"].to(memory_format=torch.channels_last), "square": a["square"].to_sparse()}
+    forms = Forms(made, a)
+    torch.testing.assert_close(forms([(other, a)]), forms([(a, a)]), rtol=1e-14, atol=1e-14)
+
+
+def test_no_blocks_measure_nothing() -> None:
+    forms = Forms([], {})
+    assert forms([({}, {})]).shape == (1, 0)
+    assert [x.shape for x in forms.charges({})] == [(0,), (0,)]
+
+
+class Watch(TorchDispatchMode):
+    """Counts kernels, and fails on what would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_measuring_neither_waits_for_the_device_nor_multiplies_kernels() -> None:
+    """More families over the same axes cost no more passes over the parameters."""
+    a = random(0, torch.float64)
+    axes = [Block(4, False, (Term("conv", 0, 1),)), Block(3, False, (Term("conv", 1, 1), Term("conv", 1, 2)))]
+    counts = []
+    for made in (axes, [*axes, Block(4, False, (Term("conv", 0, 3), Term("conv", 0, -1)))]):
+        forms = Forms(made, a)
+        with Watch() as watch:
+            forms([(a, a)])
+        counts.append(watch.calls)
+    assert counts[0] == counts[1]
