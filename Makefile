@@ -22,7 +22,7 @@ lint: $(STAMP)
 	$(PYTHON) -m mypy
 
 bench: $(STAMP)
-	$(PYTHON) -m experiments.benchmarks.spine
+	$(PYTHON) -m experiments.benchmarks.overhead
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)

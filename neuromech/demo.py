@@ -5,6 +5,7 @@ SGD with momentum, weight decay and a cosine schedule; the digits are the 1797 s
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -13,14 +14,26 @@ from torch import Tensor, nn
 from neuromech.errors import NeuromechError
 
 
-def vgg(widths: tuple[int, ...] = (32, 64, 64), hidden: int = 64, classes: int = 10) -> nn.Sequential:
-    """A VGG for 8x8 images: blocks of convolution, batch norm, ReLU and pooling, then a linear classifier."""
-    layers: list[nn.Module] = []
+def vgg(widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, hidden: int = 64) -> nn.Sequential:
+    """A VGG for 8x8 images of ten classes: three blocks of `depth` convolutions and a pooling, a linear classifier."""
+    layers: list[tuple[str, nn.Module]] = []
     channels = 1
-    for width in widths:
-        layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-        channels = width
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, classes))
+    for block, width in enumerate(widths, 1):
+        for k in range(1, depth + 1):
+            layers += [
+                (f"conv{block}_{k}", nn.Conv2d(channels, width, 3, padding=1)),
+                (f"bn{block}_{k}", nn.BatchNorm2d(width)),
+                (f"relu{block}_{k}", nn.ReLU()),
+            ]
+            channels = width
+        layers += [(f"pool{block}", nn.MaxPool2d(2))]
+    head = [
+        ("flatten", nn.Flatten()),
+        ("fc1", nn.Linear(channels, hidden)),
+        ("relu_fc", nn.ReLU()),
+        ("fc2", nn.Linear(hidden, 10)),
+    ]
+    return nn.Sequential(OrderedDict([*layers, *head]))
 
 
 def digits() -> tuple[Tensor, Tensor]:

@@ -67,7 +67,8 @@ class Ledger:
 
     def _write(self, steps: np.ndarray, of: dict[str, np.ndarray]) -> None:
         """`of`: field -> [steps, rows]."""
-        residuals = {name: _relative(of[law], of["observed"], of["scale"]) for name, law in RESIDUALS.items()}
+        size = np.maximum(of["scale"], self._typical(of["scale"]))
+        residuals = {name: _relative(of[law], of["observed"], size) for name, law in RESIDUALS.items()}
         whole = {name: np.add.reduceat(x, self._starts, axis=1) for name, x in of.items()}
         whole |= {name: np.maximum.reduceat(x, self._starts, axis=1) for name, x in residuals.items()}
         families = np.tile(self._order, len(steps))
@@ -80,6 +81,11 @@ class Ledger:
                 single = {name: x[np.ix_(shown, rows)] for name, x in (of | residuals).items()}
                 symmetry = np.full(len(shown) * len(members), i)
                 self._append(np.repeat(steps[shown], len(members)), symmetry, np.tile(members, len(shown)), single)
+
+    def _typical(self, scale: np.ndarray) -> np.ndarray:
+        """The mean scale of each row's family: gradients are rounded alike for small and for large members."""
+        members = np.diff([*self._starts, scale.shape[1]])
+        return np.repeat(np.add.reduceat(scale, self._starts, axis=1) / members, members, axis=1)
 
     def _append(self, step: np.ndarray, symmetry: np.ndarray, member: np.ndarray, data: dict[str, np.ndarray]) -> None:
         columns: dict[str, Any] = {"step": step.tolist(), "symmetry": symmetry.tolist(), "member": member.tolist()}
@@ -95,7 +101,7 @@ class Ledger:
 
 
 def _relative(predicted: np.ndarray, observed: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """|predicted - observed| / scale; a charge of nothing that is predicted as nothing is right."""
+    """|predicted - observed| / scale; nothing that is predicted as nothing is right."""
     with np.errstate(invalid="ignore", over="ignore"):
         difference = np.abs(predicted - observed)
     return np.divide(difference, scale, out=np.where(difference == 0, 0.0, np.nan), where=scale > 0)

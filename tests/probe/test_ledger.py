@@ -1,0 +1,81 @@
+"""From readings to rows: sums by family, residuals, the stride of single members."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromech.probe.journal import Journal
+from neuromech.probe.ledger import FIELDS, Ledger, _relative, _stride
+from neuromech.record import Record
+
+
+def ledger(families: list[slice], members: int | None = None) -> tuple[Ledger, Record]:
+    record = Record(None, {})
+    return Ledger(record, families, members, Journal(record)), record
+
+
+def test_rows_are_the_readings_summed_by_family() -> None:
+    """Against a slow oracle, with families whose rows do not lie in their own order."""
+    families = [slice(5, 8), slice(0, 4), slice(4, 5)]
+    g = np.random.default_rng(0)
+    data = g.uniform(1, 2, size=(3, len(FIELDS), 8))
+    book, record = ledger(families)
+    for step, fields in enumerate(data):
+        book.add(step, 0, 0.1, 0.1 * step, torch.tensor(fields))
+    book.flush()
+    rows = record.frame("charges").set_index(["step", "symmetry", "member"])
+    for step, fields in enumerate(data):
+        of = dict(zip(FIELDS, fields, strict=True))
+        for i, family in enumerate(families):
+            typical = of["scale"][family].mean()
+            errors = [abs(of["exact"][r] - of["observed"][r]) / max(of["scale"][r], typical)
+                      for r in range(family.start, family.stop)]  # fmt: skip
+            whole = rows.loc[step, i, -1]
+            assert whole["residual"] == pytest.approx(max(errors), rel=1e-14)
+            for name in FIELDS:
+                assert whole[name] == pytest.approx(of[name][family].sum(), rel=1e-14)
+                singles = rows.loc[(step, i), name].drop(-1)
+                np.testing.assert_array_equal(singles, of[name][family])
+    assert record.frame("steps")["step"].tolist() == [0, 1, 2]
+
+
+def test_a_few_members_are_kept_from_the_first_to_the_last() -> None:
+    book, record = ledger([slice(0, 100)], members=4)
+    book.add(0, 0, 0.1, 0.0, torch.ones(len(FIELDS), 100, dtype=torch.float64))
+    book.flush()
+    assert record.frame("charges")["member"].tolist() == [-1, 0, 33, 66, 99]
+
+
+def test_divergence_is_said_once() -> None:
+    book, record = ledger([slice(0, 2)])
+    for step in range(4):
+        book.add(step, 0, 0.1, 0.0, torch.full((len(FIELDS), 2), float("nan") if step > 1 else 1.0))
+    book.flush()
+    events = record.frame("events")
+    assert events["kind"].tolist() == ["non-finite"]
+    assert events["step"].tolist() == [2]
+
+
+def test_no_families() -> None:
+    book, record = ledger([])
+    book.add(0, 0, 0.1, 0.0, torch.empty(len(FIELDS), 0))
+    book.flush()
+    assert record.frame("charges").empty
+    assert len(record.frame("steps")) == 1
+
+
+def test_relative() -> None:
+    predicted, observed = np.array([2.0, 0.0, 1.0, np.nan]), np.array([1.0, 0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(_relative(predicted, observed, np.array([2.0, 0.0, 0.0, 1.0])), [0.5, 0, np.nan, np.nan])
+
+
+@given(st.integers(0, 10**7))
+def test_stride_grows_with_the_run(step: int) -> None:
+    """A power of two, never falling; at least 32 and at most 64 snapshots in the octave that holds the step."""
+    stride = _stride(step)
+    assert stride & (stride - 1) == 0
+    assert _stride(step + 1) >= stride
+    octave = 2 ** (max(step, 1).bit_length() - 1)
+    assert octave < 64 or 32 <= octave // stride <= 64

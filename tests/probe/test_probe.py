@@ -1,0 +1,404 @@
+"""The handle, from the user's end: one line before the loop, nothing changed, everything kept."""
+
+import copy
+import io
+import pickle
+
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import neuromech
+from neuromech import InstrumentError, NeuromechWarning, RecordError
+
+
+def small(dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2), nn.Flatten(), nn.Linear(16, 6), nn.ReLU(),
+        nn.Linear(6, 3),
+    ).to(dtype)  # fmt: skip
+
+
+def batch(n: int = 8, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(n, 1, 4, 4, generator=g, dtype=dtype), torch.randint(0, 3, (n,), generator=g)
+
+
+def sgd(model: nn.Module, **options: float) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **({"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3} | options))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 5) -> None:
+    x, y = batch(dtype=next(model.parameters()).dtype)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+
+def worst(history: pd.DataFrame) -> float:
+    return history["residual"].max()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("early", [True, False])
+def test_training_is_bit_identical(dtype: torch.dtype, early: bool) -> None:
+    """Weights, buffers, momentum and the random numbers that come next are those of a bare run."""
+    ends = []
+    for instrumented in (True, False):
+        model = small(dtype)
+        if instrumented:
+            x, y = batch(dtype=dtype)
+            kwargs = {"loss": nn.CrossEntropyLoss(), "example": (x, y)} if early else {}
+            neuromech.instrument(model, **kwargs)
+        optimizer = sgd(model)
+        torch.manual_seed(3)
+        train(model, optimizer, 20)
+        momenta = [s["momentum_buffer"] for s in optimizer.state.values()]
+        ends.append([*model.state_dict().values(), *momenta, torch.rand(4)])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_predictions_lie_on_observations() -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    train(model, sgd(model), 50)
+    history = probe.history
+    assert set(history["symmetry"]) == set(range(len(probe.symmetries)))
+    assert history["step"].max() == 50
+    assert worst(history) < 1e-13
+    # The charges really moved, and the law without the eps leak is visibly worse: the test could fail.
+    whole = history[history["member"] == -1].groupby("symmetry")
+    assert ((whole["observed"].max() - whole["observed"].min()) > 1e-4).all()
+    assert history["ideal_residual"].max() > 1e-9
+
+
+def test_charges_are_those_of_the_symmetries() -> None:
+    model = small()
+    probe = neuromech.instrument(model, members=None)
+    train(model, sgd(model), 3)
+    params = dict(model.named_parameters())
+    last = probe.history.query("step == 3")
+    for i, s in enumerate(probe.symmetries):
+        charge = s.charge(params)
+        rows = last[last["symmetry"] == i].set_index("member")["observed"]
+        torch.testing.assert_close(torch.tensor(rows.drop(-1).values), charge)
+        assert rows[-1] == pytest.approx(float(charge.sum()))
+
+
+def test_loss_is_recognised_or_given_with_the_same_result() -> None:
+    model = small()
+    x, y = batch()
+    given = neuromech.instrument(model, loss=nn.CrossEntropyLoss(), example=(x, y))
+    names = {s.name for s in given.symmetries}
+    given.remove()
+    recognised = neuromech.instrument(model)
+    train(model, sgd(model), 1)
+    assert {s.name for s in recognised.symmetries} == names
+    assert any("recognised" in note for note in recognised.symmetries.notes)
+
+
+def test_symmetries_before_the_first_step() -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    with pytest.raises(InstrumentError, match="no forward"):
+        _ = probe.symmetries
+    model(batch()[0])
+    assert any(s.kind == "rescale" for s in probe.symmetries)
+    assert not any("7.bias" in s.parameters for s in probe.symmetries)  # softmax has not been seen yet
+
+
+def test_evaluation_before_training_does_not_count() -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    model.eval()
+    model(batch()[0])  # gradients enabled, yet nothing is trained: running statistics are no batch norm
+    model.train()
+    train(model, sgd(model), 2)
+    assert any(s.kind == "scale" for s in probe.symmetries)
+
+
+def test_closure() -> None:
+    model, (x, y) = small(), batch()
+    probe = neuromech.instrument(model)
+    optimizer = sgd(model)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    for k in range(6):
+        returned = optimizer.step(closure) if k % 2 else optimizer.step(closure=closure)
+        assert isinstance(returned, torch.Tensor)
+    assert probe.history["step"].max() == 6
+    assert worst(probe.history) < 1e-13
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.LBFGS])
+def test_optimizer_without_a_law_is_observed_and_said_so(make: type[torch.optim.Optimizer]) -> None:
+    model, (x, y) = small(), batch()
+    probe = neuromech.instrument(model)
+    optimizer = make(model.parameters(), lr=0.01)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    moved = probe.history.query("step > 0")
+    assert moved["observed"].notna().all()
+    assert moved["exact"].isna().all()
+    assert make.__name__ in "".join(probe._record.frame("events")["message"])
+
+
+def test_parameter_groups_schedules_and_frozen_parts() -> None:
+    """Everything that changes in mid-run is followed: settings by group, the schedule, a layer that is frozen."""
+    model = small()
+    probe = neuromech.instrument(model)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim == 1]
+    optimizer = sgd(model)
+    optimizer = torch.optim.SGD(
+        [{"params": decayed, "weight_decay": 1e-2}, {"params": others, "lr": 0.01}], lr=0.05, momentum=0.9
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 30)
+    for k in range(30):
+        if k == 10:
+            model[5].weight.requires_grad_(False)
+            model[5].weight.grad = None
+        if k == 20:
+            model[5].weight.requires_grad_(True)
+        train(model, optimizer, 1)
+        schedule.step()
+    assert worst(probe.history) < 1e-13
+    events = probe._record.frame("events")
+    assert events["message"].str.contains("5.weight stand still").any()
+    assert events["message"].str.contains("5.weight move").any()
+
+
+def test_two_optimizers_share_a_model() -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    first = torch.optim.SGD(model[:4].parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    second = torch.optim.SGD(model[4:].parameters(), lr=0.02, momentum=0.5)
+    x, y = batch()
+    for _ in range(10):
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        first.step()
+        second.step()
+    assert probe.history["step"].max() == 20
+    assert worst(probe.history) < 1e-13
+
+
+def test_resume_is_exact(tmp_path) -> None:
+    """Interrupted, saved, loaded into fresh objects: the history is that of a run that was never interrupted."""
+    whole = small()
+    straight = neuromech.instrument(whole)
+    train(whole, sgd(whole), 12)
+
+    model = small()
+    optimizer = sgd(model)
+    with neuromech.instrument(model, run=tmp_path / "run") as probe:
+        train(model, optimizer, 7)
+        buffer = io.BytesIO()
+        torch.save({"m": model.state_dict(), "o": optimizer.state_dict(), "p": probe.state_dict()}, buffer)
+        random = torch.get_rng_state()
+        train(model, optimizer, 2)  # lost steps: the process dies after its last checkpoint
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    model = small(seed=5)
+    model.load_state_dict(saved["m"])
+    optimizer = sgd(model)
+    optimizer.load_state_dict(saved["o"])
+    probe = neuromech.instrument(model, run=tmp_path / "run", resume=True)
+    probe.load_state_dict(saved["p"])
+    torch.set_rng_state(random)
+    train(model, optimizer, 5)
+    a, b = (
+        p.history.sort_values(["step", "symmetry", "member"]).reset_index(drop=True).drop(columns="session")
+        for p in (straight, probe)
+    )
+    pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_resume_refuses_another_model(tmp_path) -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    with pytest.raises(RecordError, match="at least one step"):
+        probe.state_dict()
+    train(model, sgd(model), 1)
+    state = probe.state_dict()
+    with pytest.raises(RecordError, match="measured already"):
+        probe.load_state_dict(state)
+    with pytest.raises(RecordError, match="another model"):
+        neuromech.instrument(nn.Linear(2, 2)).load_state_dict(state)
+
+
+def test_remove_and_context_manager() -> None:
+    model = small()
+    optimizer = sgd(model)
+    with neuromech.instrument(model, optimizer=optimizer) as probe:
+        train(model, optimizer, 2)
+    train(model, optimizer, 2)
+    assert probe.history["step"].max() == 2
+    probe.remove()
+    assert not model._forward_pre_hooks
+    assert not optimizer._optimizer_step_pre_hooks
+    with neuromech.instrument(model) as again:
+        train(model, optimizer, 1)
+    assert again.history["step"].max() == 1
+
+
+def test_copies_of_the_model_are_not_instrumented() -> None:
+    model = small()
+    probe = neuromech.instrument(model)
+    train(model, sgd(model), 1)
+    average = copy.deepcopy(model)
+    restored = pickle.loads(pickle.dumps(model))
+    for other in (average, restored):
+        train(other, sgd(other), 3)
+    assert probe.history["step"].max() == 1
+    neuromech.instrument(average)
+
+
+class TestBadInput:
+    def test_no_parameters(self) -> None:
+        with pytest.raises(InstrumentError, match="no trainable parameters"):
+            neuromech.instrument(nn.ReLU())
+
+    def test_all_frozen(self) -> None:
+        with pytest.raises(InstrumentError, match="no trainable parameters"):
+            neuromech.instrument(nn.Linear(2, 2).requires_grad_(False))
+
+    def test_twice(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        with pytest.raises(InstrumentError, match="instrumented already"):
+            neuromech.instrument(model)
+        probe.remove()
+        neuromech.instrument(model)
+
+    def test_foreign_optimizer(self) -> None:
+        with pytest.raises(InstrumentError, match="holds none of the parameters"):
+            neuromech.instrument(small(), optimizer=sgd(small()))
+
+    def test_another_models_optimizer_is_ignored(self) -> None:
+        model, other = small(), small()
+        probe = neuromech.instrument(model)
+        train(other, sgd(other), 2)
+        assert probe.history.empty
+
+    def test_unwritable_run(self, tmp_path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(RecordError):
+            neuromech.instrument(small(), run=tmp_path / "file" / "run")
+
+    def test_loss_without_example(self) -> None:
+        with pytest.raises(InstrumentError, match="example"):
+            neuromech.instrument(small(), loss=nn.CrossEntropyLoss())
+
+    def test_example_without_target(self) -> None:
+        with pytest.raises(InstrumentError, match=r"\(inputs, target\)"):
+            neuromech.instrument(small(), loss=nn.CrossEntropyLoss(), example=batch()[0])
+
+    def test_every(self) -> None:
+        with pytest.raises(InstrumentError, match="every=0"):
+            neuromech.instrument(small(), every=0)
+
+
+class TestTrouble:
+    """What goes wrong in a run is said, and nothing recorded before is lost."""
+
+    def test_no_forward(self, tmp_path) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        x, y = batch()
+        F.cross_entropy(model[1:](model[0](x)), y).backward()  # the parts, not the model
+        with pytest.warns(NeuromechWarning, match="call the model itself"):
+            sgd(model).step()
+        assert "call the model itself" in probe.report(tmp_path / "r.html").read_text()
+
+    def test_no_backward(self, tmp_path) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        model(batch()[0])
+        assert "no backward has been seen" in probe.report(tmp_path / "r.html").read_text()
+
+    def test_no_symmetry(self, tmp_path) -> None:
+        model = nn.Linear(3, 1).double()
+        probe = neuromech.instrument(model)
+        with pytest.warns(NeuromechWarning, match="no symmetry"):
+            F.mse_loss(model(torch.randn(5, 3).double()), torch.zeros(5, 1).double()).backward()
+            sgd(model).step()
+        assert "no symmetry" in probe.report(tmp_path / "r.html").read_text()
+
+    def test_nan(self, tmp_path) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 3)
+        for p in model.parameters():
+            assert p.grad is not None
+            p.grad.fill_(float("nan"))
+        optimizer.step()
+        train(model, optimizer, 2)
+        history = probe.history
+        assert history["step"].max() == 6
+        assert worst(history.query("step <= 3")) < 1e-13
+        assert "diverged" in probe.report(tmp_path / "r.html").read_text()
+
+    def test_replaced_parameter(self, tmp_path) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 3)
+        model[5].weight = nn.Parameter(torch.zeros_like(model[5].weight))
+        with pytest.warns(NeuromechWarning, match="5.weight was replaced"):
+            train(model, optimizer, 2)
+        assert worst(probe.history.query("step <= 3")) < 1e-13
+        assert "5.weight was replaced" in probe.report(tmp_path / "r.html").read_text()
+
+    def test_added_parameter(self, tmp_path) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 2)
+        model.append(nn.Linear(3, 3).double())
+        with pytest.warns(NeuromechWarning, match="came into the model"):
+            probe.flush()
+
+    def test_failure_of_the_instrument_does_not_stop_training(self, monkeypatch) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 3)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("out of luck")
+
+        monkeypatch.setattr(probe._measurement._laws, "after", broken)
+        before = [p.clone() for p in model.parameters()]
+        with pytest.warns(NeuromechWarning, match="out of luck"):
+            train(model, optimizer, 2)
+        assert not all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+        assert probe.history["step"].max() == 3
+
+    def test_forgotten_model_is_freed(self) -> None:
+        import gc
+        import weakref
+
+        model = small()
+        neuromech.instrument(model)
+        gone = weakref.ref(model)
+        del model
+        gc.collect()
+        assert gone() is None

@@ -1,0 +1,102 @@
+"""The command line, as a person types it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from neuromech.cli import main
+
+FACTORY = """
+import torch
+from torch import nn
+
+def small():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    return model, torch.randn(8, 4), nn.CrossEntropyLoss(), torch.randint(0, 3, (8,))
+
+def wrong():
+    return nn.Linear(2, 2)
+
+def failing():
+    return nn.Linear(2, 2), torch.randn(3, 5)
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch) -> Path:
+    (tmp_path / "cli_nets.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "cli_nets", raising=False)
+    return tmp_path
+
+
+def test_detect_prints_a_table(nets, capsys) -> None:
+    assert main(["detect", "cli_nets:small"]) == 0
+    out = capsys.readouterr().out
+    assert "rescale" in out
+    assert "0.weight" in out
+    assert "translation" in out
+
+
+def test_detect_json_is_what_find_symmetries_says(nets, capsys) -> None:
+    assert main(["detect", "cli_nets:small", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {s["kind"]: s["size"] for s in found["symmetries"] if s["kind"] == "rescale"} == {"rescale": 6}
+    assert found["dimension"] == {"scaling": 6, "translation": 7}
+    assert all(s["defect"] < 1e-12 for s in found["symmetries"])
+
+
+@pytest.mark.parametrize(
+    ("factory", "message"),
+    [
+        ("cli_nets", "MODULE:CALLABLE"),
+        ("no_such_module:f", "cannot load"),
+        ("cli_nets:no_such", "cannot load"),
+        ("cli_nets:wrong", "must return"),
+        ("cli_nets:failing", "Linear"),
+    ],
+)
+def test_detect_explains_what_is_wrong(nets, capsys, factory: str, message: str) -> None:
+    assert main(["detect", factory]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("neuromech: ")
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", [[], ["demo"], ["report"], ["detect"]])
+def test_help_teaches(command: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert len(capsys.readouterr().out) > 300
+
+
+@pytest.mark.parametrize("wrong", [[], ["fly"], ["demo", "--epochs", "0"], ["report"]])
+def test_misunderstood_commands_exit_with_2(wrong: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(wrong)
+    assert stop.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_report_of_nothing(tmp_path, capsys) -> None:
+    assert main(["report", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_demo_ends_with_the_path_of_its_report(tmp_path) -> None:
+    """In a process of its own, as `make demo` runs it, but for two epochs only."""
+    command = [sys.executable, "-m", "neuromech", "demo", "--epochs", "2", "--run", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    last = done.stdout.strip().splitlines()[-1]
+    path = Path(re.fullmatch(r"report: (.+)", last).group(1))
+    assert path.read_text().lower().startswith("<!doctype html>")
+    assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").exists()
