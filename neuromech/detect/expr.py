@@ -42,6 +42,10 @@ class Data(NamedTuple):
     def rename(self, to: Mapping[Label, Label]) -> Data:
         return Data(self.key, _renamed(self.labels, to))
 
+    def derived(self, how: object, *more: Label) -> Data:
+        """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
+        return Data(((how, *self.key),), (*self.labels, *more))
+
 
 def _renamed(labels: Iterable[Label], to: Mapping[Label, Label]) -> tuple[Label, ...]:
     return tuple(to.get(x, x) for x in leaves(labels))
@@ -125,30 +129,36 @@ class Expr:
 
         return Expr.sum((factor(f), c) for f, c in self.terms.items())
 
-    def hide(self, over: Iterable[Label]) -> Expr:
-        """The sum over some indices: they stay in the terms, as twins that no tensor has for an index."""
-        over = leaves(over)
+    def summed(self, over: Iterable[Label]) -> Expr:
+        """The sum over some indices.
 
-        def hidden(f: Factor) -> Factor:
-            used = set(leaves((*f.labels, *(f.data.labels if f.data else ()))))
+        Where the data vary along an index the sum cannot be done: the index stays in the term, as a twin that no tensor
+        has for an index. Where they do not, the sum is the mean of the function times the number of entries.
+        """
+        over = list(dict.fromkeys(leaves(over)))
+
+        def sum_of(f: Factor, c: Fraction) -> tuple[Factor, Fraction]:
+            varying = set(leaves(f.data.labels)) if f.data else set()
+            used = varying.union(leaves(f.labels))
             same = {}
             for x in over:
-                if x in used:
-                    twin = x.twin
-                    while twin in used:
-                        twin = twin.twin
-                    same[x] = twin
-            return f.rename(same) if same else f
+                if x in varying:
+                    same[x] = x.twin
+                    while same[x] in used:
+                        same[x] = same[x].twin
+                else:
+                    same[x] = Label(x.atom, mean=True)
+                    c = c * x.n
+            return f.rename(same), c
 
-        return Expr.sum((hidden(f), c) for f, c in self.terms.items())
+        return Expr.sum(sum_of(f, c) for f, c in self.terms.items())
 
-    def split(self, along: Iterable[Label], data_only: bool = False) -> tuple[Expr, Expr]:
-        """The terms that depend on one of these indices (`data_only`: through their data), and the others."""
+    def split(self, along: Iterable[Label]) -> tuple[Expr, Expr]:
+        """The terms that depend on one of these indices, and the others."""
         touched = set(leaves(along))
 
         def depends(f: Factor) -> bool:
-            labels = (*(() if data_only else f.labels), *(f.data.labels if f.data else ()))
-            return not touched.isdisjoint(leaves(labels))
+            return not touched.isdisjoint(leaves((*f.labels, *(f.data.labels if f.data else ()))))
 
         inside = {f for f in self.terms if depends(f)}
         outside = self.terms.keys() - inside
@@ -189,30 +199,17 @@ def rows(equation: Equation) -> Iterable[tuple[frozenset[Label], Row]]:
     """The equations between numbers that an equation between functions stands for, one for every S."""
     along = None if equation.along is None else set(leaves(equation.along))
     by_subset: dict[frozenset[Label], Row] = {}
+    orders: dict[frozenset[Label], set[tuple[Label, ...]]] = {}
     for f, c in equation.expr.terms.items():
         for subset, component in components(f):
             if along is None or along & subset:
                 row = by_subset.setdefault(subset, {})
                 row[component] = row.get(component, Fraction(0)) + c
+                orders.setdefault(subset, set()).add(tuple(x for x in leaves(f.labels) if x in subset))
     for subset, row in by_subset.items():
-        row = {k: c for k, c in row.items() if c}
-        if len(row) > 1 and _transposed(subset, row, equation):
+        if len(orders[subset]) > 1 and len({x.root for x in subset}) < len(subset):
+            # f(i, j) against g(j, i), both over one atom: one number per component cannot tell g from its transpose.
+            # All of them vanish, which may miss a symmetry (f = -f^T) but never claims a false one.
             yield from ((subset, {k: Fraction(1)}) for k in row)
-        elif row:
+        elif row := {k: c for k, c in row.items() if c}:
             yield subset, row
-
-
-def _transposed(subset: frozenset[Label], row: Row, equation: Equation) -> bool:
-    """True if two functions see the indices of one atom in different order, f(i, j) against g(j, i).
-
-    One number per component cannot tell g from its transpose; the caller then lets all of them vanish, which may miss
-    a symmetry but never claims a false one.
-    """
-    if len(subset) < 2 or len({x.root for x in subset}) == len(subset):
-        return False
-    orders = set()
-    for f in equation.expr.terms:
-        order = tuple(x for x in leaves(f.labels) if x in subset)
-        if len(order) == len(subset):
-            orders.add(order)
-    return len(orders) > 1

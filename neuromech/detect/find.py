@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, overload
 
 from torch import Tensor, nn
 
-from neuromech.detect.capture import Graph, record, tensors_of
+from neuromech.detect.capture import record, tensors_of
 from neuromech.detect.families import symmetries
-from neuromech.detect.interpret import Interpreter, Invariance, Opaque
+from neuromech.detect.graph import Graph
+from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.solve import dimension, solve
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
@@ -161,8 +162,11 @@ def analyse(
     rejected: list[Symmetry] = []
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
-    elif experiment is not None:
-        claims, rejected = verify(experiment, claims)
+    elif experiment is not None and claims:
+        verdict = verify(experiment, claims)
+        claims, rejected = verdict.confirmed, verdict.rejected
+        if not verdict.judged:
+            notes = (*notes, "near the present parameters the loss or its gradient is not finite: nothing was verified")
     if rejected:
         warnings.warn(
             f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected); please "
@@ -170,8 +174,11 @@ def analyse(
             NeuromechWarning,
             stacklevel=3,
         )
-    active = {name for v in interpreter.trainable for name in v.names}
+    active = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     inactive = tuple(name for name in trainable if name not in active)
+    if passed_over := [v.names[0] for v in graph.parameters if v.trainable and not can_move(v)]:
+        words = "complex, or have no elements: nothing is claimed about them"
+        notes = (*notes, f"{', '.join(passed_over)} are {words}")
     return Findings(SymmetrySet(claims), SymmetrySet(rejected), tuple(interpreter.opaque), inactive, dimensions, notes)
 
 
@@ -200,11 +207,4 @@ def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
         return None
     if target is None and wants_target(loss):
         raise DetectionError("this loss takes (output, target): pass target= as well")
-    return loss if target is None else lambda output: loss(output, _as_dtype_of(target, output))
-
-
-def _as_dtype_of(target: Any, output: Any) -> Any:
-    """Floating point targets follow the precision of the output, which is float64 while claims are verified."""
-    if isinstance(target, Tensor) and target.is_floating_point() and isinstance(output, Tensor):
-        return target.to(output.dtype)
-    return target
+    return loss if target is None else lambda output: loss(output, target)

@@ -8,16 +8,16 @@ which the statement is true. What no rule understands must not carry anything: i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils._pytree import tree_map_only
 
 from neuromech.detect.axes import Axis, Label, NonNested, axis, leaves, unify
-from neuromech.detect.capture import Graph, Node, Value
 from neuromech.detect.expr import Data, Equation, Expr, Unknown, by_leaves
+from neuromech.detect.graph import Graph, Node, Value
 
 
 class Unsupported(Exception):
@@ -130,11 +130,13 @@ class Interpreter:
         self.unknowns: dict[Value, tuple[Unknown, Unknown]] = {}
         self.node: Node | None = None
         self._known: dict[Value, Abstract] = {}
-        self._contents = count()
-        live = graph.ancestors(graph.outputs)
-        self.trainable = [v for v in graph.parameters if v.trainable and v in live]
+        self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
+        reached = graph.ancestors(graph.outputs)
+        self.trainable = [v for v in graph.parameters if v in reached and v.trainable and can_move(v)]
         self._varying = graph.descendants(self.trainable)
-        self._live = live
+        # What escapes may steer anything; what is detached is a constant to the gradient, but not to the loss.
+        escaped = [v for node in graph.nodes if node.escape for v in node.inputs]
+        self._live = graph.ancestors([*graph.outputs, *escaped], through_stops=True)
 
     # -- what rules use ---------------------------------------------------------------------------------------------
 
@@ -144,8 +146,18 @@ class Interpreter:
 
     def result(self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None) -> Abstract:
         """The abstract result of the operator at hand."""
-        content = Data((next(self._contents),), tuple(x for a in axes for x in a))
+        content = Data((object(),), tuple(x for a in axes for x in a))
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
+
+    def shared_axes(self, of: tuple[Data, object], shape: Sequence[int]) -> tuple[Axis, ...]:
+        """Axes that are the same for everyone who asks about the same data and the same second key."""
+        data, key = of
+        known = self._shared.setdefault((data.key, key), [])
+        for labels, axes in known:
+            if leaves(labels) == leaves(data.labels):
+                return axes
+        known.append((list(data.labels), tuple(axis(n) for n in shape)))
+        return known[-1][1]
 
     def pin(self, *tensors: Abstract) -> None:
         """Nothing may pass: these tensors neither scale nor shift."""
@@ -178,8 +190,7 @@ class Interpreter:
     def run(self, outputs: Sequence[Invariance]) -> None:
         """Interpret every node that the outputs depend on, then require what the loss requires of the outputs."""
         for node in self.graph.nodes:
-            escapes = node.escape and any(v in self._varying for v in node.inputs)
-            if escapes or any(v in self._live for v in node.outputs):
+            if node.escape or any(v in self._live for v in node.outputs):
                 self._interpret(node)
         for value, free in zip(self.graph.outputs, outputs, strict=True):
             t = self.abstract(value)
@@ -214,16 +225,23 @@ class Interpreter:
         if not any(v in self._varying for v in node.inputs):
             return  # a constant: `abstract` makes it when it is asked for
         rule = RULES.get(node.op.removeprefix("aten."))
+        dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
-            self._block(node, "it turns a tensor into a Python number")
-        elif node.stop or not node.outputs[0].dtype.is_floating_point:
+            self._block(node, "the content of a tensor leaves the graph there")
+        elif node.stop:
             self._block(node, "no gradient flows through it")
+        elif any(d.is_complex for d in dtypes):
+            self._block(node, "there are no rules for complex numbers")
+        elif not node.outputs[0].dtype.is_floating_point:
+            self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
+        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)):
+            self._block(node, "it handles an empty tensor")
         elif rule is None:
             self._block(node, "there is no rule for it")
         else:
             try:
                 args, kwargs = tree_map_only(Value, self.abstract, (node.args, node.kwargs))
-                made = rule(self, *args, **kwargs)
+                made = _bound(rule, self, *args, **kwargs)()
                 self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
             except (Unsupported, NonNested) as error:
                 self._block(node, str(error))
@@ -236,3 +254,17 @@ class Interpreter:
         self.opaque.append(Opaque(node.op.removeprefix("aten."), node.module, why, blocks))
         for value in node.outputs:
             self._known[value] = self.constant(value.shape, value)
+
+
+def can_move(parameter: Value) -> bool:
+    """Scales and shifts are about real numbers, and about at least one of them."""
+    return parameter.dtype.is_floating_point and 0 not in parameter.shape
+
+
+def _bound(rule: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    """The call of a rule, once its arguments have been seen to fit."""
+    try:
+        inspect.signature(rule).bind(*args, **kwargs)
+    except TypeError as error:
+        raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
+    return lambda: rule(*args, **kwargs)

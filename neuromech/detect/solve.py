@@ -7,6 +7,7 @@ holds on the subsets (a), (b) and () as well; only what those have beyond that m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -213,8 +214,13 @@ def _sparsified(vectors: list[Vector], modulo: Sequence[Vector]) -> list[Vector]
 
 
 def _primitive(vector: Vector, order: dict[Component, int]) -> Vector:
-    """The multiple with coprime integers whose first entry, in the order of parameters, is positive."""
+    """The multiple with coprime integers whose first entry, in the order of parameters, is positive.
+
+    Integers too long for a float (a factor 1/sqrt(3) somewhere) say nothing: the first entry is 1 then.
+    """
+    first = vector[min(vector, key=order.__getitem__)]
     scale = Fraction(lcm(*(c.denominator for c in vector.values())), gcd(*(c.numerator for c in vector.values())))
-    if vector[min(vector, key=order.__getitem__)] < 0:
-        scale = -scale
+    if max(abs(c * scale) for c in vector.values()) > 1 / sys.float_info.epsilon:
+        scale = abs(1 / first)
+    scale *= 1 if first > 0 else -1
     return {k: vector[k] * scale for k in sorted(vector, key=order.__getitem__)}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from neuromech.detect.axes import Axis, Label, axis, unify
-from neuromech.detect.expr import Data, by_leaves
+from neuromech.detect.expr import Expr, by_leaves
 from neuromech.detect.interpret import Abstract, Interpreter
 
 
@@ -20,7 +20,7 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return s.result(out, scale, shift.hide(over))
+    return s.result(out, scale, shift.summed(over))
 
 
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
@@ -78,22 +78,25 @@ def conv(
     w = w.rename(unify((*group, *rows), w.axes[0]))
     same = by_leaves(unify((*group, *w.axes[1]), x.axes[1]))
     w = w.rename({mine: of_x for of_x, mine in same.items()})  # two convolutions of one x see the same indices
-    space_in = x.along(range(2, x.ndim))
+    shapes = tuple(tuple(math.prod(a.n for a in labels) for labels in t.axes[2:]) for t in (x, w))
+    geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
+    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=2):
+        w = w.rename(unify(tap, w.axes[d]))  # ... and the same places within a patch of it
+    channels, taps, space_in = w.along([1]), w.along(range(2, w.ndim)), x.along(range(2, x.ndim))
     space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
-    taps = w.along(range(1, w.ndim))
-    where = tuple(q for a in space_out for q in a)
-    geometry = ("conv", str(stride), str(padding), str(dilation))
+    where = [q for a in space_out for q in a]
 
-    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, taps)
+    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
     # What the weight multiplies are patches of x: the same numbers for every weight of this geometry.
-    patches = Data((*x.data.key, *geometry), (*x.data.labels, *w.along(range(2, w.ndim)), *where))
+    patches = x.data.derived(geometry, *space_in, *taps, *where)
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
     padded = any(padding) if isinstance(padding, (list, tuple)) else padding not in (0, "valid")
-    kernel = Data((*w.data.key, *geometry), w.data.labels)
-    spatial = Data(kernel.key, (*kernel.labels, *where))
-    shift = w.shift.times(patches) + local.times(spatial) + constant.times(spatial if padded else kernel)
-    shift = shift.hide([*taps, *space_in])
+    kernel = w.data.derived(geometry, *space_in, *taps, *where)
+    if padded:
+        local, constant = x.shift, Expr()
+    shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
+    shift += constant.times(w.data).summed([*channels, *taps])
     y = s.result((x.axes[0], w.axes[0], *space_out), scale, shift)
     if b is not None:
         y = plus(s, y, replace(b, axes=(*b.axes, *((),) * len(space_out))))

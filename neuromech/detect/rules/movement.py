@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from neuromech.detect.axes import axis, regroup
-from neuromech.detect.interpret import Abstract, Interpreter
+from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
 
 
-def view(s: Interpreter, x: Abstract, *_: object, **__: object) -> Abstract:
+def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:
     """Any reshape: the same entries in the same order, under the shape that was recorded."""
     assert s.node is not None
+    if how and isinstance(how[0], torch.dtype):
+        raise Unsupported("it reads the bits as numbers of another type")
     return replace(x, axes=regroup(x.labels, s.node.outputs[0].shape))
 
 

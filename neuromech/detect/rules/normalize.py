@@ -52,7 +52,7 @@ def batch_norm(
     if not training:  # running statistics are constants: an affine map
         assert mean is not None
         assert variance is not None
-        inverse = replace(variance, data=variance.data._replace(key=("1/std", *variance.data.key)))
+        inverse = replace(variance, data=variance.data.derived(("1/std", eps)))
         return affine(s, affine(s, x, inverse, mean, [1]), gain, bias, [1])
     over = x.along([0, *range(2, x.ndim)])
     return affine(s, standardise(s, x, over, f"batch norm{s.at}", eps), gain, bias, [1])

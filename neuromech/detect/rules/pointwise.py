@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -65,12 +66,15 @@ def rsub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: flo
     return sub(s, y, x, alpha=alpha)
 
 
+def exact(k: float) -> Fraction:
+    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
+    if isinstance(k, complex) or not math.isfinite(k):
+        raise Unsupported(f"it involves the number {k}")
+    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
+
+
 def _times(x: Abstract, k: float) -> Abstract:
-    if k == 1:
-        return x
-    if not math.isfinite(k):
-        raise Unsupported(f"multiplication by {k}")
-    return Abstract(x.axes, x.data._replace(key=(*x.data.key, k)), x.scale, x.shift * Fraction(k))
+    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
 
 
 def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
@@ -89,19 +93,25 @@ def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mo
     if rounding_mode is not None:
         return nonlinear(s, *(t for t in (x, y) if isinstance(t, Abstract)))
     if isinstance(x, Abstract) and not isinstance(y, Abstract):
-        return _times(x, 1 / y if y else math.inf)
+        return _divided(x, y)
     assert isinstance(y, Abstract)
     s.translation.vanish(y.shift)
     if not isinstance(x, Abstract):
         return s.result(y.axes, -y.scale)
     x, y = s.broadcast(x, y)
-    return s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data._replace(key=("1/", *y.data.key))))
+    return s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")))
+
+
+def _divided(x: Abstract, k: float) -> Abstract:
+    if not exact(k):
+        raise Unsupported("it divides by zero")
+    return replace(x, data=x.data.derived(("over", k)), shift=x.shift * (1 / exact(k)))
 
 
 def power(s: Interpreter, x: Abstract | float, p: Abstract | float) -> Abstract:
     """x ** p for a number p: homogeneous of degree p."""
     if isinstance(x, Abstract) and not isinstance(p, Abstract):
-        return homogeneous(Fraction(p), f"power {p}")(s, x)
+        return homogeneous(exact(p), f"power {p}")(s, x)
     return nonlinear(s, *(t for t in (x, p) if isinstance(t, Abstract)))
 
 
@@ -109,7 +119,7 @@ def dropout(s: Interpreter, x: Abstract, p: float, train: bool) -> Abstract:
     """x times a random mask."""
     if not train or p == 0:
         return x
-    return mul(s, x, Abstract(x.axes, Data((object(),), tuple(x.labels))))
+    return mul(s, x, Abstract(x.axes, Data((s.node,), tuple(x.labels))))
 
 
 HALF = Fraction(1, 2)

@@ -7,8 +7,8 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
-from neuromech.detect.axes import Axis, axis
-from neuromech.detect.expr import Data
+from neuromech.detect.axes import Axis, Label, axis
+from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Abstract, Event, Interpreter
 
 
@@ -29,10 +29,8 @@ def summed(mean: bool) -> Callable[..., Abstract]:
         """Sum or mean over axes: linear, with the same weight for every entry."""
         dims = _dims(x, dim)
         over = x.along(dims)
-        n = Fraction(prod(a.n for a in over))
-        # Where the data does not vary along the axes, the sum is n times the mean of the function.
-        varied, even = x.shift.split(over, data_only=True)
-        shift = (varied.hide(over) + even.averaged(over) * n) * (1 / n if mean else 1)
+        # Data, too, may be constant along an axis (after `expand`), which then counts as often as it is long.
+        shift = x.shift.summed(over) * (Fraction(1, prod(a.n for a in over)) if mean else 1)
         return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
 
     return rule
@@ -62,28 +60,51 @@ def vector_norm(
     return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, x.along(dims)))
 
 
-def pool(spatial: int, largest: bool) -> Callable[..., Any]:
-    """Pooling over windows of the last `spatial` axes: by their maximum, or by their mean."""
+def max_pool(spatial: int) -> Callable[..., Any]:
+    """The largest entry of every window of the last `spatial` axes; where it stood, if that is asked for."""
 
-    def rule(s: Interpreter, x: Abstract, *args: Any, **kwargs: Any) -> Abstract | list[Abstract]:
+    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract | list[Abstract]:
         assert s.node is not None
-        dims = range(x.ndim - spatial, x.ndim)
-        over = x.along(dims)
-        out = [*x.axes[: x.ndim - spatial], *(axis(n) for n in s.node.outputs[0].shape[x.ndim - spatial :])]
+        out, over = _windows(s, x, spatial)
         local, constant = x.shift.split(over)
-        padding = args[2] if len(args) > 2 else kwargs.get("padding", 0)
-        if largest:
-            s.translation.vanish(local)
-            shift = constant
-        else:
-            where = Data(("pool", s.node), tuple(q for a in out[-spatial:] for q in a))
-            padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
-            shift = local.times(where).hide(over) + (constant.times(where) if padded else constant)
-        y = s.result(out, s.scaling.uniform(x.scale, over), shift)
-        indices = [s.constant(v.shape, v) for v in s.node.outputs[1:]]
-        return [y, *indices] if indices else y
+        s.translation.vanish(local)
+        y = s.result(out, s.scaling.uniform(x.scale, over), constant)
+        return [y, *(s.constant(v.shape, v) for v in s.node.outputs[1:])] if s.node.outputs[1:] else y
 
     return rule
+
+
+def mean_pool(spatial: int) -> Callable[..., Any]:
+    """The mean of every window of the last `spatial` axes."""
+
+    def rule(
+        s: Interpreter,
+        x: Abstract,
+        size: Any,
+        stride: Any = None,
+        padding: int | Sequence[int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Abstract:
+        out, over = _windows(s, x, spatial)
+        # A true mean leaves a constant alone; zeros that are counted in, or another divisor, make it vary.
+        zeros = count_include_pad and (any(padding) if isinstance(padding, (list, tuple)) else bool(padding))
+        local, constant = x.shift.split(over)
+        if divisor_override or zeros:
+            local, constant = x.shift, Expr()
+        window = Data((("pool", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
+        shift = local.times(window).summed(over) + constant
+        return s.result(out, s.scaling.uniform(x.scale, over), shift)
+
+    return rule
+
+
+def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], list[Label]]:
+    """The axes after pooling, and the indices that are pooled."""
+    assert s.node is not None
+    kept = x.ndim - spatial
+    return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
 
 
 TABLE: dict[str, Callable[..., Any]] = {
@@ -92,9 +113,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "amax": extremum,
     "amin": extremum,
     "linalg_vector_norm": vector_norm,
-    **{
-        f"{kind}_pool{d}d": pool(d, largest="max" in kind)
-        for d in (1, 2, 3)
-        for kind in ("max", "avg", "adaptive_max", "adaptive_avg")
-    },
+    **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
+    **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
+    **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},
 }

@@ -1,0 +1,72 @@
+"""A recorded forward as data: values in static single assignment, operator calls between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+ValueKind = Literal["op", "parameter", "buffer", "input", "constant"]
+
+
+@dataclass(eq=False)
+class Value:
+    """One version of one tensor. Leaves have no node; `names` holds every name of a tied parameter."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    kind: ValueKind = "op"
+    node: Node | None = None
+    names: tuple[str, ...] = ()
+    trainable: bool = False
+
+
+@dataclass(eq=False)
+class Node:
+    """One operator call. `args` and `kwargs` hold `Value`s where tensors stood.
+
+    `stop`: no gradient flows through. `escape`: the content of a tensor leaves the graph and may steer what follows.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: list[Value]
+    outputs: list[Value]
+    module: str
+    stop: bool = False
+    escape: bool = False
+
+
+@dataclass
+class Graph:
+    """A recorded forward: nodes in order, leaves, and the values that make the result, in the order of its leaves."""
+
+    nodes: list[Node] = field(default_factory=list)
+    leaves: list[Value] = field(default_factory=list)
+    outputs: list[Value] = field(default_factory=list)
+
+    @property
+    def parameters(self) -> list[Value]:
+        return [v for v in self.leaves if v.kind == "parameter"]
+
+    def ancestors(self, roots: Sequence[Value], through_stops: bool = False) -> set[Value]:
+        """Everything that `roots` depend on through gradients (or at all), themselves included."""
+        seen: set[Value] = set()
+        stack = list(roots)
+        while stack:
+            v = stack.pop()
+            if v not in seen:
+                seen.add(v)
+                stack += v.node.inputs if v.node and (through_stops or not v.node.stop) else []
+        return seen
+
+    def descendants(self, leaves: Sequence[Value]) -> set[Value]:
+        """Everything whose content depends on `leaves`, themselves included."""
+        seen = set(leaves)
+        for node in self.nodes:
+            if any(v in seen for v in node.inputs):
+                seen.update(node.outputs)
+        return seen

@@ -1,0 +1,78 @@
+"""Runs a model in float64 whatever it says about precision, and with the eps of its norms turned down.
+
+A model that casts to float32 on the way would leave rounding errors of 1e-7 on every claim, enough to hide a false one
+and to throw away a true one. So casts to a narrower type lead to float64 instead, and tensors that are made on the way
+are widened.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map, tree_map_only
+
+_NARROW = {torch.float32, torch.float16, torch.bfloat16}
+_CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
+# They ask which tensor it is, not what it holds: a widened copy would be another one.
+_IDENTITY = {"__hash__", "untyped_storage", "data_ptr"}
+_NORMS = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"}
+
+
+def widened(t: Tensor) -> Tensor:
+    """A copy in float64, or in its own type if it is not a real floating-point number."""
+    return t.detach().to(torch.float64 if t.is_floating_point() else t.dtype, copy=True)
+
+
+class Precise(TorchFunctionMode):
+    """Inside, floating-point numbers are float64, and norms add `eps_factor * eps`."""
+
+    def __init__(self, eps_factor: float = 1.0) -> None:
+        super().__init__()
+        self.eps_factor = eps_factor
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _IDENTITY:
+            return func(*args, **kwargs)
+        args, kwargs = tree_map(_wide, (args, kwargs))
+        if func in _CASTS:
+            func = Tensor.double
+        if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _NORMS:
+            args, kwargs = _with_eps(func, args, kwargs, self.eps_factor)
+        return tree_map_only(Tensor, _wide, func(*args, **kwargs))
+
+
+def _wide(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.double() if x.dtype in _NARROW else x
+    return torch.float64 if isinstance(x, torch.dtype) and x in _NARROW else x
+
+
+def _with_eps(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], factor: float
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with `factor * eps` in place of eps, wherever that stands."""
+    defaults = _defaults(func)
+    given = dict(zip(defaults, args, strict=False)) | kwargs
+    eps = given.get("eps", defaults["eps"])
+    position = list(defaults).index("eps")
+    if eps is None:  # the norm takes the eps of its type, which cannot be turned down
+        return args, kwargs
+    if position < len(args):
+        return (*args[:position], factor * eps, *args[position + 1 :]), kwargs
+    return args, kwargs | {"eps": factor * eps}
+
+
+def _defaults(func: Any) -> Mapping[str, Any]:
+    """The arguments of a norm by name, in order, with their defaults."""
+    if inspect.isbuiltin(func):
+        schema = getattr(torch.ops.aten, func.__name__).default._schema
+        return {a.name: a.default_value for a in schema.arguments}
+    return {name: p.default for name, p in inspect.signature(func).parameters.items()}

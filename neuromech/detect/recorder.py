@@ -1,0 +1,176 @@
+"""The recorder: a dispatch mode that writes down every operator call, with one value per version of a tensor.
+
+It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators whole (`linear`, `batch_norm`,
+`cross_entropy_loss` ...), the same set on every device. Grad mode stays switched on inside, so that a
+`torch.no_grad()` of the model can be told from our own: what it computes carries no gradient and is a `stop`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from neuromech.detect.graph import Graph, Node, Value, ValueKind
+
+# They read metadata only: nothing of the tensor's content flows on.
+_METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
+# The content of a tensor leaves the graph as a Python number, which may steer the control flow ...
+_ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
+# ... or as bare memory, which the dispatcher never hears of.
+_MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
+_STOPS = {"aten.detach", "aten.detach_"}
+
+Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def storage_of(t: Tensor) -> int:
+    # Not data_ptr(): it is 0 for every tensor on the meta device, which would look tied.
+    return int(t.untyped_storage()._cdata)
+
+
+def geometry_of(t: Tensor) -> Geometry:
+    return tuple(t.shape), tuple(t.stride()), int(t.storage_offset())
+
+
+def _overlap(a: Geometry, b: Geometry) -> bool:
+    def span(g: Geometry) -> tuple[int, int]:
+        return g[2], g[2] + 1 + sum((n - 1) * s for n, s in zip(g[0], g[1], strict=True))
+
+    return all(a[0]) and all(b[0]) and span(a)[0] < span(b)[1] and span(b)[0] < span(a)[1]
+
+
+class Recorder(TorchDispatchMode):
+    """Everything that happens inside `recording()`, as `graph`; `modules` is the stack of module paths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graph = Graph()
+        self.modules = [""]
+        self._seen: dict[int, tuple[Value, int, Geometry]] = {}  # id(tensor) -> value, writes replayed, geometry
+        self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
+        self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
+        self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
+        self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
+            yield
+
+    def leaf(self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False) -> Value:
+        """A tensor that was there before. Two leaves in the same memory are one, under both names."""
+        key = (storage_of(t), geometry_of(t))
+        if key not in self._leaves:
+            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable)
+            self.graph.leaves.append(self._leaves[key])
+        value = self._leaves[key]
+        value.names += (name,) if name else ()
+        return self._bind(t, value)
+
+    def read(self, t: Tensor) -> Value:
+        """The current version of `t`, after every in-place write that its storage has seen."""
+        if id(t) not in self._seen:
+            self._stranger(t)
+        value, replayed, geometry = self._seen[id(t)]
+        writes = self._writes.get(storage_of(t), [])
+        for written, where in writes[replayed:]:
+            if where == geometry and written.dtype == t.dtype:
+                value = written
+            elif _overlap(where, geometry):
+                value = self._note("neuromech.partial_write", [value, written], t)
+        self._seen[id(t)] = (value, len(writes), geometry)
+        return value
+
+    def writes_to(self, t: Tensor) -> bool:
+        """True if an operator has written into the memory of `t`."""
+        return bool(self._writes.get(storage_of(t)))
+
+    def escape(self, how: str, tensors: Sequence[Tensor]) -> None:
+        """The content of `tensors` goes where the recorder cannot follow."""
+        inputs = [self.read(t) for t in tensors]
+        self.graph.nodes.append(Node(how, tuple(inputs), {}, inputs, [], self.modules[-1], escape=True))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        if name in _METADATA:
+            return func(*args, **kwargs)
+        before = {id(t): self.read(t) for t in _tensors((args, kwargs))}
+        out = func(*args, **kwargs)
+        written = _written(func, args, kwargs)
+        made = [t for t in _tensors(out) if not any(t is w for w in written)]
+        if not written and len(made) == 1 and id(made[0]) in before:
+            return out  # the same tensor, handed through (`contiguous` and `to` often do)
+        values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
+        stop = not torch.is_grad_enabled() or name in _STOPS
+        node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        self.graph.nodes.append(node)
+        for t in made:
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node)))
+        for t in written:
+            value = Value(tuple(t.shape), t.dtype, node=node)
+            node.outputs.append(value)
+            self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
+            self._bind(t, value)
+        return out
+
+    def _bind(self, t: Tensor, value: Value) -> Value:
+        storage = storage_of(t)
+        self._keep.append(t)
+        self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t))
+        if value.node:
+            self._made.setdefault(storage, []).append(value)
+        return value
+
+    def _stranger(self, t: Tensor) -> None:
+        """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
+        if sources := self._made.get(storage_of(t)):
+            self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
+        else:
+            self.leaf(t, "constant")
+
+    def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False) -> Value:
+        value = Value(tuple(t.shape), t.dtype)
+        value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
+        self.graph.nodes.append(value.node)
+        return value
+
+
+class _MemoryEscapes(TorchFunctionMode):
+    """Hears of the accesses to bare memory, which do not pass the dispatcher."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _MEMORY_ESCAPES:
+            self.recorder.escape(func.__name__, _tensors((args, kwargs)))
+        return func(*args, **kwargs)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that an operator call writes to, by its schema."""
+    if not func._schema.is_mutable:
+        return []
+    out: list[Tensor] = []
+    for i, a in enumerate(func._schema.arguments):
+        if a.alias_info is not None and a.alias_info.is_write:
+            out += _tensors(kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None)
+    return out
