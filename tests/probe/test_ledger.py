@@ -25,7 +25,7 @@ def test_rows_are_the_readings_summed_by_family() -> None:
     for step, fields in enumerate(data):
         book.add(step, 0, 0.1, 0.1 * step, torch.tensor(fields))
     book.flush()
-    rows = record.frame("charges").set_index(["step", "symmetry", "member"])
+    rows = record.frame("charges").set_index(["step", "symmetry", "member"]).sort_index()
     for step, fields in enumerate(data):
         of = dict(zip(FIELDS, fields, strict=True))
         for i, family in enumerate(families):
