@@ -3,9 +3,13 @@
 A charge is a bilinear form <a, D b> = sum_e w_e a_e b_e (scale, rescale) or a linear one <c, a> = sum_e w_e a_e
 (translation), and every law needs a few of them a step. `Symmetry.charge` says what is summed; `Forms` compiles it:
 
-    flatten   the parameters that are read into one float64 vector (in buckets, which bound the scratch memory)
-    reduce    each parameter once, to the coarsest arrays ("pieces") from which all of its terms can be read
+    fill      the parameters that are read, or their products, in scratch memory that is kept from step to step
+    reduce    each parameter to the coarsest arrays ("pieces") from which its terms can be read
     combine   one gather with weights, from the pieces to the members
+
+A step is bound by memory, not by arithmetic, hence the kept scratch, and products and sums over single parameters in
+float32 for parameters of float32 or less (PyTorch sums in cascades: an error of some 1e-7, against 1e-7 by which every
+update is rounded anyhow); from pieces to members, and in all laws, in float64.
 
 Shapes: `rows` are the members of all blocks, those of the quadratic blocks first; a measurement is [pairs, rows],
 float64, on the device of the parameters. Nothing here waits for the device.
@@ -16,7 +20,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -24,8 +28,8 @@ from torch import Tensor
 
 from neuromech.symmetry import Symmetry, Term
 
-# Elements flattened together (one parameter may have more). On a CPU a vector should stay in the cache, and be small
-# enough for the allocator to keep its memory; elsewhere launching kernels costs more than memory.
+# Elements flattened together (one parameter may have more). On a CPU a vector should stay in the cache; elsewhere
+# launching kernels costs more than memory.
 BUCKET_CPU, BUCKET = 2**16, 2**22
 
 Values = Mapping[str, Tensor]
@@ -56,13 +60,19 @@ class Forms:
         self.rows = self._quadratic.rows, self._linear.rows  # (quadratic, linear)
         self.device = self._quadratic.device if self.rows[0] else self._linear.device
 
-    @torch.no_grad()
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         """<a, D b> and <c, a> for every pair (a, b): [pairs, rows]. A name that a mapping lacks counts as zero."""
-        quadratic, linear = self._quadratic, self._linear
-        bilinear = quadratic.combine(quadratic.products(pairs), quadratic.weights)
-        plain = linear.combine(linear.values([a for a, _ in pairs]), linear.weights)
-        return torch.cat((bilinear, plain), dim=1)
+        return torch.cat((self.bilinear(pairs), self.linear([a for a, _ in pairs])), dim=1)
+
+    @torch.no_grad()
+    def bilinear(self, pairs: Sequence[Pair]) -> Tensor:
+        """<a, D b> for every pair (a, b): [pairs, quadratic rows]."""
+        return self._quadratic.combine(self._quadratic.products(pairs), self._quadratic.weights)
+
+    @torch.no_grad()
+    def linear(self, xs: Sequence[Values]) -> Tensor:
+        """<c, x> for every x: [xs, linear rows]."""
+        return self._linear.combine(self._linear.values(xs), self._linear.weights)
 
     @torch.no_grad()
     def charges(self, params: Values) -> tuple[Tensor, Tensor]:
@@ -81,15 +91,14 @@ def blank(params: Values) -> dict[str, Tensor]:
 
 
 class _Read(NamedTuple):
-    """One view of a parameter: sum over the axes `inner`, then over each of `outer`, which gives one piece each."""
+    """One piece of a parameter: read as `shape`, summed over the axes `sums` one after the other."""
 
     shape: tuple[int, ...]
-    inner: tuple[int, ...]
-    outer: tuple[tuple[int, ...], ...]
+    sums: tuple[int, ...]
 
 
 class _Bucket(NamedTuple):
-    """Parameters flattened together; `sizes` cuts the vector into what each entry of `reads` reads (none: a piece)."""
+    """Parameters flattened together; `sizes` cuts the vector into what the pieces of each entry of `reads` read."""
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
@@ -117,28 +126,30 @@ class _Sums:
         self._buckets = _buckets(pieces, whole, BUCKET_CPU if self.device.type == "cpu" else BUCKET)
         self._index, self.weights = (x.to(self.device) for x in _weave(blocks, places, starts, self.rows))
         self.magnitudes = self.weights.abs()
+        wide = any(p.dtype.itemsize > 4 for p in read.values())
+        self._scratch = torch.empty(0, dtype=torch.float64 if wide else torch.float32, device=self.device)
 
     def products(self, pairs: Sequence[Pair]) -> Tensor:
         """The pieces of a * b for every pair: [pairs, pieces]."""
         distinct = {id(x): x for pair in pairs for x in pair}
 
-        def rows(bucket: _Bucket) -> Tensor:
-            flat = {key: self._flatten(x, bucket) for key, x in distinct.items()}
-            out = torch.empty(len(pairs), sum(bucket.sizes), dtype=torch.float64, device=self.device)
+        def fill(bucket: _Bucket, out: Tensor, spare: Tensor) -> None:
+            flat = {k: self._flat(x, bucket, row) for (k, x), row in zip(distinct.items(), spare, strict=True)}
             for (a, b), z in zip(pairs, out, strict=True):
                 torch.mul(flat[id(a)], flat[id(b)], out=z)
-            return out
 
-        return self._reduce(rows, len(pairs))
+        return self._reduce(fill, len(pairs), len(distinct))
 
     def values(self, xs: Sequence[Values], magnitudes: bool = False) -> Tensor:
         """The pieces of every x, followed by those of every |x| if asked for: [xs, pieces]."""
 
-        def rows(bucket: _Bucket) -> Tensor:
-            flat = [self._flatten(x, bucket) for x in xs]
-            return torch.stack(flat + [x.abs() for x in flat] if magnitudes else flat)
+        def fill(bucket: _Bucket, out: Tensor, spare: Tensor) -> None:
+            for x, row in zip(xs, out, strict=False):
+                row.copy_(self._flat(x, bucket, row))
+            if magnitudes:
+                torch.abs(out[: len(xs)], out=out[len(xs) :])
 
-        return self._reduce(rows, len(xs) * (1 + magnitudes))
+        return self._reduce(fill, len(xs) * (1 + magnitudes), 0)
 
     def combine(self, pieces: Tensor, weights: Tensor) -> Tensor:
         """From pieces [pairs, pieces] to members [pairs, rows]."""
@@ -146,24 +157,32 @@ class _Sums:
             return pieces
         return (pieces.index_select(1, self._index).view(len(pieces), *weights.shape) * weights).sum(1)
 
-    def _flatten(self, x: Values, bucket: _Bucket) -> Tensor:
+    def _flat(self, x: Values, bucket: _Bucket, out: Tensor) -> Tensor:
+        """The parameters of a bucket as one vector of the scratch's dtype: itself if it is one already, else `out`."""
         found = [x[name] if name in x else self._zeros[name] for name in bucket.names]
         parts = [(v if v.layout is torch.strided else v.to_dense()).flatten() for v in found]
         if self._scattered:
             parts = [v.to(self.device, non_blocking=True) for v in parts]
-        return torch.cat(parts).double()
+        if len(parts) > 1:
+            return torch.cat(parts, out=out)
+        return parts[0] if parts[0].dtype == out.dtype else out.copy_(parts[0])
 
-    def _reduce(self, rows: Callable[[_Bucket], Tensor], n: int) -> Tensor:
+    def _reduce(self, fill: Callable[[_Bucket, Tensor, Tensor], None], n: int, spare: int) -> Tensor:
+        """The pieces of `n` vectors, float64: `fill(bucket, vectors, spare vectors)` writes them bucket by bucket."""
         pieces = []
         for bucket in self._buckets:
-            for z, reads in zip(rows(bucket).split(bucket.sizes, dim=1), bucket.reads, strict=True):
-                if not reads:
-                    pieces.append(z)
-                for shape, inner, outer in reads:
+            length = sum(bucket.sizes)
+            if self._scratch.numel() < (n + spare) * length:
+                self._scratch = self._scratch.new_empty((n + spare) * length)
+            vectors, rest = self._scratch[: (n + spare) * length].view(n + spare, length).split((n, spare))
+            fill(bucket, vectors, rest)
+            for z, reads in zip(vectors.split(bucket.sizes, dim=1), bucket.reads, strict=True):
+                for shape, sums in reads:
                     x = z.view(n, *shape)
-                    x = x.sum(inner) if inner else x
-                    pieces += [(x.sum(axes) if axes else x).reshape(n, -1) for axes in outer]
-        return torch.cat(pieces, dim=1) if pieces else torch.empty(n, 0, dtype=torch.float64, device=self.device)
+                    for axis in sums:
+                        x = x.sum(axis)
+                    pieces.append(x.reshape(n, -1) if sums else x.clone())  # the scratch is used again
+        return torch.cat(pieces, dim=1).double() if pieces else self._scratch.new_empty(n, 0, dtype=torch.float64)
 
 
 class _Piece(NamedTuple):
@@ -226,17 +245,23 @@ def _buckets(pieces: Sequence[_Piece], whole: set[str], limit: int) -> list[_Buc
         if not buckets or sum(buckets[-1].sizes) + size > limit:
             buckets.append(_Bucket((), (), ()))
         names, sizes, reads = buckets[-1]
-        if name in whole and reads and not reads[-1]:
-            sizes, reads = (*sizes[:-1], sizes[-1] + size), reads[:-1]
-        else:
-            sizes = (*sizes, size)
-        read = () if name in whole else tuple(_read(view, k) for view, k in views.items())
-        buckets[-1] = _Bucket((*names, name), sizes, (*reads, read))
+        if name in whole and reads and reads[-1] == (_Read((sizes[-1],), ()),):
+            size, sizes, reads = size + sizes[-1], sizes[:-1], reads[:-1]
+        as_it_is = (_Read((size,), ()),)
+        read = as_it_is if name in whole else tuple(_read(view, k) for view, ks in views.items() for k in ks)
+        buckets[-1] = _Bucket((*names, name), (*sizes, size), (*reads, read))
     return buckets
 
 
-def _read(view: tuple[int, ...], kepts: Sequence[tuple[int, ...]]) -> _Read:
-    """Axes count from 1: axis 0 is that of the pairs."""
-    union = sorted(set().union(*kepts))
-    inner = tuple(1 + a for a in range(len(view)) if a not in union)
-    return _Read(view, inner, tuple(tuple(1 + i for i, a in enumerate(union) if a not in kept) for kept in kepts))
+def _read(view: Sequence[int], kept: Sequence[int]) -> _Read:
+    """How to sum over all axes but those kept: neighbours at once, from the slowest axis to the fastest.
+
+    Axes count from 1: axis 0 is that of the vectors.
+    """
+    shape: list[int] = []
+    sums: list[int] = []
+    for is_kept, run in groupby(range(len(view)), key=lambda a: a in kept):
+        shape.append(math.prod(view[a] for a in run))
+        if not is_kept:
+            sums.append(len(shape) - len(sums))
+    return _Read(tuple(shape), tuple(sums))
