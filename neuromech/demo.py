@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from neuromech.errors import NeuromechError
 
 
-def vgg(widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, hidden: int = 64) -> nn.Sequential:
-    """A VGG for 8x8 images of ten classes: three blocks of `depth` convolutions and a pooling, a linear classifier."""
+SIDE = 16  # pixels
+
+
+def vgg(widths: tuple[int, ...] = (32, 64, 64), depth: int = 2, hidden: int = 64) -> nn.Sequential:
+    """A VGG for ten classes: blocks of `depth` convolutions with batch norm and a pooling, then linear layers."""
     layers: list[tuple[str, nn.Module]] = []
-    channels = 1
+    channels, side = 1, SIDE
     for block, width in enumerate(widths, 1):
         for k in range(1, depth + 1):
             layers += [
@@ -27,9 +30,10 @@ def vgg(widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, hidden: int = 6
             ]
             channels = width
         layers += [(f"pool{block}", nn.MaxPool2d(2))]
+        side //= 2
     head = [
         ("flatten", nn.Flatten()),
-        ("fc1", nn.Linear(channels, hidden)),
+        ("fc1", nn.Linear(channels * side**2, hidden)),
         ("relu_fc", nn.ReLU()),
         ("fc2", nn.Linear(hidden, 10)),
     ]
@@ -37,7 +41,9 @@ def vgg(widths: tuple[int, ...] = (32, 64, 128), depth: int = 2, hidden: int = 6
 
 
 def digits() -> tuple[Tensor, Tensor]:
-    """1797 handwritten digits: images [1797, 1, 8, 8] in [0, 1], labels [1797].
+    """1797 handwritten digits: images [1797, 1, 16, 16] in [0, 1], labels [1797].
+
+    The scans are 8x8 and enlarged twice, so that three poolings have something to pool.
 
     Raises `NeuromechError` if scikit-learn, an extra of the demo, is not installed.
     """
@@ -46,7 +52,8 @@ def digits() -> tuple[Tensor, Tensor]:
     except ImportError as error:
         raise NeuromechError("the demo's data come with scikit-learn: pip install 'neuromech[demo]'") from error
     data = load_digits()
-    return torch.tensor(data.images, dtype=torch.float32)[:, None] / 16, torch.tensor(data.target)
+    scans = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    return nn.functional.interpolate(scans, size=(SIDE, SIDE), mode="bilinear"), torch.tensor(data.target)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
