@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from neuromech.errors import NeuromechError
 
-
 SIDE = 16  # pixels
 
 
