@@ -1,0 +1,145 @@
+"""What a run amounts to, in sentences: pure functions of its meta, its families and its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from neuromech.report.families import Family
+from neuromech.report.words import exactly, listing, many, number, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def number_of_steps(steps: pd.DataFrame) -> int:
+    """Optimizer steps taken; step 0 is the initial state."""
+    return int(steps["step"].max()) if len(steps) and "step" in steps else 0
+
+
+def headline(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family], events: pd.DataFrame) -> tuple[str, str]:
+    """The one thing to know about the run: a status (ok, mixed, bad, none) and a sentence."""
+    if "symmetries" not in meta and not found:
+        why = _message(events, "nothing measured", "no forward")
+        return "none", f"Nothing was measured in this run: {why or 'the model was not seen to compute anything'}."
+    if not found:
+        return "none", "No symmetry was found in this model, so there is no conservation law to follow."
+    here = many(len(found), "family of symmetries was", "families of symmetries were")
+    if n_steps == 0:
+        return "none", f"{here} found; no optimizer step was recorded, so there is nothing to compare yet."
+    status = [f.verdict.status for f in found]
+    laws = [f for f in found if not math.isnan(f.verdict.worst)]
+    run = f"In this run of {many(n_steps, 'step')}"
+    if not laws:
+        if "diverged" in status:
+            since = min(f.verdict.since for f in found if f.verdict.since is not None)
+            return "bad", f"{run} the parameters stopped being numbers at step {since}; no law was predicted."
+        return "none", f"{run} {many(len(found), 'charge')} {_be(len(found))} observed; {_why_unpredicted(meta)}."
+    by_status = {s: [f for f in laws if f.verdict.status == s] for s in ("rounding", "close", "broken")}
+    worst = {s: max(f.verdict.worst for f in fs) for s, fs in by_status.items() if fs}
+    said = [f"{len(by_status['rounding'])} of {many(len(laws), 'law')} {_hold(len(by_status['rounding']))} to rounding"]
+    if n := len(by_status["close"]):
+        said.append(f"{n} {_hold(n)} within {number(worst['close'])}")
+    if n := len(by_status["broken"]):
+        since = min(f.verdict.since for f in by_status["broken"] if f.verdict.since is not None)
+        how = f"from step {since} on, by up to {share(worst['broken'])}"
+        said.append(f"{n} {_be(n, now=True)} broken, {how}")
+    if n := status.count("diverged"):
+        since = min(f.verdict.since for f in found if f.verdict.status == "diverged" and f.verdict.since is not None)
+        said.append(f"{n} stopped being {'a number' if n == 1 else 'numbers'} at step {since}")
+    tone = "bad" if {"broken", "diverged"} & set(status) else "mixed" if "close" in status else "ok"
+    ok = f": worst relative residual {number(worst['rounding'])}" if len(said) == 1 else ""
+    text = f"{run} {listing(said)}{ok}."
+    if unpredicted := len(found) - len(laws) - sum(f.verdict.status == "diverged" for f in found if f not in laws):
+        text += f" {many(unpredicted, 'charge')} {_be(unpredicted)} observed without a prediction."
+    return tone, text
+
+
+def run_facts(
+    meta: Mapping[str, Any], steps: pd.DataFrame, sessions: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """What was run, as (label, value); what is not known is left out."""
+    facts = [("model", str(meta.get("model") or ""))]
+    if meta.get("parameters"):
+        facts.append(("parameters", f"{int(meta['parameters']):,}"))
+    facts += [("number format", str(meta.get("dtype") or "")), ("device", str(meta.get("device") or ""))]
+    facts += [("loss", str(meta.get("loss") or ""))]
+    facts += [("optimizer", _optimizer(o)) for o in meta.get("optimizers") or ()]
+    facts.append(("steps", f"{number_of_steps(steps):,}"))
+    if len(steps) and "time" in steps:
+        facts.append(("time", f"{number(float(steps['time'].max()))} (sum of the learning rates)"))
+    if len(steps) and "lr" in steps and steps.loc[steps["step"] > 0, "lr"].nunique() > 1:
+        used = steps.loc[steps["step"] > 0, "lr"]
+        facts.append(("learning rate", f"from {exactly(used.iloc[0])} to {used.iloc[-1]:.3g}"))
+    dimension = {k: int(n) for k, n in (meta.get("dimension") or {}).items()}
+    if dimension:
+        facts.append(("symmetries", listing([f"{n:,} by {k}" for k, n in dimension.items()]) + ", independent"))
+    if len(sessions) > 1:
+        facts.append(("sessions", f"{len(sessions)}, resumed {many(len(sessions) - 1, 'time')}"))
+    if sessions:
+        facts.append(("started", " ".join(str(sessions[0].get("started", "")).split("+")[0].split("T")) + " UTC"))
+    versions = [f"{k} {meta[k]}" for k in ("neuromech", "torch", "python") if meta.get(k)]
+    facts.append(("versions", ", ".join(versions)))
+    return [(label, value) for label, value in facts if value]
+
+
+def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
+    """What has no prediction, or a weaker one than it looks, and why: in sentences."""
+    out = [
+        f"{o.get('class')} has no exact law here yet: the charges that it moves are observed, not predicted."
+        for o in meta.get("optimizers") or ()
+        if o.get("law") is False
+    ]
+    silent = [f.name for f in found if f.verdict.status == "observed"]
+    if silent and not out:
+        out.append(f"No prediction was recorded for {listing(silent)}.")
+    if n := sum(f.verdict.status == "close" for f in found):
+        out.append(
+            f"{many(n, 'law')} {_hold(n)} less closely than the rounding of the weights explains. The usual cause is "
+            "that gradients which should cancel do so only up to their own rounding, as for a bias in front of a batch "
+            "norm: all of its gradient is rounding. Otherwise something small acts on the weights beside the optimizer."
+        )
+    if any(f.broken_by for f in found):
+        out.append(
+            "Where something makes a symmetry only approximate, the exact law includes the leak, measured at every "
+            "step: there it balances the books rather than forecasts. The forecast is the ideal law, without the leak."
+        )
+    return out
+
+
+def _optimizer(o: Mapping[str, Any]) -> str:
+    groups = o.get("groups") or ()
+    said = []
+    for g in groups:
+        settings = [
+            f"{k.replace('_', ' ')} {exactly(g[k])}"
+            for k in ("lr", "momentum", "dampening", "weight_decay")
+            if g.get(k)
+        ]
+        settings += [k for k in ("nesterov", "maximize") if g.get(k)]
+        said.append(
+            ", ".join(settings)
+            + (f" ({many(g['parameters'], 'tensor')})" if len(groups) > 1 and "parameters" in g else "")
+        )
+    return f"{o.get('class', '')}: {'; '.join(said)}" if any(said) else str(o.get("class", ""))
+
+
+def _why_unpredicted(meta: Mapping[str, Any]) -> str:
+    names = sorted({str(o.get("class")) for o in meta.get("optimizers") or () if o.get("law") is False})
+    return f"none was predicted, because {listing(names)} has no exact law yet" if names else "none was predicted"
+
+
+def _message(events: pd.DataFrame, *kinds: str) -> str:
+    if "kind" not in events:
+        return ""
+    said = events.loc[events["kind"].isin(kinds), "message"]
+    return str(said.iloc[-1]).rstrip(".") if len(said) else ""
+
+
+def _hold(n: int) -> str:
+    return "holds" if n == 1 else "hold"
+
+
+def _be(n: int, now: bool = False) -> str:
+    return ("is" if n == 1 else "are") if now else ("was" if n == 1 else "were")

@@ -1,0 +1,120 @@
+"""Does a law hold? Judged against what rounding can do, derived and not tuned.
+
+A charge is a sum over parameters. When a step rounds a parameter (relative error at most eps/2), its square errs by at
+most eps, so the charge errs by at most eps times its scale, the same sum of absolute values. The law itself adds less
+than `LAW_OPERATIONS` roundings of float64 a step. These errors are independent from step to step, so by Hoeffding's
+inequality (1963, theorem 2) the sum of k of them exceeds `CONFIDENCE` sqrt(k) times the largest one with a probability
+below 2 exp(-CONFIDENCE^2 / 2) = 3e-14. An error stays when the charge itself decays: everything is therefore relative
+to the largest scale so far.
+
+What the bound leaves out: gradients of an exact symmetry cancel only up to their own rounding, which the records do not
+tell. A law that exceeds the bound is therefore first said to hold within so much; it is called broken when more than
+half of the digits are gone, sqrt(eps).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from neuromech.report.words import number, share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIDENCE = 8.0
+LAW_OPERATIONS = 3
+EPS64 = torch.finfo(torch.float64).eps
+
+Status = Literal["rounding", "close", "broken", "diverged", "observed", "empty"]
+LAWS = ("exact", "ideal", "continuous", "flow")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What can be said about one law.
+
+    `worst`: the largest distance of the observed charge from the exact law, relative to the largest scale so far; nan
+    if nothing was predicted. `allowed`: what rounding allows at step `at`, that of `worst` or, if the bound was
+    exceeded, the worst step that did. `since`: the step from which the law is broken or the charge no number any more.
+    """
+
+    status: Status
+    text: str
+    worst: float = math.nan
+    allowed: float = math.nan
+    at: int | None = None
+    since: int | None = None
+
+
+def eps_of(dtype: str) -> float:
+    """The spacing of numbers around 1 in `float32`, `torch.bfloat16`, ...; of several, the coarsest; nan if unknown."""
+    found = [getattr(torch, name.strip().removeprefix("torch."), None) for name in dtype.split(",")]
+    kinds = [d for d in found if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)]
+    return max((float(torch.finfo(d).eps) for d in kinds), default=math.nan)
+
+
+def rounding_bound(steps: np.ndarray, eps: float) -> np.ndarray:
+    """What rounding can add up to after each of `steps`, relative to the largest scale so far."""
+    return CONFIDENCE * (eps + LAW_OPERATIONS * EPS64) * np.sqrt(steps + 1.0)
+
+
+def distances(rows: pd.DataFrame) -> pd.DataFrame:
+    """Distance of the observed charge from each law at each step, relative to the largest scale so far: step, *LAWS.
+
+    `rows`: those of one family, by step. The recorded residuals are relative to the scale of their own step.
+    """
+    import pandas as pd
+
+    scale = rows["scale"].to_numpy(float)
+    largest = np.fmax.accumulate(scale)
+    out = {"step": rows["step"].to_numpy()}
+    with np.errstate(all="ignore"):
+        decayed = np.where(largest > 0, scale / largest, 1.0)
+        for law in LAWS:
+            recorded = rows["residual" if law == "exact" else f"{law}_residual"].to_numpy(float)
+            whole = np.abs(rows[law].to_numpy(float) - rows["observed"].to_numpy(float))
+            whole = np.where(whole == 0, 0.0, whole / largest)
+            out[law] = np.where(np.isnan(recorded), whole, recorded * decayed)
+    return pd.DataFrame(out)
+
+
+def judge(rows: pd.DataFrame, dtype: str) -> Verdict:
+    """The verdict on the exact law of one family, from its rows by step."""
+    rows = rows.reset_index(drop=True)
+    if not (rows["step"] > 0).any():
+        return Verdict("empty", "no step was recorded")
+    finite = np.isfinite(rows["observed"].to_numpy(float))
+    if not finite.all():
+        since = int(rows["step"][int(np.argmin(finite))])
+        before = judge(rows[: int(np.argmin(finite))], dtype)
+        until = f"; until then it {before.text}" if before.at is not None else ""
+        text = f"not a number any more from step {since} on{until}"
+        return Verdict("diverged", text, before.worst, before.allowed, before.at, since)
+
+    off = distances(rows)
+    off = off[(off["step"] > 0) & off["exact"].notna()]
+    if off.empty:
+        return Verdict("observed", "observed, not predicted")
+    eps = eps_of(dtype)
+    steps, distance = off["step"].to_numpy(), off["exact"].to_numpy()
+    allowed = rounding_bound(steps, eps)
+    beyond = ~(distance <= allowed)
+    k = int(np.argmax(np.where(beyond, distance, -1.0) if beyond.any() else distance))
+    worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
+    tail = "" if steps[-1] == rows["step"].iloc[-1] else f"; predicted until step {steps[-1]} only"
+
+    if not beyond.any():
+        text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
+        return Verdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
+    half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
+    if worst <= half or worst <= bound:
+        why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
+        return Verdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
+    since = int(steps[int(np.argmax(beyond))])
+    text = f"broken from step {since}: observed departs from the law by {share(worst)}{tail}"
+    return Verdict("broken", text, worst, bound, at, since)

@@ -1,0 +1,59 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_SIGNIFICANT = 2
+
+
+def number(x: float | None) -> str:
+    """Two significant digits: 0.1, 540, 2.4×10⁻⁷; – if there is none."""
+    if x is None or math.isnan(x):
+        return "–"
+    if math.isinf(x):
+        return "∞" if x > 0 else "-∞"
+    if x == 0:
+        return "0"
+    mantissa, exponent = f"{x:.{_SIGNIFICANT - 1}e}".split("e")
+    if -3 <= int(exponent) <= 4:
+        rounded = float(f"{mantissa}e{exponent}")
+        return (
+            f"{rounded:,.{max(0, _SIGNIFICANT - 1 - int(exponent))}f}".rstrip("0").rstrip(".")
+            if rounded % 1
+            else (f"{rounded:,.0f}")
+        )
+    return f"{mantissa.removesuffix('.0')}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def power_of_ten(exponent: int) -> str:
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def share(x: float) -> str:
+    """A relative size: 3.2 % if that says something to a person, else as a number."""
+    return f"{number(100 * x)} %" if 1e-4 <= x < 10 else number(x)
+
+
+def exactly(x: float) -> str:
+    """A setting, as it was set: 0.1, 0.0005, 1e-06."""
+    return f"{x:.6g}"
+
+
+def unbroken(name: str) -> str:
+    """A name that lines do not break inside of brackets: `fc.weight[:, i]`."""
+    return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+
+
+def many(n: int, one: str, more: str | None = None) -> str:
+    """`1 law`, `1,532 laws`, `no families`."""
+    noun = one if n == 1 else more or f"{one}s"
+    return f"{n:,} {noun}" if n else f"no {noun}"
+
+
+def listing(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
