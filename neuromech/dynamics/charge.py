@@ -48,15 +48,30 @@ class Block(NamedTuple):
         return cls(s.size, s.is_linear, s.terms)
 
 
+class Scratch:
+    """Memory kept from one measurement to the next; each overwrites it. Sized by a bucket or the largest parameter."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+
+    def vectors(self, n: int, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """[n, length], of any content."""
+        kept = self._kept.get((dtype, device))
+        if kept is None or kept.numel() < n * length:
+            kept = self._kept[dtype, device] = torch.empty(n * length, dtype=dtype, device=device)
+        return kept[: n * length].view(n, length)
+
+
 class Forms:
     """The bilinear and linear forms of `blocks`, over parameters that are like `params` (their values are not read)."""
 
-    def __init__(self, blocks: Sequence[Block], params: Values) -> None:
+    def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch | None = None) -> None:
+        scratch = scratch or Scratch()
         order = sorted(range(len(blocks)), key=lambda i: blocks[i].linear)
         stops = dict(zip(order, accumulate(blocks[i].size for i in order), strict=True))
         self.slices = tuple(slice(stops[i] - b.size, stops[i]) for i, b in enumerate(blocks))
-        self._quadratic = _Sums([b for b in blocks if not b.linear], params)
-        self._linear = _Sums([b for b in blocks if b.linear], params)
+        self._quadratic = _Sums([b for b in blocks if not b.linear], params, scratch)
+        self._linear = _Sums([b for b in blocks if b.linear], params, scratch)
         self.rows = self._quadratic.rows, self._linear.rows  # (quadratic, linear)
         self.device = self._quadratic.device if self.rows[0] else self._linear.device
 
@@ -108,7 +123,7 @@ class _Bucket(NamedTuple):
 class _Sums:
     """The compiled sums of blocks of one kind."""
 
-    def __init__(self, blocks: Sequence[Block], params: Values) -> None:
+    def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch) -> None:
         places = {t: _place(t, params) for b in blocks for t in b.terms}
         read = {p.parameter: params[p.parameter] for p in places.values()}
         self._zeros = blank(read)
@@ -126,8 +141,8 @@ class _Sums:
         self._buckets = _buckets(pieces, whole, BUCKET_CPU if self.device.type == "cpu" else BUCKET)
         self._index, self.weights = (x.to(self.device) for x in _weave(blocks, places, starts, self.rows))
         self.magnitudes = self.weights.abs()
-        wide = any(p.dtype.itemsize > 4 for p in read.values())
-        self._scratch = torch.empty(0, dtype=torch.float64 if wide else torch.float32, device=self.device)
+        self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
+        self._scratch = scratch
 
     def products(self, pairs: Sequence[Pair]) -> Tensor:
         """The pieces of a * b for every pair: [pairs, pieces]."""
@@ -171,10 +186,8 @@ class _Sums:
         """The pieces of `n` vectors, float64: `fill(bucket, vectors, spare vectors)` writes them bucket by bucket."""
         pieces = []
         for bucket in self._buckets:
-            length = sum(bucket.sizes)
-            if self._scratch.numel() < (n + spare) * length:
-                self._scratch = self._scratch.new_empty((n + spare) * length)
-            vectors, rest = self._scratch[: (n + spare) * length].view(n + spare, length).split((n, spare))
+            memory = self._scratch.vectors(n + spare, sum(bucket.sizes), self._dtype, self.device)
+            vectors, rest = memory.split((n, spare))
             fill(bucket, vectors, rest)
             for z, reads in zip(vectors.split(bucket.sizes, dim=1), bucket.reads, strict=True):
                 for shape, sums in reads:
@@ -182,7 +195,7 @@ class _Sums:
                     for axis in sums:
                         x = x.sum(axis)
                     pieces.append(x.reshape(n, -1) if sums else x.clone())  # the scratch is used again
-        return torch.cat(pieces, dim=1).double() if pieces else self._scratch.new_empty(n, 0, dtype=torch.float64)
+        return torch.cat(pieces, dim=1).double() if pieces else self.weights.new_empty(n, 0)
 
 
 class _Piece(NamedTuple):

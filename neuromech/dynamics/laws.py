@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Forms, Values, blank
+from neuromech.dynamics.charge import Scratch, Values, blank
 from neuromech.dynamics.descent import Motion, Settings
 from neuromech.dynamics.parts import LOST, Label, Layout, Pattern, Plan, divide, label, plan, regroup
 from neuromech.dynamics.track import Drives, Track, advance_linear, advance_quadratic
@@ -67,10 +67,13 @@ class Laws:
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
         self._like = blank(params)
-        self._forms = Forms([Block.of(s) for s in self.symmetries], self._like)
+        self._scratch = Scratch()
+        self._whole = Layout(
+            self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], self._like, self._scratch
+        )
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
-        self.slices = self._forms.slices
+        self.slices = self._whole.forms.slices
         self.initial(params)
 
     @property
@@ -86,11 +89,11 @@ class Laws:
     def initial(self, params: Values) -> Reading:
         """Start (or start over) all predictions from `params`: the row of step 0."""
         self._plans.clear()
-        self._layout = Layout(self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], self._like)
+        self._layout = self._whole
         self._split_ever: frozenset[int] = frozenset()
         self._met: set[str] = set()  # parameters whose buffer the states contain
         self._step: _Step | None = None
-        charge, scale = self._forms.charges(params)
+        charge, scale = self._whole.forms.charges(params)
         zero = torch.zeros_like(charge)
         self._unpack(self._states(charge, zero, zero))
         return self._reading(charge, scale, torch.full_like(charge, math.nan))
@@ -112,8 +115,8 @@ class Laws:
         if pattern not in self._plans:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
-            layouts = (self._layout, *(p.layout for p in self._plans.values()))
-            self._plans[pattern] = plan(self.symmetries, labels, self._like, layouts)
+            layouts = (self._whole, self._layout, *(p.layout for p in self._plans.values()))
+            self._plans[pattern] = plan(self.symmetries, labels, self._like, layouts, self._scratch)
         now = self._plans[pattern]
         if now.layout is not self._layout:
             self._regroup(now.layout, params, buffers)
@@ -142,7 +145,7 @@ class Laws:
                 if isinstance(own.torque, Tensor):
                     torques[kind] = own.torque[0] if rows is None else torques[kind].index_copy(0, rows, own.torque[0])
             self._tracks[kind] = new if rows is None else self._tracks[kind].put(rows, new)
-        observed, scale = self._forms.charges(params)
+        observed, scale = self._whole.forms.charges(params)
         leak = torch.full_like(observed, math.nan)
         if any(self._layout.measures):
             leak = torch.where(self._layout.torque_known, self._layout.total(torch.cat(torques)), leak)
@@ -168,10 +171,10 @@ class Laws:
                 "with the symmetries that were saved, or start over with initial()"
             )
         divisions = [tuple(tuple(part) for part in division) for division in state["divisions"]]
-        self._layout = Layout(self.symmetries, divisions, self._like)
+        self._layout = Layout(self.symmetries, divisions, self._like, self._scratch)
         self._plans.clear()
         self._step = None
-        self._unpack(state["state"].to(device=self._forms.device, copy=True))
+        self._unpack(state["state"].to(device=self._whole.forms.device, copy=True))
         self._met = set(state["met"])
         self._split_ever = frozenset(state["split_ever"])
 
@@ -183,17 +186,12 @@ class Laws:
         if not grads:
             return Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)
         layout = self._layout
-        pairs = [(grads, grads)] + [(buffers, grads)] * bool(buffers) + [(grads, params)] * layout.measures[0]
-        quadratic, linear = layout.forms(pairs).split(layout.forms.rows, dim=1)
-        masks = layout.torque.split(layout.forms.rows, dim=1)
-        return (
-            Drives(
-                quadratic[0],
-                quadratic[1] if buffers else 0.0,
-                torch.where(masks[0], quadratic[-1], 0.0) if layout.measures[0] else 0.0,
-            ),
-            Drives(0.0, 0.0, torch.where(masks[1], linear[0], 0.0) if layout.measures[1] else 0.0),
-        )
+        (quadratic, linear), (asks_quadratic, asks_linear) = layout.torque.split(layout.forms.rows, 1), layout.measures
+        pairs = [(grads, grads)] + [(buffers, grads)] * bool(buffers) + [(grads, params)] * asks_quadratic
+        forms = layout.forms.bilinear(pairs)
+        torque = torch.where(quadratic, forms[-1], 0.0) if asks_quadratic else 0.0
+        force = torch.where(linear, layout.forms.linear([grads])[0], 0.0) if asks_linear else 0.0
+        return Drives(forms[0], forms[1] if buffers else 0.0, torque), Drives(0.0, 0.0, force)
 
     def _meet(self, params: Values, buffers: Values) -> None:
         """Take into the states what was in momentum buffers before we looked: they add up over parameters."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Forms, Values
+from neuromech.dynamics.charge import Block, Forms, Scratch, Values
 from neuromech.dynamics.descent import Motion, Settings
 from neuromech.symmetry import Symmetry
 
@@ -85,7 +85,13 @@ class Layout:
     for (quadratic, linear) rows if there is any; `torque_known` masks the charges: [charges].
     """
 
-    def __init__(self, symmetries: Sequence[Symmetry], divisions: Sequence[Division], params: Values) -> None:
+    def __init__(
+        self,
+        symmetries: Sequence[Symmetry],
+        divisions: Sequence[Division],
+        params: Values,
+        scratch: Scratch | None = None,
+    ) -> None:
         self.divisions = tuple(divisions)
         self.split = frozenset(f for f, parts in enumerate(self.divisions) if len(parts) > 1)
         parts = [Part(f, terms) for f, division in enumerate(self.divisions) for terms in division]
@@ -93,7 +99,7 @@ class Layout:
         for f, terms in parts:
             s = symmetries[f]
             blocks.append(Block(s.size, s.is_linear, tuple(s.terms[i] for i in terms)))
-        self.forms = Forms(blocks, params)
+        self.forms = Forms(blocks, params, scratch)
         self.rows = dict(zip(parts, self.forms.slices, strict=True))
 
         charges = Forms([Block.of(s) for s in symmetries], params)
@@ -151,11 +157,16 @@ class Plan(NamedTuple):
 
 
 def plan(
-    symmetries: Sequence[Symmetry], labels: Mapping[str, Label | None], params: Values, layouts: Iterable[Layout]
+    symmetries: Sequence[Symmetry],
+    labels: Mapping[str, Label | None],
+    params: Values,
+    layouts: Iterable[Layout] = (),
+    scratch: Scratch | None = None,
 ) -> Plan:
     """Compile a pattern, given as a label for each parameter; one of `layouts` is used if it fits."""
     divisions = tuple(divide([labels[t.parameter] for t in s.terms]) for s in symmetries)
-    layout = next((x for x in layouts if x.divisions == divisions), None) or Layout(symmetries, divisions, params)
+    layout = next((x for x in layouts if x.divisions == divisions), None)
+    layout = layout or Layout(symmetries, divisions, params, scratch)
     places: dict[tuple[Label, int], list[slice]] = {}
     for (f, terms), rows in layout.rows.items():
         own = {labels[symmetries[f].terms[i].parameter] for i in terms}
