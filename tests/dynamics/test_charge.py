@@ -62,7 +62,7 @@ def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("bucket")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_forms_are_sums_over_terms(dtype: torch.dtype) -> None:
-    # Sums over one parameter are taken in float32 where the parameter is no finer; 4 units are for the cascades of a sum.
+    # Sums over one parameter are taken in float32 where it is no finer; 4 units are for the cascades of a sum.
     precision = 4 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
 
     @settings(max_examples=15, deadline=None)
