@@ -37,6 +37,8 @@ WIDTHS = {"exact": 1.6, "ideal": 1.3, "continuous": 1.3, "flow": 1.6}
 KIND_COLOURS = {"scale": "#0072B2", "rescale": "#D55E00", "translation": "#009E73"}
 ROUNDING = "#e4e7eb"
 
+DECADES = 30  # relative distances are cut at 10^-30 and 10^30
+LARGEST = 1e100  # what is larger cannot be told from infinity, and matplotlib cannot scale it
 POINTS = 240
 MARKERS = 22
 MEMBERS = 6
@@ -136,25 +138,29 @@ def _changing_rates(steps: pd.DataFrame) -> list[pd.DataFrame]:
 
 def _draw_charge(ax: Axes, family: Family) -> None:
     rows = family.whole
-    step, observed = rows["step"].to_numpy(float), rows["observed"].to_numpy(float)
+    step, observed = rows["step"].to_numpy(float), _drawable(rows["observed"])
     shown = _corners(observed)
     for law in ("flow", "continuous", "exact"):
-        values = rows[law].to_numpy(float)
+        values = _drawable(rows[law])
         ax.plot(step[shown], values[shown], color=COLOURS[law], linestyle=STYLES[law], linewidth=WIDTHS[law], zorder=3)
     dots = _even(len(step), MARKERS)
     ax.plot(step[dots], observed[dots], "o", color=OBSERVED, markersize=4.2, markerfacecolor="white", zorder=2)
-    _fit(ax, observed, [rows[law].to_numpy(float) for law in ("exact", "continuous", "flow")], rows["scale"])
+    _fit(ax, observed, [_drawable(rows[law]) for law in ("exact", "continuous", "flow")], _drawable(rows["scale"]))
     ax.set_ylabel(f"sum over {family.size:,}" if family.size > 1 else "charge")
 
 
 def _draw_members(ax: Axes, members: Sequence[pd.DataFrame], size: int) -> None:
     for rows in members:
         some = rows.iloc[_even(len(rows), MARKERS // 2)]
-        lines = rows.iloc[_corners(rows["observed"].to_numpy(float))]
-        ax.plot(lines["step"], lines["exact"], color=COLOURS["exact"], linewidth=0.9, alpha=0.6)
-        ax.plot(some["step"], some["observed"], "o", color=OBSERVED, markersize=2.2, markeredgewidth=0, alpha=0.6)
-    observed, exact = (np.concatenate([m[c].to_numpy(float) for m in members]) for c in ("observed", "exact"))
-    _fit(ax, observed, [exact], np.concatenate([m["scale"].to_numpy(float) for m in members]))
+        lines = rows.iloc[_corners(_drawable(rows["observed"]))]
+        ax.plot(lines["step"], _drawable(lines["exact"]), color=COLOURS["exact"], linewidth=0.9, alpha=0.6)
+        ax.plot(
+            some["step"], _drawable(some["observed"]), "o", color=OBSERVED, markersize=2.2, markeredgewidth=0, alpha=0.6
+        )
+    observed, exact, scale = (
+        _drawable(np.concatenate([m[c] for m in members])) for c in ("observed", "exact", "scale")
+    )
+    _fit(ax, observed, [exact], scale)
     ax.set_ylabel(f"{len(members)} of {size:,}" if len(members) < size else f"all {size}")
 
 
@@ -187,21 +193,23 @@ def _draw_distances(ax: Axes, family: Family) -> None:
 
 def _draw_bound(ax: Axes, step: np.ndarray, eps: float) -> None:
     """Grey: what rounding explains."""
+    step = step[_even(len(step), POINTS // 4)]
     if len(step):
         ax.fill_between(step, ax.get_ylim()[0], rounding_bound(step, eps), color=ROUNDING, linewidth=0, zorder=0)
 
 
 def _log_axis(ax: Axes, values: np.ndarray, eps: Sequence[float]) -> None:
-    """Decades that hold all positive values; zeros lie on the bottom line, labelled 0."""
+    """Decades that hold all positive values; zeros lie on a bottom line of their own, labelled 0."""
     positive = values[np.isfinite(values) & (values > 0)]
     marks = np.concatenate([positive, np.asarray(eps, float)])
-    low, high = (marks.min(), marks.max()) if len(marks) else (EPS64, 1.0)
-    bottom, top = math.floor(math.log10(low)), math.ceil(math.log10(high) + 0.2)
     zero = bool((values == 0).any())
+    low, high = (marks.min(), marks.max()) if len(marks) else (EPS64, 1.0)
+    bottom = max(math.floor(math.log10(low)), -DECADES) - zero
+    top = min(max(math.ceil(math.log10(high) + 0.2), bottom + 1), DECADES)
     every = max(1, math.ceil((top - bottom) / 5))
     decades = [d for d in range(top, bottom - 1, -every) if not zero or d > bottom]
     ax.set_yscale("log")
-    ax.set_ylim(10.0**bottom, 10.0 ** max(top, bottom + 1))
+    ax.set_ylim(10.0**bottom, 10.0**top)
     ticks = [10.0**d for d in decades] + ([10.0**bottom] if zero else [])
     ax.set_yticks(ticks, [power_of_ten(d) for d in decades] + (["0"] if zero else []))
     ax.set_yticks([], minor=True)
@@ -209,11 +217,16 @@ def _log_axis(ax: Axes, values: np.ndarray, eps: Sequence[float]) -> None:
 
 def _lifted(ax: Axes, values: np.ndarray) -> np.ndarray:
     """Zeros to the bottom line of a log axis; what is not finite is left out."""
-    bottom = ax.get_ylim()[0]
-    return np.where(np.isfinite(values), np.maximum(values, bottom), np.nan)
+    return np.where(np.isfinite(values), np.clip(values, *ax.get_ylim()), np.nan)
 
 
-def _fit(ax: Axes, observed: np.ndarray, laws: Sequence[np.ndarray], scale: Any) -> None:
+def _drawable(values: Any) -> np.ndarray:
+    """As floats, with nan for what cannot be drawn."""
+    values = np.asarray(values, float)
+    return np.where(np.abs(values) < LARGEST, values, np.nan)
+
+
+def _fit(ax: Axes, observed: np.ndarray, laws: Sequence[np.ndarray], scale: np.ndarray) -> None:
     """Limits that show the observation and the exact law whole, the others as far as three times that range.
 
     At least a thousandth of the scale is shown, lest rounding fill the panel.
@@ -223,8 +236,7 @@ def _fit(ax: Axes, observed: np.ndarray, laws: Sequence[np.ndarray], scale: Any)
     if not len(core):
         return
     low, high = float(core.min()), float(core.max())
-    largest = np.asarray(scale, float)
-    least = 1e-3 * float(np.max(largest[np.isfinite(largest)], initial=0.0)) or 1e-3 * max(abs(low), abs(high)) or 1.0
+    least = 1e-3 * float(np.max(scale[np.isfinite(scale)], initial=max(abs(low), abs(high)))) or 1.0
     if high - low < least:
         low, high = (low + high - least) / 2, (low + high + least) / 2
     span = high - low

@@ -90,8 +90,10 @@ def render(record: Run) -> str:
         shown=SHOWN,
         legend=_legend(found),
         caveats=story.caveats(meta, found),
-        opaque=meta.get("opaque") or (),
-        rejected=[{**r, "defect": measured(r.get("defect"))} for r in meta.get("rejected") or ()],
+        opaque=[{"op": "?", "module": "", "why": "", "blocks": ()} | o for o in meta.get("opaque") or ()],
+        rejected=[
+            {"name": "?", "reason": ""} | r | {"defect": measured(r.get("defect"))} for r in meta.get("rejected") or ()
+        ],
         inactive=meta.get("inactive") or (),
         notes=[n for n in meta.get("notes") or () if n not in str(meta.get("loss"))],
         events=_events(events),

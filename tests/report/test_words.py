@@ -1,0 +1,62 @@
+"""Numbers as a person reads them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from neuromech.report.words import listing, many, number, power_of_ten, share, unbroken
+
+
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        (0, "0"),
+        (3.04e-13, "3×10⁻¹³"),
+        (-2.44e-4, "-2.4×10⁻⁴"),
+        (0.001, "0.001"),
+        (0.0999, "0.1"),
+        (1, "1"),
+        (99.6, "100"),
+        (-12.34, "-12"),
+        (54321, "54,000"),
+        (9.96e4, "1×10⁵"),
+        (1e-5, "1×10⁻⁵"),
+        (math.nan, "–"),
+        (None, "–"),
+        (math.inf, "∞"),
+        (-math.inf, "-∞"),
+    ],
+)
+def test_number(x: float | None, said: str) -> None:
+    assert number(x) == said
+
+
+@given(st.floats(-1e308, 1e308))
+def test_number_is_right_to_two_digits(x: float) -> None:
+    plain = number(x).replace(",", "").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    mantissa, _, exponent = plain.partition("×10")
+    back = float(f"{mantissa}e{exponent or 0}")
+    assert back == pytest.approx(x, rel=0.051)
+
+
+def test_share() -> None:
+    assert [share(x) for x in (0.0312, 0.5, 2.0, 1e-4, 9e-5, 40)] == [
+        "3.1 %",
+        "50 %",
+        "200 %",
+        "0.01 %",
+        "9×10⁻⁵",
+        "40",
+    ]
+
+
+def test_lists_and_counts() -> None:
+    assert [listing(list("abc"[:n])) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert [many(n, "law") for n in (0, 1, 1500)] == ["no laws", "1 law", "1,500 laws"]
+    assert many(2, "family", "families") == "2 families"
+    assert power_of_ten(-12) == "10⁻¹²"
+    assert unbroken("a b[:, i], c[0, :]") == "a b[:,\N{NO-BREAK SPACE}i], c[0,\N{NO-BREAK SPACE}:]"
