@@ -154,7 +154,7 @@ class Laws:
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly: a tensor, numbers, strings, lists of them."""
         return {
-            "families": [list(x) for x in self._families()],
+            "families": self._families(),
             "divisions": [[list(part) for part in division] for division in self._layout.divisions],
             "state": self._pack(),
             "met": sorted(self._met),
@@ -163,7 +163,7 @@ class Laws:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state. Raises `RecordError` if it is of other symmetries."""
-        saved, own = ([(str(name), int(size)) for name, size in x] for x in (state["families"], self._families()))
+        saved, own = state["families"], self._families()
         if saved != own:
             odd = next((x for x in (*saved, *own) if (x in saved) != (x in own)), "their order")
             raise RecordError(
@@ -178,8 +178,8 @@ class Laws:
         self._met = set(state["met"])
         self._split_ever = frozenset(state["split_ever"])
 
-    def _families(self) -> list[tuple[str, int]]:
-        return [(s.name, s.size) for s in self.symmetries]
+    def _families(self) -> list[list[Any]]:
+        return [[s.name, s.size, "approximate" if s.broken_by else "exact"] for s in self.symmetries]
 
     def _measure(self, params: Values, grads: Values, buffers: Values) -> tuple[Drives, Drives]:
         """The drives of all rows; what nothing needs is 0 and is not measured."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from neuromech.dynamics import Laws, Reading, read
 from neuromech.symmetry import Symmetry, SymmetrySet, Term
 
 Closure = Callable[[int], Tensor]  # step -> loss
+EXACT = 1e-12  # what |predicted - observed| / scale may grow to over a few hundred steps in float64
 
 
 @dataclass
@@ -87,6 +89,10 @@ def smooth(seed: int = 0) -> Case:
     )
     x, y = torch.randn(12, 3, generator=g, dtype=torch.float64), torch.randint(0, 3, (12,), generator=g)
     return Case(model, symmetries, lambda step: F.cross_entropy(model(x), y))
+
+
+def sgd(case: Case, **options: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(case.model.parameters(), **({"lr": 0.05} | options))
 
 
 def backward(case: Case, step: int) -> None:
