@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from neuromech.detect.axes import Axis, Label, axis, unify
 from neuromech.detect.expr import Expr, by_leaves
-from neuromech.detect.interpret import Abstract, Interpreter
+from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
 
 
 def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over: Sequence[Label]) -> Abstract:
@@ -21,6 +22,18 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
     return s.result(out, scale, shift.summed(over))
+
+
+def exact(k: float) -> Fraction:
+    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
+    if isinstance(k, complex) or not math.isfinite(k):
+        raise Unsupported(f"it involves the number {k}")
+    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
+
+
+def times(x: Abstract, k: float) -> Abstract:
+    """k x for a number k."""
+    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
 
 
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
@@ -54,8 +67,9 @@ def matmul(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
 
 
 def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
-    y = matmul(s, x, w)
-    return plus(s, y, b) if beta else y
+    """beta b + alpha x @ w; b is not even read where beta is zero."""
+    y = times(matmul(s, x, w), alpha)
+    return plus(s, y, times(b, beta)) if beta else y
 
 
 def conv(

@@ -46,6 +46,14 @@ def expand(s: Interpreter, x: Abstract, *_: object, **__: object) -> Abstract:
     return replace(x, axes=tuple(a or axis(n) for a, n in zip(old, shape, strict=True)))
 
 
+def broadcast_tensors(s: Interpreter, tensors: Sequence[Abstract]) -> list[Abstract]:
+    """Each of the tensors, expanded to the shape that they have together."""
+    assert s.node is not None
+    aligned = s.broadcast(*tensors)
+    whole = [a or axis(n) for a, n in zip(s.joint(aligned), s.node.outputs[0].shape, strict=True)]
+    return [replace(t, axes=tuple(a or b for a, b in zip(t.axes, whole, strict=True))) for t in aligned]
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(), view),
     **dict.fromkeys("transpose swapaxes swapdims".split(), transpose),
@@ -53,4 +61,5 @@ TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("mT adjoint matrix_H".split(), swap_last),
     **dict.fromkeys("expand expand_as".split(), expand),
     "permute": permute,
+    "broadcast_tensors": broadcast_tensors,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -10,7 +9,7 @@ from typing import Any
 
 from neuromech.detect.expr import Data
 from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
-from neuromech.detect.rules.linear import plus
+from neuromech.detect.rules.linear import exact, plus, times
 
 
 def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
@@ -48,7 +47,7 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
         x, y, alpha = y, x, 1  # a number plus a tensor
     assert isinstance(x, Abstract)
     if isinstance(y, Abstract):
-        return plus(s, x, _times(y, alpha))
+        return plus(s, x, times(y, alpha))
     if y * alpha != 0:
         s.scaling.vanish(x.scale)  # only zero keeps its value under scaling
     return s.result(x.axes, x.scale, x.shift)
@@ -57,7 +56,7 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
 def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
     """x - alpha y."""
     if not isinstance(x, Abstract):
-        return add(s, _times(y, -alpha) if isinstance(y, Abstract) else y, x)
+        return add(s, times(y, -alpha) if isinstance(y, Abstract) else y, x)
     return add(s, x, y, alpha=-alpha)
 
 
@@ -66,24 +65,13 @@ def rsub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: flo
     return sub(s, y, x, alpha=alpha)
 
 
-def exact(k: float) -> Fraction:
-    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
-    if isinstance(k, complex) or not math.isfinite(k):
-        raise Unsupported(f"it involves the number {k}")
-    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
-
-
-def _times(x: Abstract, k: float) -> Abstract:
-    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
-
-
 def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
     """x y: exponents add up; each factor's shift is multiplied by the other factor."""
     if not isinstance(x, Abstract):
         x, y = y, x
     assert isinstance(x, Abstract)
     if not isinstance(y, Abstract):
-        return _times(x, y)
+        return times(x, y)
     x, y = s.broadcast(x, y)
     return s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data))
 
@@ -143,7 +131,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(NONLINEAR.split(), nonlinear),
     **dict.fromkeys(IDENTITY.split(), identity),
     **dict.fromkeys(["dropout", "feature_dropout"], dropout),
-    "neg": lambda s, x: _times(x, -1),
+    "neg": lambda s, x: times(x, -1),
     "prelu": prelu,
     "add": add,
     "sub": sub,

@@ -80,7 +80,7 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
     def rule(
         s: Interpreter,
         x: Abstract,
-        size: Any,
+        size: Sequence[int],
         stride: Any = None,
         padding: int | Sequence[int] = 0,
         ceil_mode: bool = False,
@@ -88,13 +88,14 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
         divisor_override: int | None = None,
     ) -> Abstract:
         out, over = _windows(s, x, spatial)
-        # A true mean leaves a constant alone; zeros that are counted in, or another divisor, make it vary.
-        zeros = count_include_pad and (any(padding) if isinstance(padding, (list, tuple)) else bool(padding))
+        padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
         local, constant = x.shift.split(over)
-        if divisor_override or zeros:
+        # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
+        if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
             local, constant = x.shift, Expr()
         window = Data((("pool", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
-        shift = local.times(window).summed(over) + constant
+        entries = prod(size) if len(size) == spatial else size[0] ** spatial
+        shift = local.times(window).summed(over) + constant * Fraction(entries, divisor_override or entries)
         return s.result(out, s.scaling.uniform(x.scale, over), shift)
 
     return rule
