@@ -46,13 +46,20 @@ MEMBERS = 6
 
 def family_figure(family: Family) -> Figure:
     """The charge of the family, some of its members, and how far each law was off."""
-    members = _some_members(family.members)
+    panels: list[tuple[float, Callable[[Axes], None]]] = [(1.6, partial(_draw_charge, family=family))]
+    if members := _some_members(family.members):
+        panels.append((1.0, partial(_draw_members, members=members, size=family.size)))
+    if laws := _laws_of(family):
+        panels.append((1.0, partial(_draw_distances, family=family, laws=laws)))
+    return _stacked(4.6, panels)
+
+
+def _stacked(width: float, panels: Sequence[tuple[float, Callable[[Axes], None]]], top: float = 0.18) -> Figure:
+    """Panels of given heights in inches, one above the other."""
     with _style():
-        figure, axes = _figure(4.6, [1.6, 1.0, 1.0] if members else [1.6, 1.0])
-        _draw_charge(axes[0], family)
-        if members:
-            _draw_members(axes[1], members, family.size)
-        _draw_distances(axes[-1], family)
+        figure, axes = _figure(width, [height for height, _ in panels], top)
+        for ax, (_, draw) in zip(axes, panels, strict=True):
+            draw(ax)
         _finish(axes)
     return figure
 
@@ -66,14 +73,7 @@ def overview_figure(found: Sequence[Family], steps: pd.DataFrame) -> Figure | No
         panels.append((2.7, partial(_draw_families, found=predicted)))
     if rates:
         panels.append((0.7, partial(_draw_rates, rates=rates)))
-    if not panels:
-        return None
-    with _style():
-        figure, axes = _figure(10.0, [height for height, _ in panels], top=0.3)
-        for ax, (_, draw) in zip(axes, panels, strict=True):
-            draw(ax)
-        _finish(axes)
-    return figure
+    return _stacked(10.0, panels, top=0.3) if panels else None
 
 
 def svg(figure: Figure) -> str:
@@ -107,7 +107,13 @@ def _draw_families(ax: Axes, found: Sequence[Family]) -> None:
         _draw_bound(ax, np.unique(data["step"].to_numpy()), e)
     kinds = [kind for kind in dict.fromkeys([*KIND_COLOURS, *data["kind"]]) if (data["kind"] == kind).any()]
     palette = {kind: KIND_COLOURS.get(kind, OBSERVED) for kind in kinds}
-    style = {"palette": palette, "alpha": 0.75, "linewidth": 1.1}
+    style = {
+        "palette": palette,
+        "alpha": 0.75,
+        "linewidth": 1.1,
+        "marker": _marker(data["step"].unique()),
+        "markersize": 4,
+    }
     sns.lineplot(data, x="step", y="exact", hue="kind", hue_order=kinds, units="family", estimator=None, ax=ax, **style)
     ax.legend(title=None, frameon=False, ncols=len(kinds), loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     ax.set_ylabel("off by (relative)")
@@ -153,7 +159,8 @@ def _draw_members(ax: Axes, members: Sequence[pd.DataFrame], size: int) -> None:
     for rows in members:
         some = rows.iloc[_even(len(rows), MARKERS // 2)]
         lines = rows.iloc[_corners(_drawable(rows["observed"]))]
-        ax.plot(lines["step"], _drawable(lines["exact"]), color=COLOURS["exact"], linewidth=0.9, alpha=0.6)
+        law, colour = ("exact", COLOURS["exact"]) if rows["exact"].notna().any() else ("observed", OBSERVED)
+        ax.plot(lines["step"], _drawable(lines[law]), color=colour, linewidth=0.9, alpha=0.6)
         ax.plot(
             some["step"], _drawable(some["observed"]), "o", color=OBSERVED, markersize=2.2, markeredgewidth=0, alpha=0.6
         )
@@ -164,16 +171,22 @@ def _draw_members(ax: Axes, members: Sequence[pd.DataFrame], size: int) -> None:
     ax.set_ylabel(f"{len(members)} of {size:,}" if len(members) < size else f"all {size}")
 
 
-def _draw_distances(ax: Axes, family: Family) -> None:
+def _laws_of(family: Family) -> list[str]:
+    """The laws that predicted something, the exact one last and so on top."""
     rows = family.distances[family.distances["step"] > 0]
     laws = [law for law in ("flow", "continuous", "ideal", "exact") if rows[law].notna().any()]
-    if not family.broken_by and "exact" in laws and "ideal" in laws:
+    if not family.broken_by and {"exact", "ideal"} <= set(laws):
         laws.remove("ideal")  # the exact law without a leak: the same line
+    return laws
+
+
+def _draw_distances(ax: Axes, family: Family, laws: Sequence[str]) -> None:
+    rows = family.distances[family.distances["step"] > 0]
     eps = [e for e in [eps_of(family.dtype)] if not math.isnan(e)]
-    _log_axis(ax, np.concatenate([rows[law].to_numpy(float) for law in laws] or [np.empty(0)]), eps)
+    _log_axis(ax, np.concatenate([rows[law].to_numpy(float) for law in laws]), eps)
     step = rows["step"].to_numpy(float)
-    if eps and laws:
-        _draw_bound(ax, step, eps[0])
+    for e in eps:
+        _draw_bound(ax, step, e)
     for law in laws:
         values = rows[law].to_numpy(float)
         keep = _peaks(values)
@@ -183,11 +196,11 @@ def _draw_distances(ax: Axes, family: Family) -> None:
             color=COLOURS[law],
             linestyle=STYLES[law],
             linewidth=WIDTHS[law] * 0.8,
+            marker=_marker(step),
+            markersize=4,
             clip_on=False,
             zorder=3,
         )
-    if not laws:
-        ax.text(0.5, 0.5, "not predicted", transform=ax.transAxes, ha="center", va="center", color="#666666")
     ax.set_ylabel("off by (relative)")
 
 
@@ -246,6 +259,11 @@ def _fit(ax: Axes, observed: np.ndarray, laws: Sequence[np.ndarray], scale: np.n
             low = max(min(low, float(values.min())), low - 2 * span)
             high = min(max(high, float(values.max())), high + 2 * span)
     ax.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))
+
+
+def _marker(step: np.ndarray) -> str | None:
+    """A line of one point would not be seen."""
+    return "o" if len(step) == 1 else None
 
 
 # -- thinning out ----------------------------------------------------------------------------------------------------
@@ -341,7 +359,9 @@ def _finish(axes: Sequence[Axes]) -> None:
         if ax.get_yscale() == "linear":
             ax.yaxis.set_major_locator(MaxNLocator(4))
         ax.set_xlabel("")
+    first, last = min(ax.dataLim.x0 for ax in axes), max(ax.dataLim.x1 for ax in axes)
+    first = min(first, last - 1)
+    axes[-1].set_xlim(first - 0.02 * (last - first), last + 0.02 * (last - first))
     axes[-1].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes[-1].set_xlabel("step")
-    axes[-1].margins(x=0.02)

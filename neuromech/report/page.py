@@ -90,6 +90,7 @@ def render(record: Run) -> str:
         shown=SHOWN,
         legend=_legend(found),
         caveats=story.caveats(meta, found),
+        completeness=story.completeness(meta, n_steps, found),
         opaque=[{"op": "?", "module": "", "why": "", "blocks": ()} | o for o in meta.get("opaque") or ()],
         rejected=[
             {"name": "?", "reason": ""} | r | {"defect": measured(r.get("defect"))} for r in meta.get("rejected") or ()

@@ -12,6 +12,8 @@ from neuromech.report.words import exactly, listing, many, number, share
 if TYPE_CHECKING:
     import pandas as pd
 
+TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
+
 
 def number_of_steps(steps: pd.DataFrame) -> int:
     """Optimizer steps taken; step 0 is the initial state."""
@@ -28,31 +30,33 @@ def headline(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family], eve
     here = many(len(found), "family of symmetries was", "families of symmetries were")
     if n_steps == 0:
         return "none", f"{here} found; no optimizer step was recorded, so there is nothing to compare yet."
-    status = [f.verdict.status for f in found]
-    laws = [f for f in found if not math.isnan(f.verdict.worst)]
     run = f"In this run of {many(n_steps, 'step')}"
-    if not laws:
-        if "diverged" in status:
-            since = min(f.verdict.since for f in found if f.verdict.since is not None)
-            return "bad", f"{run} the parameters stopped being numbers at step {since}; no law was predicted."
+    alive = [f for f in found if f.verdict.status != "diverged"]
+    laws = [f for f in alive if not math.isnan(f.verdict.worst)]
+    if not alive:
+        held = sum(f.verdict.before == "rounding" for f in found)
+        until = f"; until then {held} of {many(len(found), 'law')} held to rounding" if held else ""
+        return "bad", f"{run} the parameters stopped being numbers at step {_first(found)}{until}."
+    if not laws and len(alive) == len(found):
         return "none", f"{run} {many(len(found), 'charge')} {_be(len(found))} observed; {_why_unpredicted(meta)}."
     by_status = {s: [f for f in laws if f.verdict.status == s] for s in ("rounding", "close", "broken")}
-    worst = {s: max(f.verdict.worst for f in fs) for s, fs in by_status.items() if fs}
-    said = [f"{len(by_status['rounding'])} of {many(len(laws), 'law')} {_hold(len(by_status['rounding']))} to rounding"]
-    if n := len(by_status["close"]):
-        said.append(f"{n} {_hold(n)} within {number(worst['close'])}")
-    if n := len(by_status["broken"]):
-        since = min(f.verdict.since for f in by_status["broken"] if f.verdict.since is not None)
-        how = f"from step {since} on, by up to {share(worst['broken'])}"
-        said.append(f"{n} {_be(n, now=True)} broken, {how}")
-    if n := status.count("diverged"):
-        since = min(f.verdict.since for f in found if f.verdict.status == "diverged" and f.verdict.since is not None)
-        said.append(f"{n} stopped being {'a number' if n == 1 else 'numbers'} at step {since}")
-    tone = "bad" if {"broken", "diverged"} & set(status) else "mixed" if "close" in status else "ok"
-    ok = f": worst relative residual {number(worst['rounding'])}" if len(said) == 1 else ""
-    text = f"{run} {listing(said)}{ok}."
-    if unpredicted := len(found) - len(laws) - sum(f.verdict.status == "diverged" for f in found if f not in laws):
-        text += f" {many(unpredicted, 'charge')} {_be(unpredicted)} observed without a prediction."
+    worst = {s: number(max(f.verdict.worst for f in fs)) for s, fs in by_status.items() if fs}
+    holding, close, broken = by_status.values()
+    said = [f"{len(holding)} of {many(len(laws), 'law')} {_hold(len(holding))} to rounding"]
+    if close:
+        said.append(f"{len(close)} {_hold(len(close))} within {worst['close']}")
+    if broken:
+        furthest = share(max(f.verdict.worst for f in broken))
+        are = _be(len(broken), now=True)
+        said.append(f"{len(broken)} {are} broken, from step {_first(broken)} on, by up to {furthest}")
+    if gone := [f for f in found if f not in alive]:
+        what = "charge is not a number" if len(gone) == 1 else "charges are not numbers"
+        said.append(f"{len(gone)} {what} any more from step {_first(gone)} on")
+    tone = "bad" if broken or gone else "mixed" if close else "ok"
+    worst_of_all = f": worst relative residual {worst['rounding']}" if tone == "ok" else ""
+    text = f"{run} {listing(said)}{worst_of_all}."
+    if n := len(alive) - len(laws):
+        text += f" {many(n, 'charge')} {_be(n)} observed without a prediction."
     return tone, text
 
 
@@ -100,12 +104,31 @@ def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
             "that gradients which should cancel do so only up to their own rounding, as for a bias in front of a batch "
             "norm: all of its gradient is rounding. Otherwise something small acts on the weights beside the optimizer."
         )
+    coarse = [f for f in found if f.verdict.allowed >= TELLS_LITTLE]
+    if coarse:
+        furthest = max(f.verdict.allowed for f in coarse)
+        out.append(
+            f"In {listing(sorted({f.dtype for f in coarse}))} rounding alone can move a charge by up to "
+            f"{share(furthest)} of its size in this many steps: that a law holds to rounding says little there."
+        )
     if any(f.broken_by for f in found):
         out.append(
             "Where something makes a symmetry only approximate, the exact law includes the leak, measured at every "
             "step: there it balances the books rather than forecasts. The forecast is the ideal law, without the leak."
         )
     return out
+
+
+def completeness(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family]) -> str:
+    """What can be said where there is no caveat and nothing to list."""
+    if "symmetries" not in meta:
+        return "Everything: nothing was measured."
+    understood = "every operation of the model was understood, and no claim failed"
+    if not found:
+        return f"Nothing: {understood}. The model has no symmetry of a kind that is looked for."
+    if n_steps == 0:
+        return f"About the symmetries, nothing: {understood}. How the charges move is not known before the first step."
+    return f"Nothing: {understood}. Every charge that was found was predicted at every step that was recorded."
 
 
 def _optimizer(o: Mapping[str, Any]) -> str:
@@ -135,6 +158,11 @@ def _message(events: pd.DataFrame, *kinds: str) -> str:
         return ""
     said = events.loc[events["kind"].isin(kinds), "message"]
     return str(said.iloc[-1]).rstrip(".") if len(said) else ""
+
+
+def _first(found: Sequence[Family]) -> int:
+    """The first step from which one of these is broken or not a number."""
+    return min(f.verdict.since for f in found if f.verdict.since is not None)
 
 
 def _hold(n: int) -> str:

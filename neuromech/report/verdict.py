@@ -40,7 +40,8 @@ class Verdict:
 
     `worst`: the largest distance of the observed charge from the exact law, relative to the largest scale so far; nan
     if nothing was predicted. `allowed`: what rounding allows at step `at`, that of `worst` or, if the bound was
-    exceeded, the worst step that did. `since`: the step from which the law is broken or the charge no number any more.
+    exceeded, the worst step that did. `since`: the step from which the law is broken or the charge no number any more;
+    `before`: in the latter case, the status until then.
     """
 
     status: Status
@@ -49,6 +50,7 @@ class Verdict:
     allowed: float = math.nan
     at: int | None = None
     since: int | None = None
+    before: Status | None = None
 
 
 def eps_of(dtype: str) -> float:
@@ -94,7 +96,7 @@ def judge(rows: pd.DataFrame, dtype: str) -> Verdict:
         before = judge(rows[: int(np.argmin(finite))], dtype)
         until = f"; until then it {before.text}" if before.at is not None else ""
         text = f"not a number any more from step {since} on{until}"
-        return Verdict("diverged", text, before.worst, before.allowed, before.at, since)
+        return Verdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
 
     off = distances(rows)
     off = off[(off["step"] > 0) & off["exact"].notna()]

@@ -118,16 +118,25 @@ def test_rounding_does_not_fill_the_panel_of_a_charge_that_stays() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 0.0, -1.0, 1e308, 5e-324])
-@pytest.mark.parametrize("law", ["observed", *LAWS])
+@pytest.mark.parametrize("law", ["observed", "exact", "flow"])
 def test_odd_numbers_are_drawn_or_left_out_but_never_stop_a_report(value: float, law: str) -> None:
     columns: dict[str, object] = {"step": range(4), "observed": 1.0, **dict.fromkeys(LAWS, 1.0), "residual": 1e-12}
     figure = family_figure(one(columns | {law: [1.0, 1.0, value, value], f"{law}_residual": abs(value)}))
     ET.fromstring(svg(figure))
 
 
-def test_without_predictions_it_says_so() -> None:
-    axes = family_figure(one({"step": range(4), "observed": 1.0})).axes
-    assert [text.get_text() for text in axes[-1].texts] == ["not predicted"]
+def test_without_predictions_there_is_no_panel_for_distances() -> None:
+    (ax,) = family_figure(one({"step": range(4), "observed": 1.0})).axes
+    assert ax.get_yscale() == "linear"
+
+
+def test_a_single_step_is_seen() -> None:
+    family = one({"step": [0, 1], "observed": 1.0, "exact": 1.0, "residual": [0.0, 1e-9]})
+    figure = overview_figure([family], pd.DataFrame())
+    assert figure is not None
+    for ax in (family_figure(family).axes[-1], figure.axes[0]):
+        assert [line.get_marker() for line in ax.get_lines() if len(line.get_xdata()) == 1] == ["o"]
+        assert ax.get_xlim()[0] <= 0 < 1 < ax.get_xlim()[1]
 
 
 def test_the_overview_has_a_line_a_family_and_the_rate_if_it_changes() -> None:

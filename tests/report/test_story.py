@@ -51,15 +51,16 @@ def test_a_law_breaks() -> None:
 
 
 def test_a_run_that_diverges() -> None:
-    tone, text = told(train(12, **touching(7, "0.weight", math.nan)))  # type: ignore[arg-type]
+    text = "In this run of 12 steps the parameters stopped being numbers at step 7"
+    touch = touching(7, "0.weight", math.nan)
+    assert told(train(12, **touch)) == ("bad", f"{text}; until then 3 of 3 laws held to rounding.")  # type: ignore[arg-type]
+    assert told(train(12, adam=True, **touch)) == ("bad", f"{text}.")  # type: ignore[arg-type]
+
+
+def test_a_charge_that_diverges_alone() -> None:
+    tone, text = told(train(12, **touching(12, "2.bias", math.nan)))  # type: ignore[arg-type]
     assert tone == "bad"
-    assert "stopped being" in text
-    assert "at step 7" in text
-    tone, text = told(train(12, adam=True, **touching(7, "0.weight", math.nan)))  # type: ignore[arg-type]
-    assert (tone, text) == (
-        "bad",
-        "In this run of 12 steps the parameters stopped being numbers at step 7; no law was predicted.",
-    )
+    assert "2 of 2 laws hold to rounding and 1 charge is not a number any more from step 12 on." in text
 
 
 def test_an_optimizer_without_a_law() -> None:
@@ -142,3 +143,11 @@ def test_what_makes_a_law_weaker_than_it_looks_is_said() -> None:
     assert said[0].startswith("1 law holds less closely than the rounding of the weights explains.")
     assert "the leak" in said[1]
     assert len(said) == 2
+
+
+def test_a_number_format_that_is_too_coarse_to_tell_is_named() -> None:
+    record = train(60, torch.bfloat16)
+    (said,) = caveats(record.meta, families(record.meta, record.frame("charges")))
+    assert said.startswith("In bfloat16 rounding alone can move a charge by up to ")
+    record = train(60, torch.float32)
+    assert caveats(record.meta, families(record.meta, record.frame("charges"))) == []
