@@ -21,13 +21,11 @@ def symmetries(
             events.setdefault(unknown, []).append(event)
     out = []
     for family in families:
-        named = {c: w for c, w in family.vector.items() if c[0].name is not None}
-        terms = tuple(_term(c, family, shapes) for c in named)
-        kind: Kind = (
-            "translation" if translation else "scale" if len({w > 0 for w in named.values()}) == 1 else "rescale"
-        )
-        near = {id(e): e for u, _ in family.vector for e in events.get(id(u), ())}
-        seen = [e for e in near.values() if _moves(e.expr, family.vector)]
+        terms = tuple(_term(c, family, shapes) for c in family.vector)
+        one_sign = len({w > 0 for w in family.vector.values()}) == 1
+        kind: Kind = "translation" if translation else "scale" if one_sign else "rescale"
+        near = {id(e): e for u, _ in family.solution for e in events.get(id(u), ())}
+        seen = [e for e in near.values() if _moves(e.expr, family.solution)]
         broken = tuple(dict.fromkeys(e.broken_by for e in seen if e.broken_by))
         out.append(Symmetry(kind, family.size, terms, _reason(kind, terms, seen, shapes), broken_by=broken))
     return out
@@ -107,9 +105,11 @@ def _words(terms: Sequence[Term], shapes: dict[str, tuple[int, ...]]) -> str:
     for t in terms:
         shape, view = shapes[t.parameter], t.part.shape if t.part else shapes[t.parameter]
         names = {(): "as a whole" if shape else "", (0,): "entries" if len(shape) == 1 else "rows", (1,): "columns"}
-        which = names.get(t.axes, f"along axes {', '.join(map(str, t.axes))}")
-        if view != shape:
-            which = f"along axis {', '.join(map(str, t.axes))} of the view {view}"
+        which = names.get(t.axes, f"slices along axes {_listed(list(map(str, t.axes)))}")
+        if len(t.axes) == len(view):
+            which = "entries"
+        elif view != shape:
+            which = f"slices along axes {_listed(list(map(str, t.axes)))} of the view {view}"
             if len(shape) == 2 and len(view) == 3 and t.axes == (1,) and view[0] == shape[0]:
                 which = f"columns in {view[1]} blocks of {view[2]}"
         groups.setdefault(which, []).append(t.parameter)

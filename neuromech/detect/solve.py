@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, lcm, prod
@@ -24,11 +24,17 @@ Vector = Row  # component -> coefficient; zeros are left out
 class Family:
     """A solution: the coefficient with which each component follows one free function of the family's indices."""
 
-    vector: Vector
+    solution: Vector
+    at_rest: frozenset[str] = frozenset()  # parameters that need not move
+
+    @property
+    def vector(self) -> Vector:
+        """The solution as far as it is about parameters that move; names for expressions are left out."""
+        return {c: w for c, w in self.solution.items() if c[0].name is not None and c[0].name not in self.at_rest}
 
     @property
     def indices(self) -> list[Atom]:
-        unknown, positions = next(iter(self.vector))
+        unknown, positions = next(iter(self.solution))
         atoms = leaves(unknown.labels)
         return [atoms[i].root for i in positions]
 
@@ -45,16 +51,22 @@ class Family:
             left.remove(out[-1])
         return tuple(out)
 
+    @property
+    def sole(self) -> str | None:
+        """The parameter whose single elements are the members, if nothing else moves."""
+        (unknown, positions), *others = self.vector
+        return unknown.name if not others and len(positions) == len(leaves(unknown.labels)) else None
+
     def restrictions(self, degree: int) -> list[Vector]:
         """The solutions on subsets of `degree` indices that the family contains: constant along the other indices."""
         out = []
         for kept in combinations(range(len(self.indices)), degree):
             vector: Vector = {}
-            for component, c in self.vector.items():
+            for component, c in self.solution.items():
                 positions = self.aligned(component)
                 part = component[0], tuple(sorted(positions[j] for j in kept))
                 vector[part] = vector.get(part, Fraction(0)) + c
-            if vector := _without_zeros(vector):
+            if vector := {k: c for k, c in vector.items() if c}:
                 out.append(vector)
         return out
 
@@ -80,9 +92,9 @@ def solve(unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary:
             basis = _null_space(block, equal_zero, order)
             for vector in _beyond(basis, known):
                 family = Family(_primitive(vector, order))
-                if all(u.name is None for u, _ in vector):
-                    continue
-                if all(_satisfied(v, touching) for d in range(degree) for v in family.restrictions(d)):
+                if family.vector and all(
+                    _satisfied(v, touching) for d in range(degree) for v in family.restrictions(d)
+                ):
                     found.append(family)
     return sorted(found, key=lambda f: min(order[c] for c in f.vector))
 
@@ -92,19 +104,21 @@ def dimension(families: Sequence[Family]) -> int:
     total = 0
     for degree in range(1 + max((len(f.indices) for f in families), default=-1)):
         by_size: dict[int, list[Vector]] = {}
-        for vector in (v for f in families for v in f.restrictions(degree)):
+        for vector in (v for f in families for v in Family(f.vector).restrictions(degree)):
             by_size.setdefault(prod(a.n - 1 for a in Family(vector).indices), []).append(vector)
         total += sum(members * len(_echelon(vectors)) for members, vectors in by_size.items())
     return total
 
 
+def without(families: Sequence[Family], parameters: Iterable[str]) -> list[Family]:
+    """The families with some parameters at rest, and what is left of each once."""
+    left = [replace(f, at_rest=frozenset(parameters)) for f in families]
+    return list({frozenset(f.vector.items()): f for f in left if f.vector}.values())
+
+
 def _components_of(u: Unknown) -> Iterable[Component]:
     n = len(leaves(u.labels))
     return ((u, positions) for k in range(n + 1) for positions in combinations(range(n), k))
-
-
-def _without_zeros(vector: Vector) -> Vector:
-    return {k: c for k, c in vector.items() if c}
 
 
 def _minus(v: Vector, r: Fraction, w: Vector) -> Vector:

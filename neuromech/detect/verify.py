@@ -17,8 +17,9 @@ fall with eps, and the finite transformation is judged at small eps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,10 +61,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Claims with their measured `defect`; `judged` is false if the model gave no finite numbers to judge by."""
+    """Claim by claim the measured defect, and whether it is true.
 
-    confirmed: list[Symmetry]
-    rejected: list[Symmetry]
+    `judged` is false if the model gave no finite numbers to judge by.
+    """
+
+    defects: list[float]
+    true: list[bool]
     judged: bool = True
 
 
@@ -73,13 +77,13 @@ def outputs_as_they_are(output: Any) -> list[Tensor]:
 
 
 def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> Verdict:
-    """Measure the defect of every claim, and part the true from the false."""
+    """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
     theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
     moves = {i: (s, torch.randn(s.size, generator=random, dtype=torch.float64) / 4) for i, s in enumerate(claims)}
     plain = _Point(experiment, theta, 1.0, random)
     if not plain.finite:
-        return Verdict(list(claims), [], judged=False)
+        return Verdict([math.nan] * len(claims), [True] * len(claims), judged=False)
     defects = {i: plain.first_order(*move) for i, move in moves.items()}
     torques = {i: plain.torque(*move) for i, move in moves.items()}
 
@@ -105,8 +109,7 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     for factor in (*_SHRINK, 1.0):  # at last as they are: where eps is too small to be felt, so is its absence
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
             true += confirm(plain if factor == 1.0 else _Point(experiment, theta, factor, random), left)
-    measured = [replace(s, defect=defects[i]) for i, s in enumerate(claims)]
-    return Verdict([measured[i] for i in sorted(true)], [s for i, s in enumerate(measured) if i not in true])
+    return Verdict([defects[i] for i in moves], [i in true for i in moves])
 
 
 def _finite(point: _Point, moves: Mapping[int, Move], group: list[int], line: float) -> list[tuple[list[int], float]]:
