@@ -94,8 +94,8 @@ class Term:
             del kept[axis]
         order = [kept.index(a) for a in self.axes]
         rest = [i for i in range(x.ndim) if i not in order]
-        x = x.permute(*order, *rest).flatten(len(order)) if rest else x.permute(*order).unsqueeze(-1)
-        return x.sum(-1).reshape(-1)
+        x = x.permute([*order, *rest])
+        return (x.flatten(len(order)).sum(-1) if rest else x).reshape(-1)
 
     def spread(self, v: Tensor, shape: Sequence[int]) -> Tensor:
         """The adjoint of `gather`: every element gets its member's entry of `v` [size], elements not moved get 0."""

@@ -3,7 +3,7 @@
 Around every optimizer step: `before(params, grads, motions)`, then the step, then `after(params)`, which returns one
 row of a record. Predictions read the weights once, at the start. After that they see what the step is told (`Motion`),
 the gradients and the momentum buffers; the weights only where a torque has to be measured, which is for approximate
-families (`broken_by`) and split ones (parts.py), and where a buffer or a split comes up in mid-run.
+families of quadratic charges and split ones (parts.py), and where a buffer or a split comes up in mid-run.
 
 Shapes: flat vectors over all members, [rows], float64, on the device of the parameters; family i has the rows
 `Laws.slices[i]`. Nothing waits for the device.
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from neuromech.dynamics.charge import Scratch, Values, blank
 from neuromech.dynamics.descent import Motion, Settings
-from neuromech.dynamics.parts import LOST, Label, Layout, Pattern, Plan, divide, label, plan, regroup
+from neuromech.dynamics.parts import LOST, Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.dynamics.track import Drives, Track, advance_linear, advance_quadratic
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.symmetry import Symmetry
@@ -179,7 +179,7 @@ class Laws:
         self._split_ever = frozenset(state["split_ever"])
 
     def _families(self) -> list[list[Any]]:
-        return [[s.name, s.size, "approximate" if s.broken_by else "exact"] for s in self.symmetries]
+        return [[s.name, s.size, "approximate" if approximate(s) else "exact"] for s in self.symmetries]
 
     def _measure(self, params: Values, grads: Values, buffers: Values) -> tuple[Drives, Drives]:
         """The drives of all rows; what nothing needs is 0 and is not measured."""

@@ -77,6 +77,16 @@ def divide(labels: Sequence[Label | None]) -> Division:
     return tuple(tuple(parts[x]) for x in sorted(parts, key=lambda x: (x is None, x or ())))
 
 
+def approximate(s: Symmetry) -> bool:
+    """True if the exact law of a family takes its measured torque.
+
+    Where an operator breaks the symmetry (`broken_by`), and for every translation: gradients that cancel in exact
+    arithmetic, such as that of a bias in front of a batch norm, are rounding errors that add up over a run. Their sum
+    <c, g> reads no weights, so the law remains a prediction.
+    """
+    return bool(s.broken_by) or s.is_linear
+
+
 class Layout:
     """The rows of all parts, under one division of every family. Without split families rows are charges.
 
@@ -104,10 +114,10 @@ class Layout:
 
         charges = Forms([Block.of(s) for s in symmetries], params)
         rows = sum(self.forms.rows)
-        torque = torch.zeros(1 + any(s.broken_by for s in symmetries), rows, dtype=torch.bool)
+        torque = torch.zeros(1 + any(map(approximate, symmetries)), rows, dtype=torch.bool)
         to = torch.empty(rows, dtype=torch.long)
         for (f, _), here in self.rows.items():
-            torque[0, here] = f in self.split or bool(symmetries[f].broken_by)
+            torque[0, here] = f in self.split or approximate(symmetries[f])
             torque[1:, here] = f in self.split
             to[here] = torch.arange(charges.slices[f].start, charges.slices[f].stop)
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
