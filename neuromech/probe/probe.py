@@ -107,15 +107,21 @@ class Probe:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per recorded step and family (member -1) or single member: observed, predicted, residual."""
+        """One row per recorded step and family (member -1: the sum over its members) or single member.
+
+        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
+        scale, and the residual of each law, |law - observed| / scale.
+        """
         self.flush()
         charges, steps = self._record.frame("charges"), self._record.frame("steps")
         if charges.empty:
             return charges
         names = [s.name for s in self._found or ()]
         out = charges.merge(steps[["step", "lr", "time"]], on="step", how="left")
-        out.insert(2, "name", [names[i] for i in out["symmetry"]])
-        return out
+        out["name"] = [names[i] for i in out["symmetry"]]
+        first = ["step", "symmetry", "name", "member", "lr", "time"]
+        out = out[[*first, *out.columns.difference(first, sort=False)]]
+        return out.sort_values(["step", "symmetry", "member"], ignore_index=True)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
