@@ -1,0 +1,87 @@
+"""Random networks: no claim may be false. Misses are counted and printed (`-s`), not forbidden."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from zoo import LOSSES, Case, build
+
+from detect.oracle import EPS, NoGap, compare, find, gradients
+from detect.random_nets import programs
+from neuromech import params as P
+from neuromech.symmetry import Symmetry
+
+PARAMETERS = 400  # networks beyond are left out, to stay fast
+DRAWS = 7
+tally: Counter[str] = Counter()
+
+
+def torques(claims: list[Symmetry], case: Case) -> list[list[float]]:
+    """|<g, v>| / (|g| |v|) of every claim at random parameters and inputs, wherever the gradient is neither rounding
+    nor singular."""
+    g = torch.Generator().manual_seed(2)
+    model = build(case)
+    for m in model.modules():
+        if hasattr(m, "eps"):
+            m.eps = EPS
+    params = dict(model.named_parameters())
+    out: list[list[float]] = [[] for _ in claims]
+    for _ in range(DRAWS):
+        for p in params.values():
+            p.data = torch.randn(p.shape, generator=g, dtype=p.dtype)
+        output = model(*case.inputs(g))
+        loss = LOSSES[case.loss][0](output, case.target(output, g))
+        grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), materialize_grads=True), strict=True))
+        if 1e-6 < float(P.norm(grads)) < 1e5:
+            for s, seen in zip(claims, out, strict=True):
+                v = s.tangent(P.detached(params), torch.randn(s.size, generator=g, dtype=torch.float64))
+                seen.append(float(P.dot(grads, v).abs() / (P.norm(grads) * P.norm(v))))
+    return out
+
+
+def size(case: Case) -> int:
+    return sum(p.numel() for p in build(case).parameters())
+
+
+def check(case: Case) -> None:
+    assume(0 < size(case) <= PARAMETERS)
+    found = find(case, verify=False)
+    for s, seen in zip(found, torques(list(found), case), strict=True):
+        # The median: a channel that happens to be dead or nearly constant makes single draws meaningless.
+        assert not seen or sorted(seen)[len(seen) // 2] < 1e-6, f"{s} is false"
+    tally.update(networks=1, families=len(found))
+
+
+def count_misses(case: Case) -> None:
+    """Against the null space, where its spectrum leaves no doubt."""
+    if size(case) > PARAMETERS // 4:
+        return
+    found = find(case, verify=False)
+    theta, grads = gradients(case)
+    if len(grads) < size(case):
+        return
+    for domain in ("scaling", "translation"):
+        try:
+            score = compare(list(found), case, theta, grads, scaling=domain == "scaling")
+        except NoGap:
+            continue
+        tally.update({f"true {domain}": score.true, f"missed {domain}": score.true - score.shared})
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_no_false_claim(case: Case) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_no_false_claim_in_a_thousand(case: Case) -> None:
+    check(case)
+    count_misses(case)
+
+
+def teardown_module() -> None:
+    print(f"\nrandom networks: {dict(tally)}")
