@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import random
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -39,38 +40,41 @@ def record(
     _check_parameters(model)
     recorder = Recorder()
 
+    raised: list[tuple[BaseException, str]] = []
+    name = type(model).__name__
+    doing = f"the forward of {name} failed while it was recorded"
+
     def run(state: Mapping[str, Tensor]) -> list[Tensor]:
+        nonlocal doing
         out = call(model, copies(args), copies(kwargs or {}), state)
+        doing = f"the loss failed on the output of {name}"
         return tensors_of(out if loss is None else loss(out))
 
     try:
-        with _module_paths(model, recorder.modules):
+        with _module_paths(model, recorder.modules) as raised:
             recorded = state_of(model, copies)
-            for name, p in model.named_parameters(remove_duplicate=False):
-                recorder.leaf(recorded[name], "parameter", name, trainable=p.requires_grad)
+            for key, p in model.named_parameters(remove_duplicate=False):
+                recorder.leaf(recorded[key], "parameter", key, trainable=p.requires_grad)
             with preserved_rng(), recorder.recording():
                 recorder.graph.outputs = [recorder.read(t) for t in run(recorded)]
             witness = state_of(model, copies)
             with preserved_rng(), torch.enable_grad():
                 reached, custom = _backward_graph(run(witness))
     except Exception as error:
-        where = f" in module {recorder.modules[-1]!r}" if recorder.modules[-1] else ""
+        where = next((f" in module {path!r}" for e, path in raised if e is error and path), "")
         raise CaptureError(
-            f"the forward of {type(model).__name__} failed while it was recorded{where}: "
-            f"{type(error).__name__}: {error}. Check that the example fits the model's forward."
+            f"{doing}{where}: {type(error).__name__}: {error}. Check that example, target and loss fit the model."
         ) from error
     if not recorder.graph.outputs:
         raise CaptureError(
-            f"the {'loss' if loss else 'output'} of {type(model).__name__} holds no floating-point tensor, so there is "
+            f"the {'loss' if loss else 'output'} of {name} holds no floating-point tensor, so there is "
             "nothing that its parameters could change: return the tensors themselves, or pass a loss"
         )
     if any(v.dtype.is_complex for v in recorder.graph.outputs):
+        raise CaptureError(f"{name} returns complex numbers, about which nothing can be claimed: pass a real loss")
+    if written := [key for key, _ in model.named_parameters() if recorder.writes_to(recorded[key])]:
         raise CaptureError(
-            f"{type(model).__name__} returns complex numbers, about which nothing can be claimed: pass a real loss"
-        )
-    if written := [name for name, p in model.named_parameters() if recorder.writes_to(recorded[name])]:
-        raise CaptureError(
-            f"the forward of {type(model).__name__} writes to its own parameter {written[0]}: move that out of the "
+            f"the forward of {name} writes to its own parameter {written[0]}: move that out of the "
             "forward, to where the optimizer steps"
         )
     _check_coverage(model, recorder.graph, witness, reached, custom)
@@ -161,27 +165,25 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keep the path of the module at work on top of `stack`; where one fails, its path stays there."""
+def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[list[tuple[BaseException, str]]]:
+    """Keep the path of the module at work on top of `stack`; yields the errors with where they were raised."""
     paths = {m: name for name, m in model.named_modules()}
-    entered: list[nn.Module] = []
+    raised: list[tuple[BaseException, str]] = []
 
     def enter(m: nn.Module, _: Any) -> None:
-        entered.append(m)
         stack.append(paths.get(m, stack[-1]))
 
-    def leave(m: nn.Module, *_: Any) -> None:
-        while entered:  # modules inside that raised, and whose error was caught, have not left
-            stack.pop()
-            if entered.pop() is m:
-                break
+    def leave(*_: Any) -> None:
+        path = stack.pop()
+        if error := sys.exception():
+            raised.append((error, path))
 
     handles = (
         nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave),
+        nn.modules.module.register_module_forward_hook(leave, always_call=True),
     )
     try:
-        yield
+        yield raised
     finally:
         for handle in handles:
             handle.remove()
