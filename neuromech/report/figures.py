@@ -101,17 +101,18 @@ def _draw_families(ax: Axes, found: Sequence[Family]) -> None:
         lines.append(shown[["step", "exact"]].assign(family=f.index, kind=f.kind))
     data = pd.concat(lines, ignore_index=True)
     eps = sorted({e for f in found if not math.isnan(e := eps_of(f.dtype))})
-    _log_axis(ax, data["exact"].to_numpy(float), eps)
+    step = np.unique(data["step"].to_numpy(float))
+    _log_axis(ax, data["exact"].to_numpy(float), step, eps)
     data["exact"] = _lifted(ax, data["exact"].to_numpy(float))
     for e in eps:
-        _draw_bound(ax, np.unique(data["step"].to_numpy()), e)
+        _draw_bound(ax, step, e)
     kinds = [kind for kind in dict.fromkeys([*KIND_COLOURS, *data["kind"]]) if (data["kind"] == kind).any()]
     palette = {kind: KIND_COLOURS.get(kind, OBSERVED) for kind in kinds}
     style = {
         "palette": palette,
         "alpha": 0.75,
         "linewidth": 1.1,
-        "marker": _marker(data["step"].unique()),
+        "marker": _marker(step),
         "markersize": 4,
     }
     sns.lineplot(data, x="step", y="exact", hue="kind", hue_order=kinds, units="family", estimator=None, ax=ax, **style)
@@ -183,8 +184,8 @@ def _laws_of(family: Family) -> list[str]:
 def _draw_distances(ax: Axes, family: Family, laws: Sequence[str]) -> None:
     rows = family.distances[family.distances["step"] > 0]
     eps = [e for e in [eps_of(family.dtype)] if not math.isnan(e)]
-    _log_axis(ax, np.concatenate([rows[law].to_numpy(float) for law in laws]), eps)
     step = rows["step"].to_numpy(float)
+    _log_axis(ax, np.concatenate([rows[law].to_numpy(float) for law in laws]), step, eps)
     for e in eps:
         _draw_bound(ax, step, e)
     for law in laws:
@@ -211,10 +212,10 @@ def _draw_bound(ax: Axes, step: np.ndarray, eps: float) -> None:
         ax.fill_between(step, ax.get_ylim()[0], rounding_bound(step, eps), color=ROUNDING, linewidth=0, zorder=0)
 
 
-def _log_axis(ax: Axes, values: np.ndarray, eps: Sequence[float]) -> None:
-    """Decades that hold all positive values; zeros lie on a bottom line of their own, labelled 0."""
+def _log_axis(ax: Axes, values: np.ndarray, step: np.ndarray, eps: Sequence[float]) -> None:
+    """Decades that hold all positive values and the bounds; zeros lie on a bottom line of their own, labelled 0."""
     positive = values[np.isfinite(values) & (values > 0)]
-    marks = np.concatenate([positive, np.asarray(eps, float)])
+    marks = np.concatenate([positive, eps, *(rounding_bound(step[-1:], e) for e in eps)])
     zero = bool((values == 0).any())
     low, high = (marks.min(), marks.max()) if len(marks) else (EPS64, 1.0)
     bottom = max(math.floor(math.log10(low)), -DECADES) - zero
