@@ -1,0 +1,1 @@
+"""Ratios, measured in paired runs on one machine."""
