@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
 from neuromech.report import figures, story, words
+from neuromech.report.canvas import svg
 from neuromech.report.families import Family, by_kind, families, law_table, measured
 from neuromech.report.verdict import CONFIDENCE, LAW_OPERATIONS
 
@@ -118,7 +119,7 @@ def _kind(kind: str, found: Sequence[Family], n_steps: int) -> dict[str, Any]:
 
 
 def _embedded(figure: Figure) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(figures.svg(figure).encode()).decode()
+    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode()
 
 
 def _legend(found: Sequence[Family]) -> list[dict[str, Any]]:

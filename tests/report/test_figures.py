@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromech.record import Record
-from neuromech.report import figures
+from neuromech.report import canvas, figures
+from neuromech.report.canvas import POINTS, svg
 from neuromech.report.families import COLUMNS, Family, families
-from neuromech.report.figures import COLOURS, POINTS, family_figure, overview_figure, svg
+from neuromech.report.figures import COLOURS, family_figure, overview_figure
 from neuromech.report.verdict import LAWS
 
 from .simulate import train
@@ -69,16 +70,16 @@ def test_the_ideal_law_is_drawn_where_it_differs() -> None:
 def test_thinning_keeps_ends_and_extremes(values: list[float], seed: int) -> None:
     rng = np.random.default_rng(seed)
     x = np.concatenate([values, rng.standard_normal(seed % 2000)])
-    for picked in (figures._corners(x), figures._peaks(x)):
+    for picked in (canvas.corners(x), canvas.peaks(x)):
         assert (np.diff(picked) > 0).all()
         assert {picked[0], picked[-1]} == {0, len(x) - 1}
         assert len(picked) <= POINTS + 2
     finite, known = x[np.isfinite(x)], x[~np.isnan(x)]
     if len(finite) == len(x):
-        assert finite.min() in x[figures._corners(x)]
-        assert finite.max() in x[figures._corners(x)]
+        assert finite.min() in x[canvas.corners(x)]
+        assert finite.max() in x[canvas.corners(x)]
     if len(known) and known.max() >= 0:
-        assert known.max() in x[figures._peaks(x)]
+        assert known.max() in x[canvas.peaks(x)]
 
 
 def test_zeros_lie_on_a_line_of_their_own_and_nothing_is_hidden() -> None:
