@@ -23,6 +23,8 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(PYTHON) -m experiments.benchmarks.overhead
+	$(PYTHON) -m experiments.predicted_charges --out runs/predicted_charges-$$$$ && \
+	$(PYTHON) -m analysis.predicted_charges runs/predicted_charges-$$$$
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
