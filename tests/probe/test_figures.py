@@ -1,4 +1,4 @@
-"""The figures that the project promises, measured on a real run and printed (`pytest -s tests/probe/test_figures.py`)."""
+"""The figures that the project promises, measured on a real run and printed (with `pytest -s`)."""
 
 import pandas as pd
 import pytest

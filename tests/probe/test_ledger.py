@@ -68,7 +68,8 @@ def test_no_families() -> None:
 
 def test_relative() -> None:
     predicted, observed = np.array([2.0, 0.0, 1.0, np.nan]), np.array([1.0, 0.0, 0.0, 1.0])
-    np.testing.assert_array_equal(_relative(predicted, observed, np.array([2.0, 0.0, 0.0, 1.0])), [0.5, 0, np.nan, np.nan])
+    scale = np.array([2.0, 0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(_relative(predicted, observed, scale), [0.5, 0, np.nan, np.nan])
 
 
 @given(st.integers(0, 10**7))
