@@ -376,7 +376,7 @@ def test_a_relative_directory_stays_where_it_was(tmp_path: Path, monkeypatch: py
 
 
 def test_a_full_disk_gives_one_warning_and_costs_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    room, real = [60], os.write
+    room, real = [63], os.write  # ends within a line
 
     def write(handle: int, data: bytes) -> int:
         if not room[0]:
