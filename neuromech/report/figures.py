@@ -91,7 +91,7 @@ def _laws_of(family: Family) -> list[str]:
     """The laws that predicted something, the exact one last and so on top."""
     rows = family.distances[family.distances["step"] > 0]
     laws = [law for law in ("flow", "continuous", "ideal", "exact") if rows[law].notna().any()]
-    if not family.broken_by and {"exact", "ideal"} <= set(laws):
+    if not (family.broken_by or family.kind == "translation") and {"exact", "ideal"} <= set(laws):
         laws.remove("ideal")  # the exact law without a leak: the same line
     return laws
 

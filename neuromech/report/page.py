@@ -23,7 +23,11 @@ SHOWN = 6
 
 LAWS = {
     "exact": ("Exact law", "what each step of this optimizer does to the charge, with nothing left out"),
-    "ideal": ("Ideal law", "the exact law as if every symmetry were perfect, leaving out what makes it approximate"),
+    "ideal": (
+        "Ideal law",
+        "the exact law as if every symmetry were perfect: without the eps of norms, and without the rounding of gradients "
+        "that cancel, which moves translations",
+    ),
     "continuous": (
         "Continuous law",
         "a smooth approximation: the charge as a damped oscillator driven by the gradients",
@@ -125,7 +129,7 @@ def _embedded(figure: Figure) -> str:
 def _legend(found: Sequence[Family]) -> list[dict[str, Any]]:
     """The laws that are drawn, with how."""
     drawn = [law for law in LAWS if any(f.distances[law].notna().any() for f in found)]
-    if not any(f.broken_by for f in found) and "exact" in drawn and "ideal" in drawn:
+    if not any(f.broken_by or f.kind == "translation" for f in found) and "exact" in drawn and "ideal" in drawn:
         drawn.remove("ideal")
     dashes = {
         law: "" if style == "-" else " ".join(f"{2 * x:g}" for x in style[1]) for law, style in figures.STYLES.items()
