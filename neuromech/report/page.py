@@ -25,8 +25,8 @@ LAWS = {
     "exact": ("Exact law", "what each step of this optimizer does to the charge, with nothing left out"),
     "ideal": (
         "Ideal law",
-        "the exact law as if every symmetry were perfect: without the eps of norms, and without the rounding of gradients "
-        "that cancel, which moves translations",
+        "the exact law as if every symmetry were perfect: without the eps of norms, and without the rounding of "
+        "gradients that cancel, which moves translations",
     ),
     "continuous": (
         "Continuous law",

@@ -100,9 +100,9 @@ def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
         out.append(f"No prediction was recorded for {listing(silent)}.")
     if n := sum(f.verdict.status == "close" for f in found):
         out.append(
-            f"{many(n, 'law')} {_hold(n)} less closely than the rounding of the weights explains. Either gradients that "
-            "should cancel do so only up to their own rounding, or something small acts on the weights beside the "
-            "optimizer."
+            f"{many(n, 'law')} {_hold(n)} less closely than the rounding of the weights explains. Either gradients "
+            "that should cancel do so only up to their own rounding, or something small acts on the weights beside "
+            "the optimizer."
         )
     coarse = [f for f in found if f.verdict.allowed >= TELLS_LITTLE]
     if coarse:
