@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from fractions import Fraction
 
 from neuromech.detect.axes import leaves
-from neuromech.detect.expr import Component, Expr, Unknown, components
+from neuromech.detect.expr import Component, Unknown, components
 from neuromech.detect.interpret import Domain, Event
 from neuromech.detect.solve import Family, Vector
 from neuromech.symmetry import Kind, Part, Symmetry, Term
@@ -15,17 +16,13 @@ def symmetries(
     families: Sequence[Family], domain: Domain, shapes: dict[str, tuple[int, ...]], translation: bool
 ) -> list[Symmetry]:
     """The families of one domain as symmetries; `shapes` are those of the parameters."""
-    events: dict[int, list[Event]] = {}
-    for event in domain.events:
-        for unknown in {id(f.unknown) for f in event.expr.terms}:
-            events.setdefault(unknown, []).append(event)
+    happened = _Happened(domain.events)
     out = []
     for family in families:
         terms = tuple(_term(c, family, shapes) for c in family.vector)
         one_sign = len({w > 0 for w in family.vector.values()}) == 1
         kind: Kind = "translation" if translation else "scale" if one_sign else "rescale"
-        near = {id(e): e for u, _ in family.solution for e in events.get(id(u), ())}
-        seen = [e for e in near.values() if _moves(e.expr, family.solution)]
+        seen = happened.to(family.solution)
         broken = tuple(dict.fromkeys(e.broken_by for e in seen if e.broken_by))
         out.append(Symmetry(kind, family.size, terms, _reason(kind, terms, seen, shapes), broken_by=broken))
     return out
@@ -84,15 +81,24 @@ def _factors(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
         yield list(range(start, i))
 
 
-def _moves(expr: Expr, vector: Vector) -> bool:
-    """True if the solution gives `expr` a value other than zero."""
-    total: dict[object, object] = {}
-    for f, c in expr.terms.items():
-        for subset, component in components(f):
-            if component in vector:
-                key = subset, f.data
-                total[key] = total.get(key, 0) + c * vector[component]  # type: ignore[operator]
-    return any(total.values())
+class _Happened:
+    """Events, to be looked up by the solutions that they happen to."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self.events = events
+        self._entries: dict[Component, list[tuple[int, object, Fraction]]] = {}
+        for n, event in enumerate(events):
+            for f, c in event.expr.terms.items():
+                for subset, component in components(f):
+                    self._entries.setdefault(component, []).append((n, (subset, f.data), c))
+
+    def to(self, solution: Vector) -> list[Event]:
+        """The events whose expression is not zero under the solution, in order."""
+        values: dict[tuple[int, object], Fraction] = {}
+        for component, w in solution.items():
+            for n, key, c in self._entries.get(component, ()):
+                values[n, key] = values.get((n, key), Fraction(0)) + c * w
+        return [self.events[n] for n in sorted({n for (n, _), value in values.items() if value})]
 
 
 def _listed(words: Sequence[str]) -> str:
