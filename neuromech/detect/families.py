@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
 from neuromech.detect.axes import leaves
-from neuromech.detect.expr import Component, Unknown, components
-from neuromech.detect.interpret import Domain, Event
-from neuromech.detect.solve import Family, Vector
+from neuromech.detect.explain import Events, Shapes, reason
+from neuromech.detect.expr import Component, Unknown
+from neuromech.detect.interpret import Domain
+from neuromech.detect.solve import Family
 from neuromech.symmetry import Kind, Part, Symmetry, Term
 
 
-def symmetries(
-    families: Sequence[Family], domain: Domain, shapes: dict[str, tuple[int, ...]], translation: bool
-) -> list[Symmetry]:
+def symmetries(families: Sequence[Family], domain: Domain, shapes: Shapes, translation: bool) -> list[Symmetry]:
     """The families of one domain as symmetries; `shapes` are those of the parameters."""
-    happened = _Happened(domain.events)
+    events = Events(domain.events)
     out = []
     for family in families:
         terms = tuple(_term(c, family, shapes) for c in family.vector)
         one_sign = len({w > 0 for w in family.vector.values()}) == 1
         kind: Kind = "translation" if translation else "scale" if one_sign else "rescale"
-        seen = happened.to(family.solution)
+        seen = events.on(family.solution)
         broken = tuple(dict.fromkeys(e.broken_by for e in seen if e.broken_by))
-        out.append(Symmetry(kind, family.size, terms, _reason(kind, terms, seen, shapes), broken_by=broken))
+        out.append(Symmetry(kind, family.size, terms, reason(kind, terms, seen, shapes), broken_by=broken))
     return out
 
 
-def _term(component: Component, family: Family, shapes: dict[str, tuple[int, ...]]) -> Term:
+def _term(component: Component, family: Family, shapes: Shapes) -> Term:
     """A component as a slice of its parameter, whose axes are cut only where the family needs it."""
     unknown, _ = component
     assert unknown.name is not None
@@ -79,64 +77,3 @@ def _factors(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]
             have *= lengths[i]
             i += 1
         yield list(range(start, i))
-
-
-class _Happened:
-    """Events, to be looked up by the solutions that they happen to."""
-
-    def __init__(self, events: Sequence[Event]) -> None:
-        self.events = events
-        self._entries: dict[Component, list[tuple[int, object, Fraction]]] = {}
-        for n, event in enumerate(events):
-            for f, c in event.expr.terms.items():
-                for subset, component in components(f):
-                    self._entries.setdefault(component, []).append((n, (subset, f.data), c))
-
-    def to(self, solution: Vector) -> list[Event]:
-        """The events whose expression is not zero under the solution, in order."""
-        values: dict[tuple[int, object], Fraction] = {}
-        for component, w in solution.items():
-            for n, key, c in self._entries.get(component, ()):
-                values[n, key] = values.get((n, key), Fraction(0)) + c * w
-        return [self.events[n] for n in sorted({n for (n, _), value in values.items() if value})]
-
-
-def _listed(words: Sequence[str]) -> str:
-    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
-
-
-def _words(terms: Sequence[Term], shapes: dict[str, tuple[int, ...]]) -> str:
-    """Slices in words: "conv1.weight and conv1.bias rows", "fc.weight columns in 64 blocks of 16"."""
-    groups: dict[str, list[str]] = {}
-    for t in terms:
-        shape, view = shapes[t.parameter], t.part.shape if t.part else shapes[t.parameter]
-        names = {(): "as a whole" if shape else "", (0,): "entries" if len(shape) == 1 else "rows", (1,): "columns"}
-        which = names.get(t.axes, f"slices along axes {_listed(list(map(str, t.axes)))}")
-        if len(t.axes) == len(view):
-            which = "entries"
-        elif view != shape:
-            which = f"slices along axes {_listed(list(map(str, t.axes)))} of the view {view}"
-            if len(shape) == 2 and len(view) == 3 and t.axes == (1,) and view[0] == shape[0]:
-                which = f"columns in {view[1]} blocks of {view[2]}"
-        groups.setdefault(which, []).append(t.parameter)
-    return _listed([f"{_listed(names)} {which}".strip() for which, names in groups.items()])
-
-
-def _reason(kind: Kind, terms: Sequence[Term], events: Sequence[Event], shapes: dict[str, tuple[int, ...]]) -> str:
-    up, down = ([t for t in terms if t.weight * sign > 0] for sign in (1, -1))
-
-    def why(verb: str, otherwise: str) -> str:
-        return _listed(list(dict.fromkeys(e.words for e in events if e.verb == verb))) or otherwise
-
-    if kind == "translation":
-        against = f" against {_words(down, shapes)}" if down else " by a constant"
-        absorbed = why("absorbs", "only their sum enters")
-        return f"{_words(up, shapes)} can be shifted{against}: {absorbed}"
-    through = why("passes", "")
-    through = through and f"positive factors pass through {through}"
-    if kind == "scale":
-        one = len(terms) == 1 and not terms[0].axes
-        what = f"{_words(up, shapes)} {'is' if one else 'are'} scale-invariant"
-        return "; ".join(filter(None, [f"{what}: {why('normalises', 'their size cancels')}", through]))
-    what = f"a factor on {_words(up, shapes)} is undone by its inverse on {_words(down, shapes)}"
-    return "; ".join(filter(None, [f"{what}: {through or 'all that lies between is linear'}", why("normalises", "")]))
