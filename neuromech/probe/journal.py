@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 
 from neuromech.errors import NeuromechWarning
 from neuromech.record import Record
+
+MOST = 20  # lines of one kind: a model that drops layers at random has something to tell at every step
 
 
 class Journal:
@@ -15,16 +18,28 @@ class Journal:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._told: set[str] = set()
+        self._lines: Counter[str] = Counter()
 
     def event(self, step: int, kind: str, message: str) -> None:
+        """One line; of those of one kind the first `MOST`, and a word that more are left out."""
+        self._lines[kind] += 1
+        if self._lines[kind] > MOST:
+            return
+        if self._lines[kind] == MOST:
+            message += f" (the last of {MOST} such lines: what follows of this kind is not listed)"
         self._record.append("events", {"step": [step], "kind": [kind], "message": [message]})
 
     def once(self, key: str, step: int, kind: str, message: str, warn: bool = True) -> None:
         if key not in self._told:
-            self._told.add(key)
             self.event(step, kind, message)
             if warn:
-                warnings.warn(message, NeuromechWarning, stacklevel=3)
+                self.warn_once(key, message)
+            self._told.add(key)
+
+    def warn_once(self, key: str, message: str) -> None:
+        if key not in self._told:
+            self._told.add(key)
+            warnings.warn(message, NeuromechWarning, stacklevel=3)
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

@@ -10,29 +10,33 @@ Nothing here changes a number of the training run: hooks read, and return what t
 from __future__ import annotations
 
 import traceback
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect.capture import Graph, record
 from neuromech.detect.find import Findings, analyse, find_symmetries, find_under, wants_target
 from neuromech.detect.interpret import Invariance
 from neuromech.detect.recognise import recognise
+from neuromech.dynamics.descent import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
-from neuromech.probe.watch import Forward, ForwardWatch, StepWatch, held, is_watched
+from neuromech.probe.watch import Forward, ForwardWatch, StepWatch, held
 from neuromech.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
 
 
 def instrument(
@@ -58,7 +62,7 @@ def instrument(
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
-    _check(model, loss, example, optimizer, every)
+    _check(model, loss, example, optimizer, every, members)
     return Probe(model, loss, example, optimizer, run, every, members, resume)
 
 
@@ -88,6 +92,7 @@ class Probe:
         self._steps = StepWatch(
             lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
         )
+        _watched.add(self._model)
         if optimizer is not None:
             self._steps.consider(optimizer)
 
@@ -144,6 +149,7 @@ class Probe:
             self._explain_silence()
             self._forwards.remove()
             self._steps.remove()
+            _watched.discard(self._model)
             self._record.close()
 
     def __enter__(self) -> Probe:
@@ -177,6 +183,11 @@ class Probe:
         """
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
+        if not (isinstance(state, dict) and state.keys() >= {"found", "measurement"}):
+            what = f"a dict of {sorted(map(str, state))}" if isinstance(state, dict) else type(state).__name__
+            raise RecordError(
+                f"expected what state_dict() of a probe returns, a dict of found, measurement; got {what}"
+            )
         found = Findings.from_dict(state["found"])
         try:
             for s in found:
@@ -207,8 +218,20 @@ class Probe:
             if len(free) != len(graph.outputs):
                 free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
             self._found = find_under(self._model, trained.args, trained.kwargs, graph, free)
+        if self._record.session:
+            self._journal.once(
+                "no state",
+                0,
+                "no state",
+                "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, "
+                "and what was recorded before stays on disk, as a branch that was given up. To go on where it stopped, "
+                "save probe.state_dict() and pass it to probe.load_state_dict() before the first step",
+            )
         self._measure(self._found).begin()
         return True
+
+    def _names(self) -> dict[Tensor, str]:
+        return {p: name for name, p in named_parameters(self._model).items()}
 
     def _measure(self, found: Findings) -> Measurement:
         self._found, self._graph = found, None
@@ -233,6 +256,8 @@ class Probe:
     # -- measuring --------------------------------------------------------------------------------------------------
 
     def _before(self, optimizer: Optimizer) -> None:
+        if self._measurement is None and not read(optimizer, self._names()):
+            return  # a step before any backward, or one that a GradScaler skips: nothing begins
         if self._measurement is not None or self._start():
             assert self._measurement is not None
             self._measurement.before(optimizer)
@@ -278,10 +303,17 @@ def _bare(model: nn.Module) -> nn.Module:
 
 
 def _check(
-    model: nn.Module, loss: Callable[..., Any] | None, example: Any, optimizer: Optimizer | None, every: int
+    model: nn.Module,
+    loss: Callable[..., Any] | None,
+    example: Any,
+    optimizer: Optimizer | None,
+    every: int,
+    members: int | None,
 ) -> None:
+    if not isinstance(model, nn.Module):
+        raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
     name = type(model).__name__
-    if is_watched(model):
+    if _bare(model) in _watched:
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
         )
@@ -292,8 +324,10 @@ def _check(
             f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
             "copied or moved? Make it from model.parameters()"
         )
-    if every < 1:
+    if not isinstance(every, int) or every < 1:
         raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
+    if members is not None and (not isinstance(members, int) or members < 0):
+        raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
     if loss is not None and example is None:
         raise InstrumentError(
             "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "

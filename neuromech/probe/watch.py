@@ -27,18 +27,22 @@ class Forward:
     training: bool
     outputs: list[Tensor] = field(default_factory=list)
     cotangents: list[Tensor | None] = field(default_factory=list)
+    finite: bool = True
 
 
 class ForwardWatch:
     """Keeps the first forward whose output receives a gradient: the one that trains.
 
-    `seen` is called with every candidate before it runs. Evaluation under `no_grad` is no candidate.
+    One whose gradient overflowed gives way to the next: a `GradScaler` finds its scale by such steps, and skips them.
+    `seen` is called with every candidate before it runs; what it raises is raised once the forward has succeeded, as a
+    forward that fails by itself must fail with its own error. Evaluation under `no_grad` is no candidate.
     """
 
     def __init__(self, model: nn.Module, seen: Callable[[Forward], None]) -> None:
         self.trained: Forward | None = None
         self._seen = seen
         self._candidate: Forward | None = None
+        self._failure: Exception | None = None
         self._inside = False
         before, after = _Hook(self._before), _Hook(self._after)
         self._handles = (
@@ -47,19 +51,26 @@ class ForwardWatch:
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.trained is None and torch.is_grad_enabled() and not self._inside:
-            self._inside = True  # `seen` may call the model itself
+        if self._inside:  # `seen` may call the model itself
+            return
+        self._candidate = self._failure = None
+        if (self.trained is None or not self.trained.finite) and torch.is_grad_enabled():
+            self._inside = True
             try:
-                candidate = Forward(args, kwargs, model.training)
-                self._seen(candidate)
-                self._candidate = candidate
+                self._candidate = Forward(args, kwargs, model.training)
+                self._seen(self._candidate)
+            except Exception as error:
+                self._failure = error
             finally:
                 self._inside = False
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        forward, self._candidate = (None, self._candidate) if self._inside else (self._candidate, None)
-        if forward is None:
+        if self._inside or self._candidate is None:
             return
+        forward, self._candidate = self._candidate, None
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
         for i, t in enumerate(tensors_of(output)):
             forward.outputs.append(t.detach())
             forward.cotangents.append(None)
@@ -67,9 +78,10 @@ class ForwardWatch:
                 t.register_hook(lambda gradient, i=i: self._received(forward, i, gradient))
 
     def _received(self, forward: Forward, i: int, gradient: Tensor) -> None:
-        if self.trained in (None, forward):
+        if self.trained is None or self.trained is forward or not self.trained.finite:
             self.trained = forward
             forward.cotangents[i] = gradient.detach()
+            forward.finite = forward.finite and bool(torch.isfinite(gradient).all())
 
     def forget(self) -> None:
         """Let go of the tensors, keep watching no more."""
@@ -98,11 +110,6 @@ class _Hook:
         return _Hook, ()
 
 
-def is_watched(model: nn.Module) -> bool:
-    """True if some instrument is watching this model's forward."""
-    return any(isinstance(h, _Hook) and h.function is not None for h in model._forward_pre_hooks.values())
-
-
 class StepWatch:
     """Calls `before(optimizer)` when the gradients of a step are ready, and `after(optimizer)` when it is done.
 
@@ -117,9 +124,8 @@ class StepWatch:
         after: Callable[[Optimizer], None],
     ) -> None:
         self._parameters, self._before, self._after = parameters, before, after
-        self._known: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._handles: list[Any] = []
-        self._measured = False
+        self._attached: weakref.WeakKeyDictionary[Optimizer, tuple[Any, Any]] = weakref.WeakKeyDictionary()
+        self._measured: Optimizer | None = None
         # The registry of torch lives for ever: it must not keep a forgotten model alive.
         me = weakref.ref(self)
 
@@ -127,23 +133,25 @@ class StepWatch:
             if (watch := me()) is not None:
                 watch.consider(optimizer)
 
-        everywhere = register_optimizer_step_pre_hook(discover)
-        self._handles.append(everywhere)
-        weakref.finalize(self, everywhere.remove)
+        self._everywhere = register_optimizer_step_pre_hook(discover)
+        weakref.finalize(self, self._everywhere.remove)
 
     def consider(self, optimizer: Optimizer) -> None:
-        """Attach to `optimizer` if it holds one of our parameters and is not attached yet."""
-        if optimizer in self._known or not held(optimizer, self._parameters()):
+        """Attach to `optimizer` if it holds one of our parameters; if attached already, go behind its other hooks."""
+        if optimizer in self._attached:
+            begin, end = self._attached[optimizer]
+            begin.remove()
+        elif held(optimizer, self._parameters()):
+            end = optimizer.register_step_post_hook(self._end)
+        else:
             return
-        self._known.add(optimizer)
-        # Hooks of the instance run after those that were registered before them, such as gradient clipping in a hook.
-        self._handles.append(optimizer.register_step_pre_hook(self._begin))
-        self._handles.append(optimizer.register_step_post_hook(self._end))
+        # Hooks run in the order of their registration: the last one sees gradients that another has clipped.
+        self._attached[optimizer] = optimizer.register_step_pre_hook(self._begin), end
 
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._measured = False
+        self._measured = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._measure(optimizer)
@@ -157,18 +165,21 @@ class StepWatch:
         return (args[0], measured, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
 
     def _measure(self, optimizer: Optimizer) -> None:
-        if not self._measured:  # a line search calls its closure many times; the step starts from the first
-            self._measured = True
+        if self._measured is not optimizer:  # a line search calls its closure many times; the first one counts
+            self._measured = optimizer
             self._before(optimizer)
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._measured:
+        if self._measured is optimizer:  # else it steps by means of another optimizer, which was measured
+            self._measured = None
             self._after(optimizer)
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._everywhere.remove()
+        for handles in self._attached.values():
+            for handle in handles:
+                handle.remove()
+        self._attached.clear()
 
 
 def held(optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:

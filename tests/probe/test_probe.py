@@ -402,3 +402,167 @@ class TestTrouble:
         del model
         gc.collect()
         assert gone() is None
+
+
+class TestOtherHands:
+    """What others do to the optimizer, the weights or the loop beside us."""
+
+    def test_a_clipping_hook_added_in_mid_run_is_seen(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 3)
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+
+        optimizer.register_step_pre_hook(clip)
+        train(model, optimizer, 3)
+        assert worst(probe.history) < 1e-13
+
+    @pytest.mark.parametrize("what", ["weights", "momentum"])
+    def test_what_no_step_did_starts_the_predictions_over_and_is_said(self, what: str) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        train(model, optimizer, 3)
+        of = model if what == "weights" else optimizer
+        kept = copy.deepcopy(of.state_dict())
+        train(model, optimizer, 3)
+        of.load_state_dict(kept)
+        with pytest.warns(NeuromechWarning, match="before step 7, .*start over"):
+            train(model, optimizer, 3)
+        assert worst(probe.history) < 1e-13
+        assert list(probe._record.frame("events")["kind"]) == ["changed"]
+
+    def test_weights_moved_and_put_back_are_no_change(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        for _ in range(3):
+            train(model, optimizer, 1)
+            kept = copy.deepcopy(model.state_dict())
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.mul_(0.5)  # evaluated with other weights, as averages are
+            model.load_state_dict(kept)
+        assert probe._record.frame("events").empty
+        assert worst(probe.history) < 1e-13
+
+    def test_a_state_loaded_beside_other_weights_is_said(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        train(model, sgd(model), 3)
+        state = probe.state_dict()
+        other = small(seed=4)
+        resumed = neuromech.instrument(other)
+        resumed.load_state_dict(state)
+        with pytest.warns(NeuromechWarning, match="before step 4, .*start over"):
+            train(other, sgd(other), 3)
+        assert worst(resumed.history) < 1e-13
+
+    def test_an_optimizer_that_steps_through_another(self) -> None:
+        class Outer(torch.optim.Optimizer):
+            def __init__(self, inner: torch.optim.Optimizer) -> None:
+                super().__init__(inner.param_groups, {})
+                self.inner = inner
+
+            def step(self, closure: object = None) -> None:
+                self.inner.step()
+
+        model = small()
+        probe = neuromech.instrument(model)
+        train(model, Outer(sgd(model)), 4)
+        assert probe.history["step"].max() == 4
+        assert worst(probe.history) < 1e-13
+
+    def test_overflow_in_the_first_steps_is_waited_out(self) -> None:
+        """A gradient that is infinite tells nothing of the loss: `GradScaler` skips such steps."""
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer, scaler = sgd(model), torch.amp.GradScaler("cpu", init_scale=4.0)
+        x, y = batch()
+        for k in range(3):
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(x), y) * (float("inf") if k == 0 else 1.0)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        assert probe.history["step"].max() == 2
+        assert any(s.parameters == ("7.bias",) for s in probe.symmetries)  # the shift that softmax ignores
+
+    def test_a_forward_that_fails_fails_with_its_own_error(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        with pytest.raises(RuntimeError, match="Kernel size"):
+            model(torch.zeros(2, 1, 1, 1).double())
+        train(model, sgd(model), 2)
+        assert probe.history["step"].max() == 2
+
+    def test_a_step_before_any_backward_is_none(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        optimizer.step()
+        train(model, optimizer, 2)
+        assert probe.history["step"].max() == 2
+        assert probe._record.frame("events").empty
+
+    def test_used_optimizers_are_freed(self) -> None:
+        import gc
+        import weakref
+
+        model = small()
+        probe = neuromech.instrument(model)
+        for _ in range(3):
+            optimizer = sgd(model)
+            train(model, optimizer, 2)
+        gone = weakref.ref(optimizer)
+        del optimizer
+        gc.collect()
+        assert gone() is None
+        assert worst(probe.history) < 1e-13
+        assert len(probe._record.meta["optimizers"]) == 1
+
+    def test_events_of_one_kind_do_not_pile_up(self) -> None:
+        model = small()
+        probe = neuromech.instrument(model)
+        optimizer = sgd(model)
+        x, y = batch()
+        for k in range(60):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if k % 2:
+                model[5].weight.grad = None
+            optimizer.step()
+        messages = list(probe._record.frame("events")["message"])
+        assert len(messages) == 20
+        assert "not listed" in messages[-1]
+        assert worst(probe.history) < 1e-13
+
+    def test_resuming_a_directory_without_a_state_is_said(self, tmp_path) -> None:
+        model = small()
+        with neuromech.instrument(model, run=tmp_path / "run"):
+            train(model, sgd(model), 2)
+        neuromech.instrument(model, run=tmp_path / "run", resume=True)
+        with pytest.warns(NeuromechWarning, match="steps count from 0 again"):
+            train(model, sgd(model), 2)
+
+    def test_a_model_is_known_through_its_wrapper(self) -> None:
+        model = small()
+        neuromech.instrument(nn.DataParallel(model))
+        with pytest.raises(InstrumentError, match="instrumented already"):
+            neuromech.instrument(model)
+
+    @pytest.mark.parametrize("wrong", [{}, {"found": {}}, None])
+    def test_a_state_that_is_none(self, wrong: object) -> None:
+        with pytest.raises(RecordError, match="expected what state_dict"):
+            neuromech.instrument(small()).load_state_dict(wrong)
+
+    @pytest.mark.parametrize("options", [{"members": -1}, {"members": 1.5}, {"every": 2.5}])
+    def test_numbers_that_make_no_sense(self, options: dict) -> None:
+        with pytest.raises(InstrumentError, match=next(iter(options))):
+            neuromech.instrument(small(), **options)
+
+    def test_not_a_model(self) -> None:
+        with pytest.raises(InstrumentError, match="got str"):
+            neuromech.instrument("model")
