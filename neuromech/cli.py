@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -23,12 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     warnings.showwarning = _plain_warning  # type: ignore[assignment]
     try:
-        return int(options.do(options))
+        code = int(options.do(options))
+        sys.stdout.flush()
+        return code
     except NeuromechError as error:
         print(f"neuromech: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("neuromech: interrupted; what was recorded until now is kept", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader has seen enough, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
         return 1
 
 
@@ -100,6 +107,7 @@ def _detect(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from neuromech.detect import find_symmetries
+    from neuromech.record.run import plain
 
     given = _call(options.factory)
     with tqdm(total=1, desc="detecting", leave=False, disable=None) as bar:
@@ -116,7 +124,7 @@ def _detect(options: argparse.Namespace) -> int:
             "dimension": found.dimension,
             "notes": found.notes,
         }
-        print(json.dumps(document, indent=1))
+        print(json.dumps(plain(document), indent=1, allow_nan=False))
     else:
         print(found)
     return 0
@@ -135,10 +143,19 @@ def _call(factory: str) -> tuple[Any, ...]:
         make = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise NeuromechError(f"cannot load {factory}: {error}") from error
+    try:
+        inspect.signature(make).bind()
+    except (TypeError, ValueError) as error:
+        raise NeuromechError(f"{factory} must be callable without arguments: {error}") from error
     given = make()
     if not isinstance(given, tuple) or not 2 <= len(given) <= 4:
         raise NeuromechError(
             f"{factory} must return (model, example[, loss[, target]]), it returned {type(given).__name__}"
+        )
+    if not hasattr(given[0], "named_parameters"):
+        raise NeuromechError(
+            f"{factory} must return a torch.nn.Module first, as in (model, example); it returned a "
+            f"{type(given[0]).__name__} there"
         )
     return given
 
@@ -152,9 +169,9 @@ def _fresh(parent: Path, stem: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    if (n := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{n} is not a positive number")
-    return n
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(text)
 
 
 def _plain_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

@@ -24,6 +24,14 @@ def wrong():
 
 def failing():
     return nn.Linear(2, 2), torch.randn(3, 5)
+
+def asking(width):
+    return nn.Linear(width, 2), torch.randn(3, width)
+
+def words():
+    return "a model", torch.randn(3, 5)
+
+number = 3
 """
 
 
@@ -52,12 +60,33 @@ def test_detect_json_is_what_find_symmetries_says(nets, capsys) -> None:
     assert all(s["defect"] < 1e-12 for s in found["symmetries"])
 
 
+def test_json_without_verification_is_still_json(nets, capsys) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert main(["detect", "cli_nets:small", "--json", "--no-verify"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert all(s["defect"] is None for s in found["symmetries"])
+
+
+def test_a_reader_that_leaves_is_no_crash(nets) -> None:
+    command = [sys.executable, "-m", "neuromech", "detect", "cli_nets:small"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=nets, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
 @pytest.mark.parametrize(
     ("factory", "message"),
     [
         ("cli_nets", "MODULE:CALLABLE"),
         ("no_such_module:f", "cannot load"),
         ("cli_nets:no_such", "cannot load"),
+        ("cli_nets:asking", "without arguments"),
+        ("cli_nets:number", "without arguments"),
+        ("cli_nets:words", "returned a str there"),
         ("cli_nets:wrong", "must return"),
         ("cli_nets:failing", "Linear"),
     ],

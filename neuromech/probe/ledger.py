@@ -6,7 +6,10 @@ over at once and are summed up by family.
 
 from __future__ import annotations
 
+import atexit
+import os
 import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,6 +45,17 @@ class Ledger:
         self._readings: list[tuple[int, Tensor]] = []
         self._last = time.monotonic()
         self._finite = True
+        self._process = os.getpid()
+        _live.add(self)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_process"):
+            self._end()
+
+    def _end(self) -> None:
+        """The probe was forgotten, or Python ends: what waits must still reach the record."""
+        if self._steps and os.getpid() == self._process:
+            self.flush()
 
     def add(self, step: int, optimizer: int, lr: float, when: float, fields: Tensor | None) -> None:
         """One step: its lr, the time t = sum of lr, and [fields, rows] of readings (None: not recorded)."""
@@ -98,6 +112,15 @@ class Ledger:
             step = int(steps[bad.argmax()])
             message = f"parameters are not finite from step {step} on: the run has diverged"
             self._journal.event(step, "non-finite", message)
+
+
+_live: weakref.WeakSet[Ledger] = weakref.WeakSet()
+
+
+@atexit.register  # after the record has registered its own, so this runs before it
+def _end_all() -> None:
+    for ledger in list(_live):
+        ledger._end()
 
 
 def _relative(predicted: np.ndarray, observed: np.ndarray, scale: np.ndarray) -> np.ndarray:

@@ -1,6 +1,11 @@
 """From readings to rows: sums by family, residuals, the stride of single members."""
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -80,3 +85,27 @@ def test_stride_grows_with_the_run(step: int) -> None:
     assert _stride(step + 1) >= stride
     octave = 2 ** (max(step, 1).bit_length() - 1)
     assert octave < 64 or 32 <= octave // stride <= 64
+
+
+@pytest.mark.parametrize("how", ["forgotten", "exit"])
+def test_nothing_is_lost_without_remove(tmp_path, how: str) -> None:
+    """The last steps wait in memory; they reach the disk when the model goes, or Python ends."""
+    script = """
+        import gc, torch, neuromech
+        model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2))
+        neuromech.instrument(model, run="run")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(torch.randn(6, 3)).square().sum().backward()
+            optimizer.step()
+        """
+    forget = """
+        del model, optimizer
+        gc.collect()
+        import os; os._exit(0)
+        """
+    code = textwrap.dedent(script + (forget if how == "forgotten" else ""))
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].max() == 5
+    assert pd.read_csv(tmp_path / "run" / "charges.csv")["step"].max() == 5
