@@ -11,6 +11,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -127,8 +128,20 @@ def call(
     copied: Callable[[Tensor], Tensor] = torch.clone,
 ) -> Any:
     """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
-    with _attributes_lent(model, copied):
-        return functional_call(model, dict(state), args, kwargs)
+    before = _calling.set(True)
+    try:
+        with _attributes_lent(model, copied):
+            return functional_call(model, dict(state), args, kwargs)
+    finally:
+        _calling.reset(before)
+
+
+def is_our_call() -> bool:
+    """True inside `call`: a forward of neuromech's own, which is no step of anyone's training."""
+    return _calling.get()
+
+
+_calling: ContextVar[bool] = ContextVar("calling", default=False)
 
 
 @contextmanager

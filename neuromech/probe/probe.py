@@ -21,16 +21,18 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect.capture import Graph, record
-from neuromech.detect.find import Findings, analyse, find_symmetries, find_under, wants_target
+from neuromech.detect.find import Findings, analyse, arguments, find_under
 from neuromech.detect.interpret import Invariance
 from neuromech.detect.recognise import recognise
+from neuromech.detect.verify import Experiment, outputs_as_they_are
 from neuromech.dynamics.descent import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.params import named_parameters
 from neuromech.probe import describe
+from neuromech.probe.given import bare, check, find_now
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
-from neuromech.probe.watch import Forward, ForwardWatch, StepWatch, held
+from neuromech.probe.watch import Forward, ForwardWatch, StepWatch
 from neuromech.record import Record
 
 if TYPE_CHECKING:
@@ -52,17 +54,22 @@ def instrument(
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
-    `example`: what the model is called with (tensor, tuple, dict), or `(inputs, target)` if `loss` takes a target; the
-    symmetries are then known at once. Without it they are found at the first step, with the loss known by the gradient
-    that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters. `run`:
-    directory for the records; without it they are kept in memory. `every`: record every so many steps (predictions
-    advance at all of them). `members`: how many members of each family to record singly, None for all. `resume`: go on
-    in a run directory that holds a run already.
+    `example`: what the model is called with (tensor, tuple, dict), or `(inputs, target)` if `loss` takes a target; with
+    both the symmetries are known at once. Without a loss they are found at the first step, and the loss is known by the
+    gradient that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters.
+    `run`: directory for the records; without it they are kept in memory. `every`: record every so many steps
+    (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
+    `resume`: go on in a run directory that holds a run already.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
-    _check(model, loss, example, optimizer, every, members)
+    check(model, loss, example, optimizer, every, members)
+    if bare(model) in _watched:
+        name = type(model).__name__
+        raise InstrumentError(
+            f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
+        )
     return Probe(model, loss, example, optimizer, run, every, members, resume)
 
 
@@ -80,14 +87,17 @@ class Probe:
         members: int | None,
         resume: bool,
     ) -> None:
-        self._model = _bare(model)
+        self._model = bare(model)
         self._every, self._members = every, members
-        self._graph: tuple[bool, Graph] | None = None  # with the training flag it was recorded under
-        self._found = None if example is None else _find_now(self._model, loss, example)
+        self._graph: tuple[Forward, Graph] | None = None
+        self._found = None if loss is None else find_now(self._model, loss, example)
         self._measurement: Measurement | None = None
         self._removed = False
         self._record = Record(run, describe.of_model(self._model), resume)
         self._journal = Journal(self._record)
+        self._has_example = example is not None
+        if example is not None and loss is None:
+            self._on_forward(Forward(*arguments(example), self._model.training))
         self._forwards = ForwardWatch(model, self._on_forward)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
@@ -106,9 +116,10 @@ class Probe:
             return self._found
         if self._graph is None:
             raise InstrumentError(self._why_nothing())
-        graph = self._graph[1]
-        note = "no gradient has been seen yet: as if the loss saw the whole output, and nothing verified"
-        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), None, (note,))
+        forward, graph = self._graph
+        note = "no gradient has been seen yet: as if the loss saw the whole output"
+        experiment = Experiment(self._model, forward.args, forward.kwargs, outputs_as_they_are)
+        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
 
     @property
     def history(self) -> pd.DataFrame:
@@ -200,24 +211,17 @@ class Probe:
 
     def _on_forward(self, forward: Forward) -> None:
         """Record the graph at the first forward, and again if the model went from eval to train before it trained."""
-        if self._found is None and (self._graph is None or self._graph[0] != forward.training):
-            self._graph = forward.training, record(self._model, forward.args, forward.kwargs)
+        if self._found is None and (self._graph is None or self._graph[0].training != forward.training):
+            self._graph = forward, record(self._model, forward.args, forward.kwargs)
 
     def _start(self) -> bool:
         """The gradients of the first step are ready: settle the symmetries, read the initial charges."""
         if self._found is None:
             trained = self._forwards.trained
-            if self._graph is None or trained is None:
+            if self._graph is None or (trained is None and not self._has_example):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
-            graph = self._graph[1]
-            free = [
-                Invariance() if g is None else recognise(y, g)
-                for y, g in zip(trained.outputs, trained.cotangents, strict=True)
-            ]
-            if len(free) != len(graph.outputs):
-                free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
-            self._found = find_under(self._model, trained.args, trained.kwargs, graph, free)
+            self._found = self.symmetries if trained is None else self._recognised(trained, self._graph[1])
         if self._record.session:
             self._journal.once(
                 "no state",
@@ -229,6 +233,16 @@ class Probe:
             )
         self._measure(self._found).begin()
         return True
+
+    def _recognised(self, trained: Forward, graph: Graph) -> Findings:
+        """What holds for the loss that sent the gradients which `trained` has received."""
+        free = [
+            Invariance() if g is None else recognise(y, g)
+            for y, g in zip(trained.outputs, trained.cotangents, strict=True)
+        ]
+        if len(free) != len(graph.outputs):
+            free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
+        return find_under(self._model, trained.args, trained.kwargs, graph, free)
 
     def _names(self) -> dict[Tensor, str]:
         return {p: name for name, p in named_parameters(self._model).items()}
@@ -243,7 +257,8 @@ class Probe:
         if self._found is None and self._graph is None:
             return (
                 "no forward of the instrumented model has been seen with gradients enabled: call the model itself, not "
-                "its parts, or pass example= to instrument()"
+                "its parts (a compiled or wrapped model, if that is what you call, is what to instrument), or pass "
+                "example= to instrument()"
             )
         if self._found is None and self._forwards.trained is None:
             return "no gradient has reached the model's output: no backward has been seen"
@@ -290,55 +305,3 @@ class Probe:
                 self.remove()
 
         return guarded
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
-    while True:
-        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
-def _check(
-    model: nn.Module,
-    loss: Callable[..., Any] | None,
-    example: Any,
-    optimizer: Optimizer | None,
-    every: int,
-    members: int | None,
-) -> None:
-    if not isinstance(model, nn.Module):
-        raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
-    name = type(model).__name__
-    if _bare(model) in _watched:
-        raise InstrumentError(
-            f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
-        )
-    if not any(p.requires_grad for p in model.parameters()):
-        raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
-    if optimizer is not None and not held(optimizer, list(model.parameters())):
-        raise InstrumentError(
-            f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
-            "copied or moved? Make it from model.parameters()"
-        )
-    if not isinstance(every, int) or every < 1:
-        raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
-    if members is not None and (not isinstance(members, int) or members < 0):
-        raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
-    if loss is not None and example is None:
-        raise InstrumentError(
-            "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "
-            "gradient that it sends back"
-        )
-
-
-def _find_now(model: nn.Module, loss: Callable[..., Any] | None, example: Any) -> Findings:
-    if loss is None or not wants_target(loss):
-        return find_symmetries(model, example, loss)
-    if not (isinstance(example, (tuple, list)) and len(example) == 2):
-        raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
-    inputs, target = example
-    return find_symmetries(model, inputs, loss, target)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from neuromech.detect.capture import tensors_of
+from neuromech.detect.capture import is_our_call, tensors_of
 
 
 @dataclass(eq=False)
@@ -43,7 +43,6 @@ class ForwardWatch:
         self._seen = seen
         self._candidate: Forward | None = None
         self._failure: Exception | None = None
-        self._inside = False
         before, after = _Hook(self._before), _Hook(self._after)
         self._handles = (
             model.register_forward_pre_hook(before, with_kwargs=True),
@@ -51,21 +50,18 @@ class ForwardWatch:
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._inside:  # `seen` may call the model itself
+        if is_our_call():
             return
         self._candidate = self._failure = None
         if (self.trained is None or not self.trained.finite) and torch.is_grad_enabled():
-            self._inside = True
+            self._candidate = Forward(args, kwargs, model.training)
             try:
-                self._candidate = Forward(args, kwargs, model.training)
                 self._seen(self._candidate)
             except Exception as error:
                 self._failure = error
-            finally:
-                self._inside = False
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._inside or self._candidate is None:
+        if is_our_call() or self._candidate is None:
             return
         forward, self._candidate = self._candidate, None
         failure, self._failure = self._failure, None

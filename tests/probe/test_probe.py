@@ -111,6 +111,26 @@ def test_symmetries_before_the_first_step() -> None:
     assert not any("7.bias" in s.parameters for s in probe.symmetries)  # softmax has not been seen yet
 
 
+def test_example_without_a_loss_is_captured_at_once_and_the_loss_recognised_later() -> None:
+    model = small()
+    probe = neuromech.instrument(model, example=batch()[0])
+    assert {s.kind for s in probe.symmetries} == {"scale", "rescale", "translation"}
+    assert not any("7.bias" in s.parameters for s in probe.symmetries)
+    assert all(s.defect < 1e-3 for s in probe.symmetries)
+    train(model, sgd(model), 3)
+    assert any("7.bias" in s.parameters for s in probe.symmetries)
+    assert worst(probe.history) < 1e-13
+
+
+def test_example_serves_where_the_model_itself_is_never_called() -> None:
+    model, (x, y) = small(), batch()
+    probe = neuromech.instrument(model, example=x)
+    F.cross_entropy(model[1:](model[0](x)), y).backward()
+    sgd(model).step()
+    assert probe.history["step"].max() == 1
+    assert not any("7.bias" in s.parameters for s in probe.symmetries)
+
+
 def test_evaluation_before_training_does_not_count() -> None:
     model = small()
     probe = neuromech.instrument(model)

@@ -1,0 +1,63 @@
+"""What `instrument` was given: unwrapped, checked, and put to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer
+
+from neuromech.detect.find import Findings, find_symmetries, wants_target
+from neuromech.errors import InstrumentError
+from neuromech.probe.watch import held
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
+    while True:
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def check(
+    model: nn.Module,
+    loss: Callable[..., Any] | None,
+    example: Any,
+    optimizer: Optimizer | None,
+    every: int,
+    members: int | None,
+) -> None:
+    """Raise `InstrumentError` for what cannot work, before anything is touched."""
+    if not isinstance(model, nn.Module):
+        raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
+    name = type(model).__name__
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
+    if optimizer is not None and not held(optimizer, list(model.parameters())):
+        raise InstrumentError(
+            f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
+            "copied or moved? Make it from model.parameters()"
+        )
+    if not isinstance(every, int) or every < 1:
+        raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
+    if members is not None and (not isinstance(members, int) or members < 0):
+        raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
+    if loss is not None and example is None:
+        raise InstrumentError(
+            "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "
+            "gradient that it sends back"
+        )
+
+
+def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findings:
+    """The symmetries under a loss that can be evaluated on the example: `(inputs, target)`, or inputs alone."""
+    if not wants_target(loss):
+        return find_symmetries(model, example, loss)
+    if not (isinstance(example, (tuple, list)) and len(example) == 2):
+        raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
+    inputs, target = example
+    return find_symmetries(model, inputs, loss, target)
