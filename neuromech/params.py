@@ -18,11 +18,6 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=True))
 
 
-def detached(params: Mapping[str, Tensor]) -> Params:
-    """A copy that shares no memory and no graph with `params`."""
-    return {name: p.detach().clone() for name, p in params.items()}
-
-
 def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
     """<x, y> over the names that both hold: a float64 scalar."""
     products = [(x[name].double() * y[name].double()).sum() for name in x if name in y]
@@ -32,8 +27,3 @@ def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
 def norm(x: Mapping[str, Tensor]) -> Tensor:
     """|x|, the Euclidean norm over all tensors: a float64 scalar."""
     return dot(x, x).sqrt()
-
-
-def axpy(alpha: float, x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Params:
-    """alpha * x + y over the names of `y`; a name that `x` lacks counts as zero."""
-    return {name: torch.add(v, x[name], alpha=alpha) if name in x else v.clone() for name, v in y.items()}

@@ -12,14 +12,6 @@ def test_a_tied_parameter_is_named_once() -> None:
     assert list(P.named_parameters(model)) == ["0.weight"]
 
 
-def test_detached_shares_nothing() -> None:
-    p = {"a": torch.ones(2, requires_grad=True)}
-    copy = P.detached(p)
-    copy["a"].add_(1)
-    assert p["a"].tolist() == [1.0, 1.0]
-    assert not copy["a"].requires_grad
-
-
 def test_dot_and_norm_are_taken_over_common_names_in_float64() -> None:
     x, y = {"a": torch.tensor([3.0, 4.0]), "b": torch.ones(1)}, {"a": torch.tensor([1.0, 2.0]), "c": torch.ones(5)}
     assert P.dot(x, y) == 11
@@ -28,10 +20,3 @@ def test_dot_and_norm_are_taken_over_common_names_in_float64() -> None:
     assert P.dot(x, {}) == 0
     # 1 is lost beside 1e8 in float32
     assert P.dot({"a": torch.tensor([1e8, 1.0, -1e8])}, {"a": torch.ones(3)}) == 1
-
-
-def test_axpy_takes_missing_names_for_zero() -> None:
-    x, y = {"a": torch.tensor([1.0])}, {"a": torch.tensor([2.0]), "b": torch.tensor([3.0])}
-    out = P.axpy(10.0, x, y)
-    assert {k: v.tolist() for k, v in out.items()} == {"a": [12.0], "b": [3.0]}
-    assert out["b"] is not y["b"]

@@ -120,10 +120,10 @@ class Invariance:
 
 
 class Interpreter:
-    """One pass over a graph. Afterwards `scaling` and `translation` hold the equations."""
+    """One pass over a graph, by `rules` (see rules/__init__.py). Afterwards the two domains hold the equations."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, rules: Mapping[str, Callable[..., Any]]) -> None:
+        self.graph, self._rules = graph, rules
         self.scaling = Domain()
         self.translation = Domain()
         self.opaque: list[Opaque] = []
@@ -219,12 +219,10 @@ class Interpreter:
         return self._known[value]
 
     def _interpret(self, node: Node) -> None:
-        from neuromech.detect.rules import RULES
-
         self.node = node
         if not any(v in self._varying for v in node.inputs):
             return  # a constant: `abstract` makes it when it is asked for
-        rule = RULES.get(node.op.removeprefix("aten."))
+        rule = self._rules.get(node.op.removeprefix("aten."))
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")

@@ -15,6 +15,7 @@ from neuromech.detect.capture import record
 from neuromech.detect.expr import rows
 from neuromech.detect.find import analyse
 from neuromech.detect.interpret import Interpreter, Invariance
+from neuromech.detect.rules import RULES
 
 
 class Block(nn.Module):
@@ -50,7 +51,7 @@ def system(width: int) -> tuple[int, int, int]:
     x, y = batch(32, "meta")
     with torch.device("meta"):
         model = resnet18(width)
-    interpreter = Interpreter(record(model, (x,), {}, lambda out: F.cross_entropy(out, y)))
+    interpreter = Interpreter(record(model, (x,), {}, lambda out: F.cross_entropy(out, y)), RULES)
     interpreter.run([Invariance()])
     domains = (interpreter.scaling, interpreter.translation)
     equations = [e for d in domains for e in d.equations]
