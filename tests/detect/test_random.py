@@ -35,7 +35,9 @@ def torques(claims: list[Symmetry], case: Case) -> list[list[float]]:
         grads = dict(zip(params, torch.autograd.grad(loss, list(params.values()), materialize_grads=True), strict=True))
         if 1e-6 < float(P.norm(grads)) < 1e5:
             for s, seen in zip(claims, out, strict=True):
-                v = s.tangent(P.detached(params), torch.randn(s.size, generator=g, dtype=torch.float64))
+                v = s.tangent(
+                    {n: p.detach() for n, p in params.items()}, torch.randn(s.size, generator=g, dtype=torch.float64)
+                )
                 seen.append(float(P.dot(grads, v).abs() / (P.norm(grads) * P.norm(v))))
     return out
 
