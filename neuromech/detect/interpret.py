@@ -9,7 +9,8 @@ which the statement is true. What no rule understands must not carry anything: i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -122,8 +123,10 @@ class Invariance:
 class Interpreter:
     """One pass over a graph, by `rules` (see rules/__init__.py). Afterwards the two domains hold the equations."""
 
-    def __init__(self, graph: Graph, rules: Mapping[str, Callable[..., Any]]) -> None:
-        self.graph, self._rules = graph, rules
+    def __init__(
+        self, graph: Graph, rules: Mapping[str, Callable[..., Any]], same_content: Container[str] = ()
+    ) -> None:
+        self.graph, self._rules, self._same_content = graph, rules, same_content
         self.scaling = Domain()
         self.translation = Domain()
         self.opaque: list[Opaque] = []
@@ -220,9 +223,14 @@ class Interpreter:
 
     def _interpret(self, node: Node) -> None:
         self.node = node
+        op = node.op.removeprefix("aten.")
+        rule = self._rules.get(op)
         if not any(v in self._varying for v in node.inputs):
-            return  # a constant: `abstract` makes it when it is asked for
-        rule = self._rules.get(node.op.removeprefix("aten."))
+            # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers.
+            if rule and op in self._same_content and all(node.inputs[0].shape):
+                with suppress(Unsupported, NonNested):
+                    self._apply(rule, node)
+            return
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
@@ -238,11 +246,18 @@ class Interpreter:
             self._block(node, "there is no rule for it")
         else:
             try:
-                args, kwargs = tree_map_only(Value, self.abstract, (node.args, node.kwargs))
-                made = _bound(rule, self, *args, **kwargs)()
-                self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
+                self._apply(rule, node)
             except (Unsupported, NonNested) as error:
                 self._block(node, str(error))
+
+    def _apply(self, rule: Callable[..., Any], node: Node) -> None:
+        args, kwargs = tree_map_only(Value, self.abstract, (node.args, node.kwargs))
+        try:
+            inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
+        made = rule(self, *args, **kwargs)
+        self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
 
     def _block(self, node: Node, why: str) -> None:
         varying = [v for v in node.inputs if v in self._varying]
@@ -257,12 +272,3 @@ class Interpreter:
 def can_move(parameter: Value) -> bool:
     """Scales and shifts are about real numbers, and about at least one of them."""
     return parameter.dtype.is_floating_point and 0 not in parameter.shape
-
-
-def _bound(rule: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[[], Any]:
-    """The call of a rule, once its arguments have been seen to fit."""
-    try:
-        inspect.signature(rule).bind(*args, **kwargs)
-    except TypeError as error:
-        raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
-    return lambda: rule(*args, **kwargs)

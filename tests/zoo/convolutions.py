@@ -137,8 +137,12 @@ def conv_parallel() -> nn.Module:
 @case(
     (4, 2, 3, 3),
     expect="""
+        rescale 2  stem.weight[i], stem.bias[i] / a.weight[:, i], b.weight[:, i]
         translation 2  a.bias[i] - b.bias[i]
     """,
 )
 def conv_of_the_transpose() -> nn.Module:
-    return Net(lambda m, x: m.a(x) + m.b(x.transpose(2, 3)), a=nn.Conv2d(2, 2, 1), b=nn.Conv2d(2, 2, 1))
+    return Net(
+        lambda m, x: m.a(h := m.stem(x)) + m.b(h.transpose(2, 3)),
+        stem=nn.Conv2d(2, 2, 1), a=nn.Conv2d(2, 2, 1), b=nn.Conv2d(2, 2, 1),
+    )  # fmt: skip

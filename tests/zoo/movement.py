@@ -134,3 +134,14 @@ def bias_through_other_pools() -> nn.Module:
         + F.avg_pool2d(x + m.c, 3, 2, 1, count_include_pad=False) + m.d,
         a=(2, 1, 1), b=(2, 1, 1), c=(2, 1, 1), d=(2, 1, 1),
     )  # fmt: skip
+
+
+@case(
+    (3, 2, 2),
+    expect="""
+        translation 8  a.weight[i, j] - b.weight[i, j]
+        translation 2  a.bias[i] - b.bias[i]
+    """,
+)
+def two_views_of_the_input() -> nn.Module:
+    return Net(lambda m, x: m.a(x.flatten(1)) + m.b(x.reshape(3, 4)), a=nn.Linear(4, 2), b=nn.Linear(4, 2))

@@ -170,3 +170,29 @@ def swish_gated() -> nn.Module:
 @case((6, 4))
 def quotient() -> nn.Module:
     return Net(lambda m, x: m.a(x) / (m.b(x).abs() + 0.1), a=nn.Linear(4, 3), b=nn.Linear(4, 3))
+
+
+@case(
+    (6, 4),
+    expect="""
+        rescale 3  a.weight[i], a.bias[i], before[i] / b.weight[:, i]
+        translation 3  a.bias[i] - before[i]
+        translation 2  b.bias[i] - after[i]
+    """,
+)
+def biases_around_dropout() -> nn.Module:
+    """A mask stands between the two: only what meets on one side of it can be traded."""
+    return Net(
+        lambda m, x: m.b(F.dropout(m.a(x) + m.before, 0.5)) + m.after,
+        a=nn.Linear(4, 3), before=(3,), b=nn.Linear(3, 2), after=(2,),
+    )  # fmt: skip
+
+
+@case(
+    (6, 3),
+    expect="""
+        translation 3  a[i] - b[i]
+    """,
+)
+def bias_on_both_sides_of_dropout() -> nn.Module:
+    return Net(lambda m, x: F.dropout(x + m.a + m.b, 0.5) + m.c, a=(3,), b=(3,), c=(3,))

@@ -22,3 +22,5 @@ RULES: dict[str, Rule] = {
     **reduce.TABLE,
     **loss.TABLE,
 }
+# Operators whose result holds the numbers of their input, at other places.
+SAME_CONTENT = frozenset(movement.TABLE) | frozenset(pointwise.IDENTITY.split())
