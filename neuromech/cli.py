@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "ends with the path of an HTML report: open it in a browser.",
     )
     demo.add_argument("--run", type=Path, help="directory for the records and the report (default: a new runs/demo-N)")
-    demo.add_argument("--epochs", type=_positive, default=80, help="passes over the data (default: %(default)s)")
+    demo.add_argument("--epochs", type=_positive, default=40, help="passes over the data (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="of initialisation and batches (default: %(default)s)")
     demo.set_defaults(do=_demo)
 

@@ -63,7 +63,7 @@ def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     return float(right)
 
 
-def run(directory: str | Path, epochs: int = 80, seed: int = 0, progress: bool = True) -> Path:
+def run(directory: str | Path, epochs: int = 40, seed: int = 0, progress: bool = True) -> Path:
     """Train, and write the report; returns its path. The run directory holds the records."""
     from tqdm import tqdm
 
