@@ -196,3 +196,14 @@ def layer_norm_without_gain() -> nn.Module:
 )
 def softmax_read_by_a_layer() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2))
+
+
+@case(
+    (6, 3),
+    expect="""
+        scale 4  0.weight[i]
+        rescale 4  1.weight[i], 1.bias[i] / 2.weight[:, i]
+    """,
+)
+def batch_norm_after_a_bare_product() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4, bias=False), nn.BatchNorm1d(4), nn.Linear(4, 2, bias=False))
