@@ -38,7 +38,7 @@ def record(
     followed, or if a parameter reaches the result on a path that the recording did not see (a custom autograd
     function, another thread).
     """
-    _check_parameters(model)
+    _check_kind(model)
     recorder = Recorder()
 
     raised: list[tuple[BaseException, str]] = []
@@ -63,9 +63,10 @@ def record(
                 reached, custom = _backward_graph(run(witness))
     except Exception as error:
         where = next((f" in module {path!r}" for e, path in raised if e is error and path), "")
-        raise CaptureError(
-            f"{doing}{where}: {type(error).__name__}: {error}. Check that example, target and loss fit the model."
-        ) from error
+        advice = "Check that example, target and loss fit the model"
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in _GRAD_INSIDE):
+            advice = "A forward that differentiates by itself, or checkpoints, cannot be recorded"
+        raise CaptureError(f"{doing}{where}: {type(error).__name__}: {error}. {advice}.") from error
     if not recorder.graph.outputs:
         raise CaptureError(
             f"the {'loss' if loss else 'output'} of {name} holds no floating-point tensor, so there is "
@@ -130,7 +131,7 @@ def call(
     """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
     before = _calling.set(True)
     try:
-        with _attributes_lent(model, copied):
+        with _attributes_lent(model, copied), _uncompiled(model):
             return functional_call(model, dict(state), args, kwargs)
     finally:
         _calling.reset(before)
@@ -165,6 +166,18 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
 
 
 @contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Modules compiled by `torch.compile` run as they were written, and stay compiled for their owner."""
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds, and nobody compiles without
+    kinds = (dynamo.OptimizedModule,) if dynamo else ()
+    if any(isinstance(m, kinds) or m._compiled_call_impl is not None for m in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
 def preserved_rng() -> Iterator[None]:
     """Random numbers drawn inside do not count: torch (all devices), NumPy and Python go on as if nothing happened."""
     python, legacy = random.getstate(), np.random.get_state()
@@ -180,21 +193,21 @@ def preserved_rng() -> Iterator[None]:
 @contextmanager
 def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[list[tuple[BaseException, str]]]:
     """Keep the path of the module at work on top of `stack`; yields the errors with where they were raised."""
-    paths = {m: name for name, m in model.named_modules()}
     raised: list[tuple[BaseException, str]] = []
+    handles = []
+    for path, m in model.named_modules():
 
-    def enter(m: nn.Module, _: Any) -> None:
-        stack.append(paths.get(m, stack[-1]))
+        def enter(m: nn.Module, _: Any, path: str = path) -> None:
+            stack.append(path)
 
-    def leave(*_: Any) -> None:
-        path = stack.pop()
-        if error := sys.exception():
-            raised.append((error, path))
+        def leave(m: nn.Module, _: Any, __: Any, path: str = path) -> None:
+            if stack[-1] == path:  # else it failed before it was entered
+                stack.pop()
+            if error := sys.exception():
+                raised.append((error, path))
 
-    handles = (
-        nn.modules.module.register_module_forward_pre_hook(enter),
-        nn.modules.module.register_module_forward_hook(leave, always_call=True),
-    )
+        handles.append(m.register_forward_pre_hook(enter, prepend=True))
+        handles.append(m.register_forward_hook(leave, always_call=True))
     try:
         yield raised
     finally:
@@ -205,7 +218,15 @@ def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[list[tuple[Bas
 # -- what is refused ------------------------------------------------------------------------------------------------
 
 
-def _check_parameters(model: nn.Module) -> None:
+# What PyTorch says to a forward that calls autograd inside inference mode.
+_GRAD_INSIDE = ("Inference tensors cannot be saved for backward", "does not require grad")
+
+
+def _check_kind(model: nn.Module) -> None:
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise CaptureError(f"the model is wrapped in {type(model).__name__}: pass what it wraps, model.module")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError("a module compiled by torch.jit cannot be recorded: pass the module that it was made from")
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
         if is_lazy(p):
             raise CaptureError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from neuromech.detect.capture import record, tensors_of
 from neuromech.detect.families import symmetries
 from neuromech.detect.findings import Findings as Findings
-from neuromech.detect.graph import Graph
+from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
 from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.rules import RULES, SAME_CONTENT
@@ -120,12 +120,25 @@ def analyse(
 
 def _families(interpreter: Interpreter) -> dict[str, list[Family]]:
     """The solutions by domain. A parameter that may be shifted at will has no say in any scale symmetry."""
+    unknowns = [interpreter.unknowns[v] for v in _as_they_work(interpreter)]
     scaling, translation = (
-        solve([u[d] for u in interpreter.unknowns.values()], domain.equations, domain.auxiliary)
+        solve([u[d] for u in unknowns], domain.equations, domain.auxiliary)
         for d, domain in enumerate((interpreter.scaling, interpreter.translation))
     )
     dead = {f.sole for f in translation if f.sole}
     return {"scaling": without(scaling, dead), "translation": translation}
+
+
+def _as_they_work(interpreter: Interpreter) -> list[Value]:
+    """The parameters in the order in which their modules come into play, those of one module as it lists them."""
+
+    def module(v: Value) -> str:
+        return v.names[0].rpartition(".")[0]
+
+    turn: dict[str, int] = {}
+    for n, v in enumerate(interpreter.unknowns):
+        turn.setdefault(module(v), n)
+    return sorted((v for v in interpreter.trainable if v in interpreter.unknowns), key=lambda v: turn[module(v)])
 
 
 def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

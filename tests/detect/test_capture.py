@@ -367,6 +367,47 @@ def test_an_output_without_numbers() -> None:
         find_symmetries(Net(lambda m, x: m.a(x) * 1j, **two_layers()), x())
 
 
+def test_wrapped_and_scripted_models() -> None:
+    model = nn.Sequential(nn.Linear(4, 3))
+    with pytest.raises(CaptureError, match=r"wrapped in DataParallel: pass what it wraps, model\.module"):
+        find_symmetries(nn.DataParallel(model), x())
+    with pytest.warns(DeprecationWarning):
+        scripted = torch.jit.script(model)
+    with pytest.raises(CaptureError, match="compiled by torch.jit"):
+        find_symmetries(scripted, x())
+
+
+def test_compiled_models_stay_compiled() -> None:
+    runs = {"compiled": 0, "calls": 0}
+
+    def backend(graph: Any, _: Any) -> Any:
+        runs["compiled"] += 1
+
+        def run(*args: Any) -> Any:
+            runs["calls"] += 1
+            return graph(*args)
+
+        return run
+
+    model = torch.compile(Net(plain, **two_layers()), backend=backend)
+    with torch.no_grad():
+        model(x())
+    found = find_symmetries(model, x())
+    assert names(found) == [RESCALE.replace("a.", "_orig_mod.a.").replace("b.weight", "_orig_mod.b.weight")]
+    assert runs == {"compiled": 1, "calls": 1}
+    with torch.no_grad():
+        model(x())
+    assert runs == {"compiled": 1, "calls": 2}
+
+
+def test_forwards_that_differentiate_by_themselves() -> None:
+    def energy(m: Net, x: Tensor) -> Tensor:
+        return torch.autograd.grad(m.a(x.requires_grad_()).square().sum(), x, create_graph=True)[0]
+
+    with pytest.raises(CaptureError, match="A forward that differentiates by itself, or checkpoints"):
+        find_symmetries(Net(energy, **two_layers()), x())
+
+
 def test_lazy_sparse_and_quantised() -> None:
     with pytest.raises(CaptureError, match=r"0\.weight is not initialised yet.*call the model once"):
         find_symmetries(nn.Sequential(nn.LazyLinear(3)), x())

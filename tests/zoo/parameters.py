@@ -75,7 +75,7 @@ def broadcast_sum() -> nn.Module:
 @case(
     (5, 3),
     expect="""
-        rescale 1  p / w, v
+        rescale 1  w, v / p
         translation 3  w[i] - v[i] x4
     """,
     missed={"translation": (9, "directions that sum to zero over an index are no families")},
@@ -123,7 +123,7 @@ def symmetric_weight() -> nn.Module:
 @case(
     (5, 3),
     expect="""
-        translation 9  b[i, j] - a[j, i]
+        translation 9  a[i, j] - b[j, i]
     """,
 )
 def transposed_sum() -> nn.Module:

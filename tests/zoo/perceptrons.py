@@ -177,7 +177,7 @@ def quotient() -> nn.Module:
     expect="""
         rescale 3  a.weight[i], a.bias[i], before[i] / b.weight[:, i]
         translation 3  a.bias[i] - before[i]
-        translation 2  b.bias[i] - after[i]
+        translation 2  after[i] - b.bias[i]
     """,
 )
 def biases_around_dropout() -> nn.Module:
