@@ -371,9 +371,9 @@ def test_wrapped_and_scripted_models() -> None:
     model = nn.Sequential(nn.Linear(4, 3))
     with pytest.raises(CaptureError, match=r"wrapped in DataParallel: pass what it wraps, model\.module"):
         find_symmetries(nn.DataParallel(model), x())
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="script"):
         scripted = torch.jit.script(model)
-    with pytest.raises(CaptureError, match="compiled by torch.jit"):
+    with pytest.raises(CaptureError, match=r"compiled by torch\.jit"):
         find_symmetries(scripted, x())
 
 
