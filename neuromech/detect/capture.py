@@ -40,13 +40,13 @@ def record(
     """
     _check_kind(model)
     recorder = Recorder()
-
     raised: list[tuple[BaseException, str]] = []
     name = type(model).__name__
-    doing = f"the forward of {name} failed while it was recorded"
+    doing = ""
 
     def run(state: Mapping[str, Tensor]) -> list[Tensor]:
         nonlocal doing
+        doing = f"the forward of {name} failed while it was recorded"
         out = call(model, copies(args), copies(kwargs or {}), state)
         doing = f"the loss failed on the output of {name}"
         return tensors_of(out if loss is None else loss(out))
@@ -67,18 +67,12 @@ def record(
         if isinstance(error, RuntimeError) and any(words in str(error) for words in _GRAD_INSIDE):
             advice = "A forward that differentiates by itself, or checkpoints, cannot be recorded"
         raise CaptureError(f"{doing}{where}: {type(error).__name__}: {error}. {advice}.") from error
-    if not recorder.graph.outputs:
-        raise CaptureError(
-            f"the {'loss' if loss else 'output'} of {name} holds no floating-point tensor, so there is "
-            "nothing that its parameters could change: return the tensors themselves, or pass a loss"
-        )
-    if any(v.dtype.is_complex for v in recorder.graph.outputs):
-        raise CaptureError(f"{name} returns complex numbers, about which nothing can be claimed: pass a real loss")
     if written := [key for key, _ in model.named_parameters() if recorder.writes_to(recorded[key])]:
         raise CaptureError(
-            f"the forward of {name} writes to its own parameter {written[0]}: move that out of the "
-            "forward, to where the optimizer steps"
+            f"the forward of {name} writes to its own parameter {written[0]}: move that out of the forward, to where "
+            "the optimizer steps"
         )
+    _check_outputs(recorder.graph, f"the {'loss' if loss else 'output'} of {name}")
     _check_coverage(model, recorder.graph, witness, reached, custom)
     return recorder.graph
 
@@ -237,6 +231,16 @@ def _check_kind(model: nn.Module) -> None:
             raise CaptureError(
                 f"{name} is {kind}, and only dense tensors of plain numbers can be followed: convert it first"
             )
+
+
+def _check_outputs(graph: Graph, what: str) -> None:
+    if not graph.outputs:
+        raise CaptureError(
+            f"{what} holds no floating-point tensor, so there is nothing that its parameters could change: return the "
+            "tensors themselves, or pass a loss"
+        )
+    if any(v.dtype.is_complex for v in graph.outputs):
+        raise CaptureError(f"{what} holds complex numbers, about which nothing can be claimed: pass a real loss")
 
 
 def _backward_graph(outputs: Sequence[Tensor]) -> tuple[set[Tensor], list[str]]:

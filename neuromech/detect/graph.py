@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-ValueKind = Literal["op", "parameter", "buffer", "input", "constant"]
+ValueKind = Literal["op", "parameter", "constant"]
 
 
 @dataclass(eq=False)

@@ -148,3 +148,13 @@ def attention() -> nn.Module:
         lambda m, x: m.o(torch.softmax(m.q(x) @ m.k(x).transpose(1, 2) / 2**0.5, -1) @ m.v(x)),
         q=nn.Linear(2, 2), k=nn.Linear(2, 2), v=nn.Linear(2, 2), o=nn.Linear(2, 2),
     )  # fmt: skip
+
+
+@case(
+    (3, 4),
+    expect="""
+        rescale 2  a[:, i] / b[i]
+    """,
+)
+def linear_with_a_vector() -> nn.Module:
+    return Net(lambda m, x: F.linear(F.relu(x @ m.a), m.b), a=(4, 2), b=(2,))

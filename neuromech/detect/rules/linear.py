@@ -43,6 +43,8 @@ def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
+    if w.ndim == 1:
+        return matmul(s, x, w) if b is None else plus(s, matmul(s, x, w), b)
     w = w.fresh()
     w = w.rename(unify(x.axes[-1], w.axes[1]))
     y = contract(s, x, w, (*x.axes[:-1], w.axes[0]), w.along([1]))

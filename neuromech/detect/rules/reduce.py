@@ -9,7 +9,7 @@ from typing import Any
 
 from neuromech.detect.axes import Axis, Label, axis
 from neuromech.detect.expr import Data, Expr
-from neuromech.detect.interpret import Abstract, Event, Interpreter
+from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
 
 
 def _dims(x: Abstract, dim: int | Sequence[int] | None) -> list[int]:
@@ -53,7 +53,9 @@ def vector_norm(
     *,
     dtype: Any = None,
 ) -> Abstract:
-    """A norm is homogeneous of degree 1."""
+    """A norm is homogeneous of degree 1; that of order 0 counts, and is none."""
+    if ord == 0:
+        raise Unsupported("the norm of order 0 counts entries")
     dims = _dims(x, dim)
     s.translation.vanish(x.shift)
     s.scaling.events.append(Event("passes", f"the norm{s.at}", x.scale))
