@@ -86,16 +86,19 @@ def analyse(
         for domain, found in families.items()
         for s in symmetries(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
+    whose = [(domain, f) for domain, found in families.items() for f in found]
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
     elif experiment is not None and claims:
         verdict = verify(experiment, claims)
         claims, true = [replace(s, defect=d) for s, d in zip(claims, verdict.defects, strict=True)], verdict.true
-        if not verdict.judged:
-            notes = (*notes, "near the present parameters the loss or its gradient is not finite: nothing was verified")
-    kept = iter(true)
-    dimensions = {domain: dimension([f for f in found if next(kept)]) for domain, found in families.items()}
+        if verdict.unjudged:
+            notes = (*notes, f"nothing was verified: {verdict.unjudged}")
+    dimensions = {
+        domain: dimension([f for (d, f), t in zip(whose, true, strict=True) if t and d == domain])
+        for domain in families
+    }
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
         warnings.warn(

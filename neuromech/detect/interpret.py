@@ -136,6 +136,7 @@ class Interpreter:
         self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
         reached = graph.ancestors(graph.outputs)
         self.trainable = [v for v in graph.parameters if v in reached and v.trainable and can_move(v)]
+        self._moving = set(self.trainable)
         self._varying = graph.descendants(self.trainable)
         # What escapes may steer anything; what is detached is a constant to the gradient, but not to the loss.
         escaped = [v for node in graph.nodes if node.escape for v in node.inputs]
@@ -214,7 +215,7 @@ class Interpreter:
     def abstract(self, value: Value) -> Abstract:
         if value not in self._known:
             t = self.constant(value.shape, value)
-            if value in self.trainable:
+            if value in self._moving:
                 f, g = (Unknown(tuple(t.labels), value.names[0]) for _ in range(2))
                 self.unknowns[value] = f, g
                 t = replace(t, scale=Expr.of(f), shift=Expr.of(g))

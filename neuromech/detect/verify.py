@@ -18,6 +18,7 @@ fall with eps, and the finite transformation is judged at small eps.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,14 +62,11 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Claim by claim the measured defect, and whether it is true.
-
-    `judged` is false if the model gave no finite numbers to judge by.
-    """
+    """Claim by claim the measured defect, and whether it is true; or, for all, why nothing could be measured."""
 
     defects: list[float]
     true: list[bool]
-    judged: bool = True
+    unjudged: str = ""
 
 
 def outputs_as_they_are(output: Any) -> list[Tensor]:
@@ -80,10 +78,16 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
     theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
-    moves = {i: (s, torch.randn(s.size, generator=random, dtype=torch.float64) / 4) for i, s in enumerate(claims)}
-    plain = _Point(experiment, theta, 1.0, random)
-    if not plain.finite:
-        return Verdict([math.nan] * len(claims), [True] * len(claims), judged=False)
+    moves = dict(enumerate(_moves(claims, random)))
+    unjudged = ""
+    try:
+        plain = _Point(experiment, theta, 1.0, random)
+        if not plain.finite:
+            unjudged = "near the present parameters the loss or its gradient is not finite"
+    except Exception as error:  # whatever it is that the model does not like about float64
+        unjudged = f"the model does not run in float64 ({type(error).__name__}: {error})"
+    if unjudged:
+        return Verdict([math.nan] * len(claims), [True] * len(claims), unjudged)
     defects = {i: plain.first_order(*move) for i, move in moves.items()}
     torques = {i: plain.torque(*move) for i, move in moves.items()}
 
@@ -110,6 +114,18 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
             true += confirm(plain if factor == 1.0 else _Point(experiment, theta, factor, random), left)
     return Verdict([defects[i] for i in moves], [i in true for i in moves])
+
+
+def _moves(claims: Sequence[Symmetry], generator: torch.Generator) -> list[Move]:
+    """A random distance for every member, of moderate size even where many families meet in one parameter."""
+    meeting = Counter(name for s in claims for name in s.parameters)
+    most = max(meeting.values(), default=1) ** 0.5
+
+    def far(s: Symmetry) -> Tensor:
+        longest = max(abs(float(t.weight)) for t in s.terms)
+        return torch.randn(s.size, generator=generator, dtype=torch.float64) / (4 * most * longest)
+
+    return [(s, far(s)) for s in claims]
 
 
 def _finite(point: _Point, moves: Mapping[int, Move], group: list[int], line: float) -> list[tuple[list[int], float]]:

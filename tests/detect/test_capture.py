@@ -457,6 +457,30 @@ def test_results_that_are_not_finite_are_not_judged() -> None:
     assert find_symmetries(model, x()).opaque  # x / 0 is not even interpreted
 
 
+def test_models_that_do_not_run_in_float64_are_not_judged() -> None:
+    def picky(m: Net, x: Tensor) -> Tensor:
+        assert x.dtype == torch.float32
+        return plain(m, x)
+
+    found = find_symmetries(Net(picky, **two_layers()), x())
+    assert names(found) == [RESCALE]
+    assert any("does not run in float64 (AssertionError" in n for n in found.notes)
+
+
+def test_many_families_in_one_parameter_and_long_weights_are_still_judged() -> None:
+    def product(m: Net, x: Tensor) -> Tensor:
+        for w in m.parameters():
+            x = x * w
+        return x
+
+    found = find_symmetries(Net(product, **{f"w{i}": (4,) for i in range(60)}), x())
+    assert found.dimension["scaling"] == 59 * 4
+    weighted = Net(lambda m, x: (1e-6 * (x @ m.a) + x @ m.b) + 3e5 * (x @ m.c), a=(4, 2), b=(4, 2), c=(4, 2))
+    found = find_symmetries(weighted, x())
+    assert found.dimension["translation"] == 16
+    assert not found.rejected
+
+
 def test_a_false_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     from neuromech.detect import rules
 

@@ -43,6 +43,7 @@ def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
+    """x @ w.T + b."""
     if w.ndim == 1:
         return matmul(s, x, w) if b is None else plus(s, matmul(s, x, w), b)
     w = w.fresh()
