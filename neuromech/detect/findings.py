@@ -19,7 +19,7 @@ _MEANING = {
     "scale": "these can be multiplied by any positive factor",
     "rescale": "a positive factor on what stands left of the slash is undone by its inverse on the right",
 }
-_MOVES, _WHY = 52, 60  # columns
+_MOVES, _WHY = 46, 50  # columns
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Findings(Sequence[Symmetry]):
         )
 
     def __str__(self) -> str:
-        """A page of at most 132 columns: the families by kind, then what was withdrawn, blocked or left out."""
+        """A page of at most 120 columns: the families by kind, then what was withdrawn, blocked or left out."""
         return "\n".join(_page(self))
 
 
@@ -95,7 +95,7 @@ def _page(f: Findings) -> Iterator[str]:
             shut_in = sorted({name for o in some for name in o.blocks})
             inside = f"; it shuts in {_shortened(shut_in)}" if shut_in else ""
             yield from textwrap.wrap(
-                f"{op} in {where}: {why}{inside}", 130, initial_indent="  ", subsequent_indent="    "
+                f"{op} in {where}: {why}{inside}", 118, initial_indent="  ", subsequent_indent="    "
             )
     if f.inactive:
         yield f"\ninactive: {_shortened(f.inactive)} {'do' if len(f.inactive) > 1 else 'does'} not reach the result"

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuromech.detect.capture import record
+from neuromech.detect.find import find_symmetries, find_under
 from neuromech.detect.interpret import Invariance
 from neuromech.detect.recognise import in_words, recognise, seen_of
 
@@ -119,3 +121,30 @@ def test_in_words() -> None:
     assert "sees the whole output" in in_words(Invariance())
     assert "a common shift of the output along axis 1" in in_words(Invariance(shift=(1,)))
     assert "the length of the output" in in_words(Invariance(scale=True))
+
+
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.mse_loss])
+def test_an_unseen_loss_gives_the_families_of_the_knownone(loss: Callable[..., Tensor]) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 5))
+    x = torch.randn(8, 4)
+    target = labels(8, 5) if loss is F.cross_entropy else torch.randn(8, 5)
+    y = model(x)
+    (g,) = torch.autograd.grad(loss(y, target), y)
+    unseen = find_under(model, (x,), {}, record(model, (x,)), [recognise(y, g)])
+    known = find_symmetries(model, x, loss, target)
+    assert [s.name for s in unseen] == [s.name for s in known]
+    assert unseen.dimension == known.dimension
+    assert not unseen.rejected
+    assert all(s.defect < 1e-12 or s.broken_by for s in unseen)
+
+
+def test_a_loss_that_ignores_the_length_frees_the_last_layer() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 5, bias=False))
+    x = torch.randn(8, 4)
+    found = find_under(model, (x,), {}, record(model, (x,)), [Invariance(scale=True)])
+    assert [(s.kind, s.name) for s in found] == [
+        ("rescale", "0.weight[i], 0.bias[i] / 2.weight[:, i]"),
+        ("scale", "2.weight"),
+    ]
+    assert not found.rejected
+    assert "the length of the output" in found.notes[0]
