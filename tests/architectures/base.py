@@ -18,9 +18,9 @@ def real(*shape: int) -> Make:
     return lambda g: torch.randn(shape, generator=g, dtype=torch.float64)
 
 
-def ids(n: int, *shape: int) -> Make:
-    """Token numbers below n."""
-    return lambda g: torch.randint(n, shape, generator=g)
+def ids(n: int, *shape: int, low: int = 0) -> Make:
+    """Token numbers from `low`, below n."""
+    return lambda g: torch.randint(low, n, shape, generator=g)
 
 
 def constant(t: Tensor) -> Make:
@@ -29,7 +29,7 @@ def constant(t: Tensor) -> Make:
 
 def logits_of(output: Any) -> Tensor:
     """The tensor that matters of whatever a model returns."""
-    for name in ("logits", "last_hidden_state", "pooler_output"):
+    for name in ("logits", "logits_per_image", "last_hidden_state", "pooler_output"):
         if isinstance(t := getattr(output, name, None), Tensor):
             return t
     return output[0] if isinstance(output, (tuple, list)) else output
@@ -40,17 +40,19 @@ def logits_of(output: Any) -> Tensor:
 
 def projection(output: Any, target: Tensor) -> Tensor:
     """A loss that sees the whole output and nothing else."""
-    return (logits_of(output) * target).sum()
+    y = logits_of(output)
+    return (y * target.to(y.dtype)).sum()
 
 
 def mse(output: Any, target: Tensor) -> Tensor:
-    return F.mse_loss(logits_of(output), target)
+    y = logits_of(output)
+    return F.mse_loss(y, target.to(y.dtype))
 
 
 def cross_entropy(output: Any, target: Tensor) -> Tensor:
     """Over the last axis, with probabilities for targets."""
     y = logits_of(output)
-    return F.cross_entropy(y.flatten(0, -2), target.flatten(0, -2))
+    return F.cross_entropy(y.flatten(0, -2), target.to(y.dtype).flatten(0, -2))
 
 
 def numbers(y: Tensor, g: torch.Generator) -> Tensor:

@@ -83,9 +83,10 @@ def null_spaces(subject: Subject, seed: int = 0) -> dict[str, NullSpace]:
     draws = _draws(subject, seed)
     size = sum(p.numel() for p in subject.model().parameters() if p.requires_grad)
     thetas, grads = _take(draws, math.ceil(1.5 * size) + 20)
+    unread = _unread(subject, (torch.stack(grads) == 0).all(0))
     for _ in range(ROUNDS):
         theta, grad = torch.stack(thetas), torch.stack(grads)
-        found = {d: null_space(_rows(theta, grad, d), scaling=d == "scaling") for d in DOMAINS}
+        found = {d: null_space(_rows(theta, grad, d), ~unread, scaling=d == "scaling") for d in DOMAINS}
         more = _take(draws, math.ceil(0.3 * size) + 20)
         fresh = tuple(map(torch.stack, more))
         if not any(null.contradicted(_rows(*fresh, d)) for d, null in found.items()):
@@ -134,6 +135,30 @@ def _draws(subject: Subject, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
             dropout = torch.random.get_rng_state()
         theta = torch.cat([p.detach().flatten() for p in params])
         yield from ((theta, row) for row in rows)
+
+
+def _unread(subject: Subject, dead: Tensor) -> Tensor:
+    """Which of the `dead` elements the loss is not made of at all: as NaN they would leave it finite.
+
+    A bias before batch norm is no such element; the table row of a position beyond the longest sentence is.
+    """
+    g = torch.Generator().manual_seed(0)
+    model, unread, at = subject.model(), torch.zeros_like(dead), 0
+    example = subject.example(g)
+    for p in (p for p in model.parameters() if p.requires_grad):
+        rows = dead[at : at + p.numel()].reshape(p.shape if p.ndim else (1,))
+        before = p.detach().clone()
+        for i in rows.flatten(1).any(1).nonzero().flatten() if rows.ndim > 1 else rows.nonzero().flatten():
+            where = torch.zeros_like(rows)
+            where[i] = rows[i]
+            with torch.no_grad():
+                p.masked_fill_(where.reshape(p.shape), torch.nan)
+                output = _call(model, example)
+                if subject.loss_of(output, subject.target(output, g)).isfinite():
+                    unread[at : at + p.numel()] |= where.flatten()
+                p.copy_(before)
+        at += p.numel()
+    return unread
 
 
 def _values(p: Tensor, g: torch.Generator) -> Tensor:
@@ -185,13 +210,13 @@ class NullSpace:
         return outside <= TINY * directions.norm(dim=0)
 
 
-def null_space(rows: Tensor, scaling: bool) -> NullSpace:
+def null_space(rows: Tensor, read: Tensor, scaling: bool) -> NullSpace:
     """There must be no doubt about which singular values are zero. Dead elements count for translations alone."""
     size = rows.square().mean(0).sqrt()
     if (doubt := (size > DEAD) & (size < ALIVE)).any():
         raise NoGap(f"which elements have a gradient? {size[doubt]}")
     dead = size <= DEAD
-    alive = ~dead if scaling else torch.ones_like(dead)
+    alive = ~dead if scaling else read
     rows, size = torch.where(dead, 0, rows)[:, alive], torch.where(dead, 1, size)[alive]
     if not rows.any():
         return NullSpace(torch.eye(rows.shape[1], dtype=rows.dtype), size, alive, (0.0, 1.0))
