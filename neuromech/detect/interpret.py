@@ -235,6 +235,8 @@ class Interpreter:
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
+        elif node.opaque:
+            self._block(node, node.opaque)
         elif node.stop:
             self._block(node, "no gradient flows through it")
         elif any(d.is_complex for d in dtypes):

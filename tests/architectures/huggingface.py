@@ -83,7 +83,8 @@ model("hf_phi", "PhiForCausalLM", "PhiConfig", TEXT, **SMALL | {"num_hidden_laye
       pad_token_id=None, bos_token_id=None, eos_token_id=None)  # fmt: skip
 model("hf_phi3", "Phi3ForCausalLM", "Phi3Config", TEXT, **{k: v for k, v in ONE_LAYER.items() if k != "head_dim"})
 model("hf_olmo2", "Olmo2ForCausalLM", "Olmo2Config", TEXT, **ONE_LAYER)
-model("hf_cohere", "CohereForCausalLM", "CohereConfig", TEXT, **{k: v for k, v in ONE_LAYER.items() if k != "head_dim"},
+model("hf_cohere", "CohereForCausalLM", "CohereConfig", TEXT,
+      **{k: v for k, v in ONE_LAYER.items() if k != "head_dim"} | {"num_attention_heads": 2, "num_key_value_heads": 1},
       use_qk_norm=True)  # fmt: skip
 model("hf_stablelm", "StableLmForCausalLM", "StableLmConfig", TEXT,
       **{k: v for k, v in ONE_LAYER.items() if k != "head_dim"}, partial_rotary_factor=0.5)  # fmt: skip
