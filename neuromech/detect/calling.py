@@ -96,8 +96,8 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
             m.__dict__.update(attributes)
     if made:
         raise CaptureError(
-            f"the forward of {type(model).__name__} made new parameters ({', '.join(made[:5])}): call the model once on "
-            "the example, then try again"
+            f"the forward of {type(model).__name__} made new parameters ({', '.join(made[:5])}): call the model once "
+            "on the example, then try again"
         )
 
 
@@ -121,9 +121,9 @@ def _unchecked() -> Iterator[None]:
     """
     function, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
 
-    class Direct(function):  # type: ignore[misc, valid-type]
-        @classmethod
-        def apply(cls, run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+    class Direct:
+        @staticmethod
+        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
             return run(*args) if is_our_call() else function.apply(run, preserve, *args)
 
     def nothing_saved(*args: Any, **kwargs: Any) -> Iterator[None]:
@@ -132,11 +132,12 @@ def _unchecked() -> Iterator[None]:
         else:
             yield from generator(*args, **kwargs)
 
-    checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator = Direct, nothing_saved
+    module: Any = checkpoint
+    module.CheckpointFunction, module._checkpoint_without_reentrant_generator = Direct, nothing_saved
     try:
         yield
     finally:
-        checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator = function, generator
+        module.CheckpointFunction, module._checkpoint_without_reentrant_generator = function, generator
 
 
 @contextmanager

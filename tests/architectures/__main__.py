@@ -56,7 +56,7 @@ def row(a: Architecture, misses: bool, store: dict[str, dict[str, int]]) -> Iter
         + (f"  REJECTED {len(found.rejected)}" if found.rejected else "")
         + (f"  opaque: {'; '.join(opaque)}" if opaque else "")
     )
-    for d, null in truth.items():
+    for d in truth:
         if found.dimension[d] != score[d].claimed:
             yield f"      says {found.dimension[d]} of {d}, claims {score[d].claimed}"
     if misses:

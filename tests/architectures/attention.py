@@ -44,9 +44,7 @@ def attention_causal_unfused() -> nn.Module:
         weights = F.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
         return m.o(merge(weights @ v))
 
-    return Net(
-        forward, q=nn.Linear(5, 6), k=nn.Linear(5, 6), v=nn.Linear(5, 6), o=nn.Linear(6, 3)
-    )
+    return Net(forward, q=nn.Linear(5, 6), k=nn.Linear(5, 6), v=nn.Linear(5, 6), o=nn.Linear(6, 3))
 
 
 @architecture(real(2, 4, 6))
@@ -257,9 +255,7 @@ def attention_linear_relu() -> nn.Module:
 
 @architecture(real(2, 4, 6))
 def attention_without_softmax() -> nn.Module:
-    return Net(
-        lambda m, x: m.o(merge(split(m.q(x), 2) @ split(m.k(x), 2).mT @ split(m.v(x), 2) / 4)), **projections(6)
-    )
+    return Net(lambda m, x: m.o(merge(split(m.q(x), 2) @ split(m.k(x), 2).mT @ split(m.v(x), 2) / 4)), **projections(6))
 
 
 @architecture(real(2, 4, 6))
@@ -299,9 +295,7 @@ def perceiver() -> nn.Module:
         y = torch.softmax(m.q(m.latents) @ m.k(x).mT, -1) @ m.v(x)
         return m.o(y + m.latents)
 
-    return Net(
-        forward, latents=(3, 4), q=nn.Linear(4, 3), k=nn.Linear(4, 3), v=nn.Linear(4, 4), o=nn.Linear(4, 2)
-    )
+    return Net(forward, latents=(3, 4), q=nn.Linear(4, 3), k=nn.Linear(4, 3), v=nn.Linear(4, 4), o=nn.Linear(4, 2))
 
 
 @architecture(real(2, 4, 6))
@@ -359,7 +353,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, blocks: list[nn.Module], d: int, norm: nn.Module, tied: bool = False, table: bool = True) -> None:
+    def __init__(
+        self, blocks: list[nn.Module], d: int, norm: nn.Module, tied: bool = False, table: bool = True
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(7, d)
         self.positions = nn.Parameter(torch.randn(4, d)) if table else None
@@ -391,7 +387,8 @@ def transformer_post_norm() -> nn.Module:
 class SwiGLU(nn.Module):
     def __init__(self, d: int, h: int) -> None:
         super().__init__()
-        self.gate, self.up, self.down = nn.Linear(d, h, bias=False), nn.Linear(d, h, bias=False), nn.Linear(h, d, bias=False)
+        self.gate, self.up = nn.Linear(d, h, bias=False), nn.Linear(d, h, bias=False)
+        self.down = nn.Linear(h, d, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.silu(self.gate(x)) * self.up(x))
@@ -400,7 +397,7 @@ class SwiGLU(nn.Module):
 class LlamaBlock(nn.Module):
     def __init__(self, d: int, heads: int, kv: int, offset: float = 0.0, parallel: bool = False) -> None:
         super().__init__()
-        self.n1, self.n2 = RMSNorm(d, offset), RMSNorm(d, offset)
+        self.n1, self.n2 = RMSNorm(d, offset), nn.Identity() if parallel else RMSNorm(d, offset)
         self.heads, self.kv, self.parallel = heads, kv, parallel
         self.q, self.o = nn.Linear(d, 4 * heads, bias=False), nn.Linear(4 * heads, d, bias=False)
         self.k, self.v = nn.Linear(d, 4 * kv, bias=False), nn.Linear(d, 4 * kv, bias=False)
@@ -431,7 +428,8 @@ def gemma() -> nn.Module:
 
 @architecture(ids(7, 2, 4), loss="cross entropy")
 def transformer_parallel_blocks() -> nn.Module:
-    return Transformer([LlamaBlock(4, 2, 1, parallel=True), LlamaBlock(4, 2, 1, parallel=True)], 4, RMSNorm(4), table=False)
+    blocks: list[nn.Module] = [LlamaBlock(4, 2, 1, parallel=True) for _ in range(2)]
+    return Transformer(blocks, 4, RMSNorm(4), table=False)
 
 
 class PatchTransformer(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ def _block(where: Tensor) -> str:
         here = where.movedim(d, 0).reshape(n, -1).any(1).nonzero().flatten().tolist()
         if len(here) == n and n > 1:
             axes.append(":")
-        elif len(here) > 1 and len({b - a for a, b in zip(here, here[1:], strict=False)}) == 1:
+        elif len(here) > 1 and len({b - a for a, b in pairwise(here)}) == 1:
             axes.append(f"{here[0]}:{here[-1] + 1}:{here[1] - here[0]}".removesuffix(":1"))
         else:
             axes.append(str(here[0]) if len(here) == 1 else str(here))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -23,11 +24,11 @@ from neuromech.detect import Findings, find_symmetries
 from neuromech.detect.precise import Precise
 from neuromech.symmetry import Symmetry
 
-TINY, HUGE = 1e-7, 1e5  # losses and parameters are of order one: gradients beyond these are rounding, or singular
+TINY, HUGE = 1e-7, 1e5  # losses and parameters are of order one: gradients beyond are rounding, or singular
 EPS = 1e-14  # small against variances, large against the rounding errors in the variance of a constant
 TARGETS = 4  # random targets a draw: as many rows for one forward
 ROUNDS = 6  # of more draws by half, before giving up
-DEAD, ALIVE = 1e-11, 1e-7  # root mean square entries of a parameter element in rows of length one
+DEAD, ALIVE = 1e-10, 1e-7  # root mean square entries of a parameter element in rows of length one
 ZERO, NONZERO = 1e-9, 1e-6  # singular values of rows of length one, columns of one size
 
 
@@ -103,38 +104,53 @@ def _rows(theta: Tensor, grad: Tensor, domain: str) -> Tensor:
 
 def _take(draws: Iterator[tuple[Tensor, Tensor]], n: int) -> tuple[list[Tensor], list[Tensor]]:
     thetas, grads = [], []
-    for tries, (theta, grad) in enumerate(draws):
-        if TINY < grad.norm() < HUGE:  # else a dead channel went into a norm: no variance to divide by
+    for theta, grad in islice(draws, 10 * n):
+        if TINY < grad.norm() < HUGE:
             thetas.append(theta)
             grads.append(grad)
         if len(grads) == n:
             return thetas, grads
-        if tries > 10 * n:
-            break
-    raise NoGap(f"of {tries} draws {len(grads)} have a gradient")
+    raise NoGap(f"of {10 * n} draws only {len(grads)} have a gradient")
 
 
 def _draws(subject: Subject, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parameters and gradients at random points, flattened."""
+    """Parameters and gradients at random points, flattened; points that feel an eps are left out.
+
+    Such a point has a dead channel that went into a norm: no variance to divide by, and nothing but rounding in it.
+    """
     g = torch.Generator().manual_seed(seed)
     model = subject.model()
-    without_eps(model)
     params = [p for p in model.parameters() if p.requires_grad]
-    dropout = torch.random.get_rng_state()
-    while True:
+    state = torch.random.get_rng_state()  # dropout
+
+    def gradients(example: Any, targets: list[Tensor], eps: float) -> Iterator[Tensor]:
+        without_eps(model, eps)
+        torch.set_rng_state(state)
+        output = _call(model, example)
+        for k in range(TARGETS):
+            if k == len(targets):
+                targets.append(subject.target(output, g))
+            loss = subject.loss_of(output, targets[k])
+            grad = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True, materialize_grads=True)
+            yield torch.cat([v.flatten() for v in grad])
+
+    felt_in_a_row = 0
+    while felt_in_a_row < 100:
         for p in params:
             p.data = _values(p, g)
-        rows = []
+        example = subject.example(g)
+        targets: list[Tensor] = []
         with torch.random.fork_rng([]), Precise():
-            torch.set_rng_state(dropout)
-            output = _call(model, subject.example(g))
-            for _ in range(TARGETS):
-                loss = subject.loss_of(output, subject.target(output, g))
-                grad = torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True, materialize_grads=True)
-                rows.append(torch.cat([v.flatten() for v in grad]))
-            dropout = torch.random.get_rng_state()
-        theta = torch.cat([p.detach().flatten() for p in params])
-        yield from ((theta, row) for row in rows)
+            rows = list(gradients(example, targets, EPS))
+            felt = next(gradients(example, targets, 4 * EPS)) - rows[0]
+            next_state = torch.random.get_rng_state()
+        state = next_state
+        felt_in_a_row += 1
+        if felt.norm() <= 1e-9 * rows[0].norm():
+            felt_in_a_row = 0
+            theta = torch.cat([p.detach().flatten() for p in params])
+            yield from ((theta, row) for row in rows)
+    raise NoGap("all draws feel the eps of some norm, however small")
 
 
 def _unread(subject: Subject, dead: Tensor) -> Tensor:
@@ -162,22 +178,23 @@ def _unread(subject: Subject, dead: Tensor) -> Tensor:
 
 
 def _values(p: Tensor, g: torch.Generator) -> Tensor:
-    """Of either sign, and not near zero, where a gain would leave a norm nothing to divide by; of a size at which sums
-    are of order one, so that no softmax saturates."""
+    """Of either sign, and not near zero, where a gain would leave a norm nothing to divide by; mostly of a size at
+    which sums are of order one, so that no softmax saturates, and now and then larger, to reach the bends of ReLU6."""
     sign = torch.randint(2, p.shape, generator=g) * 2 - 1
     summands = p.numel() / max(p.shape) if p.ndim > 1 else 1
-    return sign * (0.5 + torch.rand(p.shape, generator=g, dtype=p.dtype)) / summands**0.5
+    size = 1.0 if torch.rand((), generator=g) < 0.7 else float(4 * torch.rand((), generator=g))
+    return sign * (0.5 + torch.rand(p.shape, generator=g, dtype=p.dtype)) * size / summands**0.5
 
 
 def _call(model: nn.Module, example: tuple[Tensor, ...] | dict[str, Tensor]) -> Any:
     return model(**example) if isinstance(example, dict) else model(*example)
 
 
-def without_eps(model: nn.Module) -> None:
+def without_eps(model: nn.Module, eps: float = EPS) -> None:
     for m in model.modules():
         for name in ("eps", "variance_epsilon", "layer_norm_eps", "norm_eps"):
             if isinstance(getattr(m, name, None), float):
-                setattr(m, name, EPS)
+                setattr(m, name, eps)
 
 
 @dataclass(frozen=True)
@@ -214,7 +231,7 @@ def null_space(rows: Tensor, read: Tensor, scaling: bool) -> NullSpace:
     """There must be no doubt about which singular values are zero. Dead elements count for translations alone."""
     size = rows.square().mean(0).sqrt()
     if (doubt := (size > DEAD) & (size < ALIVE)).any():
-        raise NoGap(f"which elements have a gradient? {size[doubt]}")
+        raise NoGap(f"which elements have a gradient? {size[doubt].tolist()[:9]}")
     dead = size <= DEAD
     alive = ~dead if scaling else read
     rows, size = torch.where(dead, 0, rows)[:, alive], torch.where(dead, 1, size)[alive]
@@ -224,8 +241,9 @@ def null_space(rows: Tensor, read: Tensor, scaling: bool) -> NullSpace:
     s = s / s[0]
     zeros = s < ZERO
     if ((s >= ZERO) & (s < NONZERO)).any():
-        raise NoGap(f"which singular values are zero? {s[(s > ZERO / 1e3) & (s < NONZERO * 1e3)]}")
-    return NullSpace(vh[zeros].T, size, alive, (float(s[zeros].amax()) if zeros.any() else 0.0, float(s[~zeros].amin())))
+        raise NoGap(f"which singular values are zero? {s[(s >= ZERO) & (s < NONZERO)].tolist()[:9]}")
+    gap = float(s[zeros].amax()) if zeros.any() else 0.0, float(s[~zeros].amin())
+    return NullSpace(vh[zeros].T, size, alive, gap)
 
 
 def directions(symmetries: Iterable[Symmetry], model: nn.Module) -> Tensor:
