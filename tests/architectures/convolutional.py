@@ -147,8 +147,9 @@ def shufflenet() -> nn.Module:
         y = y.unflatten(1, (2, 2)).transpose(1, 2).flatten(1, 2)
         return m.head(y)
 
-    return Net(forward, stem=conv_bn(2, 4, act=nn.ReLU()), branch=nn.Sequential(conv_bn(2, 2, groups=2),
-               conv_bn(2, 2, 1, act=nn.ReLU())), head=nn.Sequential(nn.Conv2d(4, 3, 1), nn.ReLU(), *head(3)))  # fmt: skip
+    branch = nn.Sequential(conv_bn(2, 2, groups=2), conv_bn(2, 2, 1, act=nn.ReLU()))
+    return Net(forward, stem=conv_bn(2, 4, act=nn.ReLU()), branch=branch,
+               head=nn.Sequential(nn.Conv2d(4, 3, 1), nn.ReLU(), *head(3)))  # fmt: skip
 
 
 @architecture(IMAGE, loss="cross entropy")
@@ -173,8 +174,8 @@ def res2net() -> nn.Module:
         y.append(m.b(y[-1] + parts[2]))
         return m.head(torch.cat(y, 1))
 
-    return Net(forward, stem=conv_bn(2, 6, act=nn.ReLU()), a=conv_bn(2, 2, act=nn.ReLU()), b=conv_bn(2, 2, act=nn.ReLU()),
-               head=nn.Sequential(*head(6)))  # fmt: skip
+    a, b = (conv_bn(2, 2, act=nn.ReLU()) for _ in range(2))
+    return Net(forward, stem=conv_bn(2, 6, act=nn.ReLU()), a=a, b=b, head=nn.Sequential(*head(6)))
 
 
 @architecture(IMAGE, loss="cross entropy")

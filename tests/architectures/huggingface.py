@@ -141,7 +141,7 @@ model("hf_resnet_bottleneck", "ResNetForImageClassification", "ResNetConfig", {"
       num_labels=3)
 
 
-@architecture(**{"pixel_values": real(4, 3, 16, 16)}, loss="cross entropy")
+@architecture(pixel_values=real(4, 3, 16, 16), loss="cross entropy")
 def hf_mobilenet_v2() -> nn.Module:
     """The first four blocks: through all sixteen, with three channels, no gradient is told from rounding."""
     made = make("MobileNetV2ForImageClassification", "MobileNetV2Config", train=True, depth_multiplier=0.001,

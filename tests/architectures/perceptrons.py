@@ -301,8 +301,10 @@ def experts_top_two_of_three() -> nn.Module:
 @architecture(real(5, 3))
 def kernel_expansion() -> nn.Module:
     """Radial basis functions: centres, widths, weights."""
-    return Net(lambda m, x: m.o(torch.exp(-(m.a(x)[:, None] - m.centres).square().sum(-1) * m.width)), a=nn.Linear(3, 2),
-               centres=(4, 2), width=(4,), o=nn.Linear(4, 2))  # fmt: skip
+    return Net(
+        lambda m, x: m.o(torch.exp(-(m.a(x)[:, None] - m.centres).square().sum(-1) * m.width)),
+        a=nn.Linear(3, 2), centres=(4, 2), width=(4,), o=nn.Linear(4, 2),
+    )  # fmt: skip
 
 
 @architecture(real(5, 3))

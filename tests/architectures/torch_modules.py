@@ -13,8 +13,8 @@ from architectures.base import architecture, ids, real
 
 @architecture(real(2, 4, 6))
 def multihead_attention() -> nn.Module:
-    return Net(lambda m, x: m.o(m.mha(x, x, x, need_weights=False)[0]), mha=nn.MultiheadAttention(6, 2, batch_first=True),
-               o=nn.Linear(6, 3))  # fmt: skip
+    mha = nn.MultiheadAttention(6, 2, batch_first=True)
+    return Net(lambda m, x: m.o(m.mha(x, x, x, need_weights=False)[0]), mha=mha, o=nn.Linear(6, 3))
 
 
 @architecture(real(2, 4, 6), real(2, 3, 5))
@@ -246,8 +246,8 @@ def weight_norm_convolution() -> nn.Module:
 
 @architecture(real(4, 3))
 def spectral_norm() -> nn.Module:
-    return nn.Sequential(parametrizations.spectral_norm(nn.Linear(3, 4)), nn.ReLU(),
-                         parametrizations.spectral_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2)).eval()  # fmt: skip
+    a, b = (parametrizations.spectral_norm(nn.Linear(n, 4)) for n in (3, 4))
+    return nn.Sequential(a, nn.ReLU(), b, nn.ReLU(), nn.Linear(4, 2)).eval()
 
 
 @architecture(real(4, 3))
@@ -257,8 +257,8 @@ def spectral_norm_in_training() -> nn.Module:
 
 @architecture(real(4, 3))
 def orthogonal() -> nn.Module:
-    return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), parametrizations.orthogonal(nn.Linear(3, 4), orthogonal_map="cayley"), nn.ReLU(),
-                         nn.Linear(4, 2))  # fmt: skip
+    turned = parametrizations.orthogonal(nn.Linear(3, 4), orthogonal_map="cayley")
+    return nn.Sequential(nn.Linear(3, 3), nn.ReLU(), turned, nn.ReLU(), nn.Linear(4, 2))
 
 
 @architecture(real(4, 4))

@@ -9,21 +9,27 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from detect.oracle import NullSpace, rank
+from detect.oracle import NullSpace
 
 
 def missing(null: NullSpace, claimed: Tensor, model: nn.Module) -> Iterator[str]:
     """The directions that nobody claimed, in words: sparse ones, in echelon form, parameter by parameter."""
     claimed = claimed[null.alive] * null.size[:, None]
-    claimed = claimed[:, null.contains(claimed)]
-    seen = rank(claimed)
-    for pivot_row in _echelon(null.basis / null.size[:, None]):
-        grown = torch.cat([claimed, (pivot_row * null.size)[:, None]], dim=1)
-        if (r := rank(grown)) > seen:
-            claimed, seen = grown, r
+    known = _orthonormal(claimed[:, null.contains(claimed)])
+    for row in _echelon(null.basis / null.size[:, None]):
+        new = row * null.size
+        new = (new - known @ (known.T @ new)) / new.norm()
+        if new.norm() > 1e-6:
+            known = torch.cat([known, (new / new.norm())[:, None]], dim=1)
             full = torch.zeros(len(null.alive), dtype=torch.float64)
-            full[null.alive] = pivot_row
+            full[null.alive] = row
             yield in_words(full, model)
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    """A basis of their span."""
+    u, s, _ = torch.linalg.svd(vectors, full_matrices=False)
+    return u[:, s > 1e-9 * s.amax()] if s.numel() else vectors
 
 
 def _echelon(basis: Tensor) -> list[Tensor]:
