@@ -8,6 +8,7 @@ dimensions.json, which the fast tests compare detection with.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 import traceback
@@ -16,12 +17,14 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from detect import oracle
 from detect.misses import missing
-from detect.oracle import DOMAINS, NoGap, directions, find, null_spaces
+from detect.oracle import DOMAINS, NoGap, NullSpace, directions, find, null_spaces
 
 from architectures import ARCHITECTURES, Architecture
 
 STORE = Path(__file__).with_name("dimensions.json")
+SOURCES = (Path(oracle.__file__), *sorted(Path(__file__).parent.glob("*.py")))
 
 
 def chosen(words: Iterable[str]) -> list[Architecture]:
@@ -29,11 +32,24 @@ def chosen(words: Iterable[str]) -> list[Architecture]:
     return [a for a in ARCHITECTURES.values() if not wanted or wanted & {a.name, a.group}]
 
 
-def row(a: Architecture, misses: bool, store: dict[str, dict[str, int]]) -> Iterator[str]:
+def truth_of(a: Architecture, cache: Path | None) -> dict[str, NullSpace]:
+    """The null spaces, from `cache` if they were computed there by the same sources."""
+    if cache is None:
+        return null_spaces(a)
+    sources = (f for f in SOURCES if f.stem in ("oracle", "base", a.group))
+    version = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:12]
+    file = cache / f"{a.name}-{version}.pt"
+    if not file.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.save({d: vars(n) for d, n in null_spaces(a).items()}, file)
+    return {d: NullSpace(**fields) for d, fields in torch.load(file).items()}
+
+
+def row(a: Architecture, misses: bool, store: dict[str, dict[str, int]], cache: Path | None) -> Iterator[str]:
     start = time.process_time()
     elements = sum(p.numel() for p in a.model().parameters() if p.requires_grad)
     try:
-        truth = null_spaces(a)
+        truth = truth_of(a, cache)
     except NoGap as error:
         yield f"{a.name:<36} {elements:>6}  NO GAP: {error}"
         return
@@ -73,12 +89,13 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="architectures, or groups of them; all by default")
     parser.add_argument("--misses", action="store_true", help="say in words what detection does not find")
     parser.add_argument("--store", action="store_true", help=f"write the oracle's dimensions to {STORE.name}")
+    parser.add_argument("--cache", type=Path, help="a directory to keep null spaces in, so that a second run is fast")
     args = parser.parse_args()
     torch.set_num_threads(1)
     store: dict[str, dict[str, int]] = json.loads(STORE.read_text()) if STORE.exists() else {}
     print(f"{'':<36} elements  scaling found/true, translation found/true, smallest nonzero singular value")
     for a in chosen(args.names):
-        for line in row(a, args.misses, store):
+        for line in row(a, args.misses, store, args.cache):
             print(line, flush=True)
         if args.store:
             STORE.write_text(json.dumps(dict(sorted(store.items())), indent=1) + "\n")
