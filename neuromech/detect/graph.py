@@ -30,6 +30,7 @@ class Node:
     """One operator call. `args` and `kwargs` hold `Value`s where tensors stood.
 
     `stop`: no gradient flows through. `escape`: the content of a tensor leaves the graph and may steer what follows.
+    `opaque`: why nothing can be said about this call, if so.
     """
 
     op: str
@@ -40,6 +41,7 @@ class Node:
     module: str
     stop: bool = False
     escape: bool = False
+    opaque: str = ""
 
 
 @dataclass

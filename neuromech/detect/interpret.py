@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils._pytree import tree_map_only
 
 from neuromech.detect.axes import Axis, Label, NonNested, Renaming, axis, by_parts, leaves, unify
@@ -279,6 +280,8 @@ class Interpreter:
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
+        elif node.opaque:
+            self._block(node, node.opaque)
         elif any(d.is_complex for d in dtypes):
             self._block(node, "there are no rules for complex numbers")
         elif any(0 in v.shape for v in (*node.inputs, *node.outputs)):
@@ -334,7 +337,8 @@ _LOWEST = -1e4  # exp of it is zero in any precision
 def _known_number(value: Value) -> float | None:
     """The number that all entries of a constant are known to have."""
     content, node = value.content, value.node
-    if content is not None and not content.is_meta and content.dtype.is_floating_point and content.numel():
+    readable = content is not None and content.layout is torch.strided and not (content.is_meta or content.is_nested)
+    if content is not None and readable and content.dtype.is_floating_point and content.numel():
         first = float(content.flatten()[0])
         return first if bool((content == first).all()) else None
     if node is not None:  # nothing can be read on the meta device, but how it was made
