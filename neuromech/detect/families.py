@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from math import prod
 
 from neuromech.detect.axes import Label
-from neuromech.detect.explain import Events, Shapes, reason
 from neuromech.detect.equations import Component
+from neuromech.detect.explain import Events, Shapes, reason
 from neuromech.detect.expr import Unknown
 from neuromech.detect.interpret import Domain
 from neuromech.detect.solve import Family

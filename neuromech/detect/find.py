@@ -16,7 +16,7 @@ from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
 from neuromech.detect.recognise import in_words, seen_of
-from neuromech.detect.rules import RULES, SAME_CONTENT
+from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, NeuromechWarning
@@ -77,7 +77,7 @@ def analyse(
 ) -> Findings:
     """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
     _check_trainable(model)
-    interpreter = Interpreter(graph, RULES, SAME_CONTENT)
+    interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
