@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
+from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
 _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
@@ -58,7 +59,7 @@ def _overlap(a: Geometry, b: Geometry) -> bool:
 class Recorder(TorchDispatchMode):
     """Everything that happens inside `recording()`, as `graph`; `modules` is the stack of module paths."""
 
-    supports_higher_order_operators = True
+    supports_higher_order_operators = True  # else PyTorch refuses them, in words for its developers
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,13 +116,17 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        higher_order = isinstance(func, HigherOrderOperator)  # it takes functions, and is recorded as a whole
-        name = f"higher_order.{func}" if higher_order else f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        if isinstance(func, HigherOrderOperator):
+            raise CaptureError(
+                f"the forward calls {func}, an operator that takes functions, and what these use cannot be followed: "
+                "write it with plain control flow"
+            )
+        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
         before = {id(t): self.read(t) for t in _tensors((args, kwargs))}
         out = func(*args, **kwargs)
-        written = [] if higher_order else _written(func, args, kwargs)
+        written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)

@@ -269,6 +269,16 @@ def test_forwards_that_differentiate_are_refused(forward: Callable[..., Any]) ->
         of(forward)
 
 
+def test_operators_that_take_functions_are_refused() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: plain(m, x), lambda x: m.b(m.a(x)), (x,))
+
+    import torch._dynamo  # `cond` would import it too late to be told to leave the forward as it is
+
+    with pytest.raises(CaptureError, match="cond, an operator that takes functions"):
+        of(forward)
+
+
 def test_a_forward_that_makes_parameters_is_refused_and_makes_none() -> None:
     class Late(nn.Module):
         def __init__(self) -> None:
