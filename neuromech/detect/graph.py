@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 ValueKind = Literal["op", "parameter", "constant"]
 
@@ -21,6 +22,7 @@ class Value:
     node: Node | None = None
     names: tuple[str, ...] = ()
     trainable: bool = False
+    content: Tensor | None = None  # of a constant that is still as it was
 
 
 @dataclass(eq=False)

@@ -68,6 +68,7 @@ class Recorder(TorchDispatchMode):
         self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
+        self._constants: dict[int, list[Value]] = {}  # storage -> constants whose content is still in it
         self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
         self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
 
@@ -80,7 +81,8 @@ class Recorder(TorchDispatchMode):
         """A tensor that was there before. Two leaves in the same memory are one, under both names."""
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable)
+            content = t if kind == "constant" else None
+            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
         value.names += (name,) if name else ()
@@ -134,9 +136,12 @@ class Recorder(TorchDispatchMode):
         stop = not torch.is_grad_enabled() or name in _STOPS
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
         self.graph.nodes.append(node)
+        fixed = all(v.content is not None for v in node.inputs)
         for t in made:
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node)))
+            content = t if fixed else None
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
         for t in written:
+            self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
@@ -149,7 +154,14 @@ class Recorder(TorchDispatchMode):
         self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
         if value.node:
             self._made.setdefault(storage, []).append(value)
+        if value.content is not None:
+            self._constants.setdefault(storage, []).append(value)
         return value
+
+    def _forget(self, t: Tensor) -> None:
+        """What was in the memory of `t` is being written over."""
+        for value in self._constants.pop(storage_of(t), ()):
+            value.content = None
 
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
