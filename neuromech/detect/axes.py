@@ -247,7 +247,9 @@ def assemble(of: Sequence[Label], chosen: Sequence[Piece]) -> Regrouping:
         return Regrouping(tuple(of), tuple(fresh.values()), (Entry(chosen[0], (), Renaming(fresh)),))
     whole = sum_of([p.n for p in chosen])
     return Regrouping(
-        tuple(of), (whole,), tuple(Entry(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True))
+        tuple(of),
+        (whole,),
+        tuple(Entry(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True)),
     )
 
 

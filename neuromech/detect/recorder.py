@@ -7,8 +7,10 @@ It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -65,6 +67,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = Graph()
         self.modules = [""]
+        self.strangers: ValueKind = "constant"  # what a tensor is that nobody has announced
         self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
@@ -133,10 +136,13 @@ class Recorder(TorchDispatchMode):
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
-        stop = not torch.is_grad_enabled() or name in _STOPS
+        function = "" if torch.is_grad_enabled() else _custom_function()
+        stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        node.opaque = f"it is part of the custom autograd function {function}" if function else ""
         self.graph.nodes.append(node)
-        fixed = all(v.content is not None for v in node.inputs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        fixed = not random and all(v.content is not None for v in node.inputs)
         for t in made:
             content = t if fixed else None
             node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
@@ -168,13 +174,29 @@ class Recorder(TorchDispatchMode):
         if sources := self._made.get(storage_of(t)):
             self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
-            self.leaf(t, "constant")
+            self.leaf(t, self.strangers)
 
     def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False) -> Value:
         value = Value(tuple(t.shape), t.dtype)
         value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
         self.graph.nodes.append(value.node)
         return value
+
+
+def _custom_function() -> str:
+    """The custom autograd function that is running, if any.
+
+    Its forward runs without gradient, and yet a gradient flows through it, one of its own making.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return str(frame.f_locals["cls"].__name__)
+        frame = frame.f_back
+    return ""
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class _MemoryEscapes(TorchFunctionMode):

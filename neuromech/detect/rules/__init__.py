@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neuromech.detect.rules import attention, index, linear, lookup, loss, movement, normalize, pointwise, recurrent, reduce
+from neuromech.detect.rules import (
+    attention,
+    index,
+    linear,
+    lookup,
+    loss,
+    movement,
+    normalize,
+    pointwise,
+    recurrent,
+    reduce,
+)
 
 Rule = Callable[..., Any]
 

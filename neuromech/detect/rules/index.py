@@ -189,7 +189,9 @@ def repeat_interleave(
     return replace(x, axes=put(x.axes, dim, (*x.axes[dim], *axis(times))))
 
 
-def pad(s: Interpreter, x: Abstract, widths: Sequence[int], mode: Any = "constant", value: float | None = None) -> Abstract:
+def pad(
+    s: Interpreter, x: Abstract, widths: Sequence[int], mode: Any = "constant", value: float | None = None
+) -> Abstract:
     """Entries added at the ends of the last axes: zeros, which scale with anything, or copies of others."""
     if not isinstance(mode, str):  # constant_pad_nd(x, widths, value)
         mode, value = "constant", mode
@@ -208,7 +210,10 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
         left = {"circular": lambda i: i % n, "replicate": lambda i: min(max(i, 0), n - 1)}
         place: Callable[[int], int] = left.get(mode, lambda i: n - 1 - abs(n - 1 - abs(i)))
         return take(s, x, dim, [place(i) for i in range(-before, n + after)])
-    blank = [zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k))) for k in (before, after)]
+    blank = [
+        zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k)))
+        for k in (before, after)
+    ]
     if not (varies(x, dim) or value or x.shift):
         return relabelled(x, dim, axis(n + before + after), ("padded", before, after))
     parts = [(blank[0], before), (x, n), (blank[1], after)]

@@ -17,7 +17,9 @@ States = tuple[Abstract, ...]
 Cell = Callable[[Interpreter, Abstract, States, Sequence[Abstract]], States]
 
 
-def _affine(s: Interpreter, x: Abstract, h: Abstract, w: Sequence[Abstract], gates: int) -> Iterator[tuple[Abstract, Abstract]]:
+def _affine(
+    s: Interpreter, x: Abstract, h: Abstract, w: Sequence[Abstract], gates: int
+) -> Iterator[tuple[Abstract, Abstract]]:
     """W_ih x + b_ih and W_hh h + b_hh, gate by gate; `w` is (W_ih, W_hh) or (W_ih, W_hh, b_ih, b_hh)."""
     n = count(w[0].axes[0]) // gates
     blocks = [cut(s, t, 0, [n] * gates) for t in (w[:4] if len(w) > 3 else w[:2])]
