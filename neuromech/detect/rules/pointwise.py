@@ -226,7 +226,10 @@ NONLINEAR = (
     "hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 alpha_dropout "
     "feature_alpha_dropout lgamma digamma polygamma i0 special_expit xlogy special_xlogy"
 )
-IDENTITY = "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach requires_grad_"
+IDENTITY = (
+    "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach "
+    "requires_grad_"
+)
 
 TABLE: dict[str, Callable[..., Any]] = {
     **{op: homogeneous(*what) for op, what in HOMOGENEOUS.items()},
