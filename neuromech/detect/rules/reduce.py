@@ -239,8 +239,11 @@ TABLE: dict[str, Callable[..., Any]] = {
         for d in (1, 2, 3)
         for kind in ("nearest", "_nearest_exact", "nearest_exact")
     },
-    **dict(upsample_linear1d=resampled(1), upsample_bilinear2d=resampled(2), upsample_bicubic2d=resampled(2)),
-    **dict(upsample_trilinear3d=resampled(3), _upsample_bilinear2d_aa=resampled(2)),
+    "upsample_linear1d": resampled(1),
+    "upsample_bilinear2d": resampled(2),
+    "upsample_bicubic2d": resampled(2),
+    "upsample_trilinear3d": resampled(3),
+    "_upsample_bilinear2d_aa": resampled(2),
     **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
     **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
     **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},
