@@ -13,6 +13,7 @@ import json
 import time
 import traceback
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -33,11 +34,15 @@ def chosen(words: Iterable[str]) -> list[Architecture]:
 
 
 def truth_of(a: Architecture, cache: Path | None) -> dict[str, NullSpace]:
-    """The null spaces, from `cache` if they were computed there by the same sources."""
+    """The null spaces, from `cache` if they were computed there by the same oracle for the same model."""
     if cache is None:
         return null_spaces(a)
-    sources = (f for f in SOURCES if f.stem in ("oracle", "base", a.group))
-    version = hashlib.sha256(b"".join(f.read_bytes() for f in sources)).hexdigest()[:12]
+    recipe = [f.read_text() for f in SOURCES if f.stem in ("oracle", "base")]
+    if isinstance(a.build, partial):
+        recipe += [repr((a.build.args, a.build.keywords)), repr([p.shape for p in a.model().parameters()])]
+    else:
+        recipe += [f.read_text() for f in SOURCES if f.stem == a.group]
+    version = hashlib.sha256("".join(recipe).encode()).hexdigest()[:12]
     file = cache / f"{a.name}-{version}.pt"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)

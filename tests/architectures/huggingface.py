@@ -6,12 +6,13 @@ The class and its configuration are looked up by name, so that the table can be 
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from architectures.base import Make, architecture, constant, ids, real
+from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ids, real
 
 AVAILABLE = importlib.util.find_spec("transformers") is not None
 TEXT = {"input_ids": ids(11, 2, 5)}
@@ -26,17 +27,16 @@ def make(model: str, config: str, train: bool = False, **options: Any) -> nn.Mod
     for m in made.modules():
         if isinstance(m, nn.Embedding):
             m.padding_idx = None  # the gradient of a padding row is withheld, which is no symmetry
+            if unread := getattr(m, "offset", 0):  # positions are counted from here: the rows before are never read
+                m.weight, m.offset = nn.Parameter(m.weight.detach()[unread:].clone()), 0
     return made
 
 
 def model(
     name: str, cls: str, config: str, inputs: dict[str, Make], loss: str = "cross entropy", **options: Any
 ) -> None:
-    def build() -> nn.Module:
-        return make(cls, config, **options)
-
-    build.__name__, build.__module__ = name, __name__
-    architecture(loss=loss, **inputs)(build)
+    build = partial(make, cls, config, **options)
+    ARCHITECTURES[name] = Architecture(name, "huggingface", build, inputs, loss)
 
 
 # fmt: off
