@@ -128,14 +128,12 @@ model("hf_dinov2", "Dinov2ForImageClassification", "Dinov2Config", PICTURE, hidd
       num_attention_heads=2, mlp_ratio=1, image_size=8, patch_size=4, num_labels=3)
 model("hf_swin", "SwinForImageClassification", "SwinConfig", PICTURE, image_size=8, patch_size=2, embed_dim=4,
       depths=[2, 1], num_heads=[1, 2], window_size=2, mlp_ratio=1.0, num_labels=3)
-model("hf_swinv2", "Swinv2ForImageClassification", "Swinv2Config", PICTURE, image_size=8, patch_size=2, embed_dim=4,
-      depths=[1], num_heads=[2], window_size=2, mlp_ratio=1.0, num_labels=3)
 model("hf_convnext", "ConvNextForImageClassification", "ConvNextConfig", PICTURE, num_channels=3, patch_size=2,
       hidden_sizes=[4, 6], depths=[1, 1], num_stages=2, num_labels=3)
 model("hf_convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", PICTURE, num_channels=3, patch_size=2,
       hidden_sizes=[3, 4], depths=[1, 1], num_stages=2, num_labels=3)
 model("hf_resnet", "ResNetForImageClassification", "ResNetConfig", {"pixel_values": real(3, 3, 16, 16)}, train=True,
-      num_channels=3, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 2], layer_type="basic", num_labels=3)
+      num_channels=3, embedding_size=2, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3)
 model("hf_resnet_bottleneck", "ResNetForImageClassification", "ResNetConfig", {"pixel_values": real(3, 3, 16, 16)},
       train=True, num_channels=3, embedding_size=4, hidden_sizes=[8], depths=[2], layer_type="bottleneck",
       num_labels=3)
