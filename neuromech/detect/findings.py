@@ -18,6 +18,7 @@ _MEANING = {
     "translation": "a constant can be added to these (and taken from what follows the minus)",
     "scale": "these can be multiplied by any positive factor",
     "rescale": "a positive factor on what stands left of the slash is undone by its inverse on the right",
+    "matrix": "an invertible matrix that mixes the index m on the left is undone by its inverse on the right",
 }
 _MOVES, _WHY = 46, 50  # columns
 

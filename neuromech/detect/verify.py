@@ -78,7 +78,7 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
     theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
-    moves = dict(enumerate(_moves(claims, random)))
+    moves = dict(enumerate(_moves(claims, theta, random)))
     unjudged = ""
     try:
         plain = _Point(experiment, theta, 1.0, random)
@@ -116,13 +116,13 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     return Verdict([defects[i] for i in moves], [i in true for i in moves])
 
 
-def _moves(claims: Sequence[Symmetry], generator: torch.Generator) -> list[Move]:
+def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Move]:
     """A random distance for every member, of moderate size even where many families meet in one parameter."""
     meeting = Counter(name for s in claims for name in s.parameters)
     most = max(meeting.values(), default=1) ** 0.5
 
     def far(s: Symmetry) -> Tensor:
-        longest = max(abs(float(t.weight)) for t in s.terms)
+        longest = max(abs(float(t.weight)) for t in s.terms) * s.order(params) ** 0.5  # the norm of a random matrix
         return torch.randn(s.size, generator=generator, dtype=torch.float64) / (4 * most * longest)
 
     return [(s, far(s)) for s in claims]
