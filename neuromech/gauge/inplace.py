@@ -26,13 +26,13 @@ def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, membe
     Raises `SymmetryError`, and changes nothing, if the symmetry does not fit the model or `alpha`, if a parameter is
     sharded or has no values (meta), or if a result does not fit a parameter's dtype.
     """
-    distance = torch.as_tensor(alpha)
-    if distance.is_complex() or not bool(torch.isfinite(distance).all()):
+    if torch.as_tensor(alpha).is_complex() or not bool(torch.isfinite(torch.as_tensor(alpha)).all()):
         raise SymmetryError(f"alpha must be finite and real, it is {alpha}")
+    distance = torch.as_tensor(alpha, dtype=torch.float64, device="cpu").detach()
     params = own_parameters(model, symmetry)
     own = replace(symmetry, terms=tuple(replace(t, parameter=first_name(model, t.parameter)) for t in symmetry.terms))
     wide = {name: params[name].double() for name in own.parameters}
-    assign(params, own.transform(wide, distance.detach().to("cpu", torch.float64), member))
+    assign(params, own.transform(wide, distance, member))
     return model
 
 
