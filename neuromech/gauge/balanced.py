@@ -128,5 +128,7 @@ def _left(
     for s, here in zip(used, orbit.slices, strict=True):
         n = s.size - int(solution.moved[here].sum()) if solution else 0
         if n:
-            said.append(f"{n:,} of {s.size:,} members of {s.name}: no point is the best, as where one side is all zeros")
+            said.append(
+                f"{n:,} of {s.size:,} members of {s.name}: no point is the best, as where one side is all zeros"
+            )
     return tuple(said)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -130,6 +130,15 @@ class Symmetry:
         """n of the n x n matrices of a matrix family; 1 for the others."""
         t = self.terms[0]
         return mixing.shape_of(t, params[t.parameter].shape)[1] if self.kind == "matrix" else 1
+
+    def rotations(self, params: Mapping[str, Tensor]) -> Symmetry:
+        """Of a matrix family: the rotations among its matrices. Their charge is zero under gradient flow, always."""
+        self.check(params)
+        n = self.order(params)
+        if n == 1:
+            raise SymmetryError(f"{self.name}: there are no rotations in a {self.kind} family of 1 x 1 matrices")
+        blocks = self.terms[0].size(params[self.terms[0].parameter].shape)
+        return replace(self, size=mixing.members(blocks, n, skew=True), skew=True)
 
     def _exponents(self, params: Mapping[str, Tensor], alpha: Tensor) -> Params:
         """Per parameter that moves: sum over its terms of weight * alpha[member], in the parameter's shape."""
