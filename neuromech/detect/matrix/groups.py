@@ -16,9 +16,9 @@ family has charges of its own right (and may reach further: one ReLU more and on
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from neuromech.detect.axes import Label, leaves
 from neuromech.detect.graph import Graph, Value
@@ -46,6 +46,7 @@ def beyond_the_diagonal(families: Iterable[Symmetry], shapes: dict[str, tuple[in
     return total
 
 
+Item = TypeVar("Item")
 At = tuple[tuple[Label, int], ...]  # a block: entries of indices, by their roots; () for whole tensors
 
 
@@ -99,7 +100,7 @@ class _Indices:
         self._whole, self._joined = _Signed(), _Signed()
         self._origin: dict[Label, tuple[Label, list[tuple[Label, int]]]] = {}  # of labels of tensors that were cut
         for block in walk.blocks:
-            at = _digits(b.selector, b.at)
+            at = _digits(block.selector, block.at)
             self._origin.update((x, (y, at)) for x, y in zip(block.label.leaves(), block.of.leaves(), strict=True))
         pairs = [(x, y, sign) for a, b, sign in walk.relations for x, y in zip(a.leaves(), b.leaves(), strict=True)]
         across = [(x, y, sign) for x, y, sign in pairs if x in self._origin or y in self._origin]
@@ -118,6 +119,8 @@ class _Indices:
             fixed |= {i for i in (a, b) if not i.at and i.root in self.cut}
         fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
         self._fixed = {self.component(i) for i in fixed}
+        self._tensors = self._by_component(walk.known.values(), lambda t: t.labels)
+        self._apart = self._by_component(walk.apart, lambda pair: (*pair[0], *pair[1]))
 
     def index(self, x: Label, at: At = ()) -> tuple[Index, int]:
         """The index of a leaf, seen in a block if it stands in a whole tensor; and the sign between the two."""
@@ -153,33 +156,39 @@ class _Indices:
 
     def numbering(self, members: Sequence[Index]) -> list[Any] | None:
         """The components of the indices that may number the matrices; None if the blocks themselves may not."""
-        ats = {i.at for i in members}
-        mine = self.component(members[0])
+        mine, ats = self.component(members[0]), {i.at for i in members}
         number: list[Any] | None = None
-        for t in self._walk.known.values():
-            labels = t.labels
+        for t in self._tensors.get(mine, ()):
+            whole = [self.index(x)[0].root for x in t.labels if x not in self._origin]
             for at in ats:
-                seen = [self.component(self.index(x, at)[0]) for x in labels]
+                seen = [self.component(self.index(x, at)[0]) for x in t.labels]
                 if mine not in seen:
                     continue
-                whole = [x for x in labels if x not in self._origin]
-                roots = [self.index(x)[0].root for x in whole]
-                if len(whole) == len(labels) and any(roots.count(root) != 1 for root, _ in at):
+                if len(whole) == len(seen) and any(whole.count(root) != 1 for root, _ in at):
                     return None
                 once = [c for c in seen if c != mine and seen.count(c) == 1]
                 number = once if number is None else [c for c in number if c in once]
-        number = number or []
-        for stays, gone in self._walk.apart:
+        barred: set[Any] = set()
+        for pair in self._apart.get(mine, ()):
             for at in ats:
-                s, g = ([self.index(x, at)[0] for x in labels] for labels in (stays, gone))
-                s_in, g_in = ({self.component(i) for i in some} for some in (s, g))
-                barred = (s_in if mine in g_in else set()) | (g_in if mine in s_in else set())
-                number = [c for c in number if c not in barred]
-                if mine in g_in and any(i.root is root for root, _ in at for i in s):
-                    return None
-                if mine in s_in and any(i.root is root for root, _ in at for i in g):
-                    return None
-        return number
+                stays, gone = ([self.index(x, at)[0] for x in side] for side in pair)
+                for side, other in ((stays, gone), (gone, stays)):
+                    if mine in map(self.component, side):
+                        barred.update(map(self.component, other))
+                        if {root for root, _ in at} & {i.root for i in other}:
+                            return None
+        return [c for c in number or () if c not in barred]
+
+    def _by_component(self, items: Iterable[Item], labels: Callable[[Item], Iterable[Label]]) -> dict[Any, list[Item]]:
+        """Items by the free components that their labels belong to."""
+        out: dict[Any, list[Item]] = {}
+        for item in items:
+            indices = [self.index(x)[0] for x in labels(item)]
+            seen = {Index(i.root, at) for i in indices for at in ([i.at] if i.at else self.cut.get(i.root, [()]))}
+            for c in dict.fromkeys(map(self.component, seen)):
+                if c not in self._fixed:
+                    out.setdefault(c, []).append(item)
+        return out
 
 
 def _digits(axis: Sequence[Label], index: int) -> list[tuple[Label, int]]:
