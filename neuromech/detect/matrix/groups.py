@@ -102,6 +102,8 @@ class _Indices:
         for block in walk.blocks:
             at = _digits(block.selector, block.at)
             self._origin.update((x, (y, at)) for x, y in zip(block.label.leaves(), block.of.leaves(), strict=True))
+        nested = [x for x, (y, _) in self._origin.items() if y in self._origin]  # blocks of blocks: beyond us
+        nested += [self._origin.pop(x)[0] for x in list(nested)]
         pairs = [(x, y, sign) for a, b, sign in walk.relations for x, y in zip(a.leaves(), b.leaves(), strict=True)]
         across = [(x, y, sign) for x, y, sign in pairs if x in self._origin or y in self._origin]
         for x, y, sign in pairs:
@@ -111,7 +113,7 @@ class _Indices:
         for x in self._origin:
             index, _ = self.index(x)
             self.cut.setdefault(index.root, {})[index.at] = None
-        fixed = {self.index(x)[0] for x in leaves(walk.fixed)}
+        fixed = {self.index(x)[0] for x in (*leaves(walk.fixed), *nested)}
         for x, y, sign in across:
             (a, s), (b, t) = self.index(x), self.index(y)
             self._joined.union(a, b, sign * s * t)
@@ -119,6 +121,7 @@ class _Indices:
             fixed |= {i for i in (a, b) if not i.at and i.root in self.cut}
         fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
         self._fixed = {self.component(i) for i in fixed}
+        self._roots = {i.root for i in fixed if not i.at}  # of indices that are fixed as wholes
         self._tensors = self._by_component(walk.known.values(), lambda t: t.labels)
         self._apart = self._by_component(walk.apart, lambda pair: (*pair[0], *pair[1]))
 
@@ -183,7 +186,7 @@ class _Indices:
         """Items by the free components that their labels belong to."""
         out: dict[Any, list[Item]] = {}
         for item in items:
-            indices = [self.index(x)[0] for x in labels(item)]
+            indices = [i for x in labels(item) if (i := self.index(x)[0]).root not in self._roots]
             seen = {Index(i.root, at) for i in indices for at in ([i.at] if i.at else self.cut.get(i.root, [()]))}
             for c in dict.fromkeys(map(self.component, seen)):
                 if c not in self._fixed:

@@ -155,6 +155,9 @@ def unbind(m: Walk, x: Indexed, dim: int = 0) -> list[Indexed]:
 def joined(m: Walk, tensors: Sequence[Indexed], dim: int = 0) -> Indexed:
     """Concatenation: along the other axes the parts are mixed alike, or not at all."""
     assert m.node is not None
+    tensors = [t for t in tensors if length(t.axes[dim % t.ndim])]  # an empty cache, for example
+    if len(tensors) == 1:
+        return tensors[0]
     dim %= tensors[0].ndim
     rest = [Indexed(tuple(() if d == dim else a for d, a in enumerate(t.axes))) for t in tensors]
     out = m.broadcast(*rest)

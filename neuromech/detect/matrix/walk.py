@@ -59,6 +59,7 @@ class Block(NamedTuple):
 
 
 Rule = Callable[..., Any]
+_WITH_EMPTY = {"cat", "concat", "concatenate"}  # operators to which an empty input makes no difference
 
 
 @dataclass
@@ -105,7 +106,8 @@ class Walk:
         self.node = node
         op = node.op.removeprefix("aten.")
         rule = self.rules.get(op)
-        plain = not any(v.dtype.is_complex or 0 in v.shape for v in (*node.inputs, *node.outputs))
+        plain = not any(v.dtype.is_complex for v in (*node.inputs, *node.outputs))
+        plain &= not any(0 in v.shape for v in (*node.outputs, *(() if op in _WITH_EMPTY else node.inputs)))
         if plain and not node.escape and not node.stop and (rule or self.elementwise(op)):
             try:
                 self._apply(rule, node)
@@ -149,8 +151,6 @@ class Walk:
 
     def block(self, x: Indexed, selector: Axis, index: int, kept: Sequence[Axis]) -> Indexed:
         """What is left of `x`, the axes `kept`, when the index `selector` is put to one value."""
-        if inside := {y for b in self.blocks for y in b.label.leaves()} & set(x.labels):
-            raise Unsupported(f"a block is cut out of a block: {inside}")
         new = {y: Label(y.atom) for y in leaves(y for a in kept for y in a)}
         self.blocks += [Block(label, of, selector, index) for of, label in new.items()]
         return Indexed(tuple(tuple(new[y] for y in leaves(a)) for a in kept))
