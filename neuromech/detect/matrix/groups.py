@@ -99,13 +99,13 @@ class _Indices:
         self._walk = walk
         self._whole, self._joined = _Signed(), _Signed()
         self._origin: dict[Label, tuple[Label, list[tuple[Label, int]]]] = {}  # of labels of tensors that were cut
-        for block in walk.blocks:
-            at = _digits(block.selector, block.at)
-            self._origin.update((x, (y, at)) for x, y in zip(block.label.leaves(), block.of.leaves(), strict=True))
-        nested = [x for x, (y, _) in self._origin.items() if y in self._origin]  # blocks of blocks: beyond us
-        nested += [self._origin.pop(x)[0] for x in list(nested)]
         pairs = [(x, y, sign) for a, b, sign in walk.relations for x, y in zip(a.leaves(), b.leaves(), strict=True)]
-        across = [(x, y, sign) for x, y, sign in pairs if x in self._origin or y in self._origin]
+        cut = {x for block in walk.blocks for x in block.label.leaves()}
+        for x, y, sign in pairs:
+            if not {x, y} & cut:
+                self._whole.union(x, y, sign)
+        nested = self._sort_blocks()
+        across = [pair for pair in pairs if pair[0] in self._origin or pair[1] in self._origin]
         for x, y, sign in pairs:
             if x not in self._origin and y not in self._origin:
                 self._whole.union(x, y, sign)
@@ -124,6 +124,28 @@ class _Indices:
         self._roots = {i.root for i in fixed if not i.at}  # of indices that are fixed as wholes
         self._tensors = self._by_component(walk.known.values(), lambda t: t.labels)
         self._apart = self._by_component(walk.apart, lambda pair: (*pair[0], *pair[1]))
+
+    def _sort_blocks(self) -> list[Label]:
+        """Decide which blocks are indices of their own; returns the labels of what is cut out of another block.
+
+        Where no parameter has the index that was selected (time, the batch), none has blocks of its own: the label
+        means the index that it was cut from.
+        """
+        held = {self._whole.find(x)[0] for v in self._walk.moving for x in self._walk.indexed(v).labels}
+        nested = []
+        for block in self._walk.blocks:
+            at = _digits(block.selector, block.at)
+            own = bool(held & {self._whole.find(x)[0] for x, _ in at})
+            for x, y in zip(block.label.leaves(), block.of.leaves(), strict=True):
+                if own and y in self._origin:
+                    nested += [x, y]
+                elif y in self._origin:
+                    self._origin[x] = self._origin[y]
+                elif own:
+                    self._origin[x] = y, at
+                else:
+                    self._whole.union(x, y, 1)
+        return nested
 
     def index(self, x: Label, at: At = ()) -> tuple[Index, int]:
         """The index of a leaf, seen in a block if it stands in a whole tensor; and the sign between the two."""
