@@ -77,7 +77,7 @@ class Orbit:
 
 def _cell(values: Tensor, terms: Sequence[tuple[int, Term]], reduce: Reduce) -> Cell:
     views = {t.view(values.shape) for _, t in terms}
-    if len(views) > 1:  # cut in different ways: every element by itself
+    if len(views) > 1 or any(t.part and t.part.strides for _, t in terms):  # cut in different ways
         return Cell(reduce(values.reshape(-1, 1)).reshape(values.shape), tuple(terms))
     (view,) = views
     fixed = [dict(t.part.select) if t.part else {} for _, t in terms]

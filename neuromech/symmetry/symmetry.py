@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -94,7 +94,7 @@ class Symmetry:
         """Plain data, fit for JSON; `from_dict` is its inverse."""
         terms = [
             {"parameter": t.parameter, "axis": t.axis, "weight": str(t.weight)}
-            | ({"part": {"shape": t.part.shape, "select": t.part.select}} if t.part else {})
+            | ({"part": asdict(t.part)} if t.part else {})
             | ({} if t.along is None else {"along": t.along})
             for t in self.terms
         ]
@@ -105,7 +105,11 @@ class Symmetry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Symmetry:
         def part(d: Mapping[str, Any] | None) -> Part | None:
-            return Part(tuple(d["shape"]), tuple((a, i) for a, i in d["select"])) if d else None
+            if d is None:
+                return None
+            strides = None if d.get("strides") is None else tuple(d["strides"])
+            select = tuple((a, i) for a, i in d["select"])
+            return Part(tuple(d["shape"]), select, strides, d.get("start", 0), d.get("words", ""))
 
         def term(d: Mapping[str, Any]) -> Term:
             axis = tuple(d["axis"]) if isinstance(d["axis"], list) else d["axis"]

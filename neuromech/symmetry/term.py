@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import torch
@@ -23,10 +23,23 @@ class Part:
 
     `fc.weight` (10, 64*16) read as (10, 64, 16) lets a family run over the 64 channels that were flattened with 16
     pixels each; a fused projection (3*d, d) read as (3, d, d) with `select=((0, 1),)` is its second block of rows.
+
+    With `strides` it is a block of the parameter: element (i, j ..) of `shape` stands at `start` + i * strides[0] + ...
+    of its elements in row-major order. `words` says so to people: "[0:64]".
     """
 
     shape: tuple[int, ...]
     select: tuple[tuple[int, int], ...] = ()
+    strides: tuple[int, ...] | None = None
+    start: int = 0
+    words: str = field(default="", compare=False)
+
+    def of(self, x: Tensor) -> Tensor:
+        """The part of `x`; a view, if `x` is contiguous."""
+        if self.strides is None:
+            return x.reshape(self.shape)
+        x = x.contiguous()
+        return x.as_strided(self.shape, self.strides, x.storage_offset() + self.start)
 
 
 @dataclass(frozen=True)
@@ -60,7 +73,11 @@ class Term:
         view = tuple(self.part.shape) if self.part else tuple(shape)
         fixed = {axis for axis, _ in self.part.select} if self.part else set()
         used = self.axes if self.along is None else (*self.axes, self.along)
-        if math.prod(view) != math.prod(shape):
+        if self.part and self.part.strides is not None:
+            last = self.part.start + sum((n - 1) * k for n, k in zip(view, self.part.strides, strict=True))
+            if last >= math.prod(shape):
+                raise SymmetryError(f"{self.parameter}: a block that ends at element {last} of a shape {tuple(shape)}")
+        elif math.prod(view) != math.prod(shape):
             raise SymmetryError(f"{self.parameter}: shape {tuple(shape)} cannot be viewed as {view}")
         if any(not 0 <= a < len(view) or a in fixed for a in used) or len(set(used)) != len(used):
             which = used[0] if len(used) == 1 else used
@@ -108,11 +125,16 @@ class Term:
                 here = torch.arange(view[axis], device=v.device) == index
                 mask = mask & here.reshape([-1 if a == axis else 1 for a in range(len(view))])
             v = torch.where(mask, v, torch.zeros((), dtype=v.dtype, device=v.device))
+        if self.part and self.part.strides is not None:
+            whole = torch.zeros(math.prod(shape), dtype=v.dtype, device=v.device)
+            self.part.of(whole).copy_(v)
+            return whole.reshape(tuple(shape))
         return v.reshape(tuple(shape))
 
     def _arranged(self, x: Tensor, first: Sequence[int]) -> Tensor:
         """`x` in this term's view, without the axes that are fixed and with the axes `first` in front."""
-        x = x.reshape(self.view(x.shape))
+        self.view(x.shape)  # raises if it does not fit
+        x = self.part.of(x) if self.part else x
         kept = list(range(x.ndim))
         for axis, index in sorted(self.part.select if self.part else (), reverse=True):
             x = x.select(axis, index)
@@ -129,5 +151,5 @@ class Term:
         slots |= dict(zip(self.axes, "ijklnopq" if len(self.axes) > 1 else "i", strict=False))
         slots |= {} if self.along is None else {self.along: "m"}
         index = [str(slots.get(a, ":")) for a in range(max(slots, default=-1) + 1)]
-        view = f".view{self.part.shape}" if self.part else ""
+        view = "" if not self.part else self.part.words or f".view{self.part.shape}"
         return f"{self.parameter}{view}[{', '.join(index)}]" if index else self.parameter

@@ -20,8 +20,8 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
-from neuromech.detect.axes import Label, leaves
 from neuromech.detect.graph import Graph, Value
+from neuromech.detect.matrix.indices import Label, leaves
 from neuromech.detect.matrix.rules import TABLE, is_elementwise
 from neuromech.detect.matrix.walk import Walk
 from neuromech.symmetry import Part, Symmetry, Term, mixing

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from neuromech.detect.axes import axis, leaves, regroup, unify
-from neuromech.detect.matrix.walk import Indexed, Rule, Unsupported, Walk, length
+from neuromech.detect.matrix.indices import axis, leaves, length, regroup, unify
+from neuromech.detect.matrix.walk import Indexed, Rule, Unsupported, Walk
 
 
 def is_elementwise(op: str) -> bool:

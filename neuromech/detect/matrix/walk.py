@@ -1,4 +1,4 @@
-"""One pass over a recorded graph that follows the indices of tensors, as labels (axes.py).
+"""One pass over a recorded graph that follows the indices of tensors, as labels (indices.py).
 
 If the index n of a tensor is mixed by an invertible matrix M, x -> M x, every operator must carry this on: sums add
 tensors that are mixed alike; a contraction over n pairs M with its inverse transpose; an operator that sees the entries
@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 from torch.utils._pytree import tree_map_only
 
-from neuromech.detect.axes import Axis, Label, NonNested, axis, leaves, unify
 from neuromech.detect.graph import Graph, Node, Value
+from neuromech.detect.matrix.indices import Axis, Label, NonNested, axis, leaves, length, unify
 
 
 class Unsupported(Exception):
@@ -140,10 +140,10 @@ class Walk:
         self.fixed += labels
 
     def alike(self, a: Axis, b: Axis) -> None:
-        self.relations += [(x, y, 1) for y, x in unify(a, b).items()]
+        self.relations += [(x, y, 1) for x, y in unify(a, b)]
 
     def dual(self, a: Axis, b: Axis) -> None:
-        self.relations += [(x, y, -1) for y, x in unify(a, b).items()]
+        self.relations += [(x, y, -1) for x, y in unify(a, b)]
 
     def separate(self, stays: Sequence[Label], gone: Sequence[Label]) -> None:
         if stays and gone:
@@ -201,10 +201,3 @@ class Walk:
         gone = [*x.along(i for i, _ in over), *w.along(j for _, j in over)]
         free = [*x.along(set(range(x.ndim)) - set(of_x)), *w.along(set(range(w.ndim)) - set(of_w))]
         self.separate(free, gone)
-
-
-def length(a: Axis) -> int:
-    out = 1
-    for x in leaves(a):
-        out *= x.n
-    return out
