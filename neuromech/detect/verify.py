@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,32 @@ def outputs_as_they_are(output: Any) -> list[Tensor]:
     return tensors_of(output)
 
 
+@contextmanager
+def watched(progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Inside, `progress(done, total)` hears of every check of a family that is done: two a family."""
+    before = _watcher.set(progress)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+_watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("watcher", default=None)
+
+
+class _Ticks:
+    """Counts checks for whoever is watching."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total, self._tell = 0, total, _watcher.get()
+        self(0)
+
+    def __call__(self, n: int = 1) -> None:
+        self.done += n
+        if self._tell:
+            self._tell(self.done, self.total)
+
+
 def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> Verdict:
     """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
@@ -89,8 +117,12 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         unjudged = f"the model does not run in float64 ({type(error).__name__}: {error})"
     if unjudged:
         return Verdict([math.nan] * len(claims), [True] * len(claims), unjudged)
-    defects = {i: plain.first_order(*move) for i, move in moves.items()}
-    torques = {i: plain.torque(*move) for i, move in moves.items()}
+    tick = _Ticks(2 * len(claims))
+    defects: dict[int, float] = {}
+    torques: dict[int, float] = {}
+    for i, move in moves.items():
+        defects[i], torques[i] = plain.first_order(*move), plain.torque(*move)
+        tick()
 
     def confirm(point: _Point, group: list[int]) -> list[int]:
         """Those of `group` that are true at this eps; their defect includes the finite one."""
@@ -108,12 +140,14 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         for some, defect in _finite(point, moves, group, line):
             defects.update((i, max(defects[i], defect)) for i in some)
             true += some if defect <= line else []
+        tick(len(true))
         return true
 
     true = confirm(plain, [i for i, s in enumerate(claims) if not s.broken_by])
     for factor in (*_SHRINK, 1.0):  # at last as they are: where eps is too small to be felt, so is its absence
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
             true += confirm(plain if factor == 1.0 else _Point(experiment, theta, factor, random), left)
+    tick(tick.total - tick.done)  # what is false has been checked as well
     return Verdict([defects[i] for i in moves], [i in true for i in moves])
 
 

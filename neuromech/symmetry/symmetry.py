@@ -16,7 +16,7 @@ with the weight w_e of the term that holds element e. Noether's charge of the me
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -70,15 +70,20 @@ class Symmetry:
     def name(self) -> str:
         """What member i moves, and against what: `fc1.weight[i], fc1.bias[i] / fc2.weight[:, i]`."""
 
-        if self.skew:
-            return f"rotation of {', '.join(map(str, self.terms))}"
+        return self.written(", ".join)
+
+    def written(self, listed: Callable[[Sequence[str]], str]) -> str:
+        """The name, with the terms of each side listed by `listed`."""
 
         def side(sign: int) -> str:
             power = "{} x{}" if self.is_linear else "{}^{}"
             same = [(t, abs(t.weight)) for t in self.terms if t.weight * sign > 0]
-            return ", ".join(str(t) if w == 1 else power.format(t, w) for t, w in same)
+            return listed([str(t) if w == 1 else power.format(t, w) for t, w in same])
 
-        return side(1) + ((" - " if self.is_linear else " / ") + side(-1) if side(-1) else "")
+        if self.skew:
+            return f"rotation of {listed([str(t) for t in self.terms])}"
+        up, down = side(1), side(-1)
+        return up + ((" - " if self.is_linear else " / ") + down if down else "")
 
     @property
     def parameters(self) -> tuple[str, ...]:
