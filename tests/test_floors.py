@@ -16,7 +16,7 @@ FLOORS = {
     "gauge": 3, "report": 3,
     "probe": 4,
     "__init__": 5,
-    "integrations": 6, "demo": 6,
+    "integrations": 6, "demo": 6, "subject": 6,
     "cli": 7,
     "__main__": 8,
 }  # fmt: skip
