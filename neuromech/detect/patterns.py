@@ -71,9 +71,20 @@ def _grouped(table: Sequence[Numbers], rows: tuple[int, ...]) -> list[Group]:
     lengths = {moves: len(set(moves)) for moves in variables}
     if prod(lengths.values()) == len(set(own)):
         return [Group(rows, tuple(ranges({v[c] for v in own}) for c in range(len(own[0]))))]
-    moves = min((m for m in variables if lengths[m] > 1), key=lengths.__getitem__)
-    parts = [tuple(r for r, m in zip(rows, moves, strict=True) if m == value) for value in dict.fromkeys(moves)]
+    splits = [_split(rows, moves, [m for m in variables if m is not moves]) for moves in variables]
+    parts = min((s for s in splits if len(s) > 1), key=len)
     return [group for part in parts for group in _grouped(table, part)]
+
+
+def _split(rows: tuple[int, ...], moves: Numbers, others: Sequence[Numbers]) -> list[tuple[int, ...]]:
+    """The rows, apart where the values of one variable do not meet the same values of the others."""
+    meets: dict[int, set[Numbers]] = {}
+    for i, value in enumerate(moves):
+        meets.setdefault(value, set()).add(tuple(m[i] for m in others))
+    parts: dict[frozenset[Numbers], list[int]] = {}
+    for row, value in zip(rows, moves, strict=True):
+        parts.setdefault(frozenset(meets[value]), []).append(row)
+    return [tuple(part) for part in parts.values()]
 
 
 def ranges(values: Iterable[int]) -> str:
