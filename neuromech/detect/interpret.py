@@ -38,6 +38,7 @@ class Abstract:
     shift: Expr = field(default_factory=Expr)
     masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
     lowest: bool = False  # all entries are
+    empty: bool = False  # there are none
 
     @property
     def ndim(self) -> int:
@@ -98,11 +99,18 @@ class Domain:
     equations: list[Equation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     auxiliary: list[Unknown] = field(default_factory=list)
+    _zero: dict[int, Expr] = field(default_factory=dict)  # by identity
 
     def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
         """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
         if expr:
             self.equations.append(Equation(expr, None if along is None else tuple(along)))
+            if along is None:
+                self._zero[id(expr)] = expr
+
+    def simplified(self, expr: Expr) -> Expr:
+        """The expression, or zero where it was required to be: else what a stream carries would double at every use."""
+        return Expr() if id(expr) in self._zero else expr
 
     def free(self, labels: Iterable[Label]) -> Expr:
         """An unknown function of its own, which nothing constrains yet."""
@@ -152,9 +160,13 @@ class Interpreter:
     """One pass over a graph, by `rules` (see rules/__init__.py). Afterwards the two domains hold the equations."""
 
     def __init__(
-        self, graph: Graph, rules: Mapping[str, Callable[..., Any]], same_content: Container[str] = ()
+        self,
+        graph: Graph,
+        rules: Mapping[str, Callable[..., Any]],
+        same_content: Container[str] = (),
+        complex_too: Container[str] = (),
     ) -> None:
-        self.graph, self._rules, self._same_content = graph, rules, same_content
+        self.graph, self._rules, self._same_content, self._complex = graph, rules, same_content, complex_too
         self.scaling = Domain()
         self.translation = Domain()
         self.opaque: list[Opaque] = []
@@ -257,7 +269,7 @@ class Interpreter:
 
     def abstract(self, value: Value) -> Abstract:
         if value not in self._known:
-            t = self.constant(value.shape, value)
+            t = replace(self.constant(value.shape, value), empty=0 in value.shape)
             if value.kind != "parameter" and value not in self._varying:
                 t = self._filled(t, _known_number(value))
             if value in self._moving:
@@ -282,9 +294,9 @@ class Interpreter:
             self._block(node, "the content of a tensor leaves the graph there")
         elif node.opaque:
             self._block(node, node.opaque)
-        elif any(d.is_complex for d in dtypes):
+        elif any(d.is_complex for d in dtypes) and op not in self._complex:
             self._block(node, "there are no rules for complex numbers")
-        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)):
+        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)) and (op != "cat" or 0 in node.outputs[0].shape):
             self._block(node, "it handles an empty tensor")
         elif rule is None and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
@@ -308,6 +320,9 @@ class Interpreter:
     def _entering(self, node: Node, value: Value) -> Abstract:
         """An input as the operator may see it."""
         t = self.abstract(value)
+        scale, shift = self.scaling.simplified(t.scale), self.translation.simplified(t.shift)
+        if scale is not t.scale or shift is not t.shift:
+            t = self._known[value] = replace(t, scale=scale, shift=shift)
         if value.node and value.node.stop and not node.stop and (t.scale or t.shift):
             # The gradient takes it for a constant, so a constant it has to be, whatever it was computed from.
             self.pin(t)
