@@ -56,7 +56,7 @@ def plainly(block: Block, a: dict[str, Tensor], b: dict[str, Tensor], absolute: 
 
 @pytest.fixture(params=[1, 20, 10**6])
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charge, "BUCKET_CPU", request.param)
+    monkeypatch.setattr(charge, "CHUNK_CPU", request.param)
 
 
 @pytest.mark.usefixtures("bucket")
