@@ -104,14 +104,23 @@ class Forms:
         return self._linear.combine(self._linear.values(xs), self._linear.weights)
 
     @torch.no_grad()
-    def charges(self, params: Values) -> tuple[Tensor, Tensor]:
-        """(charge, scale), both [rows]. Scale is the same sum with absolute values: what a residual is divided by."""
+    def charges(self, params: Values, moved: Vector | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(charge, scale, torque), [rows], [rows] and [2, rows].
+
+        Scale is the same sum with absolute values: what a residual is divided by. Torque, with the vector `moved`, are
+        <moved, D params> and <moved, D moved>, or <c, moved> and 0, from the same pass over the parameters.
+        """
         quadratic, linear = self._quadratic, self._linear
-        squares = quadratic.products([(params, params)])
-        signed, unsigned = linear.values([params], magnitudes=True).split(1)
-        charge = quadratic.combine(squares, quadratic.weights), linear.combine(signed, linear.weights)
-        scale = quadratic.combine(squares, quadratic.magnitudes), linear.combine(unsigned, linear.magnitudes)
-        return torch.cat(charge, dim=1)[0], torch.cat(scale, dim=1)[0]
+        also, vectors = ([], [params]) if moved is None else ([(moved, params), (moved, moved)], [params, moved])
+        products = quadratic.products([(params, params), *also])
+        signed, unsigned = linear.values(vectors, magnitudes=True).split(len(vectors))
+        scale = quadratic.combine(products[:1], quadratic.magnitudes), linear.combine(unsigned[:1], linear.magnitudes)
+        forms, sums = quadratic.combine(products, quadratic.weights), linear.combine(signed, linear.weights)
+        charge = torch.cat((forms[0], sums[0]))
+        if moved is None:
+            return charge, torch.cat(scale, dim=1)[0], None
+        torque = torch.cat((forms[1:], torch.stack((sums[1], torch.zeros_like(sums[1])))), dim=1)
+        return charge, torch.cat(scale, dim=1)[0], torque
 
 
 def blank(params: Values) -> dict[str, Tensor]:
