@@ -96,12 +96,12 @@ class Forms:
     @torch.no_grad()
     def bilinear(self, pairs: Sequence[Pair]) -> Tensor:
         """<a, D b> for every pair (a, b): [pairs, quadratic rows]."""
-        return self._quadratic.combine(self._quadratic.products(pairs), self._quadratic.weights)
+        return self._quadratic.combine(self._quadratic.products(pairs))
 
     @torch.no_grad()
     def linear(self, xs: Sequence[Vector]) -> Tensor:
         """<c, x> for every x: [xs, linear rows]."""
-        return self._linear.combine(self._linear.values(xs), self._linear.weights)
+        return self._linear.combine(self._linear.values(xs))
 
     @torch.no_grad()
     def charges(self, params: Values, moved: Vector | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -114,8 +114,8 @@ class Forms:
         also, vectors = ([], [params]) if moved is None else ([(moved, params), (moved, moved)], [params, moved])
         products = quadratic.products([(params, params), *also])
         signed, unsigned = linear.values(vectors, magnitudes=True).split(len(vectors))
-        scale = quadratic.combine(products[:1], quadratic.magnitudes), linear.combine(unsigned[:1], linear.magnitudes)
-        forms, sums = quadratic.combine(products, quadratic.weights), linear.combine(signed, linear.weights)
+        scale = quadratic.combine(products[:1], magnitudes=True), linear.combine(unsigned[:1], magnitudes=True)
+        forms, sums = quadratic.combine(products), linear.combine(signed)
         charge = torch.cat((forms[0], sums[0]))
         if moved is None:
             return charge, torch.cat(scale, dim=1)[0], None
@@ -143,8 +143,7 @@ class _Sums:
         offsets = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
         self._pieces = sum(p.size for p in pieces)
         self._chunks = chunks(offsets, _chunk_size(params, self.device))
-        self._index, self.weights = (x.to(self.device) for x in _weave(blocks, places, offsets, self.rows))
-        self.magnitudes = self.weights.abs()
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets))
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
@@ -170,11 +169,13 @@ class _Sums:
 
         return self._reduce({id(x): x for x in xs}, made, len(xs) * (1 + magnitudes))
 
-    def combine(self, pieces: Tensor, weights: Tensor) -> Tensor:
-        """From pieces [pairs, pieces] to members [pairs, rows]."""
-        if not self.rows:
-            return pieces
-        return (pieces.index_select(1, self._index).view(len(pieces), *weights.shape) * weights).sum(1)
+    def combine(self, pieces: Tensor, magnitudes: bool = False) -> Tensor:
+        """From pieces [pairs, pieces] to members [pairs, rows]; `magnitudes`: with the absolute values of weights."""
+        weight = self._weight.abs() if magnitudes else self._weight
+        out = pieces.new_zeros(len(pieces), self.rows)
+        for z, row in zip(pieces, out, strict=True):
+            row.index_add_(0, self._row, z.index_select(0, self._index) * weight)
+        return out
 
     def _flat(self, reader: _Reader, x: Vector, chunk: Chunk, slot: int) -> Tensor | None:
         """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
@@ -275,17 +276,19 @@ def _members(t: Term, piece: Piece) -> Tensor:
 
 
 def _weave(
-    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int], rows: int
-) -> tuple[Tensor, Tensor]:
-    """For the i-th term of every row, where it stands among the pieces and its weight: both [terms, rows]."""
-    depth = max((len(b.terms) for b in blocks), default=0)
-    index = torch.zeros(depth, rows, dtype=torch.long)
-    weights = torch.zeros(depth, rows, dtype=torch.float64)
-    stop = 0
+    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
+    rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    index: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    weights: list[Tensor] = [torch.zeros(0, dtype=torch.float64)]
+    start = 0
     for b in blocks:
-        here = slice(stop, stop := stop + b.size)
-        for i, t in enumerate(b.terms):
-            index[i, here] = offsets[places[t]] + _members(t, places[t])
-            weights[i, here] = float(t.weight)
-        index[len(b.terms) :, here] = index[0, here]  # padding, of weight 0
-    return index.flatten(), weights
+        for t in b.terms:
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32))
+            index.append((offsets[places[t]] + _members(t, places[t])).int())
+            weights.append(torch.full((b.size,), float(t.weight), dtype=torch.float64))
+        start += b.size
+    weight = torch.cat(weights)
+    short = weight.float()  # weights are small whole numbers, or nearly always
+    return torch.cat(rows), torch.cat(index), short if torch.equal(short.double(), weight) else weight

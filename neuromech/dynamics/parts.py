@@ -115,13 +115,13 @@ class Layout:
             torque[1:, here] = f in self.split
             to[here] = torch.arange(charges.slices[f].start, charges.slices[f].stop)
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
-        self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device)
+        self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
         self._charges = sum(charges.rows)
         self.torque_known = self.total(self.torque[0].double()) > 0
 
     def total(self, x: Tensor) -> Tensor:
         """Sum over parts: from [..., rows] to [..., charges]."""
-        if not self.split:
+        if self._to is None:
             return x
         return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, self._to, x)
 

@@ -18,7 +18,6 @@ from neuromech.dynamics.updates import RULES
 
 from .cases import EXACT, Case, Run, backward, normed, train, watched
 from .optimizers import ALL, MEASURED, REBUILT, Factory, Halving, Lion, gradients, steps_of
-from .optimizers import EXACT as SGDS
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-4}
 FAST = ("SGD Nesterov", "SGDW momentum", "AdamW, no decay of vectors", "Lion", "Muon and AdamW", "a step of its own")
