@@ -18,6 +18,7 @@ float64, on the device of the parameters. Nothing here waits for the device.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -281,14 +282,15 @@ def _weave(
     """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
     rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
     index: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
-    weights: list[Tensor] = [torch.zeros(0, dtype=torch.float64)]
+    weights: list[Tensor] = []
+    # Weights are small whole numbers, or nearly always.
+    short = all(ctypes.c_float(w).value == w for b in blocks for t in b.terms for w in [float(t.weight)])
+    dtype = torch.float32 if short else torch.float64
     start = 0
     for b in blocks:
         for t in b.terms:
             rows.append(torch.arange(start, start + b.size, dtype=torch.int32))
             index.append((offsets[places[t]] + _members(t, places[t])).int())
-            weights.append(torch.full((b.size,), float(t.weight), dtype=torch.float64))
+            weights.append(torch.full((b.size,), float(t.weight), dtype=dtype))
         start += b.size
-    weight = torch.cat(weights)
-    short = weight.float()  # weights are small whole numbers, or nearly always
-    return torch.cat(rows), torch.cat(index), short if torch.equal(short.double(), weight) else weight
+    return torch.cat(rows), torch.cat(index), torch.cat([torch.zeros(0, dtype=dtype), *weights])
