@@ -251,6 +251,15 @@ def pixel_unshuffle(s: Interpreter, x: Abstract, r: int) -> Abstract:
     return replace(x, axes=(*outer, (*c_, *r1, *r2), h_, w_))
 
 
+def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
+    """Channels (group, i) as (i, group)."""
+    n, c, *space = [count(a) for a in x.axes]
+    axes, names = regroup(x.labels, [n, groups, c // groups, *space])
+    x = x.rename(names, axes)
+    batch, group, inner, *rest = x.axes
+    return replace(x, axes=(batch, (*inner, *group), *rest))
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     "slice": slice_,
     "select": select,
@@ -265,6 +274,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("repeat tile".split(), repeat),
     "repeat_interleave": repeat_interleave,
     **dict.fromkeys("pad constant_pad_nd".split(), pad),
+    "channel_shuffle": channel_shuffle,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
 }
