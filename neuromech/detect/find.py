@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
+from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
@@ -32,7 +34,7 @@ def find_symmetries(
     target: Any = None,
     verify: bool = True,
 ) -> Findings:
-    """The translation, scale and rescale symmetries of a model's parameters.
+    """The translation, scale, rescale and matrix symmetries of a model's parameters.
 
     `example`: what the model is called with: a tensor, a tuple (positional) or a dict (by keyword). `loss`:
     `loss(output, target)` or `loss(output)`, a scalar; without it the output itself must be left unchanged (or its
@@ -86,7 +88,12 @@ def analyse(
         for domain, found in families.items()
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
-    claims = [claim.symmetry for _, claim in drawn]
+    at_rest = {
+        claim.symmetry.parameters[0]
+        for domain, claim in drawn
+        if domain == "translation" and claim.symmetry.size == prod(shapes[claim.symmetry.parameters[0]])
+    }
+    claims = [*(claim.symmetry for _, claim in drawn), *matrix_families(graph, at_rest)]
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -96,9 +103,11 @@ def analyse(
         if verdict.unjudged:
             notes = (*notes, f"nothing was verified: {verdict.unjudged}")
     dimensions = {
-        domain: dimension([f for (d, c), t in zip(drawn, true, strict=True) if t and d == domain for f in c.families])
+        domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
         for domain in families
     }
+    mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
+    dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
         warnings.warn(

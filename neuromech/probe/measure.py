@@ -18,6 +18,7 @@ from neuromech.probe import describe
 from neuromech.probe.journal import Journal, some
 from neuromech.probe.ledger import FIELDS, Ledger
 from neuromech.record import Record
+from neuromech.symmetry import SymmetrySet
 
 
 class Measurement:
@@ -31,7 +32,8 @@ class Measurement:
         self._params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._owners = _owners(model, self._params)
-        self._symmetries = found.symmetries
+        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
+        self._symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")
         self._laws = Laws(self._symmetries, self._params)
         self._ledger = Ledger(record, self._laws.slices, members, journal)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
