@@ -289,6 +289,8 @@ class Interpreter:
                 with suppress(Unsupported, NonNested):
                     self._apply(rule, node)
             return
+        if node.outputs and all(0 in v.shape for v in node.outputs):
+            return  # nothing is left that could carry anything
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
@@ -323,7 +325,7 @@ class Interpreter:
         scale, shift = self.scaling.simplified(t.scale), self.translation.simplified(t.shift)
         if scale is not t.scale or shift is not t.shift:
             t = self._known[value] = replace(t, scale=scale, shift=shift)
-        if value.node and value.node.stop and not node.stop and (t.scale or t.shift):
+        if value.node and value.node.stop and not node.stop and value in self._varying and (t.scale or t.shift):
             # The gradient takes it for a constant, so a constant it has to be, whatever it was computed from.
             self.pin(t)
             self._list(value.node, "no gradient flows through it", [value])
