@@ -21,7 +21,7 @@ from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
-from neuromech.symmetry import SymmetrySet
+from neuromech.symmetry import Symmetry, SymmetrySet
 
 Loss = Callable[..., Any]
 
@@ -87,12 +87,8 @@ def analyse(
         for domain, found in families.items()
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
-    at_rest = {
-        claim.symmetry.parameters[0]
-        for domain, claim in drawn
-        if domain == "translation" and claim.symmetry.size == prod(shapes[claim.symmetry.parameters[0]])
-    }
-    claims = [*(claim.symmetry for _, claim in drawn), *matrix_families(graph, at_rest)]
+    claims = [claim.symmetry for _, claim in drawn]
+    claims += matrix_families(graph, _shifted_at_will(claims, shapes))
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -125,6 +121,12 @@ def analyse(
         dimensions,
         notes,
     )
+
+
+def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """The parameters every element of which may be shifted by itself, with nothing else moving."""
+    sole = [s for s in claims if s.kind == "translation" and len(s.terms) == 1]
+    return {s.parameters[0] for s in sole if s.size == prod(shapes[s.parameters[0]])}
 
 
 def _families(interpreter: Interpreter) -> dict[str, list[Family]]:
