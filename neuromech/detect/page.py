@@ -26,7 +26,7 @@ _LINES = 12  # of one family
 
 def page(f: Findings) -> Iterator[str]:
     """The lines of the page."""
-    words = {"matrix": "mixing beyond the diagonal"}
+    words = {"matrix": "mixing"}
     said = {domain: n for domain, n in f.dimension.items() if n or domain not in words}
     independent = [f"{n:,} of {words.get(domain, domain)}" for domain, n in said.items()]
     listed = " and ".join(filter(None, [", ".join(independent[:-1]), *independent[-1:]])) or "none"
