@@ -26,13 +26,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of
+from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of, places
 from neuromech.symmetry import Symmetry, Term
 
 # Elements of a chunk. On a CPU a chunk should stay in the cache, and all chunks together below a hundredth of the
 # parameters; elsewhere launching kernels costs more than memory.
-CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**16, 2**12, 2**22
-CHUNKS = 170  # of a model, at least, on a CPU
+CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**12, 2**22
+CHUNKS = 85  # of a model, at least, on a CPU
 
 Window = Callable[[Tensor], Tensor]
 """Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
@@ -133,18 +133,18 @@ class _Sums:
     """The compiled sums of blocks of one kind."""
 
     def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch) -> None:
-        places = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
-        read = {p.parameter: params[p.parameter] for p in places.values()}
+        read_from = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
+        read = {p.parameter: params[p.parameter] for p in read_from.values()}
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
         self.rows = sum(b.size for b in blocks)
 
-        pieces = _in_order(places.values())
+        pieces = _in_order(read_from.values())
         stops = accumulate(p.size for p in pieces)
         offsets = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
         self._pieces = sum(p.size for p in pieces)
         self._chunks = chunks(offsets, _chunk_size(params, self.device))
-        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets))
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, read_from, offsets))
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
@@ -266,18 +266,8 @@ def _chunk_size(params: Values, device: torch.device) -> int:
     return min(CHUNK_CPU, max(LEAST_CHUNK_CPU, sum(p.numel() for p in params.values()) // CHUNKS))
 
 
-def _members(t: Term, piece: Piece) -> Tensor:
-    """Where in the piece the members of the term stand, in their order."""
-    place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
-    left = list(piece.kept)
-    for axis, i in t.part.select if t.part else ():
-        place = place.select(left.index(axis), i)
-        left.remove(axis)
-    return place.permute([left.index(a) for a in t.axes]).reshape(-1)
-
-
 def _weave(
-    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int]
+    blocks: Sequence[Block], pieces: Mapping[Term, Piece], offsets: Mapping[Piece, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
     rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
@@ -289,8 +279,9 @@ def _weave(
     start = 0
     for b in blocks:
         for t in b.terms:
-            rows.append(torch.arange(start, start + b.size, dtype=torch.int32))
-            index.append((offsets[places[t]] + _members(t, places[t])).int())
-            weights.append(torch.full((b.size,), float(t.weight), dtype=dtype))
+            found = places(t, pieces[t])
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(found.shape[1]))
+            index.append((offsets[pieces[t]] + found.reshape(-1)).int())
+            weights.append(torch.full((found.numel(),), float(t.weight), dtype=dtype))
         start += b.size
     return torch.cat(rows), torch.cat(index), torch.cat([torch.zeros(0, dtype=dtype), *weights])

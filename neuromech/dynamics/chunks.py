@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise, product
 from typing import NamedTuple
 
-from neuromech.symmetry import Term
+import torch
+from torch import Tensor
+
+from neuromech.symmetry import Part, Term
 
 
 class Piece(NamedTuple):
@@ -59,9 +62,61 @@ class Chunk(NamedTuple):
 def piece_of(t: Term, shape: Sequence[int]) -> Piece:
     """The piece from which a term of a parameter of `shape` is read."""
     t.size(shape)  # raises if the term does not fit
+    if t.part is not None and t.part.strides is not None:
+        return _piece_of_block(t, t.part, shape)
     selected = tuple(a for a, _ in t.part.select) if t.part else ()
     view = tuple(t.part.shape) if t.part else tuple(shape)
     return Piece(t.parameter, view, tuple(sorted((*t.axes, *selected))))
+
+
+def places(t: Term, piece: Piece) -> Tensor:
+    """Where in the piece stands what makes up each member of the term: [members, places that are added up]."""
+    if t.part is not None and t.part.strides is not None:
+        return _places_of_block(t, t.part, piece)
+    place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
+    left = list(piece.kept)
+    for axis, i in t.part.select if t.part else ():
+        place = place.select(left.index(axis), i)
+        left.remove(axis)
+    return place.permute([left.index(a) for a in t.axes]).reshape(-1, 1)
+
+
+def _piece_of_block(t: Term, part: Part, shape: Sequence[int]) -> Piece:
+    """A block is read from the view in which each of its axes is a range of one axis; only those that it covers whole,
+    and that the term does not tell apart, are summed. If there is no such view, nothing is summed."""
+    assert part.strides is not None
+    numel, fixed = math.prod(shape), dict(part.select)
+    first = part.start + sum(i * part.strides[a] for a, i in fixed.items())
+    axes = {part.strides[a]: a for a, n in enumerate(part.shape) if n > 1 and a not in fixed}
+    tails = sorted({numel, 1, *axes}, reverse=True)
+    many = sum(n > 1 and a not in fixed for a, n in enumerate(part.shape))
+    if len(axes) != many or any(x % y for x, y in pairwise(tails)):
+        return Piece(t.parameter, (numel,), (0,))
+    view, kept = tuple(x // y for x, y in pairwise(tails)) or (1,), []
+    for v, tail in enumerate(tails[1:]):
+        a, begin = axes.get(tail), first // tail % view[v]
+        if a is not None and begin + part.shape[a] > view[v]:
+            return Piece(t.parameter, (numel,), (0,))
+        if a is None or a in t.axes or part.shape[a] != view[v]:
+            kept.append(v)
+    return Piece(t.parameter, view, tuple(kept))
+
+
+def _places_of_block(t: Term, part: Part, piece: Piece) -> Tensor:
+    assert part.strides is not None
+    fixed = dict(part.select)
+    tails = [math.prod(piece.view[v + 1 :]) for v in range(len(piece.view))]
+    summed = {tails[v] for v in range(len(piece.view)) if v not in piece.kept}
+    flat = torch.tensor(part.start)
+    for a, (n, stride) in enumerate(zip(part.shape, part.strides, strict=True)):
+        once = n > 1 and a not in fixed and stride in summed  # the piece holds the sum over this axis
+        along = torch.tensor([fixed[a]]) if a in fixed else torch.arange(1 if once else n)
+        flat = flat[..., None] + stride * along
+    place = torch.zeros_like(flat)
+    for v in piece.kept:
+        place = place * piece.view[v] + flat // tails[v] % piece.view[v]
+    rest = [a for a in range(len(part.shape)) if a not in t.axes]
+    return place.permute([*t.axes, *rest]).reshape(math.prod(part.shape[a] for a in t.axes), -1)
 
 
 def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
