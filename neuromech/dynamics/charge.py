@@ -29,8 +29,8 @@ from torch import Tensor
 from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of, places
 from neuromech.symmetry import Symmetry, Term
 
-# Elements of a chunk. On a CPU a chunk should stay in the cache, and a chunk is below a hundredth of the
-# parameters or nearly so; elsewhere launching kernels costs more than memory.
+# Elements of a chunk. On a CPU a chunk should stay in the cache, and be about a hundredth of the parameters at most;
+# elsewhere launching kernels costs more than memory.
 CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**12, 2**22
 CHUNKS = 85  # of a model, at least, on a CPU
 
