@@ -28,6 +28,7 @@ from neuromech.params import Params, combine, norm
 
 Form = Literal["auto", "reverse", "forward", "difference"]
 FORMS: tuple[Form, ...] = get_args(Form)
+Exact = Literal["reverse", "forward", "difference", "gradient"]
 
 
 class Point:
@@ -42,18 +43,18 @@ class Point:
         self._begin(Function(loss, params), hvp)
 
     @classmethod
-    def on(cls, landscape: Landscape, hvp: Form = "auto") -> Point:
-        """The point where `landscape` stands."""
+    def on(cls, landscape: Landscape, hvp: Form | Literal["gradient"] = "auto") -> Point:
+        """The point where `landscape` stands. "gradient": no derivatives will be asked for."""
         point = cls.__new__(cls)
         point._begin(landscape, hvp)
         return point
 
-    def _begin(self, landscape: Landscape, hvp: Form) -> None:
-        if hvp not in FORMS:
+    def _begin(self, landscape: Landscape, hvp: Form | Literal["gradient"]) -> None:
+        if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
         self._landscape = landscape
         sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
-        self.form: Form = ("difference" if sharded else "reverse") if hvp == "auto" else hvp
+        self.form: Exact = ("difference" if sharded else "reverse") if hvp == "auto" else hvp
         with _mathematical(self.form):
             look = landscape.look()
         if look.gradient is not None:
@@ -62,7 +63,7 @@ class Point:
                     f"the closure runs backward itself, so nothing is left for hvp={hvp!r} to differentiate: return the "
                     "loss without calling backward, or use hvp='difference' or backend='gradients'"
                 )
-            self.form = "difference"
+            self.form = "gradient" if hvp == "gradient" else "difference"
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}
         self._directions: list[Params] = []  # keeps the ids above alive
@@ -86,6 +87,8 @@ class Point:
             return self.gradient
         if self.form == "difference":
             return self._difference(directions, 1.0)
+        if self.form == "gradient":
+            raise EoMError("this point was made for its gradient alone: make it with another form to take derivatives")
         with _explained(self.form, self._attached.get(())):
             return self._reverse(directions) if self.form == "reverse" else self._forward(directions)
 
@@ -198,8 +201,8 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
 
 
 @contextmanager
-def _mathematical(form: Form) -> Iterator[None]:
-    if form == "difference":
+def _mathematical(form: Exact) -> Iterator[None]:
+    if form in ("difference", "gradient"):
         yield
         return
     with sdpa_kernel(SDPBackend.MATH):
