@@ -50,10 +50,11 @@ class Function:
     def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
         # Fresh leaves: views of one tensor must not be shared between evaluations, nor with the caller's graph.
         leaves = {name: p.detach().requires_grad_() for name, p in (params or self.here).items()}
-        given = leaves
-        if tangent is not None:
-            given = {name: forward_ad.make_dual(p, tangent[name]) for name, p in leaves.items()}
-        loss = self._loss(given)
+        with torch.enable_grad():
+            given = leaves
+            if tangent is not None:
+                given = {name: forward_ad.make_dual(p, tangent[name]) for name, p in leaves.items()}
+            loss = self._loss(given)
         check_loss(loss)
         return Look(loss, leaves)
 

@@ -13,6 +13,7 @@ Without momentum this is the equation of motion of Miyagawa (NeurIPS 2022), and 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -20,6 +21,7 @@ from math import factorial
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from neuromech.eom.trees import GRADIENT, IDENTITY, Series, add, lie
 from neuromech.errors import EoMError
@@ -72,6 +74,10 @@ class Rule:
             raise EoMError("nesterov needs momentum > 0 and dampening 0, as in torch.optim.SGD")
         if self.weight_decay < 0:
             raise EoMError(f"weight_decay is {self.weight_decay}: it has to be 0 or more")
+        if self.kind == "rmsprop" and (self.betas[0] or self.decoupled):
+            raise EoMError("rmsprop has one beta, the second (write (0, alpha)), and coupled decay only")
+        if self.kind != "sgd" and not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise EoMError(f"betas are {self.betas}: they have to be in [0, 1)")
         if self.kind != "sgd" and (self.momentum or self.nesterov):
             raise EoMError(f"momentum and nesterov belong to 'sgd'; {self.kind} has betas")
 
@@ -108,6 +114,19 @@ class Rule:
         raise EoMError(
             f"the flow that {name} follows with these settings is not known: SGD with all its options, Adam and AdamW "
             "without amsgrad, RMSprop without momentum and centered are"
+        )
+
+    def optimizer(self, params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+        """The torch optimizer of this rule; decoupled decay of "sgd" has none, and is left to the caller."""
+        params = list(params)
+        decay, own = self.weight_decay, 0.0 if self.decoupled else self.weight_decay
+        if self.kind == "adam":
+            kind = torch.optim.AdamW if self.decoupled else torch.optim.Adam
+            return kind(params, lr=lr, betas=self.betas, eps=self.eps, weight_decay=decay)
+        if self.kind == "rmsprop":
+            return torch.optim.RMSprop(params, lr=lr, alpha=self.betas[1], eps=self.eps, weight_decay=own)
+        return torch.optim.SGD(
+            params, lr=lr, momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, weight_decay=own
         )
 
     @property
