@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from neuromech.detect import Findings, find_symmetries
+    from neuromech.eom import EoMOptimizer
     from neuromech.errors import (
         CaptureError,
         DetectionError,
+        EoMError,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "neuromech.detect": ("Findings", "find_symmetries"),
+    "neuromech.eom": ("EoMOptimizer",),
     "neuromech.errors": (
         "CaptureError",
         "DetectionError",
+        "EoMError",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
@@ -44,6 +48,8 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "CaptureError",
     "DetectionError",
+    "EoMError",
+    "EoMOptimizer",
     "Findings",
     "InstrumentError",
     "NeuromechError",

@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,6 +25,7 @@ from neuromech.errors import EoMError
 from neuromech.params import Params, combine
 
 Startup = Literal["torch", "matched"]
+PLAIN = Rule()
 VELOCITY = "velocity of "
 
 
@@ -37,11 +38,13 @@ class Flow:
 
     field: Field
     start: Params
-    rule: Rule = Rule()
+    rule: Rule = PLAIN
     lr: float = 0.0
-    hidden: frozenset[str] = field(default_factory=frozenset)
+    hidden: frozenset[str] = frozenset()
 
-    def along(self, times: Iterable[float], rtol: float = 1e-9, atol: float = 1e-11, method: str = "dopri8") -> list[Params]:
+    def along(
+        self, times: Iterable[float], rtol: float = 1e-9, atol: float = 1e-11, method: str = "dopri8"
+    ) -> list[Params]:
         """The parameters at each of `times`, in order, all counted from `start`; adaptive steps of torchdiffeq.
 
         Negative times run backwards. Raises `EoMError` for times that do not go one way, or without torchdiffeq.
@@ -73,7 +76,9 @@ class Flow:
             g = decayed(lambda: gradient(self.start), self.start, dict.fromkeys(self.start, rule.weight_decay))()
             return {name: x**2 for name, x in g.items()}
         if rule.kind != "sgd" or not rule.momentum:
-            raise EoMError("there is no buffer to match: Adam corrects its own start, and a rule without momentum forgets")
+            raise EoMError(
+                "there is no buffer to match: Adam corrects its own start, and a rule without momentum forgets"
+            )
         before = self.at(-self.lr)
         a = 1.0 - self.lr * rule.weight_decay if rule.decoupled else 1.0
         update = combine([(a / self.lr, before), (-1.0 / self.lr, self.start)])
@@ -117,8 +122,8 @@ def flow_of(
 
     `rule` may be a torch optimizer, whose lr is then taken. `backend`: "gradients" (no second derivative; rules without
     momentum, where it is the default), else "hvp". `startup` of momentum: "torch" starts from the shadow point that the
-    steps of a fresh optimizer settle on, known to the second order, that is enough for order 1; "matched" starts from `params`,
-    for steps with the momentum of `Flow.buffers`. The Adam family goes to order 1, in its steady state.
+    steps of a fresh optimizer settle on, known to the second order, that is enough for order 1; "matched" starts from
+    `params`, for steps with the momentum of `Flow.buffers`. The Adam family goes to order 1, in its steady state.
 
     Raises `EoMError` for a rule, lr, order or backend without a flow.
     """
@@ -137,7 +142,9 @@ def flow_of(
     start = Function(loss, params).here
     if rule.momentum and order and startup == "torch":
         if rule.decoupled and rule.weight_decay:
-            raise EoMError("the start of decoupled decay with momentum is not known to second order: use startup='matched'")
+            raise EoMError(
+                "the start of decoupled decay with momentum is not known to second order: use startup='matched'"
+            )
         force = Point(loss, start, hvp).gradient
         start = combine([(1.0, start), (rate * rule.startup, force), (rate * rule.startup * rule.weight_decay, start)])
     return Flow(slope, start, rule, rate)
@@ -188,8 +195,8 @@ def _adaptive(rule: Rule, loss: Loss, lr: float, order: int, hvp: Form) -> Field
 def second_order_flow(rule: Rule, loss: Loss, params: Params, lr: float, hvp: Form = "auto") -> Flow:
     """lr (1 + momentum)/2 theta'' + (1 - momentum) theta' + kappa G = 0, which keeps the memory (Kunin et al. 2021).
 
-    Nesterov adds lr momentum H theta'. The initial velocity is the one that torch's first step leads to; starting at rest
-    costs an order in lr. Raises `EoMError` for rules without momentum or with decoupled decay.
+    Nesterov adds lr momentum H theta'. The initial velocity is the one that torch's first step leads to; starting at
+    rest costs an order in lr. Raises `EoMError` for rules without momentum or with decoupled decay.
     """
     check_lr(lr)
     if rule.kind != "sgd" or not rule.momentum or (rule.decoupled and rule.weight_decay):
@@ -219,12 +226,14 @@ def minibatch_flow(
 ) -> list[Params]:
     """The parameters after each step of SGD: the flow of each minibatch's loss, frozen for the lr of its step.
 
-    This is what stochastic steps follow exactly, up to O(lr^(order+1)), any schedule of lr. Rules without momentum only: a
-    buffer holds gradients of old minibatches, and no flow of the parameters alone is right.
+    This is what stochastic steps follow exactly, up to O(lr^(order+1)), any schedule of lr. Rules without momentum
+    only: a buffer holds gradients of old minibatches, and no flow of the parameters alone is right.
     """
     rule = rule or Rule()
     if rule.kind != "sgd" or rule.momentum:
-        raise EoMError("minibatches with momentum have no flow of the parameters alone: the buffer remembers old batches")
+        raise EoMError(
+            "minibatches with momentum have no flow of the parameters alone: the buffer remembers old batches"
+        )
     rates = [lr] * len(losses) if isinstance(lr, (int, float)) else list(lr)
     if len(rates) != len(losses):
         raise EoMError(f"{len(losses)} losses, but {len(rates)} learning rates: one is needed for each step")
@@ -268,9 +277,7 @@ def descend(
     return path
 
 
-def _integrate(
-    slope: Field, start: Params, times: list[float], rtol: float, atol: float, method: str
-) -> list[Params]:
+def _integrate(slope: Field, start: Params, times: list[float], rtol: float, atol: float, method: str) -> list[Params]:
     """States at `times`, the first of which is 0."""
     try:
         from torchdiffeq import odeint

@@ -1,10 +1,11 @@
 """What gradient to hand to `torch.optim.SGD` so that its steps, momentum and all, stay on the gradient flow.
 
 Each parameter moves along theta' = -V per step, V = w (sign g + decay theta), w = lr * speed. With e_j = D_V^j V, the
-derivatives of V along that flow, a step that follows it is theta+ = theta - sum_j (-1)^j/(j+1)! e_j. The momentum buffer is
-a sum of the same kind with known coefficients, so what to hand over is what is missing to the update, and the buffer
-is carried from step to step as these few numbers. This holds for schedules of lr, dampening, Nesterov and torch's first
-step alike, and is exact to the order that is kept. (For a constant lr it is the generating function of the multistep rule.)
+derivatives of V along that flow, a step that follows it is theta+ = theta - sum_j (-1)^j/(j+1)! e_j. The momentum
+buffer is a sum of the same kind with known coefficients, so what to hand over is what is missing to the update, and
+the buffer is carried from step to step as these few numbers. This holds for schedules of lr, dampening, Nesterov and
+torch's first step alike, and is exact to the order that is kept. (For a constant lr it is the generating function of
+the multistep rule.)
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class Role(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """Coefficients of e_j / w in the gradient to hand over, and in the buffer after the step: those of e_j / w^(j+1)."""
+    """Coefficients of e_j / w in the gradient to hand over; of e_j / w^(j+1) in the buffer, from the end of the "
+    "step."""
 
     gradient: tuple[float, ...]
     memory: tuple[float, ...]
@@ -52,7 +54,9 @@ def hand_over(rule: Rule, lr: float, order: int, memory: tuple[float, ...] | Non
     mu, kappa = (0.0, 1.0) if memory is None else (rule.momentum, rule.kappa)
     # Where w is 0 nothing moves, every e_j / w with j > 0 is 0, and only the first coefficient counts.
     held = tuple(a / w**j if w else a * (j == 0) for j, a in enumerate(memory or (0.0,) * (order + 1)))
-    seen = rule.momentum * mu if rule.nesterov else mu  # how much of the old buffer, and of the gradient, is in the update
+    seen = (
+        rule.momentum * mu if rule.nesterov else mu
+    )  # how much of the old buffer, and of the gradient, is in the update
     given = 1.0 + rule.momentum * kappa if rule.nesterov else kappa
     gradient = tuple((u - seen * b) / given for u, b in zip(update, held, strict=True))
     buffer = tuple(mu * b + kappa * g for b, g in zip(held, gradient, strict=True))
@@ -77,7 +81,9 @@ class Slope:
         """d^n V[v1, .., vn] at theta from d^n g."""
 
         def of_slope(*directions: Params) -> Params:
-            return self._sloped(raw(*directions), (theta, *directions)[len(directions)] if len(directions) < 2 else None)
+            return self._sloped(
+                raw(*directions), (theta, *directions)[len(directions)] if len(directions) < 2 else None
+            )
 
         return of_slope
 
@@ -95,7 +101,9 @@ class Slope:
             torch._foreach_add_(out, torch._foreach_mul([linear[name] for name in self.names], self._pull))
         return dict(zip(self.names, out, strict=True))
 
-    def handed(self, powers: list[Params], coefficients: list[tuple[float, ...]], gradient: Params, theta: Params) -> Params:
+    def handed(
+        self, powers: list[Params], coefficients: list[tuple[float, ...]], gradient: Params, theta: Params
+    ) -> Params:
         """The raw gradient with which SGD, that flips its sign and adds decay, acts on sum_j c_j e_j / w.
 
         `coefficients` by parameter. Nothing is added where nothing is to be corrected: c = (1, 0, ..) gives `gradient`.

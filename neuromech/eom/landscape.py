@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
 from neuromech.errors import EoMError
 from neuromech.params import Params, named_parameters
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
 
 Loss = Callable[[Params], Tensor]
 

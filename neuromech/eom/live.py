@@ -28,12 +28,14 @@ Closure = Callable[[], Any]
 class Live:
     """Use as a context: leaving it puts parameters, buffers and random states where one plain forward leaves them.
 
-    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `look` takes the
-    gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure changes parameters.
+    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `spectator`: leave
+    not even the traces of one forward. `look` takes the gradients that the closure's own backward leaves, if it runs
+    one. Raises `EoMError` if the closure changes parameters.
     """
 
-    def __init__(self, closure: Closure, params: Params, once: bool = False) -> None:
+    def __init__(self, closure: Closure, params: Params, once: bool = False, spectator: bool = False) -> None:
         self._closure, self._params, self._once = closure, params, once
+        self._spectator = spectator
         self._home: Params | None = None
         self._moved, self._looks = False, 0
         self._before: dict[Tensor, Tensor] = {}
@@ -51,7 +53,9 @@ class Live:
 
     def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
         if self._once and self._looks:
-            raise EoMError("the closure ran backward in this step, but not in earlier ones: it has to do always the same")
+            raise EoMError(
+                "the closure ran backward in this step, but not in earlier ones: it has to do always the same"
+            )
         if self._looks and self._start is not None:
             if self._end is None:
                 self._end = _random_states(self._params)
@@ -100,7 +104,9 @@ class Live:
         if self._moved:
             for name, p in self._params.items():
                 p.copy_(self.here[name])
-        if self._end is not None:
+        if self._spectator and self._start is not None:
+            _restore(self._start, self._before)
+        elif self._end is not None:
             _restore(self._end, self._after)
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from neuromech.eom.hand import Role, Slope, hand_over
@@ -41,15 +39,16 @@ MEMORY = "eom_memory"  # in the state of a parameter, beside the momentum buffer
 class EoMOptimizer(Optimizer):
     """Steps of `base`, a `torch.optim.SGD` with any of its options, that follow the flow theta' = -speed * g.
 
-    `order` is the number of counter terms: after a time of order 1 the distance to the flow is O(lr^(order+1)); order 0 is
-    `base`. `backend="hvp"` takes Hessian-vector products (order 1 costs about 3 gradients), "gradients" takes gradients
-    further down (order 1 costs 2), and is cheaper at every order. `hvp` is the form of derivatives, see `Point`.
-    `follow="descent"` is for research: Euler steps on the equation of motion, g + lr/2 Hg + ..., which double the
-    implicit regularisation of gradient descent instead of removing it; base without momentum only.
+    `order` is the number of counter terms: after a time of order 1 the distance to the flow is O(lr^(order+1)); order
+    0 is `base`. `backend="hvp"` takes Hessian-vector products (order 1 costs about 3 gradients), "gradients" takes
+    gradients further down (order 1 costs 2), and is cheaper at every order. `hvp` is the form of derivatives, see
+    `Point`. `follow="descent"` is for research: Euler steps on the equation of motion, g + lr/2 Hg + ..., which
+    double the implicit regularisation of gradient descent instead of removing it; base without momentum only.
 
-    `step(closure)`: the closure evaluates the loss of *one* batch, also if it is called again; it need not call backward
-    (if it does, derivatives are taken as differences). Where nobody passes one (GradScaler, Hugging Face's Trainer), set
-    the attribute `closure` before the step; it is not saved. State and parameter groups are those of `base`.
+    `step(closure)`: the closure evaluates the loss of *one* batch, also if it is called again; it need not call
+    backward (if it does, derivatives are taken as differences). Where nobody passes one (GradScaler, Hugging Face's
+    Trainer), set the attribute `closure` before the step; it is not saved. State and parameter groups are those of
+    `base`.
 
     Steps 1, 2, 4, 8, .. evaluate the closure once more to see that it repeats itself. Miyagawa 2022, read backwards.
 
@@ -84,7 +83,7 @@ class EoMOptimizer(Optimizer):
     # -- the state is the base's ---------------------------------------------------------------------------------------
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+    def param_groups(self) -> list[dict[str, Any]]:
         return self.base.param_groups
 
     @param_groups.setter
@@ -92,7 +91,7 @@ class EoMOptimizer(Optimizer):
         self.base.param_groups = groups
 
     @property
-    def state(self) -> Any:  # type: ignore[override]
+    def state(self) -> Any:
         return self.base.state
 
     @state.setter
@@ -100,7 +99,7 @@ class EoMOptimizer(Optimizer):
         self.base.state = state
 
     @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+    def defaults(self) -> dict[str, Any]:
         return self.base.defaults
 
     @defaults.setter
@@ -126,7 +125,8 @@ class EoMOptimizer(Optimizer):
             mine = getattr(self, name)
             if options.get(name, mine) != mine:
                 raise EoMError(
-                    f"the saved state is of {name}={options[name]!r}, this EoMOptimizer has {name}={mine!r}: its momentum "
+                    f"the saved state is of {name}={options[name]!r}, this EoMOptimizer has {name}={mine!r}: its "
+                    f"momentum "
                     "buffers mean something else; make the wrapper as it was"
                 )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "eom"})
@@ -149,14 +149,15 @@ class EoMOptimizer(Optimizer):
     # -- a step --------------------------------------------------------------------------------------------------------
 
     def step(self, closure: Closure | None = None) -> Any:
-        """One step; returns the loss where it started. Afterwards `.grad` of each parameter is the plain gradient there.
+        """One step; returns the loss where it started. Afterwards `.grad` holds the plain gradient there.
 
         Raises `EoMError` without a closure, or for one that is not the loss of one batch at unchanged parameters.
         """
         closure = closure or self.closure
         if closure is None:
             raise EoMError(
-                "EoMOptimizer evaluates the loss itself, at more than one point: call step(closure) with a function that "
+                "EoMOptimizer evaluates the loss itself, at more than one point: call step(closure) with a function "
+                "that "
                 "returns the loss of this batch, or set the attribute .closure before step()"
             )
         roles = self._roles()
@@ -204,7 +205,9 @@ class EoMOptimizer(Optimizer):
             if self.backend == "hvp":
                 extra = combine([(1.0, xi) for xi in counter_terms(explicit, self.order)])
             else:
-                extra = combine([(-1.0, motion_by_gradients(field, theta, Rule(), 1.0, self.order)), (-1.0, field(theta))])
+                extra = combine(
+                    [(-1.0, motion_by_gradients(field, theta, Rule(), 1.0, self.order)), (-1.0, field(theta))]
+                )
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
         if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
             step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
@@ -224,7 +227,7 @@ class EoMOptimizer(Optimizer):
         """The coefficients of this parameter's next gradient; its memory moves on."""
         if not role.rule.momentum:
             return _steady(role.rule, role.lr, self.order, None).gradient
-        state = self.state[role.parameter] if role.parameter in self.state else {}
+        state = self.state.get(role.parameter, {})
         first = state.get("momentum_buffer") is None
         # A buffer that plain steps have left is, to lowest order, speed * gradient.
         memory = None if first else tuple(state.get(MEMORY) or (role.rule.speed, *[0.0] * self.order))
@@ -260,20 +263,26 @@ def _check_options(order: int, follow: str, backend: str, hvp: str) -> None:
         if value not in known:
             raise EoMError(f"{name} is {value!r}: it has to be one of {', '.join(map(repr, known))}")
     if backend == "gradients" and hvp != "auto":
-        raise EoMError(f"backend='gradients' takes no Hessian-vector products, so hvp={hvp!r} means nothing: leave it out")
+        raise EoMError(
+            f"backend='gradients' takes no Hessian-vector products, so hvp={hvp!r} means nothing: leave it out"
+        )
 
 
 def _check_base(base: Any) -> None:
     if not isinstance(base, Optimizer):
-        raise EoMError(f"base has to be a torch optimizer, EoMOptimizer(torch.optim.SGD(..)); got {type(base).__name__}")
+        raise EoMError(
+            f"base has to be a torch optimizer, EoMOptimizer(torch.optim.SGD(..)); got {type(base).__name__}"
+        )
     if isinstance(base, EoMOptimizer):
         raise EoMError("base follows the flow already: an EoMOptimizer around another corrects twice")
     sgd = torch.optim.SGD
     if not isinstance(base, sgd) or inspect.unwrap(type(base).step) is not inspect.unwrap(sgd.step):
         name = type(base).__name__
         raise EoMError(
-            f"{name} cannot be put on a flow by the gradient that it is given: torch.optim.SGD can, with all its options. "
-            "Steps have to be linear in the gradient; those of Adam, RMSprop, Lion or Muon hardly depend on its length. To "
+            f"{name} cannot be put on a flow by the gradient that it is given: torch.optim.SGD can, with all its "
+            f"options. "
+            "Steps have to be linear in the gradient; those of Adam, RMSprop, Lion or Muon hardly depend on its "
+            "length. To "
             "see the flow that Adam, AdamW or RMSprop follow, use neuromech.eom.flow_of"
         )
 
@@ -294,7 +303,8 @@ def _check_repeats(live: Live, point: Point) -> None:
     eps = torch.finfo(point.loss.dtype).eps if point.loss.is_floating_point() else torch.finfo(torch.float32).eps
     if abs(first - second) > math.sqrt(eps) * max(abs(first), abs(second)):
         raise EoMError(
-            f"the closure gave {first:.6g} and then {second:.6g} at the same parameters: it draws a new batch, or something "
+            f"the closure gave {first:.6g} and then {second:.6g} at the same parameters: it draws a new batch, or "
+            f"something "
             "random that torch, numpy and random do not seed. Draw the batch before step(), and let the closure only "
             "evaluate it"
         )
@@ -304,7 +314,8 @@ def _check_difference(point: Point) -> None:
     error = point.difference_error(point.gradient)
     if error > 0.05:
         warnings.warn(
-            f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}: its counter "
+            f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}: its "
+            f"counter "
             "term is worth little. Use float32 or float64, or hvp='reverse' with a closure that does not call backward",
             NeuromechWarning,
             stacklevel=3,
@@ -312,7 +323,11 @@ def _check_difference(point: Point) -> None:
 
 
 def _check_small(
-    handed: Params, coefficients: list[tuple[float, ...]], powers: list[Params], gradient: Params, roles: dict[str, Role]
+    handed: Params,
+    coefficients: list[tuple[float, ...]],
+    powers: list[Params],
+    gradient: Params,
+    roles: dict[str, Role],
 ) -> bool:
     """Warn, and say so, if the correction is larger than what it corrects: the series does not converge there."""
     momenta = {role.rule.momentum: role.rule for role in roles.values()}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -60,7 +60,8 @@ class Point:
         if look.gradient is not None:
             if hvp in ("reverse", "forward"):
                 raise EoMError(
-                    f"the closure runs backward itself, so nothing is left for hvp={hvp!r} to differentiate: return the "
+                    f"the closure runs backward itself, so nothing is left for hvp={hvp!r} to differentiate: return "
+                    f"the "
                     "loss without calling backward, or use hvp='difference' or backend='gradients'"
                 )
             self.form = "gradient" if hvp == "gradient" else "difference"
@@ -96,7 +97,8 @@ class Point:
         for name, leaf in self._leaves.items():
             if leaf._version != self._versions[name]:
                 raise EoMError(
-                    f"{name} was modified in place after the loss was evaluated, so its derivatives belong to no point: "
+                    f"{name} was modified in place after the loss was evaluated, so its derivatives belong to no "
+                    f"point: "
                     "take them before parameters change"
                 )
         prefix: tuple[int, ...] = ()
@@ -225,7 +227,8 @@ def _explained(form: str, gradient: Params | None) -> Iterator[None]:
         what = named.group(1) if named else ", ".join(_once_differentiable(gradient)) or "an operator"
         other = "hvp='reverse' or " if form == "forward" else ""
         raise EoMError(
-            f"{what} has no derivative that the {form} form needs ({text.splitlines()[0]}). Use {other}hvp='difference' "
+            f"{what} has no derivative that the {form} form needs ({text.splitlines()[0]}). Use "
+            f"{other}hvp='difference' "
             "(differences of gradients, with an error that is reported) or backend='gradients', or replace it by "
             "operators that can be differentiated twice"
         ) from error
@@ -234,7 +237,7 @@ def _explained(form: str, gradient: Params | None) -> Iterator[None]:
 def _once_differentiable(gradient: Params | None) -> list[str]:
     """The names of the custom functions, on the graph of a gradient, whose backward was marked once_differentiable."""
     found, seen = set[str](), set[object]()
-    stack = [g.grad_fn for g in (gradient or {}).values() if g.grad_fn is not None]
+    stack: list[Any] = [g.grad_fn for g in (gradient or {}).values() if g.grad_fn is not None]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

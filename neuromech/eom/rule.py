@@ -5,7 +5,7 @@
 with a = 1 - lr decay for decoupled weight decay, else 1 (coupled decay is a part of g). The steps lie on the flow of
 F = F_0 + lr F_1 + ..., theta_(k+1) = exp(lr F) theta_k, which by elimination of the buffer solves, order by order,
 
-    friction decay theta + sum_(i>=1) lr^(i-1)/i! (1 + (-1)^i momentum a) D_F^(i-1) F = -sigma,     friction = 1 - momentum
+    (1 - momentum) decay theta + sum_(i>=1) lr^(i-1)/i! (1 + (-1)^i momentum a) D_F^(i-1) F = -sigma
 
 where D_F is differentiation along F, and sigma is kappa g, or (1 + momentum) g - momentum exp(-lr D_F) g for Nesterov.
 Without momentum this is the equation of motion of Miyagawa (NeurIPS 2022), and of Hairer, Lubich, Wanner, ch. IX.
@@ -34,7 +34,9 @@ MAX_ORDER = 6  # the series is asymptotic, and a term of order n costs about 3^n
 def check_order(order: int, most: int = MAX_ORDER) -> None:
     """Raises `EoMError` for an order that is no whole number from 0 to `most`."""
     if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= most:
-        why = "the Adam family is worked out to order 1" if most == 1 else "the series is asymptotic: more makes it worse"
+        why = (
+            "the Adam family is worked out to order 1" if most == 1 else "the series is asymptotic: more makes it worse"
+        )
         raise EoMError(f"order is the number of counter terms, a whole number from 0 to {most} ({why}); got {order!r}")
 
 
@@ -48,8 +50,9 @@ def check_lr(lr: float) -> None:
 class Rule:
     """What `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop` does to parameters, apart from its learning rate.
 
-    `momentum`, `dampening` and `nesterov` belong to "sgd", `betas` and `eps` to "adam" (both) and "rmsprop" (the second).
-    `decoupled`: weight decay shrinks the parameters by themselves (AdamW) instead of being added to the gradient.
+    `momentum`, `dampening` and `nesterov` belong to "sgd", `betas` and `eps` to "adam" (both) and "rmsprop" (the
+    second). `decoupled`: weight decay shrinks the parameters by themselves (AdamW) instead of being added to the
+    gradient.
 
     Raises `EoMError` if the values make no sense together.
     """
@@ -94,23 +97,22 @@ class Rule:
 
     @classmethod
     def _of_group(cls, optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rule:
-        decay = {"weight_decay": float(group.get("weight_decay", 0.0))}
+        decay = float(group.get("weight_decay", 0.0))
         if group.get("maximize"):
             raise EoMError("maximize=True climbs: negate the loss instead")
         if isinstance(optimizer, torch.optim.SGD):
             momentum = float(group["momentum"])
             if momentum == 0:  # torch then ignores the others
-                return cls(**decay)
-            return cls(
-                momentum=momentum, dampening=float(group["dampening"]), nesterov=bool(group["nesterov"]), **decay
-            )
+                return cls(weight_decay=decay)
+            nesterov = bool(group["nesterov"])
+            return cls("sgd", momentum, float(group["dampening"]), nesterov, decay)
         name = type(optimizer).__name__
         if isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"]:  # AdamW is a subclass
             decoupled = bool(group["decoupled_weight_decay"])
             beta1, beta2 = map(float, group["betas"])
-            return cls("adam", decoupled=decoupled, betas=(beta1, beta2), eps=float(group["eps"]), **decay)
+            return cls("adam", weight_decay=decay, decoupled=decoupled, betas=(beta1, beta2), eps=float(group["eps"]))
         if isinstance(optimizer, torch.optim.RMSprop) and not (group["centered"] or group["momentum"]):
-            return cls("rmsprop", betas=(0.0, float(group["alpha"])), eps=float(group["eps"]), **decay)
+            return cls("rmsprop", weight_decay=decay, betas=(0.0, float(group["alpha"])), eps=float(group["eps"]))
         raise EoMError(
             f"the flow that {name} follows with these settings is not known: SGD with all its options, Adam and AdamW "
             "without amsgrad, RMSprop without momentum and centered are"
@@ -155,7 +157,7 @@ class Rule:
 
     @property
     def startup(self) -> float:
-        """s in theta_0 + lr s g(theta_0), where the slow flow has to start for torch's first step, with buffer b = g."""
+        """s in theta_0 + lr s g(theta_0), where the slow flow starts for torch's first step, with buffer b = g."""
         friction = 1.0 - self.momentum
         if self.nesterov:
             return self.momentum**2 / friction**2

@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 
 from neuromech.eom.rule import Rule, check_order
-from neuromech.eom.trees import GRADIENT, Derivative, Series, evaluate
+from neuromech.eom.trees import Derivative, Series, evaluate
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
 
@@ -142,7 +142,9 @@ def lie_powers(derivative: Derivative, order: int) -> Iterator[Params]:
     check_order(order)
     powers: list[Params] = []
     for n in range(order + 1):
-        terms = [(float(times), derivative(*(powers[b - 1] for b in blocks))) for blocks, times in _partitions(n).items()]
+        terms = [
+            (float(times), derivative(*(powers[b - 1] for b in blocks))) for blocks, times in _partitions(n).items()
+        ]
         powers.append(terms[0][1] if len(terms) == 1 else combine(terms))
         yield powers[-1]
 
@@ -163,7 +165,7 @@ TABLEAUS: dict[int, tuple[tuple[float, ...], ...]] = {
 
 
 def flow_gradient_by_gradients(gradient: Field, theta: Params, lr: float, order: int) -> Params:
-    """As `flow_gradient`, from gradients alone: order + 1 of them by Runge-Kutta to order 3, then `1 + n (n + 1) / 2`."""
+    """As `flow_gradient`, from order + 1 gradients by Runge-Kutta; beyond order 3 from 1 + order (order + 1) / 2."""
     check_order(order)
     if order not in TABLEAUS:
 
@@ -192,10 +194,14 @@ def lie_powers_by_gradients(field: Field, theta: Params, order: int) -> list[Par
         times = [j / degree for j in range(1, degree + 1)]
         values = []
         for t in times:  # theta(t) = theta - sum_k (-1)^k t^(k+1)/(k+1)! D_V^k V
-            drift = [(-float(c) * t ** (k + 1), p) for k, (c, p) in enumerate(zip(taylor(degree - 1), powers, strict=True))]
+            drift = [
+                (-float(c) * t ** (k + 1), p) for k, (c, p) in enumerate(zip(taylor(degree - 1), powers, strict=True))
+            ]
             values.append(field(combine([(1.0, theta), *drift])))
         # V(t) = V + sum_(k>=1) (-t)^k/k! D_V^k V, solved for the powers
-        matrix = torch.tensor([[(-t) ** k / factorial(k) for k in range(1, degree + 1)] for t in times], dtype=torch.float64)
+        matrix = torch.tensor(
+            [[(-t) ** k / factorial(k) for k in range(1, degree + 1)] for t in times], dtype=torch.float64
+        )
         inverse = torch.linalg.inv(matrix).tolist()
         powers = [start, *(combine([(-sum(row), start), *zip(row, values, strict=True)]) for row in inverse)]
     return powers
@@ -229,5 +235,3 @@ def calls(order: int, direction: Direction, backend: Backend) -> Counter[int]:
 def cost(order: int, direction: Direction = "analysis", backend: Backend = "hvp") -> float:
     """Cost in units of one gradient, with 3^n for d^n g, which is what one more derivative multiplies the cost by."""
     return float(sum(times * 3**n for n, times in calls(order, direction, backend).items()))
-
-

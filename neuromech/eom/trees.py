@@ -24,7 +24,7 @@ Derivative = Callable[..., Params]
 
 
 def tree(*subtrees: Tree) -> Tree:
-    """The tree with these subtrees: derivatives are symmetric, so their order does not matter. Small ones come first."""
+    """The tree with these subtrees, whose order does not matter: small ones come first."""
     return tuple(sorted(subtrees, key=lambda t: (size(t), repr(t))))
 
 
