@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 
+from neuromech.eom.duals import dual
 from neuromech.errors import EoMError
 from neuromech.params import Params, named_parameters
 
@@ -54,7 +54,7 @@ class Function:
         with torch.enable_grad():
             given = leaves
             if tangent is not None:
-                given = {name: forward_ad.make_dual(p, tangent[name]) for name, p in leaves.items()}
+                given = {name: dual(p, tangent[name]) for name, p in leaves.items()}
             loss = self._loss(given)
         check_loss(loss)
         return Look(loss, leaves)

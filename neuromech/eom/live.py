@@ -14,10 +14,10 @@ from types import TracebackType
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from neuromech.eom.duals import dual
 from neuromech.eom.landscape import Look, check_loss
 from neuromech.errors import EoMError
 from neuromech.params import Params
@@ -94,7 +94,7 @@ class Live:
         for name, p in self._params.items():
             value = values[name]
             # An in-place copy of a dual number gives the leaf a tangent, until the level of duals is left.
-            p.copy_(value if tangent is None else forward_ad.make_dual(value.clone(), tangent[name]))
+            p.copy_(value if tangent is None else dual(value.clone(), tangent[name]))
 
     def __enter__(self) -> Live:
         return self

@@ -22,6 +22,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from neuromech.eom.duals import prepare_duals
 from neuromech.eom.landscape import Function, Landscape, Look, Loss
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
@@ -112,6 +113,7 @@ class Point:
 
     def _forward(self, directions: tuple[Params, ...]) -> Params:
         *others, last = directions
+        prepare_duals()
         with forward_ad.dual_level():
             with _mathematical(self.form):
                 look = self._landscape.look(tangent=last)

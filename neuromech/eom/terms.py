@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 
+from neuromech.eom.duals import prepare_duals
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.trees import Derivative, Series, evaluate
 from neuromech.errors import EoMError
@@ -33,6 +34,7 @@ def directional(field: Field, params: Params) -> Derivative:
     """d^n field[v1, .., vn] at `params` by nested forward mode, for a field that torch.func can trace."""
 
     def derivative(*directions: Params) -> Params:
+        prepare_duals()
         along = field
         for v in directions:
             along = _pushed(along, v)
