@@ -33,7 +33,11 @@ def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Params:
     """sum of coefficient * x over all (coefficient, x), of which there is at least one; all hold the same names."""
     (first, x), *rest = terms
     names = list(x)
-    total = torch._foreach_mul([x[name] for name in names], first)
+    if first == 1.0 and rest:  # one pass over memory instead of two
+        (coefficient, y), *rest = rest
+        total = torch._foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
+    else:
+        total = torch._foreach_mul([x[name] for name in names], first)
     for coefficient, y in rest:
         torch._foreach_add_(total, [y[name] for name in names], alpha=coefficient)
     return dict(zip(names, total, strict=True))

@@ -7,7 +7,7 @@ Three forms of d^n g[v1, .., vn]; all keep the directions fixed:
     difference  central differences of gradients, 2^n of them. For what has no second derivative (FSDP2, fused kernels),
                 and for closures that run backward themselves. Its error is reported by `difference_error`.
 
-Fused attention is switched to its mathematical form, as the fused kernels have no second derivative.
+Attention and norms are switched to their mathematical form where torch's own derivatives end, see `mathematical`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, Literal, get_args
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from neuromech.eom.duals import prepare_duals
 from neuromech.eom.landscape import Function, Landscape, Look, Loss
+from neuromech.eom.mathematical import mathematical
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
 
@@ -56,7 +56,7 @@ class Point:
         self._landscape = landscape
         sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
         self.form: Exact = ("difference" if sharded else "reverse") if hvp == "auto" else hvp
-        with _mathematical(self.form):
+        with self._exact(deep=False):
             look = landscape.look()
         if look.gradient is not None:
             if hvp in ("reverse", "forward"):
@@ -67,14 +67,26 @@ class Point:
                 )
             self.form = "gradient" if hvp == "gradient" else "difference"
         self.loss = look.loss.detach()
-        self._attached: dict[tuple[int, ...], Params] = {}
-        self._directions: list[Params] = []  # keeps the ids above alive
+        self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
+        self._directions: list[Params] = []  # keeps these ids alive
         gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
         self.gradient: Params = {name: g.detach() for name, g in gradient.items()}
         if self.form == "reverse":
-            self._leaves = look.leaves
-            self._versions = {name: leaf._version for name, leaf in look.leaves.items()}
-            self._attached[()] = gradient
+            self._attach(look.leaves, gradient)
+
+    def _attach(self, leaves: Params, gradient: Params, deep: bool = False) -> None:
+        self._leaves, self._deep = leaves, deep
+        self._versions = {name: leaf._version for name, leaf in leaves.items()}
+        self._attached, self._directions = {(): gradient}, []
+
+    @contextmanager
+    def _exact(self, deep: bool) -> Iterator[None]:
+        """Inside, operators are evaluated in a form that has the derivatives that will be asked for."""
+        if self.form in ("difference", "gradient"):
+            yield
+        else:
+            with mathematical(norms=deep):
+                yield
 
     def hvp(self, v: Params) -> Params:
         """The Hessian times v."""
@@ -102,6 +114,10 @@ class Point:
                     f"point: "
                     "take them before parameters change"
                 )
+        if len(directions) > 1 and not self._deep:
+            with self._exact(deep=True):
+                look = self._landscape.look()
+            self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
         prefix: tuple[int, ...] = ()
         for v in directions[:-1]:
             longer = (*prefix, id(v))
@@ -115,7 +131,7 @@ class Point:
         *others, last = directions
         prepare_duals()
         with forward_ad.dual_level():
-            with _mathematical(self.form):
+            with self._exact(deep=bool(others)):
                 look = self._landscape.look(tangent=last)
             out, _ = first_gradient(look, graph=bool(others))
             for i, v in enumerate(others, 1):
@@ -201,15 +217,6 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
     zeros = ((name, torch.zeros_like(p, requires_grad=False)) for name, p in leaves.items())
     out = {name: z if x is None else x for (name, z), x in zip(zeros, found, strict=True)}
     return {name: x.detach() for name, x in out.items()} if detach and not graph else out
-
-
-@contextmanager
-def _mathematical(form: Exact) -> Iterator[None]:
-    if form in ("difference", "gradient"):
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
 
 
 @contextmanager

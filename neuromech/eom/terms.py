@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 
 from neuromech.eom.duals import prepare_duals
+from neuromech.eom.mathematical import mathematical
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.trees import Derivative, Series, evaluate
 from neuromech.errors import EoMError
@@ -38,7 +39,8 @@ def directional(field: Field, params: Params) -> Derivative:
         along = field
         for v in directions:
             along = _pushed(along, v)
-        return along(params)
+        with mathematical(norms=True):
+            return along(params)
 
     return derivative
 

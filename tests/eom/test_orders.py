@@ -38,7 +38,7 @@ def test_descent_lies_on_the_equation_of_motion(order: int, backend: str) -> Non
 @pytest.mark.parametrize("order", range(4))
 @pytest.mark.parametrize("name", ["conv", "attention"])
 def test_descent_of_networks_lies_on_the_equation_of_motion(name: str, order: int) -> None:
-    assert slope(analysis(name, Rule(), order), (0.02, 0.01)) == pytest.approx(order + 1, abs=0.1)
+    assert slope(analysis(name, Rule(), order), (0.01, 0.005)) == pytest.approx(order + 1, abs=0.1)
 
 
 MOMENTUM = {
