@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from neuromech.params import Params, combine, norm
 
 @dataclass(frozen=True)
 class Config:
-    pairs: Pairs = Pairs(steps=60, warmup=5)
+    pairs: Pairs = field(default_factory=lambda: Pairs(steps=60, warmup=5))
     batch: int = 128
     time: float = 1.0
     tolerances: tuple[float, ...] = (1e-2, 1e-4, 1e-6)
@@ -38,7 +38,9 @@ def networks(batch: int) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
     """The demo's convolutional network with batch norm, and a smooth perceptron, on real digits."""
     images, labels = digits()
     x, y = images[:batch], labels[:batch]
-    mlp = nn.Sequential(nn.Flatten(), nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 10))
+    mlp = nn.Sequential(
+        nn.Flatten(), nn.Linear(256, 512), nn.Tanh(), nn.Linear(512, 512), nn.Tanh(), nn.Linear(512, 10)
+    )
     return {"conv net": (vgg(), x, y), "perceptron": (mlp, x, y)}
 
 
@@ -91,9 +93,13 @@ def products(config: Config) -> None:
     except ImportError:
         print("curvlinops is not installed: no ratio against it")
     else:
-        hessian = HessianLinearOperator(model, criterion, dict(model.named_parameters()), [(x, y)], check_deterministic=False)
+        hessian = HessianLinearOperator(
+            model, criterion, list(model.parameters()), [(x, y)], check_deterministic=False
+        )
         peers["curvlinops"] = lambda: hessian @ flat
-        distance = float((hessian @ flat - torch.cat([t.reshape(-1) for t in Point(loss, params).hvp(v).values()])).norm())
+        distance = float(
+            (hessian @ flat - torch.cat([t.reshape(-1) for t in Point(loss, params).hvp(v).values()])).norm()
+        )
         print(f"the product agrees with curvlinops to {distance / float((hessian @ flat).norm()):.0e}")
     for name, peer in peers.items():
         ratio = statistics.median(paired(ours, peer, config.pairs))
@@ -118,7 +124,9 @@ def price(config: Config) -> None:
     x, y = torch.randn(32, 4).double(), torch.randn(32, 3).double()
     loss, params = as_function(model, nn.MSELoss(), x, y)
     end = gradient_flow(loss, params).at(config.time, rtol=1e-11, atol=1e-13)
-    print(f"gradients to reach time {config.time} within a tolerance of the gradient flow (a Hessian product counts 2):")
+    print(
+        f"gradients to reach time {config.time} within a tolerance of the gradient flow (a Hessian product counts 2):"
+    )
     names = {("hvp", 1): "Taylor 1 (HVP)", ("hvp", 2): "Taylor 2", ("gradients", 1): "Heun", ("gradients", 3): "RK4"}
     for (backend, order), name in {("hvp", 0): "SGD", **names}.items():
         backend_: Backend = "hvp" if backend == "hvp" else "gradients"

@@ -1,7 +1,8 @@
 """Operators in their mathematical form, where torch's own have no second derivative, or a third one that is wrong.
 
-Fused attention has no second derivative. The second derivatives that torch has for batch, instance and layer norm treat the
-saved mean and variance as constants, so that third derivatives come out wrong, without a word (measured: by 20 to 70 %).
+Fused attention has no second derivative. The second derivatives that torch has for batch, instance and layer norm
+treat the saved mean and variance as constants, so that third derivatives come out wrong, without a word (measured: by
+20 to 70 %).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Norms(TorchFunctionMode):
         return FORMS.get(function, function)(*args, **(kwargs or {}))
 
 
-def _standardised(x: Tensor, axes: Sequence[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
+def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.mean(axes, keepdim=True)
     centred = x - mean
     variance = (centred * centred).mean(axes, keepdim=True)
@@ -71,9 +72,7 @@ def batch_norm(
     cudnn_enabled: bool,
 ) -> Tensor:
     if not training:
-        return torch.batch_norm(
-            input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled
-        )
+        return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
     axes = [0, *range(2, input.ndim)]
     out, mean, variance = _standardised(input, axes, eps)
     _remember(input, axes, mean, variance, running_mean, running_var, momentum)
@@ -104,7 +103,7 @@ def instance_norm(
 @torch.no_grad()
 def _remember(
     x: Tensor,
-    axes: Sequence[int],
+    axes: list[int],
     mean: Tensor,
     variance: Tensor,
     running_mean: Tensor | None,

@@ -164,9 +164,12 @@ class EoMOptimizer(Optimizer):
         values: Params = {name: role.parameter for name, role in roles.items()}
         check_parameters(values)
         audit = (self.steps + 1) & self.steps == 0
-        once = not audit and (self.order == 0 or (self.backend == "hvp" and self._form == "reverse" and self.order == 1))
+        once = not audit and (
+            self.order == 0 or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
+        )
         with Live(closure, values, once) as live:
-            point = Point.on(live, self.hvp if self.backend == "hvp" and self.order else "gradient")
+            form = self.hvp if self.backend == "hvp" and self.order else "gradient"
+            point = Point.on(live, form, trusted=not audit)
             self._form = point.form
             handed = self._handed(point, live, roles, audit)
             if audit:
@@ -212,7 +215,10 @@ class EoMOptimizer(Optimizer):
         if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
             if slope.uniform is not None:
                 return flow_gradient_by_gradients(
-                    lambda at: point.gradient if at is theta else gradient_at(live, at), theta, slope.uniform, self.order
+                    lambda at: point.gradient if at is theta else gradient_at(live, at),
+                    theta,
+                    slope.uniform,
+                    self.order,
                 )
             step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
             extra = combine([(1.0, step), (-1.0, field(theta))])

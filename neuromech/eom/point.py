@@ -44,13 +44,16 @@ class Point:
         self._begin(Function(loss, params), hvp)
 
     @classmethod
-    def on(cls, landscape: Landscape, hvp: Form | Literal["gradient"] = "auto") -> Point:
-        """The point where `landscape` stands. "gradient": no derivatives will be asked for."""
+    def on(cls, landscape: Landscape, hvp: Form | Literal["gradient"] = "auto", trusted: bool = False) -> Point:
+        """The point where `landscape` stands. "gradient": no derivatives will be asked for.
+
+        `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
+        """
         point = cls.__new__(cls)
-        point._begin(landscape, hvp)
+        point._begin(landscape, hvp, trusted)
         return point
 
-    def _begin(self, landscape: Landscape, hvp: Form | Literal["gradient"]) -> None:
+    def _begin(self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
         self._landscape = landscape
@@ -66,6 +69,8 @@ class Point:
                     "loss without calling backward, or use hvp='difference' or backend='gradients'"
                 )
             self.form = "gradient" if hvp == "gradient" else "difference"
+        if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
+            raise EoMError(_missing(", ".join(lacking), "reverse", "its backward is marked once_differentiable"))
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
@@ -103,7 +108,7 @@ class Point:
             return self._difference(directions, 1.0)
         if self.form == "gradient":
             raise EoMError("this point was made for its gradient alone: make it with another form to take derivatives")
-        with _explained(self.form, self._attached.get(())):
+        with _explained(self.form):
             return self._reverse(directions) if self.form == "reverse" else self._forward(directions)
 
     def _reverse(self, directions: tuple[Params, ...]) -> Params:
@@ -220,7 +225,7 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
 
 
 @contextmanager
-def _explained(form: str, gradient: Params | None) -> Iterator[None]:
+def _explained(form: str) -> Iterator[None]:
     """Errors of autograd about a missing derivative, said so that one knows which operator and what to do."""
     try:
         yield
@@ -233,20 +238,27 @@ def _explained(form: str, gradient: Params | None) -> Iterator[None]:
         if not missing:
             raise
         named = re.search(r"(aten::\w+|_\w+_backward\w*|with (\w+) that does not support)", text)
-        what = named.group(1) if named else ", ".join(_once_differentiable(gradient)) or "an operator"
-        other = "hvp='reverse' or " if form == "forward" else ""
-        raise EoMError(
-            f"{what} has no derivative that the {form} form needs ({text.splitlines()[0]}). Use "
-            f"{other}hvp='difference' "
-            "(differences of gradients, with an error that is reported) or backend='gradients', or replace it by "
-            "operators that can be differentiated twice"
-        ) from error
+        what = (named.group(2) or named.group(1)) if named else "an operator"
+        raise EoMError(_missing(what, form, text.splitlines()[0])) from error
 
 
-def _once_differentiable(gradient: Params | None) -> list[str]:
-    """The names of the custom functions, on the graph of a gradient, whose backward was marked once_differentiable."""
+def _missing(what: str, form: str, why: str) -> str:
+    other = "hvp='reverse' or " if form == "forward" else ""
+    return (
+        f"{what} has no derivative that the {form} form needs ({why}). Use {other}hvp='difference' (differences of "
+        "gradients, with an error that is reported) or backend='gradients', or replace it by operators that can be "
+        "differentiated twice"
+    )
+
+
+def _once_differentiable(loss: Tensor) -> list[str]:
+    """Custom functions in the graph of `loss` whose backward is once_differentiable.
+
+    torch raises for them only where the gradient that they receive depends on parameters; else it takes their second
+    derivative for zero, without a word.
+    """
     found, seen = set[str](), set[object]()
-    stack: list[Any] = [g.grad_fn for g in (gradient or {}).values() if g.grad_fn is not None]
+    stack: list[Any] = [loss.grad_fn]
     while stack:
         node = stack.pop()
         if node is None or node in seen:

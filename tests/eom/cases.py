@@ -40,7 +40,7 @@ def mlp() -> tuple[nn.Module, Tensor, Tensor]:
 
 def conv() -> tuple[nn.Module, Tensor, Tensor]:
     model = nn.Sequential(
-        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.SiLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Softplus(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)
     ).double()
     return model, torch.randn(6, 1, 6, 6).double(), torch.randn(6, 3).double()
 

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from neuromech import EoMOptimizer
-from neuromech.eom import Point, Rule, descend, equation_of_motion, flow_of, gradient_flow, minibatch_flow, second_order_flow
+from neuromech.eom import (
+    Point,
+    Rule,
+    descend,
+    equation_of_motion,
+    flow_of,
+    gradient_flow,
+    minibatch_flow,
+    second_order_flow,
+)
 from neuromech.eom.landscape import Function
 from neuromech.eom.point import gradient_at
 from neuromech.params import Params
@@ -14,7 +23,15 @@ from .cases import distance, problem, slope
 TIGHT = {"rtol": 1e-11, "atol": 1e-13}
 
 
-def analysis(name: str, rule: Rule, order: int, startup: str = "torch", backend: str | None = None, time: float = 0.4, **tolerance):
+def analysis(
+    name: str,
+    rule: Rule,
+    order: int,
+    startup: str = "torch",
+    backend: str | None = None,
+    time: float = 0.4,
+    **tolerance,
+):
     """The distance between the steps of `rule` and the flow that they should follow, as a function of lr."""
     loss, params = problem(name)
 
@@ -22,7 +39,9 @@ def analysis(name: str, rule: Rule, order: int, startup: str = "torch", backend:
         flow = flow_of(rule, loss, params, lr, order, backend, startup=startup)
         matched = startup == "matched"
         buffers = flow.buffers(lambda p: gradient_at(Function(loss, p))) if matched else None
-        return distance(descend(rule, loss, params, lr, round(time / lr), buffers)[-1], flow.at(time, **(tolerance or TIGHT)))
+        return distance(
+            descend(rule, loss, params, lr, round(time / lr), buffers)[-1], flow.at(time, **(tolerance or TIGHT))
+        )
 
     return error
 
@@ -99,7 +118,9 @@ def test_the_second_order_flow_remembers(kind: str) -> None:
     rule, (loss, params) = MOMENTUM[kind], problem()
 
     def error(lr: float) -> float:
-        return distance(descend(rule, loss, params, lr, round(0.4 / lr))[-1], second_order_flow(rule, loss, params, lr).at(0.4))
+        return distance(
+            descend(rule, loss, params, lr, round(0.4 / lr))[-1], second_order_flow(rule, loss, params, lr).at(0.4)
+        )
 
     assert slope(error, (0.0125, 0.00625)) == pytest.approx(2, abs=0.15)
 
@@ -203,5 +224,3 @@ def test_gradient_flow_is_order_zero() -> None:
     there = gradient_flow(loss, params).at(0.3, **TIGHT)
     assert distance(gradient_flow(loss, there).at(-0.3, **TIGHT), params) < 1e-9
     assert float(Point(loss, there).loss) < float(Point(loss, params).loss)
-
-

@@ -1,4 +1,5 @@
-"""Points: every form of derivative of every operator agrees; what has no derivative is named; nothing is left behind."""
+"""Points: every form of derivative of every operator agrees; what has no derivative is named; nothing is left "
+"behind."""
 
 import pytest
 import torch
@@ -45,7 +46,8 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_derivatives_of_layers_are_right(name: str) -> None:
-    """Against differences of gradients, which know nothing of second derivatives. torch's own third ones are wrong for norms."""
+    """Against differences of gradients, which know nothing of second derivatives. torch's own third ones are wrong "
+    "for norms."""
     make, shape = LAYERS[name]
     loss, params = behind(make(), torch.randn(shape))
     exact, rough = Point(loss, params, "reverse"), Point(loss, params, "difference")
@@ -123,7 +125,7 @@ def test_an_operator_without_second_derivative_is_named() -> None:
         return Opaque.apply(p["x"]).sum()
 
     params = {"x": torch.randn(3).double()}
-    with pytest.raises(EoMError, match="Opaque has no derivative.*hvp='difference'"):
+    with pytest.raises(EoMError, match=r"Opaque has no derivative.*hvp='difference'"):
         Point(loss, params).hvp(params)
     wanted = {"x": 6 * params["x"] ** 2}
     assert distance(Point(loss, params, "difference").hvp(params), wanted) < 1e-6
@@ -138,7 +140,9 @@ def test_unused_parameters_are_told() -> None:
     for form in ("reverse", "forward", "difference"):
         point = Point(lambda p: p["a"].pow(3).sum(), params, form)
         assert point.unused == {"b"}
-        torch.testing.assert_close(point.hvp(params), {"a": torch.full((2,), 6.0), "b": torch.zeros(2)}, rtol=1e-2, atol=0)
+        torch.testing.assert_close(
+            point.hvp(params), {"a": torch.full((2,), 6.0), "b": torch.zeros(2)}, rtol=1e-2, atol=0
+        )
 
 
 def test_a_linear_loss_has_no_curvature() -> None:
@@ -159,7 +163,7 @@ def test_bad_losses_are_refused() -> None:
             Point(loss, params)
     with pytest.raises(EoMError, match="no parameters"):
         Point(lambda p: torch.ones(()), {})
-    with pytest.raises(EoMError, match="torch.int64"):
+    with pytest.raises(EoMError, match=r"torch\.int64"):
         Point(lambda p: p["a"].sum(), {"a": torch.ones(2, dtype=torch.int64)})
 
 
@@ -167,7 +171,9 @@ def test_parameters_modified_after_the_forward_are_noticed() -> None:
     model = nn.Linear(3, 1)
 
     class Here:
-        here = {n: p.detach() for n, p in model.named_parameters()}
+        @property
+        def here(self):
+            return {n: p.detach() for n, p in model.named_parameters()}
 
         def look(self, params=None, tangent=None):
             from neuromech.eom.landscape import Look

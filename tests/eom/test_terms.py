@@ -1,4 +1,5 @@
-"""Counter terms in both directions and both backends: equal to a slow oracle, of the right order, with the right sign."""
+"""Counter terms in both directions and both backends: equal to a slow oracle, of the right order, with the right "
+"sign."""
 
 from math import factorial
 
@@ -102,7 +103,8 @@ def test_lie_powers_by_gradients_are_each_of_the_order() -> None:
 
 
 def test_wrong_sign_doubles_the_error() -> None:
-    """Both directions at once: Euler's step of g - lr/2 Hg follows the flow, of g + lr/2 Hg is twice as far as descent."""
+    """Both directions at once: Euler's step of g - lr/2 Hg follows the flow, of g + lr/2 Hg is twice as far as "
+    "descent."""
     loss, params = problem()
     flow = gradient_flow(loss, params).at(0.5)
 

@@ -1,4 +1,5 @@
-"""Rooted trees against what is known: their number, a scalar equation that can be solved, and derivatives by autograd."""
+"""Rooted trees against what is known: their number, a scalar equation that can be solved, and derivatives by "
+"autograd."""
 
 from fractions import Fraction
 
