@@ -124,9 +124,13 @@ class Motion(NamedTuple):
 def has_exact_law(optimizer: torch.optim.Optimizer) -> bool:
     """True for `torch.optim.SGD` and for subclasses that leave its `step` alone.
 
+    Not for the base of an `EoMOptimizer`: it is handed gradients that no symmetry of the loss protects.
+
     torch wraps `step` on classes (hooks) and on instances (schedulers); both keep `__wrapped__`, which is followed.
     """
     sgd = torch.optim.SGD
+    if getattr(optimizer, "follows_flow", False):
+        return False
     return isinstance(optimizer, sgd) and inspect.unwrap(optimizer.step) is inspect.unwrap(sgd.step)
 
 

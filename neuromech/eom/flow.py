@@ -155,6 +155,8 @@ def _field(rule: Rule, loss: Loss, lr: float, order: int, backend: Backend | Non
         raise EoMError(f"backend is {backend!r}: it has to be 'gradients' or 'hvp'")
     if rule.kind != "sgd":
         return _adaptive(rule, loss, lr, order, hvp)
+    if backend == "gradients" and rule.momentum:
+        raise EoMError("gradients alone give the flow of rules without memory: use backend='hvp' for momentum")
     if backend == "gradients" or (backend is None and not rule.momentum):
         return lambda theta: motion_by_gradients(lambda at: gradient_at(Function(loss, at)), theta, rule, lr, order)
 
