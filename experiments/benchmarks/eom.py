@@ -93,9 +93,7 @@ def products(config: Config) -> None:
     except ImportError:
         print("curvlinops is not installed: no ratio against it")
     else:
-        hessian = HessianLinearOperator(
-            model, criterion, list(model.parameters()), [(x, y)], check_deterministic=False
-        )
+        hessian = HessianLinearOperator(model, criterion, list(model.parameters()), [(x, y)], check_deterministic=False)
         peers["curvlinops"] = lambda: hessian @ flat
         distance = float(
             (hessian @ flat - torch.cat([t.reshape(-1) for t in Point(loss, params).hvp(v).values()])).norm()
