@@ -76,7 +76,7 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
         left.legend(frameon=False, fontsize=8, loc="lower right")
         right.set_title("after the whole time")
         right.set_xlabel("learning rate")
-        right.set_xlim(right=largest * 1.6)
+        right.set_xlim(lr[0] * 0.8, largest * 1.6)
         right.set_xticks(lr, [f"{v:g}" for v in lr])
         right.set_xticks([], minor=True)
         for ax in (left, right):
