@@ -54,13 +54,14 @@ def figure(root: Path, path: Path) -> None:
         for ax, (title, (direction, rule)) in zip(axes, panels.items(), strict=True):
             some = frame[(frame["direction"] == direction) & (frame["rule"] == rule)]
             colors = sns.color_palette("viridis", 4)
-            for order, group in some.groupby("order"):
+            for order in sorted(set(map(int, some["order"]))):
+                group = some[some["order"] == order]
                 group = group.sort_values("lr")
                 lr, error = group["lr"].to_numpy(), group["error"].to_numpy()
-                guide = error[0] * (lr / lr[0]) ** (int(order) + 1)
+                guide = error[0] * (lr / lr[0]) ** (order + 1)
                 ax.loglog(lr, guide, color="#bbbbbb", lw=1, zorder=1)
-                ax.loglog(lr, error, "o", color=colors[int(order)], ms=4, label=f"order {order}", zorder=2)
-                ax.annotate(f"slope {int(order) + 1}", (lr[-1], guide[-1]), (4, 0), textcoords="offset points",
+                ax.loglog(lr, error, "o", color=colors[order], ms=4, label=f"order {order}", zorder=2)
+                ax.annotate(f"slope {order + 1}", (lr[-1], guide[-1]), (4, 0), textcoords="offset points",
                             va="center", fontsize=8, color="#666666")  # fmt: skip
             ax.set_title(title)
             ax.set_xlabel("learning rate")

@@ -28,7 +28,7 @@ def drift(directory: Path) -> pd.DataFrame:
     charges = run.frame("charges").merge(run.frame("steps")[["step", "lr", "time"]], on="step", how="left")
     kinds = [s["kind"] for s in run.meta["symmetries"]]
     group = run.meta["optimizers"][0]["groups"][0]
-    decay = group["weight_decay"] / (1.0 - group["momentum"])
+    decay = float(group["weight_decay"]) / (1.0 - float(group["momentum"]))
     rows = charges[(charges["member"] >= 0) & (charges["symmetry"].map(kinds.__getitem__) == "rescale")]
     rows = rows.sort_values("step").fillna({"time": 0.0})
     start = rows.groupby(["symmetry", "member"])["observed"].transform("first")

@@ -44,7 +44,7 @@ def networks(batch: int) -> dict[str, tuple[nn.Module, Tensor, Tensor]]:
     return {"conv net": (vgg(), x, y), "perceptron": (mlp, x, y)}
 
 
-def plain(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
+def plain(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 
     def closure() -> Tensor:
@@ -53,12 +53,19 @@ def plain(model: nn.Module, x: Tensor, y: Tensor) -> Callable[[], object]:
         loss.backward()
         return loss
 
-    return lambda: optimizer.step(closure)
+    def step() -> None:
+        optimizer.step(closure)
+
+    return step
 
 
-def following(model: nn.Module, x: Tensor, y: Tensor, order: int, backend: Backend) -> Callable[[], object]:
+def following(model: nn.Module, x: Tensor, y: Tensor, order: int, backend: Backend) -> Callable[[], None]:
     optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=1e-3), order, backend=backend)
-    return lambda: optimizer.step(lambda: F.cross_entropy(model(x), y))
+
+    def step() -> None:
+        optimizer.step(lambda: F.cross_entropy(model(x), y))
+
+    return step
 
 
 def steps(config: Config) -> None:
@@ -84,17 +91,21 @@ def products(config: Config) -> None:
 
     def textbook() -> None:
         gradient = torch.autograd.grad(criterion(model(x), y), live, create_graph=True)
-        product = sum((g * t).sum() for g, t in zip(gradient, v.values(), strict=True))
-        torch.autograd.grad(product, live)
+        products = [(g * t).sum() for g, t in zip(gradient, v.values(), strict=True)]
+        torch.autograd.grad(torch.stack(products).sum(), live)
 
-    peers: dict[str, Callable[[], object]] = {"hand-written double backward": textbook}
+    peers: dict[str, Callable[[], None]] = {"hand-written double backward": textbook}
     try:
         from curvlinops import HessianLinearOperator
     except ImportError:
         print("curvlinops is not installed: no ratio against it")
     else:
         hessian = HessianLinearOperator(model, criterion, list(model.parameters()), [(x, y)], check_deterministic=False)
-        peers["curvlinops"] = lambda: hessian @ flat
+
+        def theirs() -> None:
+            hessian @ flat
+
+        peers["curvlinops"] = theirs
         distance = float(
             (hessian @ flat - torch.cat([t.reshape(-1) for t in Point(loss, params).hvp(v).values()])).norm()
         )
@@ -102,7 +113,7 @@ def products(config: Config) -> None:
     for name, peer in peers.items():
         ratio = statistics.median(paired(ours, peer, config.pairs))
         print(f"one Hessian-vector product / {name}: {ratio:.2f} (wanted: <= 1.0)")
-    point, several = Point(loss, params), 10
+    several = 10
 
     def shared() -> None:
         point = Point(loss, params)
@@ -110,9 +121,16 @@ def products(config: Config) -> None:
             point.hvp(v)
 
     for name, peer in peers.items():
-        ratio = statistics.median(paired(shared, lambda peer=peer: [peer() for _ in range(several)], config.pairs))
+        ratio = statistics.median(paired(shared, repeated(peer, several), config.pairs))
         print(f"{several} of them at one point / {name}: {ratio:.2f} (wanted: <= 1.0)")
-    del point
+
+
+def repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
+    def all_of_it() -> None:
+        for _ in range(times):
+            work()
+
+    return all_of_it
 
 
 def price(config: Config) -> None:
