@@ -42,7 +42,7 @@ def drift(directory: Path) -> pd.DataFrame:
 def fitted(runs: pd.DataFrame) -> pd.DataFrame:
     """One row per order: the drift at the end of each run, and the slope at the two smallest learning rates."""
     ends = runs.sort_values("step").groupby(["order", "lr"])["drift"].last().unstack("lr")
-    rates = sorted(ends.columns)
+    rates = sorted(map(float, ends.columns))
     slope = np.log(ends[rates[1]] / ends[rates[0]]) / math.log(rates[1] / rates[0])
     return ends[rates[::-1]].assign(slope=slope)
 
