@@ -7,18 +7,17 @@ Runge-Kutta method takes them ("gradients"). Whatever else the base does, moment
 from __future__ import annotations
 
 import inspect
-import math
-import warnings
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import torch
 from torch.optim import Optimizer
 
+from neuromech.eom.audit import check_difference, check_repeats, check_small
 from neuromech.eom.hand import Role, Slope, hand_over
 from neuromech.eom.landscape import check_parameters
 from neuromech.eom.live import Closure, Live
-from neuromech.eom.point import FORMS, Form, Point, first_gradient, gradient_at
+from neuromech.eom.point import FORMS, Form, Point, gradient_at
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.terms import (
     TABLEAUS,
@@ -29,8 +28,8 @@ from neuromech.eom.terms import (
     lie_powers_by_gradients,
     motion_by_gradients,
 )
-from neuromech.errors import EoMError, NeuromechWarning
-from neuromech.params import Params, combine, dot, norm
+from neuromech.errors import EoMError
+from neuromech.params import Params, combine
 
 Follow = Literal["flow", "descent"]
 MEMORY = "eom_memory"  # in the state of a parameter, beside the momentum buffer that it describes
@@ -175,9 +174,9 @@ class EoMOptimizer(Optimizer):
             self._form = point.form
             handed = self._handed(point, live, roles, audit)
             if audit:
-                _check_repeats(live, point)
+                check_repeats(live, point)
                 if self.backend == "hvp" and self.order and point.form == "difference":
-                    _check_difference(point)
+                    check_difference(point)
         for name, role in roles.items():  # a parameter that the loss does not use has to stay as it is
             role.parameter.grad = None if name in point.unused else handed[name]
         try:
@@ -232,7 +231,7 @@ class EoMOptimizer(Optimizer):
         coefficients = [self._next(role, name not in point.unused) for name, role in roles.items()]
         handed = slope.handed(powers, coefficients, point.gradient, theta)
         if audit and not self._warned:
-            self._warned = _check_small(handed, coefficients, powers, point.gradient, roles)
+            self._warned = check_small(handed, coefficients, powers, point.gradient, roles)
         return handed
 
     def _next(self, role: Role, used: bool) -> tuple[float, ...]:
@@ -302,58 +301,3 @@ def _check_base(base: Any) -> None:
 def _check_group(group: dict[str, Any], follow: str) -> None:
     if _rule_of(group).momentum and follow == "descent":
         raise EoMError("follow='descent' is Euler's method on the equation of motion: it has no momentum; set it to 0")
-
-
-def _check_repeats(live: Live, point: Point) -> None:
-    """Raises `EoMError` if the closure, at the same point, does not give the same loss again."""
-    again = live.look(live.here)
-    if math.isnan(float(point.loss)) and again.gradient is not None:  # a closure that returns nothing
-        change, size = combine([(1.0, first_gradient(again, False)[0]), (-1.0, point.gradient)]), norm(point.gradient)
-        first, second = float(size), float(size + norm(change))
-    else:
-        first, second = float(point.loss), float(again.loss.detach())
-    eps = torch.finfo(point.loss.dtype).eps if point.loss.is_floating_point() else torch.finfo(torch.float32).eps
-    if abs(first - second) > math.sqrt(eps) * max(abs(first), abs(second)):
-        raise EoMError(
-            f"the closure gave {first:.6g} and then {second:.6g} at the same parameters: it draws a new batch, or "
-            f"something "
-            "random that torch, numpy and random do not seed. Draw the batch before step(), and let the closure only "
-            "evaluate it"
-        )
-
-
-def _check_difference(point: Point) -> None:
-    error = point.difference_error(point.gradient)
-    if error > 0.05:
-        warnings.warn(
-            f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}: its "
-            f"counter "
-            "term is worth little. Use float32 or float64, or hvp='reverse' with a closure that does not call backward",
-            NeuromechWarning,
-            stacklevel=3,
-        )
-
-
-def _check_small(
-    handed: Params,
-    coefficients: list[tuple[float, ...]],
-    powers: list[Params],
-    gradient: Params,
-    roles: dict[str, Role],
-) -> bool:
-    """Warn, and say so, if the correction is larger than what it corrects: the series does not converge there."""
-    momenta = {role.rule.momentum: role.rule for role in roles.values()}
-    rule = momenta[max(momenta)]
-    bare = {name: c[0] * gradient[name] for c, name in zip(coefficients, roles, strict=True)}
-    plain = float(norm(bare))
-    if not plain or float(norm({n: handed[n] - bare[n] for n in bare})) <= plain:
-        return False
-    curvature = float(dot(powers[0], powers[1]) / dot(powers[0], powers[0]).clamp_min(torch.finfo(torch.float64).tiny))
-    bound = rule.radius * rule.speed / rule.kappa
-    warnings.warn(
-        f"the counter terms are larger than the gradient: along it lr * speed * curvature is {curvature:.2g}, and with "
-        f"momentum {rule.momentum} a step can follow the flow only below {bound:.2g}. Lower lr, momentum or order",
-        NeuromechWarning,
-        stacklevel=3,
-    )
-    return True
