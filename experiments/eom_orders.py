@@ -31,7 +31,7 @@ RULES: dict[str, Rule] = {
     "decoupled decay": Rule(weight_decay=0.1, decoupled=True),
     "heavy ball": Rule(momentum=0.5),
     "dampening": Rule(momentum=0.5, dampening=0.3, weight_decay=0.1),
-    "nesterov": Rule(momentum=0.5, nesterov=True),
+    "nesterov": Rule(momentum=0.4, nesterov=True),
     "momentum, decoupled": Rule(momentum=0.5, weight_decay=0.1, decoupled=True),
     "adam": Rule("adam", betas=(0.5, 0.6), eps=0.1),
     "adamw": Rule("adam", betas=(0.5, 0.6), eps=0.1, weight_decay=0.1, decoupled=True),
@@ -118,7 +118,8 @@ def run(config: Config, directory: Path) -> Path:
     for name, rule in STEPS.items() if config.network == "mlp" else [("gd", RULES["gd"])]:
         end = flow_of(rule, loss, params, 1.0, 0).at(config.time, rtol=config.rtol, atol=config.atol)
         for order in range(config.orders):
-            for lr in config.rates if rule.momentum else config.rates[:-1]:
+            # The series of Nesterov's rule converges latest, and shows its order at smaller lr.
+            for lr in (r / (2 if rule.nesterov else 1) for r in (config.rates if rule.momentum else config.rates[:-1])):
                 for backend in ("hvp", "gradients"):
                     keep(
                         f"steps, {backend}",

@@ -1,4 +1,4 @@
-"""What an EoMOptimizer looks at once in a while: does the closure repeat itself, are the counter terms worth anything?"""
+"""What EoMOptimizer looks at once in a while: does the closure repeat itself, are the counter terms worth it?"""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ ERROR = "error of "
 
 @dataclass(frozen=True)
 class StepError:
-    """One step of gradient descent against the flow of order `order`, to leading order; `lr` is lr * speed.
+    """One step of gradient descent against the flow of order `order`, to leading order.
 
-    `layers`: |lr^(order+2) xi_order| by parameter; `total` the norm over all. `xi`: without lr. `sharpness`: the
-    largest Hessian eigenvalue, off by at most `uncertainty`; nan if it was not asked for. Steps on it are stable
-    below `edge`.
+    `speed`: what momentum and dampening make of lr. `layers`: |(lr * speed)^(order+2) xi_order| by parameter; `total`
+    the norm over all. `xi`: without lr. `sharpness`: the largest Hessian eigenvalue, off by at most `uncertainty`;
+    nan if it was not asked for. Steps on it are stable below `edge`.
     """
 
     step: int
@@ -47,6 +47,7 @@ class StepError:
     order: int
     loss: float
     xi: float
+    speed: float
     layers: Mapping[str, float]
     sharpness: float = math.nan
     uncertainty: float = math.nan
@@ -54,11 +55,11 @@ class StepError:
 
     @property
     def total(self) -> float:
-        return self.lr ** (self.order + 2) * self.xi
+        return (self.lr * self.speed) ** (self.order + 2) * self.xi
 
     def lr_for(self, tolerance: float) -> float:
         """The largest lr whose step is off by no more than `tolerance`, in units of the parameters."""
-        return _rate(tolerance, self.xi, self.order + 2)
+        return _rate(tolerance, self.xi, self.order + 2) / self.speed
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class ErrorMeter:
         rates = {float(group["lr"]) for group in self._base.param_groups}
         if len(rates) > 1:
             raise EoMError(f"the parameter groups have different lr, {sorted(rates)}: the error of one lr is measured")
-        w = rates.pop() * rule.speed
+        lr = rates.pop()
+        w = lr * rule.speed
         gradients = {name: p.grad for name, p in self._params.items()}
         top, edge = None, math.nan
         with Live(closure, self._params, spectator=True) as live:
@@ -159,10 +161,11 @@ class ErrorMeter:
         layers = {name: w ** (self._order + 2) * float(norm({name: x})) for name, x in xi.items()}
         row = StepError(
             len(self.rows) + 1,
-            w,
+            lr,
             self._order,
             float(point.loss),
             float(norm(xi)),
+            rule.speed,
             layers,
             *((top.value, top.residual, edge) if top else ()),
         )

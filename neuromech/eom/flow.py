@@ -26,6 +26,7 @@ from neuromech.params import Params, combine
 
 Startup = Literal["torch", "matched"]
 PLAIN = Rule()
+MOST_STEPS = 5_000  # of the solver, between two times
 VELOCITY = "velocity of "
 
 
@@ -47,7 +48,8 @@ class Flow:
     ) -> list[Params]:
         """The parameters at each of `times`, in order, all counted from `start`; adaptive steps of torchdiffeq.
 
-        Negative times run backwards. Raises `EoMError` for times that do not go one way, or without torchdiffeq.
+        Negative times run backwards. Tolerances are no smaller than the precision of the parameters allows. Raises
+        `EoMError` for times that do not go one way, without torchdiffeq, or where the solver makes no headway.
         """
         asked = [float(t) for t in times]
         signs = [b - a for a, b in zip([0.0, *asked], asked, strict=False)]
@@ -299,14 +301,21 @@ def _integrate(slope: Field, start: Params, times: list[float], rtol: float, ato
         # Backwards in time is forwards against the field.
         sign = 1.0 if times[-1] > 0 else -1.0
         grid = torch.tensor([abs(t) for t in times], dtype=torch.float64, device=begin.device)
-        path = odeint(
-            lambda _, x: sign * flat(slope(unflat(x))),
-            begin,
-            grid,
-            rtol=rtol,
-            atol=atol,
-            method=method,
-            # Steps end at the times asked for: between its steps the solver interpolates, with less accuracy.
-            options={"step_t": grid[1:]},
-        )
+        eps = max(torch.finfo(x.dtype).eps for x in start.values())
+        try:
+            path = odeint(
+                lambda _, x: sign * flat(slope(unflat(x))),
+                begin,
+                grid,
+                rtol=max(rtol, 100 * eps),
+                atol=max(atol, 10 * eps),
+                method=method,
+                # Steps end at the times asked for: between its steps the solver interpolates, with less accuracy.
+                options={"step_t": grid[1:], "max_num_steps": MOST_STEPS},
+            )
+        except AssertionError as error:
+            raise EoMError(
+                f"the solver makes no headway ({error}): the field is stiff or has kinks (ReLU), or lr is beyond where "
+                "the series converges. Allow larger rtol and atol, take a shorter time, or a smaller lr or order"
+            ) from error
     return [{name: x.clone() for name, x in unflat(row).items()} for row in path]
