@@ -10,9 +10,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from neuromech.detect.axes import Axis, Label, Renaming, assemble, axis, count, leaves, pieces, regroup, sum_of, unify
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import Renaming, assemble, pieces, regroup, sum_of, unify
 
 T = TypeVar("T")
 

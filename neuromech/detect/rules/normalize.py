@@ -10,8 +10,10 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from neuromech.detect.axes import Label, axis, leaves, unify
-from neuromech.detect.interpret import Abstract, Event, Interpreter
+from neuromech.detect.abstract import Abstract, Event
+from neuromech.detect.axes import Label, axis, leaves
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import unify
 from neuromech.detect.rules.linear import plus
 from neuromech.detect.rules.pointwise import mul
 
