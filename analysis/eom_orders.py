@@ -44,9 +44,9 @@ def figure(root: Path, path: Path) -> None:
 
     frame = read(root / "mlp").frame("errors")
     panels = {
-        "descent against the equation of motion": ("analysis", "gd"),
-        "heavy ball against its flow": ("analysis", "heavy ball"),
-        "EoMOptimizer against the gradient flow": ("steps, hvp", "gd"),
+        "descent on the equation of motion": ("analysis", "gd"),
+        "heavy ball on its flow": ("analysis", "heavy ball"),
+        "EoMOptimizer on the gradient flow": ("steps, hvp", "gd"),
     }
     with sns.axes_style("ticks"), mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
         canvas = Figure(figsize=(8.4, 2.9), layout="constrained")
@@ -65,7 +65,7 @@ def figure(root: Path, path: Path) -> None:
                             va="center", fontsize=8, color="#666666")  # fmt: skip
             ax.set_title(title)
             ax.set_xlabel("learning rate")
-            ax.set_xlim(right=lr[-1] * 2.2)
+            ax.set_xlim(0.0021, lr[-1] * 2.4)
             ax.set_xticks([0.0025, 0.005, 0.01, 0.02], ["0.0025", "", "0.01", ""])
             ax.set_xticks([], minor=True)
             sns.despine(ax=ax)
