@@ -13,9 +13,11 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from neuromech.detect import Findings, find_symmetries
+    from neuromech.eom import EoMOptimizer
     from neuromech.errors import (
         CaptureError,
         DetectionError,
+        EoMError,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
@@ -28,9 +30,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "neuromech.detect": ("Findings", "find_symmetries"),
+    "neuromech.eom": ("EoMOptimizer",),
     "neuromech.errors": (
         "CaptureError",
         "DetectionError",
+        "EoMError",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
@@ -47,6 +51,8 @@ __all__ = [
     "Balanced",
     "CaptureError",
     "DetectionError",
+    "EoMError",
+    "EoMOptimizer",
     "Findings",
     "InstrumentError",
     "NeuromechError",

@@ -23,6 +23,10 @@ class SymmetryError(NeuromechError):
     """A symmetry is ill-formed, or does not fit the parameters that it is applied to."""
 
 
+class EoMError(NeuromechError):
+    """An equation of motion, a step along the gradient flow or a derivative was asked for that does not exist."""
+
+
 class RecordError(NeuromechError):
     """A run directory or a saved state cannot be written, read or resumed."""
 
