@@ -25,5 +25,13 @@ class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
 
 
+class PhysicsError(NeuromechError):
+    """A physical model, its structure, its data or its states make no sense, or cannot be treated exactly."""
+
+
+class ConvergenceError(PhysicsError):
+    """An implicit step was not solved to its tolerance; says for which samples."""
+
+
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
