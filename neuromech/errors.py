@@ -1,5 +1,7 @@
 """Everything neuromech raises or warns about. Each message says what was found, what was expected and what to do."""
 
+from typing import Any
+
 
 class NeuromechError(Exception):
     """Base class of all errors that neuromech raises on purpose."""
@@ -30,7 +32,9 @@ class PhysicsError(NeuromechError):
 
 
 class ConvergenceError(PhysicsError):
-    """An implicit step was not solved to its tolerance; says for which samples."""
+    """An implicit step was not solved to its tolerance; says for which samples. `states`: what a rollout had reached."""
+
+    states: Any = None
 
 
 class NeuromechWarning(UserWarning):
