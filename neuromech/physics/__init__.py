@@ -6,16 +6,41 @@ Everything is imported when it is first asked for.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from neuromech.physics.discrete import DiscreteGradient as DiscreteGradient
-    from neuromech.physics.discrete import discrete_gradient as discrete_gradient
-
-# Public name -> the module of this package that holds it.
+# Public name -> the module of this package that holds it; "" for a module that is itself the name.
 _HOME = {
+    "CentralDifference": "structure",
+    "ConvEnergy": "energy",
+    "ConvField": "schemes",
+    "Damped": "structure",
     "DiscreteGradient": "discrete",
+    "DiscreteScheme": "schemes",
+    "EnergyModel": "model",
+    "EnergySum": "energy",
+    "ExplicitScheme": "schemes",
+    "GivenMatrix": "structure",
+    "Laplacian": "structure",
+    "LearnedMatrix": "structure",
+    "LearnedStencil": "structure",
+    "MLPEnergy": "energy",
+    "MLPField": "schemes",
+    "Pairs": "data",
+    "PortHamiltonian": "structure",
+    "Rollout": "stepping",
+    "SeparableEnergy": "energy",
+    "Solver": "stepping",
+    "StateDependent": "structure",
+    "Structure": "structure",
+    "Symplectic": "structure",
+    "Training": "training",
+    "Trajectories": "data",
     "discrete_gradient": "discrete",
+    "fit": "training",
+    "load_pendulum": "data",
+    "rollout": "stepping",
+    "simulate": "data",
+    "systems": "",
 }
 
 __all__ = [*_HOME]  # noqa: PLE0604
@@ -24,7 +49,8 @@ __all__ = [*_HOME]  # noqa: PLE0604
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'neuromech.physics' has no attribute {name!r}")
-    value = getattr(import_module(f"neuromech.physics.{_HOME[name]}"), name)
+    module = import_module(f"neuromech.physics.{_HOME[name] or name}")
+    value = getattr(module, name) if _HOME[name] else module
     globals()[name] = value  # asked for once
     return value
 
