@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS
+from neuromech.physics.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS, SOFTMAX
 
 # They read sizes, or make something new of the same size: nothing of the state's content flows through.
 _CONTENT_FREE = {"sym_size", "sym_numel", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"}
@@ -37,7 +37,7 @@ def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole
     """
     with outside(), torch.enable_grad():
         tracer = make_fx(
-            function, decomposition_table=table, tracing_mode="fake", pre_dispatch=whole, _allow_non_fake_inputs=True
+            lambda *inputs: function(*inputs), decomposition_table=table, tracing_mode="fake", pre_dispatch=whole, _allow_non_fake_inputs=True
         )
         graph: fx.GraphModule = tracer(*examples)
     return graph
@@ -65,21 +65,24 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
         if (packet := getattr(torch.ops.aten, name, None)) is not None
         for overload in packet.overloads()
     }
+    function: Callable[..., Any] = energy
     while True:
         try:
-            module = trace(energy, *state, u, table=table)
+            module = trace(function, *state, u, table=table)
         except GuardOnDataDependentSymNode as error:
             raise PhysicsError(
                 "the energy takes a branch that depends on the values of the state (an `if`, a loop or `.item()`), so "
                 "one graph cannot stand for it: write it with operators such as torch.relu, torch.abs, torch.maximum"
             ) from error
-        _out_of_place(module.graph)
+        rewritten = _out_of_place(module.graph)
         module.graph.eliminate_dead_code()
+        module.recompile()
         unknown = [n for n in varying(module.graph) if n.op == "call_function" and not _has_rule(n)]
         composed = {n.target for n in unknown if n.target not in table and _composed_by_torch(n.target)}
-        if not composed:
+        if not composed and not any(n.target in table for n in rewritten):
             break
         table |= {target: target.decompose for target in composed}  # type: ignore[union-attr]
+        function = module
     if unknown:
         raise PhysicsError(_refusal(unknown))
     _check_result(module.graph, u)
@@ -105,7 +108,7 @@ def _has_rule(node: fx.Node) -> bool:
     is_complex = any(t.is_complex() for t in tree_leaves(values) if isinstance(t, Tensor))
     if name in SECANTS:
         return not is_complex and len(node.all_input_nodes) == 1
-    return name in LINEAR or name in BILINEAR or (name in QUADRATIC and not is_complex) or name == "logsumexp"
+    return name in LINEAR or name in BILINEAR or (name in QUADRATIC and not is_complex) or name in SOFTMAX
 
 
 def _composed_by_torch(target: Any) -> bool:
@@ -137,8 +140,9 @@ def _check_result(graph: fx.Graph, u: Tensor) -> None:
     value = out.meta.get("val") if out is not None else None
     batch = tuple(u.shape[:1]) if u.ndim > 1 else ()
     if not isinstance(value, Tensor) or tuple(value.shape) not in {(), batch} or not value.is_floating_point():
-        found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"{type(value).__name__}"
-        wanted = "a number, shape ()" + (f", or one a sample, shape {batch}" if batch else "")
+        is_tensor = isinstance(value, Tensor)
+        found = f"of shape {tuple(value.shape)} and {value.dtype}" if is_tensor else "no tensor"
+        wanted = "a real number, shape ()" + (f", or one a sample, shape {batch}" if batch else "")
         raise PhysicsError(
             f"the energy of a state of shape {tuple(u.shape)} is {found}; expected {wanted}: sum over what is left"
         )
@@ -146,8 +150,9 @@ def _check_result(graph: fx.Graph, u: Tensor) -> None:
         raise PhysicsError("the energy does not depend on the state, so it has no gradient")
 
 
-def _out_of_place(graph: fx.Graph) -> None:
+def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
     """`y.add_(1)` as `y = y + 1`, where no other name reaches the memory of y; the rest stays, and is refused."""
+    made: list[fx.Node] = []
 
     def memory(node: fx.Node) -> int | None:
         value = node.meta.get("val")
@@ -170,3 +175,5 @@ def _out_of_place(graph: fx.Graph) -> None:
         written.replace_all_uses_with(pure, delete_user_cb=lambda user: order.get(user, -1) > order[node])  # noqa: B023
         node.replace_all_uses_with(pure)
         graph.erase_node(node)
+        made.append(pure)
+    return made

@@ -3,6 +3,7 @@
     linear      y = A x                 dy = A dx: its own transpose
     bilinear    y = B(x, z)             Leibniz at the midpoint: dy = B(dx, mean z) + B(mean x, dz)
     quadratic   y = Q(x, x)             the derivative at the midpoint, exact for the same reason
+    softmax     the softmax of one state and of the other, averaged (see `sweep.py`)
     secant      y_i = f(x_i)            dy_i = f[a_i, b_i] dx_i, the divided difference
     composite   written in operators that have rules; also every operator that PyTorch itself composes of such
 
@@ -23,21 +24,20 @@ from neuromech.physics.secants import Secant
 
 # Linear in all their tensors together. What only chooses, moves, repeats or sums entries is.
 LINEAR = frozenset(
-    """add sub rsub neg div sum mean cumsum trace diff positive
-    view _unsafe_view reshape flatten unflatten squeeze unsqueeze expand expand_as view_as broadcast_to repeat tile
-    t numpy_T mT permute transpose movedim moveaxis swapaxes swapdims diagonal diag_embed diag roll flip rot90
-    slice select narrow split split_with_sizes chunk unbind unfold index index_select gather take_along_dim masked_select
-    cat stack hstack vstack concat concatenate slice_scatter select_scatter index_add scatter_add index_put
-    pad constant_pad_nd avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d _adaptive_avg_pool2d
-    clone contiguous alias to _to_copy type_as lift_fresh_copy tril triu where masked_fill
-    fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
-    fft_fftshift fft_ifftshift real imag view_as_real view_as_complex complex""".split()
+    """add sub rsub neg positive div sum mean cumsum diff
+    view reshape flatten unflatten squeeze unsqueeze expand expand_as broadcast_to repeat tile repeat_interleave
+    t numpy_T mT permute transpose movedim swapaxes diagonal diag_embed roll flip
+    slice select narrow split split_with_sizes chunk unbind unfold index index_select gather
+    cat stack hstack pad constant_pad_nd avg_pool1d avg_pool2d adaptive_avg_pool2d
+    clone contiguous to type_as tril triu where masked_fill
+    fft_fft fft_ifft fft_rfft fft_irfft fft_rfft2 fft_fftshift real imag view_as_real complex""".split()
 )
 BILINEAR = frozenset(
-    """mul matmul mm bmm mv dot addmm addmv addbmm baddbmm linear outer inner linalg_cross addcmul lerp
-    conv1d conv2d conv3d convolution conv_transpose1d conv_transpose2d conv_transpose3d""".split()
+    """mul matmul mm bmm mv addmm baddbmm linear linalg_cross addcmul lerp
+    conv1d conv2d convolution conv_transpose1d""".split()
 )
 QUADRATIC = frozenset("square var mse_loss".split())
+SOFTMAX = frozenset("softmax _softmax log_softmax _log_softmax logsumexp".split())
 
 # f[a, b] by the operator's name, given its arguments after the first.
 SECANTS: dict[str, Callable[..., Secant]] = {
@@ -99,15 +99,6 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return slope * x + (1 - slope) * torch.relu(x)
 
 
-def _softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    return torch.exp(_log_softmax(x, dim, dtype))
-
-
-def _log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
-    x = x if not isinstance(dtype, torch.dtype) else x.to(dtype)
-    return x - torch.logsumexp(x, dim, keepdim=True)
-
-
 def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
     if dtype is not None or x.is_complex() or ord not in (None, 1, 2):
         return NotImplemented
@@ -153,7 +144,7 @@ def _attention(
     if mask is not None or dropout or causal or enable_gqa:
         return NotImplemented
     factor = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    return _softmax(q @ k.transpose(-2, -1) * factor, -1) @ v
+    return torch.softmax(q @ k.transpose(-2, -1) * factor, -1) @ v
 
 
 def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
@@ -201,10 +192,6 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "log10": lambda x: torch.log(x) * (1 / math.log(10)),
     "atanh": lambda x: 0.5 * (torch.log1p(x) - torch.log1p(-x)),
     "logaddexp": lambda x, y: y + torch.nn.functional.softplus(x - y, 1.0, 40.0),
-    "softmax": _softmax,
-    "_softmax": lambda x, dim, half: _softmax(x, dim),
-    "log_softmax": _log_softmax,
-    "_log_softmax": lambda x, dim, half: _log_softmax(x, dim),
     "addcdiv": lambda x, y, z, *, value=1: x + value * y * torch.reciprocal(z),
     "std": lambda x, *args, **kwargs: torch.sqrt(torch.var(x, *args, **kwargs)),
     "linalg_vector_norm": _vector_norm,

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from neuromech.physics.graph import op_name, varying
-from neuromech.physics.rules import LINEAR, QUADRATIC, SECANTS
+from neuromech.physics.rules import LINEAR, QUADRATIC, SECANTS, SOFTMAX
 from neuromech.physics.secants import logarithmic_mean
 
 Values = dict[fx.Node, Any]
@@ -74,9 +74,9 @@ def _pull(
         (source,) = sources
         secant = SECANTS[name](*node.args[1:], **node.kwargs)
         yield source, g * secant(at_u[source], at_v[source], at_u[node], at_v[node])
-    elif name == "logsumexp":
+    elif name in SOFTMAX:
         (source,) = sources
-        yield source, _logsumexp(g, node, at_u, at_v)
+        yield source, _softmax(node, g, source, at_u, at_v)
     else:
         is_affine = name in LINEAR or (name not in QUADRATIC and len(occurrences) == 1)
         points = [at_u[n] if is_affine else _add(at_u[n], at_v[n]) / 2 for n in sources]
@@ -88,16 +88,27 @@ def _pull(
         yield from zip(sources, transpose(type(at_u[node])(g) if isinstance(g, list) else g), strict=True)
 
 
-def _logsumexp(g: Tensor, node: fx.Node, at_u: Values, at_v: Values) -> Tensor:
-    """The softmax of one state and of the other, meaned logarithmically entry by entry, then scaled to sum 1.
+def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: Values, at_v: Values) -> Tensor:
+    """logsumexp, softmax and log_softmax of a = x(u) and b = x(v), with p and q their softmaxes.
 
-    From sum_i (p_i - q_i) = 0 with p = exp(a - lse a), q = exp(b - lse b) and p_i - q_i = mean_i (da_i - dlse).
+    With m_i the logarithmic mean of p_i and q_i, p_i - q_i = m_i (da_i - dl) for l = logsumexp. Both sum to 1, so
+    dl = sum m_i da_i / sum m_i: like the softmax, the means without their scale are the discrete gradient of logsumexp.
     """
-    (source, dims, keepdim) = (*node.args, False)[:3]
+    name, dims = op_name(node), node.args[1]
     dims = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[arg-type]
-    g, a_total, b_total = g, at_u[node], at_v[node]
-    if not keepdim:
-        for dim in sorted(d % at_u[source].ndim for d in dims):
-            g, a_total, b_total = g.unsqueeze(dim), a_total.unsqueeze(dim), b_total.unsqueeze(dim)
-    mean = logarithmic_mean(at_u[source] - a_total, at_v[source] - b_total)
-    return g * mean / mean.sum(dims, keepdim=True)
+    a, b = (x - torch.logsumexp(x, dims, keepdim=True) for x in _shifted(at_u[source], at_v[source], dims))
+    mean = logarithmic_mean(a, b)
+    weights = mean / mean.sum(dims, keepdim=True)
+    if name == "logsumexp":
+        keepdim = len(node.args) > 2 and node.args[2]
+        for dim in [] if keepdim else sorted(d % mean.ndim for d in dims):
+            g = g.unsqueeze(dim)
+        return g * weights
+    if "log_softmax" in name:
+        return g - g.sum(dims, keepdim=True) * weights
+    return mean * (g - (g * weights).sum(dims, keepdim=True))
+
+
+def _shifted(x: Tensor, y: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
+    """Each with its largest entries at 0, which changes no softmax and keeps the digits of the entries that matter."""
+    return x - x.detach().amax(dims, keepdim=True), y - y.detach().amax(dims, keepdim=True)
