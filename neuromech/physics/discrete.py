@@ -78,8 +78,9 @@ class DiscreteGradient:
         state = self._live()
         key = (u.shape, u.dtype, u.device, training, *((p.shape, p.dtype) for p in state))
         if key not in self._sweeps:
-            example = torch.zeros(u.shape, dtype=u.dtype, device=u.device)
-            self._sweeps[key] = self._trace([t.detach() for t in state], example)
+            with outside():  # fresh tensors: the caller's may belong to a function transform
+                *given, u, v = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (*state, u, u))
+                self._sweeps[key] = self._trace(given, u, v)
         return self._sweeps[key]
 
     def retrace(self) -> None:
@@ -89,7 +90,7 @@ class DiscreteGradient:
     def _live(self) -> list[Tensor]:
         return list(_tensors_of(self.energy).values())
 
-    def _trace(self, state: list[Tensor], example: Tensor) -> fx.GraphModule:
+    def _trace(self, state: list[Tensor], u: Tensor, v: Tensor) -> fx.GraphModule:
         names = list(_tensors_of(self.energy))
 
         def energy(*tensors: Tensor) -> Tensor:
@@ -99,9 +100,9 @@ class DiscreteGradient:
                 return out
             return self.energy(u)
 
-        sweep = discrete_sweep(energy_graph(energy, state, example))
-        _check_independent(energy, state, example)
-        module = trace(sweep, *state, example, example.clone(), whole=False)
+        sweep = discrete_sweep(energy_graph(energy, state, u))
+        _check_independent(self.energy, u)
+        module = trace(sweep, *state, u, v, whole=False)
         for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
             if node.target is torch.ops.aten.detach.default:
                 node.replace_all_uses_with(node.args[0])
@@ -119,11 +120,11 @@ def _tensors_of(energy: Energy) -> dict[str, Tensor]:
     return dict(energy.named_parameters()) | dict(energy.named_buffers())
 
 
-def _check_independent(energy: Callable[..., Tensor], state: list[Tensor], example: Tensor) -> None:
+def _check_independent(energy: Energy, example: Tensor) -> None:
     """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone."""
     with outside(), torch.enable_grad():
         u = torch.rand(example.shape, dtype=example.dtype, device=example.device).requires_grad_()
-        energies = energy(*state, u)
+        energies = energy(u)
         if energies.ndim == 0 or len(energies) < 2:
             return
         (gradient,) = torch.autograd.grad(energies[0], u)
