@@ -32,7 +32,7 @@ class PhysicsError(NeuromechError):
 
 
 class ConvergenceError(PhysicsError):
-    """An implicit step was not solved to its tolerance; says for which samples. `states`: what a rollout had reached."""
+    """An implicit step was not solved to its tolerance; says for which samples. `states`: those reached before."""
 
     states: Any = None
 

@@ -9,22 +9,22 @@ from importlib import import_module
 from typing import Any
 
 # Public name -> the module of this package that holds it; "" for a module that is itself the name.
-_HOME = {
+_MODULE_OF = {
     "CentralDifference": "structure",
     "ConvEnergy": "energy",
-    "ConvField": "schemes",
+    "ConvField": "integrators",
     "Damped": "structure",
     "DiscreteGradient": "discrete",
-    "DiscreteScheme": "schemes",
+    "DiscreteScheme": "integrators",
     "EnergyModel": "model",
     "EnergySum": "energy",
-    "ExplicitScheme": "schemes",
+    "ExplicitScheme": "integrators",
     "GivenMatrix": "structure",
     "Laplacian": "structure",
     "LearnedMatrix": "structure",
     "LearnedStencil": "structure",
     "MLPEnergy": "energy",
-    "MLPField": "schemes",
+    "MLPField": "integrators",
     "Pairs": "data",
     "PortHamiltonian": "structure",
     "Rollout": "stepping",
@@ -43,14 +43,14 @@ _HOME = {
     "systems": "",
 }
 
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'neuromech.physics' has no attribute {name!r}")
-    module = import_module(f"neuromech.physics.{_HOME[name] or name}")
-    value = getattr(module, name) if _HOME[name] else module
+    module = import_module(f"neuromech.physics.{_MODULE_OF[name] or name}")
+    value = getattr(module, name) if _MODULE_OF[name] else module
     globals()[name] = value  # asked for once
     return value
 

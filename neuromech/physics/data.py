@@ -33,7 +33,7 @@ class Trajectories:
     def __post_init__(self) -> None:
         if self.t.ndim != 1 or self.u.ndim < 3 or self.u.shape[1] != len(self.t):
             raise PhysicsError(
-                f"trajectories are states [N, T, ...] at times [T]; found {tuple(self.u.shape)} and {tuple(self.t.shape)}"
+                f"trajectories are states [N, T, ...] at times [T]; found {tuple(self.u.shape)} at {tuple(self.t.shape)}"
             )
         if not torch.isfinite(self.u).all():
             bad = torch.nonzero(~torch.isfinite(self.u))[0].tolist()
@@ -78,7 +78,13 @@ class Pairs:
 
 
 def simulate(
-    system: System, count: int, *, seed: int = 0, dt: float | None = None, steps: int | None = None, progress: bool = False
+    system: System,
+    count: int,
+    *,
+    seed: int = 0,
+    dt: float | None = None,
+    steps: int | None = None,
+    progress: bool = False,
 ) -> Trajectories:
     """`count` exact trajectories of `system`, in float64, from initial states drawn with `seed`."""
     from tqdm import tqdm
@@ -115,11 +121,13 @@ def load_pendulum(path: str | Path, columns: Sequence[int] = (1, 2, 3)) -> Traje
     """The measured pendulum of Schmidt and Lipson (2009), a file of the user's: one trajectory of (angle, velocity).
 
     `columns`: of time, angle and velocity, counted from 0, in a table of numbers separated by blanks or commas; lines
-    that begin with a letter, % or # are skipped. Times need not be regular. Raises `PhysicsError` with the line at fault.
+    that begin with a letter, % or # are skipped. Times need not be regular. Raises `PhysicsError` naming the bad line.
     """
     path = Path(path)
     if not path.is_file():
-        raise PhysicsError(f"there is no file {path}: the measured pendulum is not part of neuromech; give your own copy")
+        raise PhysicsError(
+            f"there is no file {path}: the measured pendulum is not part of neuromech; give your own copy"
+        )
     rows: list[list[float]] = []
     for number, line in enumerate(path.read_text().splitlines(), 1):
         fields = line.replace(",", " ").split()

@@ -6,6 +6,7 @@ their energy is an integral: a density summed with the cell's volume.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -38,7 +39,7 @@ def mlp(inputs: int, outputs: int, hidden: int = 200, depth: int = 2, activation
     """`depth` hidden layers, orthogonal initial weights as in Matsubara et al. (2020)."""
     act = _activation(activation)
     widths = [inputs, *[hidden] * depth]
-    layers = [layer for a, b in zip(widths, widths[1:], strict=False) for layer in (nn.Linear(a, b), act())]
+    layers = [layer for a, b in itertools.pairwise(widths) for layer in (nn.Linear(a, b), act())]
     network = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
     _orthogonal(network)
     return network
@@ -76,7 +77,13 @@ class ConvEnergy(nn.Module):
     """
 
     def __init__(
-        self, ndim: int = 1, dx: float = 1.0, hidden: int = 200, kernel: int = 3, depth: int = 2, activation: str = "tanh"
+        self,
+        ndim: int = 1,
+        dx: float = 1.0,
+        hidden: int = 200,
+        kernel: int = 3,
+        depth: int = 2,
+        activation: str = "tanh",
     ) -> None:
         super().__init__()
         self.ndim, self.volume = ndim, dx**ndim

@@ -37,7 +37,11 @@ def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole
     """
     with outside(), torch.enable_grad():
         tracer = make_fx(
-            lambda *inputs: function(*inputs), decomposition_table=table, tracing_mode="fake", pre_dispatch=whole, _allow_non_fake_inputs=True
+            lambda *inputs: function(*inputs),
+            decomposition_table=table,
+            tracing_mode="fake",
+            pre_dispatch=whole,
+            _allow_non_fake_inputs=True,
         )
         graph: fx.GraphModule = tracer(*examples)
     return graph
@@ -94,9 +98,9 @@ def varying(graph: fx.Graph) -> list[fx.Node]:
     state = [n for n in graph.nodes if n.op == "placeholder"][-1]
     found: dict[fx.Node, None] = {state: None}
     for node in graph.nodes:
-        if node.op == "call_function" and op_name(node) not in _CONTENT_FREE:
-            if any(n in found for n in node.all_input_nodes):
-                found[node] = None
+        flows = node.op == "call_function" and op_name(node) not in _CONTENT_FREE
+        if flows and any(n in found for n in node.all_input_nodes):
+            found[node] = None
     return list(found)
 
 
@@ -119,7 +123,7 @@ def _composed_by_torch(target: Any) -> bool:
 def _refusal(unknown: list[fx.Node]) -> str:
     names = list(dict.fromkeys(str(n.target) for n in unknown))
     advice = "write it with operators that have one (neuromech/physics/rules.py lists them)"
-    if any(n.target.is_view is False and n.target._schema.is_mutable for n in unknown if _is_aten(n)):
+    if any(_writes(n) for n in unknown):
         advice = "it writes in place into memory that has other names; write it out of place"
     elif any(name.startswith(("aten.dropout", "aten.bernoulli", "aten.rand")) for name in names):
         advice = "an energy has no random part: call .eval() on the module"
@@ -130,14 +134,14 @@ def _refusal(unknown: list[fx.Node]) -> str:
     return f"the energy uses {', '.join(names)}, which has no discrete chain rule: {advice}"
 
 
-def _is_aten(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload)
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _check_result(graph: fx.Graph, u: Tensor) -> None:
     (result,) = (n for n in graph.nodes if n.op == "output")
     (out,) = result.all_input_nodes or (None,)
-    value = out.meta.get("val") if out is not None else None
+    value: Any = out.meta.get("val") if out is not None else None
     batch = tuple(u.shape[:1]) if u.ndim > 1 else ()
     if not isinstance(value, Tensor) or tuple(value.shape) not in {(), batch} or not value.is_floating_point():
         is_tensor = isinstance(value, Tensor)
@@ -159,7 +163,7 @@ def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
         return int(value.untyped_storage()._cdata) if isinstance(value, Tensor) else None
 
     def in_place(node: fx.Node) -> bool:
-        return _is_aten(node) and node.target._schema.is_mutable and op_name(node).endswith("_")  # type: ignore[union-attr]
+        return _writes(node) and op_name(node).endswith("_")
 
     for node in [n for n in graph.nodes if in_place(n)]:
         written = node.args[0]

@@ -116,9 +116,7 @@ def _layer_norm(
     return x if bias is None else x + bias
 
 
-def _group_norm(
-    x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
-) -> Tensor:
+def _group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any) -> Tensor:
     y = x.reshape(x.shape[0], groups, -1)
     y = _layer_norm(y, y.shape[-1:], eps=eps).reshape(x.shape)
     channel = [1, -1] + [1] * (x.ndim - 2)

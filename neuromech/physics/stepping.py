@@ -135,7 +135,7 @@ class ImplicitStep:
         _load_forward_mode()
 
         def times(direction: Tensor) -> Tensor:
-            _, change = torch.func.jvp(lambda u: self.velocity(u0, u), (u1,), (direction,))
+            change: Tensor = torch.func.jvp(lambda u: self.velocity(u0, u), (u1,), (direction,))[1]
             return direction - dt * change
 
         return _krylov(times) if self.solver.method == "krylov" else _dense(times, u1, self.solver.chunk)

@@ -163,7 +163,7 @@ class StateDependent(Structure):
         entries: Tensor = self.network(u)
         if entries.shape[-1] != count * n * n:
             raise PhysicsError(
-                f"the network of the structure gives {entries.shape[-1]} numbers a state; {count} matrices of {n} x {n} "
+                f"the network of the structure gives {entries.shape[-1]} numbers a state; {count} of {n} x {n} "
                 f"need {count * n * n}"
             )
         matrices = list(entries.reshape(*entries.shape[:-1], count, n, n).unbind(-3))
@@ -213,7 +213,7 @@ class LearnedStencil(Structure):
         return total / (2 * self.dx if self.skew else self.dx**2)
 
     def kernel(self) -> Tensor:
-        """The kernel as an array over the offsets -radius .. radius of each axis, in units of 1/dx^2 (skew: 1/(2 dx))."""
+        """The kernel over the offsets -radius .. radius of each axis, in units of 1/dx^2 (skew: 1/(2 dx))."""
         radius = max(max(s) for s in self.offsets)
         weights = self.weights.detach()
         kernel = torch.zeros([2 * radius + 1] * self.ndim, dtype=weights.dtype, device=weights.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,9 +30,8 @@ def discrete_sweep(module: fx.GraphModule) -> Callable[..., Tensor]:
         fixed |= {n: getattr(module, n.target) for n in graph.nodes if n.op == "get_attr"}
         moving = set(order)
         for node in graph.nodes:
-            if node.op == "call_function" and node not in moving:
-                if all(n in fixed for n in node.all_input_nodes):
-                    fixed[node] = _call(node, fixed)
+            if node.op == "call_function" and all(n in fixed for n in node.all_input_nodes):
+                fixed[node] = _call(node, fixed)
         at_u, at_v = fixed | {inputs[-1]: u}, fixed | {inputs[-1]: v}
         for node in graph.nodes:
             if node.op == "call_function" and node not in fixed:
@@ -57,9 +56,7 @@ def _add(x: Any, y: Any) -> Any:
     return [_add(a, b) for a, b in zip(x, y, strict=True)] if isinstance(x, list) else x + y
 
 
-def _pull(
-    node: fx.Node, g: Any, at_u: Values, at_v: Values, moving: set[fx.Node]
-) -> Iterator[tuple[fx.Node, Any]]:
+def _pull(node: fx.Node, g: Any, at_u: Values, at_v: Values, moving: set[fx.Node]) -> Iterator[tuple[fx.Node, Any]]:
     """The cotangent `g` of a node as cotangents of those of its inputs that vary."""
     occurrences: list[fx.Node] = []
     map_arg((node.args, node.kwargs), lambda n: occurrences.append(n) if n in moving else None)
@@ -68,7 +65,7 @@ def _pull(
     if node.target is operator.getitem:
         (source,) = sources
         parts = [torch.zeros_like(part) for part in at_u[source]]
-        parts[node.args[1]] = g
+        parts[node.args[1]] = g  # type: ignore[index]
         yield source, parts
     elif name in SECANTS:
         (source,) = sources
@@ -84,7 +81,7 @@ def _pull(
         def function(*values: Any) -> Any:
             return _call(node, at_u | dict(zip(sources, values, strict=True)))
 
-        _, transpose = torch.func.vjp(function, *points)
+        transpose = torch.func.vjp(function, *points)[1]
         yield from zip(sources, transpose(type(at_u[node])(g) if isinstance(g, list) else g), strict=True)
 
 
@@ -94,14 +91,14 @@ def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: Values, at_v: Valu
     With m_i the logarithmic mean of p_i and q_i, p_i - q_i = m_i (da_i - dl) for l = logsumexp. Both sum to 1, so
     dl = sum m_i da_i / sum m_i: like the softmax, the means without their scale are the discrete gradient of logsumexp.
     """
-    name, dims = op_name(node), node.args[1]
-    dims = [dims] if isinstance(dims, int) else list(dims)  # type: ignore[arg-type]
+    name, over = op_name(node), node.args[1]
+    dims: list[int] = [over] if isinstance(over, int) else list(over)  # type: ignore[arg-type]
     a, b = (x - torch.logsumexp(x, dims, keepdim=True) for x in _shifted(at_u[source], at_v[source], dims))
     mean = logarithmic_mean(a, b)
     weights = mean / mean.sum(dims, keepdim=True)
     if name == "logsumexp":
         keepdim = len(node.args) > 2 and node.args[2]
-        for dim in [] if keepdim else sorted(d % mean.ndim for d in dims):
+        for dim in [] if keepdim else sorted(dim % mean.ndim for dim in dims):
             g = g.unsqueeze(dim)
         return g * weights
     if "log_softmax" in name:

@@ -108,9 +108,9 @@ def kdv(n: int = 50, length: float = 10.0, alpha: float = -6.0, beta: float = 1.
 
 
 def cahn_hilliard(n: int = 50, length: float = 1.0, gamma: float = 5e-4, ndim: int = 1) -> System:
-    """u_t = Laplacian(u^3 - u - gamma Laplacian u), phases that separate: H = integral of (u^2 - 1)^2/4 + gamma|u_x|^2/2.
+    """u_t = Laplacian(u^3 - u - gamma Laplacian u), phases that separate.
 
-    From small uniform noise, with 1 or 2 axes. The total of u is kept while H falls.
+    H = integral of (u^2 - 1)^2/4 + gamma |grad u|^2/2. From small uniform noise, with 1 or 2 axes. The total of u is kept while H falls.
     """
     dx = length / n
 
@@ -118,9 +118,7 @@ def cahn_hilliard(n: int = 50, length: float = 1.0, gamma: float = 5e-4, ndim: i
         return 0.1 * torch.rand(count, *[n] * ndim, generator=generator, dtype=torch.float64) - 0.05
 
     energy = _CahnHilliardEnergy(dx, gamma, ndim)
-    return System(
-        f"Cahn-Hilliard {ndim}-D", (n,) * ndim, energy, Laplacian(dx, ndim), initial, 1e-4, 500
-    )
+    return System(f"Cahn-Hilliard {ndim}-D", (n,) * ndim, energy, Laplacian(dx, ndim), initial, 1e-4, 500)
 
 
 def wave(n: int = 50, length: float = 1.0, speed: float = 1.0) -> System:
@@ -229,7 +227,7 @@ def _on_circles(smallest: float, largest: float) -> Initial:
 
 
 def _orbits(bodies: int) -> Initial:
-    """Equal masses on a regular polygon around the origin, at its circular speed, their speeds perturbed by up to 10 %."""
+    """Unit masses on a regular polygon around the origin, their circular speeds perturbed by up to 10 %."""
 
     def initial(count: int, generator: torch.Generator) -> Tensor:
         def uniform(low: float, high: float, *shape: int) -> Tensor:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.data import Pairs
+from neuromech.physics.integrators import Scheme
 from neuromech.physics.model import slope
-from neuromech.physics.schemes import Scheme
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def fit(
                 f"the loss is {value.item()} at step {step}: lower lr ({training.lr}), or look at the data; the "
                 "parameters are those before this step"
             )
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
         losses.append(value.item())
         if checkpoint and (step + 1) % training.save_every == 0:
@@ -92,9 +92,7 @@ def _save(
     os.replace(whole, path)
 
 
-def _resume(
-    path: Path, scheme: Scheme, optimizer: torch.optim.Optimizer, draw: torch.Generator
-) -> list[float]:
+def _resume(path: Path, scheme: Scheme, optimizer: torch.optim.Optimizer, draw: torch.Generator) -> list[float]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         scheme.load_state_dict(state["scheme"])

@@ -1,11 +1,11 @@
 """Models of motion under one interface, so that one training loop and one evaluation serve them all.
 
-    scheme(u0, u1, dt)           what is compared with (u1 - u0)/dt in training
-    scheme.predict(u0, dt, n)    states at n further steps
+scheme(u0, u1, dt)           what is compared with (u1 - u0)/dt in training
+scheme.predict(u0, dt, n)    states at n further steps
 
-    DiscreteScheme   the discrete gradient: nothing is solved in training, prediction is implicit
-    ExplicitScheme   a velocity field and an explicit integrator, trained through the integrator: a neural ODE (`field`),
-                     or a Hamiltonian network G grad H (an `EnergyModel`); `leapfrog` for energies T(p) + V(q)
+DiscreteScheme   the discrete gradient: nothing is solved in training, prediction is implicit
+ExplicitScheme   a velocity field and an explicit integrator, trained through the integrator: a neural ODE (`field`),
+                 or a Hamiltonian network G grad H (an `EnergyModel`); `leapfrog` for energies T(p) + V(q)
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class DiscreteScheme(nn.Module):
 
 
 class ExplicitScheme(nn.Module):
-    """A module with `velocity(u)`, stepped by `method`, one of METHODS; `tolerance`: of dopri5, relative and absolute."""
+    """A module with `velocity(u)`, stepped by `method`, one of METHODS; `tolerance`: of dopri5, relative, absolute."""
 
     def __init__(self, field: nn.Module, method: str = "rk4", tolerance: float = 1e-6) -> None:
         super().__init__()
@@ -140,7 +140,4 @@ def leapfrog(velocity: Callable[[Tensor], Tensor], u: Tensor, dt: Tensor) -> Ten
 def separable(size: int, hidden: int = 200) -> SeparableEnergy:
     """A learned V(q) + T(p) of a state (q, p) of `size` entries: the symplectic Hamiltonian network."""
 
-
     return SeparableEnergy(MLPEnergy(size // 2, hidden), MLPEnergy(size // 2, hidden))
-
-
