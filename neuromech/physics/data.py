@@ -33,7 +33,7 @@ class Trajectories:
     def __post_init__(self) -> None:
         if self.t.ndim != 1 or self.u.ndim < 3 or self.u.shape[1] != len(self.t):
             raise PhysicsError(
-                f"trajectories are states [N, T, ...] at times [T]; found {tuple(self.u.shape)} at {tuple(self.t.shape)}"
+                f"trajectories are states [N, T, ...] at times [T]; not {tuple(self.u.shape)} at {tuple(self.t.shape)}"
             )
         if not torch.isfinite(self.u).all():
             bad = torch.nonzero(~torch.isfinite(self.u))[0].tolist()

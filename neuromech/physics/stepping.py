@@ -80,12 +80,26 @@ class ImplicitStep:
         if self._at != (made := (u0.shape, u0.dtype, u0.device, steps.shape, *steps.reshape(-1).tolist()[:1])):
             self._solve, self._at = None, made
         with torch.no_grad():
-            u1 = self._iterate(u0.detach(), steps.detach(), u0.detach() if guess is None else guess.detach())
+            u1 = self._solved(u0.detach(), steps.detach(), u0.detach() if guess is None else guess.detach())
         if torch.is_grad_enabled():  # one more Newton step, of which only F is differentiated
             residual = u1 - u0 - steps * self.velocity(u0, u1)
             if residual.requires_grad:
-                u1 = u1 - self._linearise(u0.detach(), u1, steps.detach())(residual)
+                if self.solver.method == "krylov":
+                    raise PhysicsError("gradients do not flow through GMRES: use the dense solver, or torch.no_grad()")
+                with torch.no_grad():
+                    solve = self._linearise(u0.detach(), u1, steps.detach())
+                u1 = u1 - solve(residual)
         return u1
+
+    def _solved(self, u0: Tensor, dt: Tensor, guess: Tensor) -> Tensor:
+        try:
+            return self._iterate(u0, dt, guess)
+        except ConvergenceError:  # follow the solution from short steps to the whole one
+            u1 = u0
+            for part in (16, 8, 4, 2, 1):
+                self._solve = None
+                u1 = self._iterate(u0, dt / part, u1)
+            return u1
 
     def _iterate(self, u0: Tensor, dt: Tensor, u1: Tensor) -> Tensor:
         def residual(u: Tensor) -> Tensor:

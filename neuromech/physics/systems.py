@@ -108,9 +108,9 @@ def kdv(n: int = 50, length: float = 10.0, alpha: float = -6.0, beta: float = 1.
 
 
 def cahn_hilliard(n: int = 50, length: float = 1.0, gamma: float = 5e-4, ndim: int = 1) -> System:
-    """u_t = Laplacian(u^3 - u - gamma Laplacian u), phases that separate.
+    """u_t = Laplacian(u^3 - u - gamma Laplacian u), phases that separate: H falls, the total of u is kept.
 
-    H = integral of (u^2 - 1)^2/4 + gamma |grad u|^2/2. From small uniform noise, with 1 or 2 axes. The total of u is kept while H falls.
+    H = integral of (u^2 - 1)^2/4 + gamma |grad u|^2/2, on `ndim` axes, from small uniform noise.
     """
     dx = length / n
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,11 +20,12 @@ from neuromech.physics.model import slope
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of the papers: Adam, 1e-3. `batch` None: all pairs at every step. `save_every`: steps."""
+    """Adam, 1e-3, as in the papers. `batch` None: all pairs at every step. `cosine`: lr falls to 0 over the training."""
 
     steps: int = 2000
     batch: int | None = 200
     lr: float = 1e-3
+    cosine: bool = False
     weight_decay: float = 0.0
     seed: int = 0
     save_every: int = 200
@@ -63,6 +65,8 @@ def fit(
         if training.batch is not None and training.batch < len(pairs):
             rows = torch.randint(len(pairs), (training.batch,), generator=draw)
             chosen = pairs.take(rows.to(pairs.before.device))
+        if training.cosine:
+            optimizer.param_groups[0]["lr"] = training.lr * (1 + math.cos(math.pi * step / training.steps)) / 2
         optimizer.zero_grad()
         value = loss(scheme, chosen)
         if not torch.isfinite(value):
