@@ -86,19 +86,26 @@ def three_body() -> System:
     return System("3-body", (12,), Hamiltonian(_gravity(3)), Symplectic(), _orbits(3), 5 / 499, 499)
 
 
-def kdv(n: int = 50, length: float = 10.0, alpha: float = -6.0, beta: float = 1.0) -> System:
+def kdv(
+    n: int = 50,
+    length: float = 10.0,
+    alpha: float = -6.0,
+    beta: float = 1.0,
+    wavenumbers: tuple[float, float] = (0.5, 2.0),
+) -> System:
     """u_t = -alpha u u_x + beta u_xxx on a periodic grid: H = integral of -alpha u^3/6 - beta u_x^2/2, G = d/dx.
 
-    Two solitons of random speeds at random places. The motion is the grid's: central differences of G and forward
+    Two solitons -12/alpha (k / cosh k x)^2, k between the `wavenumbers`, at random places. The motion is the grid's: central differences of G and forward
     ones in H.
     """
     dx = length / n
+    low, high = wavenumbers
 
     def initial(count: int, generator: torch.Generator) -> Tensor:
         x = torch.arange(n, dtype=torch.float64) * dx
         u = torch.zeros(count, n, dtype=torch.float64)
         for _ in range(2):
-            k = 0.5 + 1.5 * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+            k = low + (high - low) * torch.rand(count, 1, generator=generator, dtype=torch.float64)
             at = length * torch.rand(count, 1, generator=generator, dtype=torch.float64)
             distance = (x - at + length / 2).remainder(length) - length / 2
             u += -12 / alpha * (k / torch.cosh(k * distance)) ** 2
