@@ -8,10 +8,10 @@ The small configuration takes some minutes a system; --full is that of Matsubara
 interrupted goes on where it was.
 
 All take the same pairs, in the same order, and by default the same budget: two evaluations of the field or of the
-gradient a step of training (RK2; a discrete gradient is run at two states). `adaptive` adds dopri5, free to take as many
-as its tolerance asks for. Two controls: because a convolution over three cells cannot represent u_xxx, a neural ODE that
-sees as many cells as G grad H stands beside the narrow one of the paper; and the Hamiltonian network trained with RK2
-also predicts by its discrete gradient, which tells what comes from training and what from the integrator.
+gradient a step of training (RK2; a discrete gradient is run at two states). `adaptive` adds dopri5, free to take as
+many as its tolerance asks for. Two controls: because a convolution over three cells cannot represent u_xxx, a neural
+ODE that sees as many cells as G grad H stands beside the narrow one of the paper; and the Hamiltonian network trained
+with RK2 also predicts by its discrete gradient, which tells what comes from training and what from the integrator.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def models(config: Config) -> dict[str, Callable[[], Scheme]]:
     structure, h = system_of(config).structure, config.hidden
 
     def energy() -> nn.Module:
-        return MLPEnergy(2, h) if config.system == "mass-spring" else ConvEnergy(1, structure.dx, h)  # type: ignore[arg-type]
+        return MLPEnergy(2, h) if config.system == "mass-spring" else ConvEnergy(1, structure.dx, h)
 
     if config.system == "mass-spring":
         fields: dict[str, Callable[[], nn.Module]] = {"NODE": lambda: MLPField(2, h)}

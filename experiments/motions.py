@@ -1,7 +1,7 @@
 """What the experiments on learned motion share: data made once, models trained and resumed, predictions kept.
 
 A run directory holds config.json, data.pt, and for every model NAME: NAME.pt (its training, resumable), NAME.csv (the
-loss of every step, seconds), NAME-prediction.pt (states, and where it gave up if it did). What is there is not done again.
+loss of every step, seconds), NAME-prediction.pt (states, and why it gave up if it did). Nothing is done twice.
 """
 
 from __future__ import annotations

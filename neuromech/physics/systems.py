@@ -95,8 +95,8 @@ def kdv(
 ) -> System:
     """u_t = -alpha u u_x + beta u_xxx on a periodic grid: H = integral of -alpha u^3/6 - beta u_x^2/2, G = d/dx.
 
-    Two solitons -12/alpha (k / cosh k x)^2, k between the `wavenumbers`, at random places. The motion is the grid's: central differences of G and forward
-    ones in H.
+    Two solitons -12/alpha (k / cosh k x)^2, k between the `wavenumbers`, at random places. The motion is the grid's:
+    central differences in G and forward ones in H.
     """
     dx = length / n
     low, high = wavenumbers

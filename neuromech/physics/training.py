@@ -20,7 +20,7 @@ from neuromech.physics.model import slope
 
 @dataclass(frozen=True)
 class Training:
-    """Adam, 1e-3, as in the papers. `batch` None: all pairs at every step. `cosine`: lr falls to 0 over the training."""
+    """Adam, 1e-3, as in the papers. `batch` None: all pairs at every step. `cosine`: lr falls to 0 in the end."""
 
     steps: int = 2000
     batch: int | None = 200

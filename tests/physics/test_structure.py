@@ -1,4 +1,4 @@
-"""What a structure promises holds for random parameters: the form of its matrix, and the law of the model made of it."""
+"""What a structure promises holds for random parameters: the form of its matrix, and the law of its model."""
 
 from collections.abc import Callable
 

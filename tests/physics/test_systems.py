@@ -118,7 +118,7 @@ def test_measured_pendulum(tmp_path: Path) -> None:
 
 
 def test_refused(tmp_path: Path) -> None:
-    with pytest.raises(PhysicsError, match="there is no file.*your own copy"):
+    with pytest.raises(PhysicsError, match=r"there is no file.*your own copy"):
         load_pendulum(tmp_path / "nothing")
     file = tmp_path / "file"
     file.write_text("0 0 1 2\n0 1 two 3\n")
