@@ -20,9 +20,18 @@ Secant = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def _join(d: Tensor, limit: float, close: Callable[[Tensor], Tensor], change: Tensor) -> Tensor:
-    """`close(d)` where |d| < limit, else change / d; neither sees the other's arguments, so no gradient is 0 * inf."""
-    near = d.abs() < limit
-    return torch.where(near, close(torch.where(near, d, 0.0)), change / torch.where(near, 1.0, d))
+    """`close(d)` where |d| < limit, else change / d; neither sees the other's arguments, so no gradient is 0 * inf.
+
+    The choice is arithmetic, by a factor that is 1 or 0, so that a recording of the operators has no branch in it.
+    """
+    near = _is_positive(limit - d.abs())
+    far = 1 - near
+    return near * close(near * d) + far * change / (near + far * d)
+
+
+def _is_positive(x: Tensor) -> Tensor:
+    """1 or 0."""
+    return torch.relu(torch.sign(x))
 
 
 # -- f(x)/x near 0 ----------------------------------------------------------------------------------------------------
@@ -99,15 +108,15 @@ def tan(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
 def atan(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
     """atan a - atan b = atan((a - b) / (1 + a b)) while 1 + a b > 0, as it is for |a - b| < 2."""
     d = a - b
-    scale = torch.where(d.abs() < 0.25, 1 + a * b, 1.0)
+    scale = 1 + _is_positive(0.25 - d.abs()) * a * b
     return _join(d, 0.25, lambda d: _atan_over(d / scale) / scale, fa - fb)
 
 
 def _log(d: Tensor, total: Tensor, change: Tensor) -> Tensor:
     """log p - log q = 2 atanh(d / (p + q)), with d = p - q: where d is small beside p + q."""
-    near = d.abs() < 0.25 * total
-    close = 2 / total * _atanh_over(torch.where(near, d / total, 0.0))
-    return torch.where(near, close, change / torch.where(near, 1.0, d))
+    near = _is_positive(0.25 * total - d.abs())
+    far = 1 - near
+    return near * 2 / total * _atanh_over(near * d / total) + far * change / (near + far * d)
 
 
 def log(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
@@ -132,7 +141,8 @@ def softplus(beta: float, threshold: float) -> Secant:
         def close(d: Tensor) -> Tensor:
             quarter = _tanh_over(d / 4)
             slope = (1 + t * quarter * _atanh_over(t * quarter * d / 4)) / 2
-            return torch.where((a > threshold) & (b > threshold), 1.0, slope)
+            above = _is_positive(a - threshold) * _is_positive(b - threshold)
+            return above + (1 - above) * slope
 
         return _join(a - b, 1.0, close, beta * (fa - fb))
 
@@ -186,9 +196,8 @@ def absolute(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """0/0 = 0, the subgradient that autograd takes at a kink."""
-    zero = denominator == 0
-    return torch.where(zero, 0.0, numerator / torch.where(zero, 1.0, denominator))
+    """0/0 = 0 for a denominator that is never negative: the subgradient that autograd takes at a kink."""
+    return numerator / (denominator + (1 - torch.sign(denominator)))
 
 
 # -- means ------------------------------------------------------------------------------------------------------------

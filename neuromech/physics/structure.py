@@ -259,9 +259,8 @@ def _skew_minus_square(g: Tensor, skew: Tensor | None, root: Tensor | None) -> T
     def times(matrix: Tensor, x: Tensor) -> Tensor:
         return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
-    flow = torch.zeros_like(g)
-    if skew is not None:
-        flow = flow + times(skew, g) - times(skew.mT, g)
-    if root is not None:
-        flow = flow - times(root, times(root.mT, g))
-    return flow
+    if root is None:
+        assert skew is not None
+        return times(skew - skew.mT, g)
+    dissipated = times(root, times(root.mT, g))
+    return -dissipated if skew is None else times(skew - skew.mT, g) - dissipated

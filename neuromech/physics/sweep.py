@@ -36,7 +36,8 @@ def discrete_sweep(module: fx.GraphModule) -> Callable[..., Tensor]:
         for node in graph.nodes:
             if node.op == "call_function" and node not in fixed:
                 at_u[node], at_v[node] = _call(node, at_u), _call(node, at_v)
-        pulled: Values = {result: torch.ones_like(at_u[result])}
+        energy = at_u[result]
+        pulled: Values = {result: torch.ones(energy.shape, dtype=energy.dtype, device=energy.device)}
         for node in reversed(order[1:]):
             if node in pulled:
                 for source, cotangent in _pull(node, pulled.pop(node), at_u, at_v, moving):

@@ -153,11 +153,17 @@ def test_refused() -> None:
         ExplicitScheme(EnergyModel(separable(2), Damped(2)), "leapfrog")
     with pytest.raises(PhysicsError, match="no pairs"):
         fit(DiscreteScheme(model), Pairs(u[:0], u[:0], torch.zeros(0)))
-    for dt, message in ((torch.tensor([1.0, 0, 1, 1]), r"0 or not finite for samples \[1\]"), (torch.ones(3), "4 samples")):
+    for dt, message in (
+        (torch.tensor([1.0, 0, 1, 1]), r"0 or not finite for samples \[1\]"),
+        (torch.ones(3), "4 samples"),
+    ):
         with pytest.raises(PhysicsError, match=message):
             loss(DiscreteScheme(model), Pairs(u, u + 1, dt))
     with pytest.raises(PhysicsError, match="state after the step holds 1 values that are not finite"):
-        loss(DiscreteScheme(model), Pairs(u, u.index_put((torch.tensor([2]), torch.tensor([0])), torch.tensor(torch.inf)), torch.ones(4)))
+        loss(
+            DiscreteScheme(model),
+            Pairs(u, u.index_put((torch.tensor([2]), torch.tensor([0])), torch.tensor(torch.inf)), torch.ones(4)),
+        )
     with pytest.raises(PhysicsError, match="activation"):
         MLPEnergy(2, activation="step")
     with pytest.raises(PhysicsError, match="odd size"):

@@ -119,6 +119,7 @@ HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
     "sqrt": (HALF, "the square root"),
     "rsqrt": (-HALF, "the inverse square root"),
     "reciprocal": (-1, "the reciprocal"),
+    "sign": (0, "the sign"),
 }
 NONLINEAR = (
     "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid exp expm1 log log1p sin "
