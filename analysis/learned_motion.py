@@ -31,7 +31,7 @@ OURS = "discrete gradient"
 
 def load(directory: Path) -> Config:
     stored: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    return Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()})
+    return Config(**(stored | {"wavenumbers": tuple(stored["wavenumbers"])}))
 
 
 def truth(directory: Path, config: Config, system: System) -> Trajectories:

@@ -43,7 +43,10 @@ from neuromech.physics.systems import System
 
 @dataclass(frozen=True)
 class Config:
-    """Of `train` + `test` trajectories the first are learned from; noise is added to what is learned from."""
+    """Of `train` + `test` trajectories the first are learned from; noise is added to what is learned from.
+
+    `dt`, `length`: of a step, and steps of a trajectory, instead of the system's; `wavenumbers`: of KdV's solitons.
+    """
 
     system: str = "mass-spring"
     train: int = 25
@@ -58,6 +61,8 @@ class Config:
     rollout: int = 500
     adaptive: bool = False
     wavenumbers: tuple[float, float] = (0.5, 2.0)
+    dt: float | None = None
+    length: int | None = None
     dtype: str = "float64"
     seed: int = 0
 
@@ -65,7 +70,8 @@ class Config:
 _FIELD = {"train": 18, "test": 2, "hidden": 32, "batch": 50, "steps": 1500, "lr": 5e-3, "cosine": True}
 SMALL = {
     "mass-spring": Config(noise=0.1, hidden=100, steps=1000, weight_decay=1e-4, rollout=1000, adaptive=True),
-    "kdv": Config("kdv", wavenumbers=(0.5, 1.0), **_FIELD),  # type: ignore[arg-type]
+    # Steps five times those of the paper, at which an explicit integrator is no longer as good as exact.
+    "kdv": Config("kdv", wavenumbers=(0.5, 1.0), dt=5e-3, length=100, rollout=100, **_FIELD),  # type: ignore[arg-type]
     "cahn-hilliard": Config("cahn-hilliard", **_FIELD),  # type: ignore[arg-type]
 }
 FULL = {
@@ -78,7 +84,8 @@ FULL = {
 
 
 def system_of(config: Config) -> System:
-    return systems.kdv(wavenumbers=config.wavenumbers) if config.system == "kdv" else systems.make(config.system)
+    system = systems.kdv(wavenumbers=config.wavenumbers) if config.system == "kdv" else systems.make(config.system)
+    return replace(system, dt=config.dt or system.dt, steps=config.length or system.steps)
 
 
 def models(config: Config) -> dict[str, Callable[[], Scheme]]:

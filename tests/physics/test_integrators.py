@@ -134,8 +134,9 @@ def test_instrumented_like_any_model() -> None:
         optimizer.zero_grad()
         ((model(pairs.before, pairs.after) - target) ** 2).mean().backward()
         optimizer.step()
-    moved = {frozenset(s.parameters) for s in probe.symmetries.symmetries if s.kind == "rescale"}
-    assert frozenset({"structure.skew", "energy.network.4.weight"}) in moved
+    found = {(s.kind, frozenset(s.parameters)) for s in probe.symmetries.symmetries}
+    assert ("rescale", frozenset({"structure.skew", "energy.network.4.weight"})) in found
+    assert ("translation", frozenset({"structure.skew"})) in found  # A - A^T sees no symmetric part of A
     assert "energy.network.4.bias" in probe.symmetries.inactive
     assert float(probe.history["residual"].max()) < 1e-12
 
