@@ -16,7 +16,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -31,7 +30,8 @@ OURS = "discrete gradient"
 
 def load(directory: Path) -> Config:
     stored: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    return Config(**(stored | {"wavenumbers": tuple(stored["wavenumbers"])}))
+    stored["wavenumbers"] = tuple(stored["wavenumbers"])
+    return Config(**stored)
 
 
 def truth(directory: Path, config: Config, system: System) -> Trajectories:
@@ -116,7 +116,7 @@ def verdict(rows: pd.DataFrame) -> list[str]:
 
 
 def plot(directory: Path) -> None:
-    """energy.png: the true energy along every motion of the first test state; states.png: that motion itself."""
+    """energy.png: the error of the true energy along every motion of the first test state; states.png: that motion itself."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,18 +129,12 @@ def plot(directory: Path) -> None:
     exact = truth(directory, config, system)
     motions = {"exact": exact.u.transpose(0, 1)} | predictions(directory)
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    h = {name: energies(system.energy, u[:, :1])[:, 0].numpy() for name, u in motions.items()}
-    span = np.ptp(h["exact"]) or abs(h["exact"][0])
-    low, high = h["exact"].min() - 0.6 * span, h["exact"].max() + 0.6 * span
-    for k, (name, values) in enumerate(h.items()):
-        style: dict[str, Any] = (
-            {"color": "black", "lw": 2.5, "zorder": 0}
-            if name == "exact"
-            else {"lw": 1.3, "ls": ["-", "--", ":"][k % 3]}
-        )
-        axes.plot(exact.t[: len(values)], values, label=name, **style)
-    axes.set(xlabel="time", ylabel="true energy of the motion", ylim=(low, high), title=f"{system.name}: energy")
+    figure, axes = plt.subplots(figsize=(8.5, 4), layout="constrained")
+    h = {name: energies(system.energy, u[:, :1])[:, 0] for name, u in motions.items()}
+    for k, (name, values) in enumerate(list(h.items())[1:]):
+        error = (values - h["exact"][: len(values)]).abs()[1:]
+        axes.semilogy(exact.t[1 : len(values)], error, label=name, lw=1.4, ls=["-", "--", ":"][k % 3])
+    axes.set(xlabel="time", ylabel="|H(model) - H(exact)|", title=f"{system.name}: error of the true energy")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(directory / "energy.png", dpi=150)
     plt.close(figure)
@@ -159,9 +153,11 @@ def plot(directory: Path) -> None:
             len(motions), 1, figsize=(7, 1.1 * len(motions) + 0.6), layout="constrained", sharex=True
         )
         limit = float(exact.u[0].abs().max())
+        signed = float(exact.u[0].min()) < -0.1 * limit
+        low, colours = (-limit, "RdBu_r") if signed else (0.0, "viridis")
         for axes, (name, u) in zip(grid, motions.items(), strict=True):
             shown = axes.imshow(
-                u[:, 0].T, aspect="auto", origin="lower", vmin=-limit, vmax=limit, cmap="RdBu_r", interpolation="none",
+                u[:, 0].T, aspect="auto", origin="lower", vmin=low, vmax=limit, cmap=colours, interpolation="none",
                 extent=(0, float(exact.t[len(u) - 1]), 0, u.shape[-1]),
             )  # fmt: skip
             axes.set(xlim=(0, float(exact.t[-1])), ylabel="cell")

@@ -24,6 +24,16 @@ def test_example_runs_when_pasted_into_a_file(tmp_path) -> None:
         assert what in done.stdout
 
 
+def test_physics_example_keeps_its_energy(tmp_path) -> None:
+    example = re.search(r"## Physics\n.*?```python\n(.*?)```", README, re.DOTALL).group(1)
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["identity: True", "energy kept: True"]
+
+
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):
