@@ -116,7 +116,7 @@ def verdict(rows: pd.DataFrame) -> list[str]:
 
 
 def plot(directory: Path) -> None:
-    """energy.png: the error of the true energy along every motion of the first test state; states.png: that motion itself."""
+    """energy.png: the error of the true energy along every motion of the first test state; states.png: the motion."""
     import matplotlib
 
     matplotlib.use("Agg")

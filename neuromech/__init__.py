@@ -15,10 +15,12 @@ if TYPE_CHECKING:
     from neuromech.detect import Findings, find_symmetries
     from neuromech.errors import (
         CaptureError,
+        ConvergenceError,
         DetectionError,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
+        PhysicsError,
         RecordError,
         SymmetryError,
     )
@@ -29,26 +31,31 @@ _HOME = {
     "neuromech.detect": ("Findings", "find_symmetries"),
     "neuromech.errors": (
         "CaptureError",
+        "ConvergenceError",
         "DetectionError",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
+        "PhysicsError",
         "RecordError",
         "SymmetryError",
     ),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
+_PACKAGES = ("physics",)  # so that `neuromech.physics.rollout` needs no import of its own
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "CaptureError",
+    "ConvergenceError",
     "DetectionError",
     "Findings",
     "InstrumentError",
     "NeuromechError",
     "NeuromechWarning",
     "Part",
+    "PhysicsError",
     "Probe",
     "RecordError",
     "Symmetry",
@@ -62,6 +69,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"neuromech.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'neuromech' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
@@ -70,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])
