@@ -71,7 +71,7 @@ _FIELD = {"train": 18, "test": 2, "hidden": 32, "batch": 50, "steps": 1500, "lr"
 SMALL = {
     "mass-spring": Config(noise=0.1, hidden=100, steps=1000, weight_decay=1e-4, rollout=1000, adaptive=True),
     # Steps five times those of the paper, at which an explicit integrator is no longer as good as exact.
-    "kdv": Config("kdv", wavenumbers=(0.5, 1.0), dt=5e-3, length=100, rollout=100, **_FIELD),  # type: ignore[arg-type]
+    "kdv": Config("kdv", wavenumbers=(0.5, 1.0), dt=5e-3, length=100, rollout=1000, **_FIELD),  # type: ignore[arg-type]
     "cahn-hilliard": Config("cahn-hilliard", **_FIELD),  # type: ignore[arg-type]
 }
 FULL = {
