@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RecordError,
         SymmetryError,
     )
+    from neuromech.gauge import Balanced, balance, transform
     from neuromech.probe import Probe, instrument
     from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
 
@@ -40,6 +41,7 @@ _HOME = {
         "RecordError",
         "SymmetryError",
     ),
+    "neuromech.gauge": ("Balanced", "balance", "transform"),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
@@ -47,6 +49,7 @@ _PACKAGES = ("physics",)  # so that `neuromech.physics.rollout` needs no import 
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Balanced",
     "CaptureError",
     "ConvergenceError",
     "DetectionError",
@@ -63,8 +66,10 @@ __all__ = [
     "SymmetrySet",
     "Term",
     "__version__",
+    "balance",
     "find_symmetries",
     "instrument",
+    "transform",
 ]
 
 

@@ -1,5 +1,10 @@
 """Everything neuromech raises or warns about. Each message says what was found, what was expected and what to do."""
 
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
 from typing import Any
 
 
@@ -39,3 +44,14 @@ class ConvergenceError(PhysicsError):
 
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
+
+
+def warn(message: str) -> None:
+    """A `NeuromechWarning` that points at the line of the user: the nearest one outside of neuromech and torch."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, NeuromechWarning, stacklevel=level)
+
+
+_INSIDE = {Path(__file__).parent.name, "torch"}
