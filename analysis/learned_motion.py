@@ -74,7 +74,6 @@ def table(directory: Path) -> pd.DataFrame:
                 else math.inf,
                 "gave up at": math.nan if complete else float(exact.t[len(u)]),
                 "loss": math.nan if training is None else training["loss"].tail(20).mean(),
-                "ms a step": math.nan if training is None else 1e3 * training["seconds"].median(),
             }
         )
     return pd.DataFrame(rows)

@@ -102,7 +102,8 @@ def plot(directory: Path, config: Config, states: dict[str, Tensor]) -> None:
         row[0].set_ylabel(name)
         t = torch.arange(len(u)) * config.dt
         row[5].plot(t, energy(states["exact"][:, 0]), color="black", lw=2.5, label="exact")
-        row[5].plot(t, energy(u[:, 0]), "--", color="tab:red", label=name)
+        if name != "exact":
+            row[5].plot(t, energy(u[:, 0]), "--", color="tab:red", label=name)
         row[5].set(xlabel="time", ylabel="true energy")
         row[5].legend(frameon=False, fontsize=8)
     figure.savefig(directory / "phases.png", dpi=150)

@@ -66,8 +66,9 @@ def run(config: Config, directory: Path, device: str = "cpu") -> Path:
     start = everything.u[config.train :, 0].to(device)
     torch.manual_seed(config.seed)
     for name, scheme in schemes(config).items():
-        steps = config.steps if name == "both learned" else config.steps // 4
-        training = Training(steps, config.batch, config.lr, cosine=True, seed=config.seed)
+        # Two numbers alone are learned in fewer and longer steps.
+        steps, lr = (config.steps, config.lr) if name == "both learned" else (config.steps // 4, 20 * config.lr)
+        training = Training(steps, config.batch, lr, cosine=True, seed=config.seed)
         motions.train(directory, name, scheme.to(device), training, examples)
         motions.predict(directory, name, scheme, start, config.dt, config.length)
     return directory
