@@ -3,8 +3,8 @@
     python -m analysis.phase_separation runs/phase_separation
 
 Prints each stencil with the properties that its form promises, as measured, and writes phases.png. Exits with 1 if one
-of them does not hold, if the learned energy grows in any step, or if with the true energy the stencil is no Laplacian to
-a tenth: smooth fields see edge + 2 corner alone, and only the first few steps from noise tell the two apart.
+of them does not hold, if the learned energy grows in any step, or if the stencil with the true energy is no Laplacian
+to a tenth: smooth fields see edge + 2 corner alone, and only the first few steps from noise tell the two apart.
 """
 
 from __future__ import annotations
