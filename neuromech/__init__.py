@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from neuromech.eom import EoMOptimizer
     from neuromech.errors import (
         CaptureError,
+        ConvergenceError,
         DetectionError,
         EoMError,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
+        PhysicsError,
         RecordError,
         SymmetryError,
     )
@@ -33,11 +35,13 @@ _HOME = {
     "neuromech.eom": ("EoMOptimizer",),
     "neuromech.errors": (
         "CaptureError",
+        "ConvergenceError",
         "DetectionError",
         "EoMError",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
+        "PhysicsError",
         "RecordError",
         "SymmetryError",
     ),
@@ -45,11 +49,13 @@ _HOME = {
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
+_PACKAGES = ("physics",)  # so that `neuromech.physics.rollout` needs no import of its own
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Balanced",
     "CaptureError",
+    "ConvergenceError",
     "DetectionError",
     "EoMError",
     "EoMOptimizer",
@@ -58,6 +64,7 @@ __all__ = [
     "NeuromechError",
     "NeuromechWarning",
     "Part",
+    "PhysicsError",
     "Probe",
     "RecordError",
     "Symmetry",
@@ -73,6 +80,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"neuromech.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'neuromech' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
@@ -81,4 +90,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])

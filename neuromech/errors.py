@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 class NeuromechError(Exception):
@@ -33,6 +34,16 @@ class RecordError(NeuromechError):
 
 class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
+
+
+class PhysicsError(NeuromechError):
+    """A physical model, its structure, its data or its states make no sense, or cannot be treated exactly."""
+
+
+class ConvergenceError(PhysicsError):
+    """An implicit step was not solved to its tolerance; says for which samples. `states`: those reached before."""
+
+    states: Any = None
 
 
 class NeuromechWarning(UserWarning):

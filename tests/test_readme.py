@@ -37,6 +37,16 @@ def test_the_examples_of_eom_run_one_after_the_other(tmp_path) -> None:
     assert float(re.search(r"tensor\((\S+)\)", done.stdout).group(1)) < 1e-3
 
 
+def test_physics_example_keeps_its_energy(tmp_path) -> None:
+    example = re.search(r"## Physics\n.*?```python\n(.*?)```", README, re.DOTALL).group(1)
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["identity: True", "energy kept: True"]
+
+
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):
