@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
+        PhysicsError,
         RecordError,
         SymmetryError,
     )
@@ -33,6 +34,7 @@ _HOME = {
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
+        "PhysicsError",
         "RecordError",
         "SymmetryError",
     ),
@@ -49,6 +51,7 @@ __all__ = [
     "NeuromechError",
     "NeuromechWarning",
     "Part",
+    "PhysicsError",
     "Probe",
     "RecordError",
     "Symmetry",

@@ -25,5 +25,9 @@ class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
 
 
+class PhysicsError(NeuromechError):
+    """A physical model was given what it cannot be true for."""
+
+
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
