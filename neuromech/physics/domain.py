@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +53,17 @@ class FreeSpace:
     def inside(self, x: Tensor) -> Tensor:
         return torch.isfinite(x).all(-1)
 
-    def wall(self, x: Tensor) -> Tensor:
-        """A smooth function, positive inside and zero on the boundary: [B]."""
-        return torch.ones_like(x[..., 0])
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A smooth function, positive inside, zero on the boundary and at most 1, and its gradient: [B], [B, d]."""
+        return torch.ones_like(x[..., 0]), torch.zeros_like(x)
 
-    def sample(self, count: int, **options: object) -> Tensor:
+    def place(self, unit: Tensor) -> Tensor:
+        """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
         raise PhysicsError("free space has no uniform distribution: draw points from the density instead")
+
+    def sample(self, count: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """Uniform random points, [count, d]."""
+        return self.place(torch.rand(count, self.d, dtype=dtype, device=device))
 
 
 @dataclass(frozen=True)
@@ -75,8 +80,8 @@ class Torus(FreeSpace):
     def volume(self) -> float:
         return self.period**self.d
 
-    def sample(self, count: int, **options: object) -> Tensor:
-        return self.period * torch.rand(count, self.d, **options)  # type: ignore[call-overload, no-any-return]
+    def place(self, unit: Tensor) -> Tensor:
+        return self.period * unit
 
 
 @dataclass(frozen=True)
@@ -103,12 +108,14 @@ class Box(FreeSpace):
         slack = 8 * torch.finfo(x.dtype).eps * max(abs(self.low), abs(self.high))
         return ((x >= self.low - slack) & (x <= self.high + slack)).all(-1)
 
-    def wall(self, x: Tensor) -> Tensor:
-        width = self.high - self.low
-        return ((x - self.low) * (self.high - x) * (4 / width**2)).prod(-1)
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]  # f may be 0: no division
+        return f.prod(-1), slope * torch.stack(others, -1)
 
-    def sample(self, count: int, **options: object) -> Tensor:
-        return self.low + (self.high - self.low) * torch.rand(count, self.d, **options)  # type: ignore[call-overload, no-any-return]
+    def place(self, unit: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * unit
 
 
 @dataclass(frozen=True)
@@ -133,13 +140,23 @@ class Ball(FreeSpace):
     def inside(self, x: Tensor) -> Tensor:
         return x.square().sum(-1) <= self.radius**2 * (1 + 16 * torch.finfo(x.dtype).eps)
 
-    def wall(self, x: Tensor) -> Tensor:
-        return 1 - x.square().sum(-1) / self.radius**2
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - x.square().sum(-1) / self.radius**2, -2 / self.radius**2 * x
 
-    def sample(self, count: int, **options: object) -> Tensor:
-        x = torch.randn(count, self.d, **options)  # type: ignore[call-overload]
-        r = torch.rand(count, 1, **options) ** (1 / self.d)  # type: ignore[call-overload]
-        return self.radius * r * x / x.norm(dim=-1, keepdim=True)  # type: ignore[no-any-return]
+    def place(self, unit: Tensor) -> Tensor:
+        """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""
+        r = unit[:, :1] ** (1 / self.d)
+        if self.d == 1:
+            return self.radius * (2 * unit - 1)
+        if self.d <= 3:
+            angle = 2 * math.pi * unit[:, 1:2]
+            around = torch.cat([angle.cos(), angle.sin()], -1)
+            if self.d == 3:
+                height = 2 * unit[:, 2:] - 1
+                around = torch.cat([(1 - height * height).sqrt() * around, height], -1)
+            return self.radius * r * around
+        x = torch.randn_like(unit)
+        return self.radius * r * x / x.norm(dim=-1, keepdim=True)
 
 
 def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:
@@ -149,3 +166,21 @@ def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:
     bad = int((~ok).sum())
     first: Sequence[float] = [round(v, 6) for v in x[~ok][0].tolist()]
     raise PhysicsError(f"{who}: {bad} of {len(x)} points lie outside {domain}, the first at {first}: move them inside")
+
+
+@torch.no_grad()
+def check_periodic(potential: Callable[[Tensor], Tensor], domain: FreeSpace, x: Tensor, t: Tensor | None = None) -> None:
+    """Raise `PhysicsError` if the potential, of [t, x], is not periodic where the domain is; looks at three points."""
+    x = x[:3].detach()
+    before = x[:, :0] if t is None else t[:3].detach()
+    value = potential(torch.cat([before, x], -1))
+    for axis, period in enumerate(domain.periods):
+        if period is not None:
+            there = x.clone()
+            there[:, axis] += period
+            jump = (potential(torch.cat([before, there], -1)) - value).abs().max()
+            if not jump <= 1e4 * torch.finfo(x.dtype).eps * (1 + value.abs().max()):
+                raise PhysicsError(
+                    f"the potential jumps by {float(jump):.2g} across the seam of {domain} along axis {axis}: it must "
+                    f"have the period {period}. Begin it with neuromech.physics.Periodic, or use mlp(periods=...)"
+                )
