@@ -10,16 +10,25 @@ from typing import Any
 
 _MODULE_OF = {
     "Ball": "domain",
+    "BoundedMixture": "bounded",
     "Box": "domain",
     "DivergenceFree": "divergence_free",
     "FreeSpace": "domain",
     "HodgeDecomposition": "hodge",
+    "Mixture": "mixture",
     "MovingMixture": "mixture",
     "NeuralConservationLaw": "conservation",
     "Periodic": "layers",
     "Sin": "layers",
+    "SpaceTimeField": "spacetime",
     "Subharmonic": "subharmonic",
     "Torus": "domain",
+    "couple": "transport",
+    "gaussian": "mixture",
+    "gaussian_cost": "transport",
+    "gaussian_map": "transport",
+    "kinetic_energy": "transport",
+    "gaussian_mixture": "mixture",
     "mlp": "layers",
 }
 

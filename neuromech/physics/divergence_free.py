@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.domain import check_points, inspecting
+from neuromech.physics.layers import stack_of
 from neuromech.physics.schemes import (
     SCHEMES,
     Form,
@@ -21,6 +22,7 @@ from neuromech.physics.schemes import (
     vector_field,
 )
 from neuromech.physics.smooth import check_modules, check_values
+from neuromech.physics.taylor import hessians, jacobian
 
 
 class DivergenceFree(nn.Module):
@@ -72,6 +74,21 @@ class DivergenceFree(nn.Module):
         self._check(x)
         a, d = matrix_derivatives(self.potential, x, self.n, self.scheme)
         return self.scale * a, self.scale * d
+
+    def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """v [B, n] and its derivatives by all inputs, [B, n, conditions + n]: what a differential equation asks for.
+
+        Matrix form over layers with known derivatives: by hand, in one pass. Else by `torch.func`.
+        """
+        self._check(x)
+        stack = stack_of(self.potential)
+        if self.form == "vector" or stack.prefix is not None:
+            return self(x), jacobian(self, x)
+        _, first, second = hessians(stack, x)
+        rest = slice(self.conditions, None)
+        v = torch.einsum("bijj->bi", antisymmetric(first[:, rest], self.n).permute(0, 2, 3, 1))
+        of_v = torch.einsum("bljij->bil", antisymmetric(second[:, :, rest], self.n))
+        return self.scale * v, self.scale * of_v
 
     def matrix(self, x: Tensor) -> Tensor:
         """Matrix form: A(x), antisymmetric, [B, n, n]."""

@@ -40,10 +40,10 @@ class Mixture(NamedTuple):
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     """One Gaussian as a mixture."""
-    return mixture(torch.ones(1, dtype=mean.dtype), mean.unsqueeze(0), covariance.unsqueeze(0))
+    return gaussian_mixture(torch.ones(1, dtype=mean.dtype), mean.unsqueeze(0), covariance.unsqueeze(0))
 
 
-def mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
+def gaussian_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
     """Checked: weights [K] positive, means [K, d], covariances [K, d, d] positive definite. Weights are normalised."""
     k, d = means.shape if means.ndim == 2 else (0, 0)
     if weights.shape != (k,) or covariances.shape != (k, d, d) or not k:

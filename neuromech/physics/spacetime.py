@@ -13,13 +13,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.construction import Construction, State
 from neuromech.physics.divergence_free import DivergenceFree
 from neuromech.physics.domain import FreeSpace, Torus, check_periodic, inspecting
-from neuromech.physics.taylor import directions
+from neuromech.physics.taylor import jacobian
 
 Function = Callable[[Tensor], Tensor]
 
@@ -103,5 +102,4 @@ class SpaceTimeField(Construction):
 
 def divergence(f: Function, x: Tensor) -> Tensor:
     """div f at points [B, d], of a function of each point by itself: [B]."""
-    e = directions(x, x.shape[-1])
-    return torch.stack([jvp(f, (x,), (v.expand_as(x),))[1][:, i] for i, v in enumerate(e)]).sum(0)
+    return jacobian(f, x).diagonal(dim1=1, dim2=2).sum(-1)

@@ -131,3 +131,31 @@ def _open_twice(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor
         return pull((torch.zeros_like(h) if ch is None else ch, ct.expand_as(t)))[0]
 
     return h, t, lap, back
+
+
+def hessians(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Value [B, k], first [B, m, k] and second derivatives [B, m, m, k] by all m inputs; the stack has no prefix."""
+    assert stack.prefix is None
+    h, t = x, directions(x, x.shape[-1]).unsqueeze(0)
+    m = len(t[0])
+    rows, columns = torch.triu_indices(m, m, device=x.device)
+    second: Tensor | None = None  # one row a pair of inputs
+    for step in stack.steps:
+        if isinstance(step, Affine):
+            h, t = F.linear(h, step.weight, step.bias), F.linear(t, step.weight)
+            second = None if second is None else F.linear(second, step.weight)
+        else:
+            h, slope, bend = step(h)
+            curved = bend.unsqueeze(1) * (t[:, rows] * t[:, columns])
+            second = curved if second is None else slope.unsqueeze(1) * second + curved
+            t = slope.unsqueeze(1) * t
+    if second is None:
+        second = torch.zeros(1, len(rows), h.shape[-1], dtype=x.dtype, device=x.device)
+    where = torch.zeros(m, m, dtype=torch.long, device=x.device)
+    where[rows, columns] = where[columns, rows] = torch.arange(len(rows), device=x.device)
+    return h, t.expand(len(x), -1, -1), second[:, where].expand(len(x), -1, -1, -1)
+
+
+def jacobian(f: Function, x: Tensor) -> Tensor:
+    """Of a function of each point by itself, [B, m] -> [B, k]: its Jacobians [B, k, m], by m tangents."""
+    return _pushed(f, x, directions(x, x.shape[-1]))[1].transpose(1, 2)
