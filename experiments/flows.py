@@ -46,9 +46,10 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         spent, step = state["spent"], state["step"]
-    with Record(directory, asdict(config) | about, resume=True) as record, tqdm(
-        total=round(seconds), initial=round(spent), unit="cpu-s", desc=str(directory), leave=False
-    ) as bar:
+    with (
+        Record(directory, asdict(config) | about, resume=True) as record,
+        tqdm(total=round(seconds), initial=round(spent), unit="cpu-s", desc=str(directory), leave=False) as bar,
+    ):
         shown = measures * spent / seconds
         while True:
             begin, value = time.process_time(), math.nan
@@ -58,13 +59,14 @@ def train(
                     group["lr"] = lr * (0.5 + 0.5 * math.cos(math.pi * fraction)) + 1e-6
                 optimizer.zero_grad()
                 current = loss()
-                current.backward()  # type: ignore[no-untyped-call]
+                current.backward()
                 optimizer.step()
                 value, step = float(current.detach()), step + 1
             spent += time.process_time() - begin
             shown = measures * spent / seconds
             bar.update(round(spent) - bar.n)
-            record.append("progress", {k: [v] for k, v in ({"step": step, "seconds": spent, "loss": value} | measure()).items()})
+            row = {"step": step, "seconds": spent, "loss": value} | measure()
+            record.append("progress", {k: [v] for k, v in row.items()})
             record.flush()
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state()}
             torch.save(state | {"spent": spent, "step": step}, directory / (CHECKPOINT + ".tmp"))

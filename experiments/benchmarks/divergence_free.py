@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.divergence_free
 
-Timings take turns on one machine and one thread; the ratio is of the fastest runs, which a busy machine disturbs least.
-The reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian of the
-antisymmetrised Jacobian of the vector by reverse mode. Exits with 1 if a divergence is not rounding, or if a scheme costs
-more than the best that was measured before (`BEST`: evaluation, training) or than the reference.
+Timings take turns on one machine and one thread; the ratio is of the fastest runs, which a busy machine disturbs
+least. The reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian
+of the antisymmetrised Jacobian of the vector by reverse mode. Exits with 1 if a divergence is not rounding, or if a
+scheme costs more than the best that was measured before (`BEST`: evaluation, training) or than the reference.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Config:
 
 def reference(potential: nn.Module, x: Tensor, n: int, form: Form) -> Tensor:
     """The paper's schemes."""
-    params = dict(potential.named_parameters())
+    params: dict[str, Tensor] = dict(potential.named_parameters())
 
     def value(y: Tensor) -> Tensor:
         return functional_call(potential, params, (y.unsqueeze(0),))[0]
@@ -82,7 +82,7 @@ def costs(form: Form, n: int, config: Config) -> tuple[list[float], list[float]]
     def training(f: Callable[[Tensor], Tensor], y: Tensor) -> Callable[[], object]:
         def step() -> None:
             potential.zero_grad()
-            f(y).square().sum().backward()  # type: ignore[no-untyped-call]
+            f(y).square().sum().backward()
 
         return step
 
@@ -123,7 +123,8 @@ def main() -> int:
             for (ours, *theirs), bar in zip(both, best, strict=True):
                 missed += ours > bar or any(ours > t for t in theirs)
                 cells += [f"{ours:10.1f}", f"{bar:5.1f}", f"{theirs[0]:10.1f}" if theirs else " " * 9 + "-"]
-            print(form, f"{n:3d}   ", *cells[:3], "       ", *cells[3:], "      ", *(f"{r:8.1e}" for r in rest.values()))
+            residuals = [f"{r:8.1e}" for r in rest.values()]
+            print(form, f"{n:3d}   ", *cells[:3], "       ", *cells[3:], "      ", *residuals)
     print("all as they should be" if not missed else f"{missed} MISSED")
     return 1 if missed else 0
 

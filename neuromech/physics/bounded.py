@@ -68,4 +68,5 @@ class BoundedMixture(Construction):
         weights = self.total_mass * torch.softmax(self.logits, -1) / self.length**self.domain.d
         axes = range(self.domain.d)
         flux = [f[..., i] * torch.cat([p[..., :i], p[..., i + 1 :]], -1).prod(-1) for i in axes]
-        return State((weights * p.prod(-1)).sum(1), self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))
+        density = (weights * p.prod(-1)).sum(1)
+        return State(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))

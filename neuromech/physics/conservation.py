@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -27,9 +28,9 @@ class Paths(NamedTuple):
 class NeuralConservationLaw(nn.Module):
     """d rho/dt + div flux = 0 by construction (Richter-Powell, Lipman, Chen, NeurIPS 2022).
 
-    `source`: a construction that is positive (`MovingMixture`, `Subharmonic`: free space; `BoundedMixture`: torus, box)
-        or any potential [B, 1 + d] -> [B, d(d+1)/2], made a `SpaceTimeField` over `domain` with `options` (mass, density,
-        flux, duration: see there).
+    `source`: a construction that is positive (`MovingMixture`, `Subharmonic` in free space, `BoundedMixture` on a
+        torus or in a box), or any potential [B, 1 + d] -> [B, d(d+1)/2], made a `SpaceTimeField` over `domain` with
+        `mass`, `density`, `flux` and `duration`: see there.
     Called with times t (a number, or [B]) and points x [B, d] it returns `State(density [B], flux [B, d])`.
 
     Raises `PhysicsError` for wrong shapes, points outside the domain, and velocities where the density is not positive.
@@ -66,7 +67,7 @@ class NeuralConservationLaw(nn.Module):
         return self.source.total_mass
 
     def forward(self, t: float | Tensor, x: Tensor) -> State:
-        return self.source(*self._points(t, x))  # type: ignore[no-any-return]
+        return self.source(*self._points(t, x))
 
     def density(self, t: float | Tensor, x: Tensor) -> Tensor:
         """rho: [B]."""
@@ -81,7 +82,7 @@ class NeuralConservationLaw(nn.Module):
         return self.source.velocity(*self._points(t, x))
 
     def residual(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """d rho/dt + div flux by autodiff, over the root mean square of its terms' sizes: [B]. Rounding, if all is well."""
+        """d rho/dt + div flux by autodiff, over the root mean square of its terms: [B]. Rounding, if all is well."""
         t, x = self._points(t, x)
 
         def pair(y: Tensor) -> Tensor:
@@ -106,11 +107,13 @@ class NeuralConservationLaw(nn.Module):
         """
         ts = torch.as_tensor(times, dtype=x.dtype, device=x.device)
         if ts.ndim != 1 or len(ts) < 2 or substeps < 1:
-            raise PhysicsError(f"times have shape {list(ts.shape)}, substeps={substeps}: expected 2 or more times, >= 1")
+            raise PhysicsError(
+                f"times have shape {list(ts.shape)}, substeps={substeps}: expected [T] with T >= 2, and 1 or more"
+            )
         check_points(x, self.domain.d, "paths")
         check_inside(self.domain, x, "paths")
         places = [x]
-        for a, b in zip(ts[:-1], ts[1:], strict=True):
+        for a, b in pairwise(ts):
             dt = (b - a) / substeps
             for k in range(substeps):
                 x = _runge_kutta(lambda t, y: self.source.velocity(t.expand(len(y)), y), a + k * dt, x, dt)

@@ -111,7 +111,8 @@ class Box(FreeSpace):
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scale = 4 / (self.high - self.low) ** 2
         f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
-        others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]  # f may be 0: no division
+        # On the wall a factor is 0: the product of the others is formed without division.
+        others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]
         return f.prod(-1), slope * torch.stack(others, -1)
 
     def place(self, unit: Tensor) -> Tensor:
@@ -169,7 +170,9 @@ def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:
 
 
 @torch.no_grad()
-def check_periodic(potential: Callable[[Tensor], Tensor], domain: FreeSpace, x: Tensor, t: Tensor | None = None) -> None:
+def check_periodic(
+    potential: Callable[[Tensor], Tensor], domain: FreeSpace, x: Tensor, t: Tensor | None = None
+) -> None:
     """Raise `PhysicsError` if the potential, of [t, x], is not periodic where the domain is; looks at three points."""
     x = x[:3].detach()
     before = x[:, :0] if t is None else t[:3].detach()

@@ -75,7 +75,7 @@ class HodgeDecomposition(nn.Module):
         d = domain.d
         check_dimension(d)
         if type(domain) is FreeSpace:
-            raise PhysicsError("in free space the parts are not unique without conditions at infinity: use Torus, Box, Ball")
+            raise PhysicsError("in free space the parts are not unique: use a Torus, Box or Ball")
         periods = domain.periods if isinstance(domain, Torus) else None
 
         def network(outputs: int) -> nn.Module:
@@ -135,13 +135,18 @@ class HodgeDecomposition(nn.Module):
             self.mean.copy_(f.mean(0))
         rest, power = f - (self.mean if isinstance(self.domain, Torus) else 0), f.square().sum(-1).mean()
         optimizer = torch.optim.LBFGS(
-            self.parameters(), max_iter=20, history_size=50, tolerance_grad=0, tolerance_change=0, line_search_fn="strong_wolfe"
+            self.parameters(),
+            max_iter=20,
+            history_size=50,
+            tolerance_grad=0,
+            tolerance_change=0,
+            line_search_fn="strong_wolfe",
         )
 
         def closure() -> Tensor:
             optimizer.zero_grad()
             loss = (rest - self.gradient(x) - self.divergence_free(x)).square().sum(-1).mean() / power
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss
 
         rounds = range(math.ceil(steps / 20))
@@ -150,7 +155,7 @@ class HodgeDecomposition(nn.Module):
 
             rounds = tqdm(rounds, unit="round", leave=False)  # type: ignore[assignment]
         for _ in rounds:
-            loss = optimizer.step(closure)  # type: ignore[no-untyped-call]
+            loss = optimizer.step(closure).detach()
             if not math.isfinite(float(loss)):
                 raise PhysicsError(f"the fit has diverged (loss {float(loss)}): try float64, or another potential")
         return self
@@ -167,7 +172,7 @@ class HodgeDecomposition(nn.Module):
 
     @torch.no_grad()
     def orthogonality(self, count: int = 65_536) -> Orthogonality:
-        """Measured on `count` evenly spread points that the fit has not seen, or on the samples if those were fitted."""
+        """Measured on `count` evenly spread points that the fit has not seen, or on the samples that were fitted."""
         if self._field is not None:
             x = spread_points(self.domain, count, self._like(), shift=0.37)
             f, parts = self._field(x), self.parts(x)

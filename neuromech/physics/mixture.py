@@ -1,7 +1,7 @@
 """Gaussian mixtures that move: positive, of constant mass, and with a flux in closed form.
 
-If x = mu(t) + S(t) z carries a Gaussian, its velocity is mu' + S' S^-1 (x - mu), and the flux of a mixture with constant
-weights is the sum of the fluxes: flux = sum_k w_k N_k (mu_k' + S_k' S_k^-1 (x - mu_k)).
+If x = mu(t) + S(t) z carries a Gaussian, its velocity is mu' + S' S^-1 (x - mu), and the flux of a mixture with
+constant weights is the sum of the fluxes: flux = sum_k w_k N_k (mu_k' + S_k' S_k^-1 (x - mu_k)).
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def gaussian_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Mix
         found = [list(v.shape) for v in (weights, means, covariances)]
         raise PhysicsError(f"weights, means, covariances have shapes {found}: expected [K], [K, d], [K, d, d]")
     factors, info = torch.linalg.cholesky_ex(covariances)
-    if bool((info != 0).any()) or not bool((covariances - covariances.mT).abs().max() <= 1e-6 * covariances.abs().max()):
+    skew = (covariances - covariances.mT).abs().max()
+    if bool((info != 0).any()) or not bool(skew <= 1e-6 * covariances.abs().max()):
         raise PhysicsError("a covariance is not symmetric and positive definite")
     if not bool((weights > 0).all()):
         raise PhysicsError("a weight of the mixture is not positive: leave that component out")
@@ -66,6 +67,12 @@ class MovingMixture(Construction):
     `swirl`: a potential [B, 1 + d] -> [B, d(d-1)/2] that adds sum_j d_j (rho B_ij) to the flux.
     `velocity` is taken without dividing by the density, so it is finite however small that is.
     """
+
+    log_weights: Tensor
+    means: Tensor
+    factors: Tensor
+    end_means: Tensor
+    end_factors: Tensor
 
     def __init__(
         self,
@@ -99,7 +106,7 @@ class MovingMixture(Construction):
             self._hold("end_factors", end.factors)
             self.turn = nn.Parameter(torch.zeros(k, d, d, dtype=end.means.dtype))
         self.clock = Clock(mlp(1, k * (d + d * d), width, depth).to(start.means.dtype))
-        self.swirl = None if swirl is None else Swirl(swirl, d)
+        self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
 
     def _hold(self, name: str, value: Tensor) -> None:
         """What is pinned is a buffer, what is free a parameter."""

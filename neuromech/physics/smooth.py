@@ -26,7 +26,7 @@ SMOOTH = "use a smooth activation: nn.Tanh, nn.SiLU, nn.GELU, nn.Softplus, neuro
 
 
 class _Watch(TorchFunctionMode):
-    """Notes the kinked functions that are applied to what depends on the input, the one tensor that needs a gradient."""
+    """Notes the kinked functions applied to what depends on the input, the one tensor that needs a gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
     `outputs`: the number that it must have; `what`: what they are, in words.
     """
     x = x.detach()[:3].clone().requires_grad_()
-    frozen = {k: v.detach() for k, v in [*potential.named_parameters(), *potential.named_buffers()]}
+    frozen = {k: v.detach().clone() for k, v in [*potential.named_parameters(), *potential.named_buffers()]}
     with torch.enable_grad(), _Watch() as watch:
         value = functional_call(potential, frozen, (x,))
     if not isinstance(value, Tensor) or value.shape != (len(x), outputs):
@@ -69,18 +69,18 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
         )
     if watch.kinks:
         raise PhysicsError(
-            f"the potential applies {watch.kinks[0]!r} to its input, which has a kink: its second derivative is zero or "
-            f"jumps. Expected two continuous derivatives: {SMOOTH}"
+            f"the potential applies {watch.kinks[0]!r} to its input, which has a kink: its second derivative is zero "
+            f"or jumps. Expected two continuous derivatives: {SMOOTH}"
         )
     if not value.requires_grad:
         return  # does not depend on x: the field is zero, which is divergence-free
     with torch.no_grad():
         again = functional_call(potential, frozen, (x,))
-        single = torch.cat([functional_call(potential, frozen, (row,)) for row in x.split(1)])
+        fewer = functional_call(potential, frozen, (x[1:],)) if len(x) == 3 else value[1:]
     tolerance = 1e3 * torch.finfo(value.dtype).eps * (1 + value.detach().abs().max())
     if (again - value).abs().max() > tolerance:
         raise PhysicsError("the potential gives other values when called again (dropout?): call potential.eval() first")
-    if (single - value).abs().max() > tolerance:
+    if len(x) == 3 and (fewer - value[1:]).abs().max() > tolerance:
         raise PhysicsError(
             "the potential's value at a point depends on the other points of the batch (batch norm in training mode?): "
             "expected a map of each point by itself; call potential.eval(), or use layer norm"

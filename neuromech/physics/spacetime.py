@@ -2,9 +2,9 @@
 
     (rho, flux) = base(t, x) + sum_j d_j (gate_ij A_ij)        over the coordinates (t, x_1, ..., x_d)
 
-The base satisfies the continuity equation and carries the mass, the start and the mean flow; the rest is divergence-free
-whatever the gates are. Gates that vanish on the walls make them impermeable and fix the mass; gates that vanish at
-t = 0 make the initial condition exact.
+The base satisfies the continuity equation and carries the mass, the start and the mean flow; the rest is
+divergence-free whatever the gates are. Gates that vanish on the walls make them impermeable and fix the mass; gates
+that vanish at t = 0 make the initial condition exact.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SpaceTimeField(Construction):
     `potential`: [B, 1 + d] -> [B, d(d+1)/2], smooth; on a torus it must have the torus's period (see `mlp(periods=)`).
     `mass`: of the uniform density that it starts around, if there is no `density`.
     `density`, `flux`: initial condition, functions [B, d] -> [B] and [B, d] -> [B, d], held exactly at t = 0; a flux
-        must not cross the walls, which is the caller's to see to. `total_mass` is then left to be computed by `law.mass`.
+        must not cross the walls, which is the caller's to see to. `total_mass` is then nan: measure it, `law.mass`.
     `duration`: the time scale of the gates.
     The density is not kept positive: use `MovingMixture` or `Subharmonic` for that.
     """
@@ -63,7 +63,7 @@ class SpaceTimeField(Construction):
 
     def forward(self, t: Tensor, x: Tensor) -> State:
         if not self._checked and inspecting(x):
-            check_periodic(self.field.potential, self.domain, x, torch.stack([t]).T)
+            check_periodic(self.field.potential, self.domain, x, t.unsqueeze(-1))
             self._checked = True
         density, flux = self._base(t, x)
         value, derivative = self.field.derivatives(torch.cat([t.unsqueeze(-1), x], -1))

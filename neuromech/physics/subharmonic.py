@@ -1,8 +1,8 @@
 """A positive density as the Laplacian of a subharmonic function, exactly and in any dimension.
 
-Richter-Powell et al. 2022, sec. 4.2: rho = Lap b_0 with b_0 a mixture of functions whose Laplacian is a Gaussian (in two
-dimensions (log r^2 + E1(r^2/2)) / 4 pi). What enters density and flux is only the gradient of b_0, the field E with
-div E = N(0, I):
+Richter-Powell et al. 2022, sec. 4.2: rho = Lap b_0 with b_0 a mixture of functions whose Laplacian is a Gaussian (in
+two dimensions (log r^2 + E1(r^2/2)) / 4 pi). What enters density and flux is only the gradient of b_0, the field E
+with div E = N(0, I):
 
     E(x) = c x G_a(|x|^2 / 2),    a = d/2,    c = Gamma(a) / (2 (2 pi)^a)
 
@@ -61,7 +61,7 @@ class _Tricomi(torch.autograd.Function):
 
 def tricomi(a: float, q: Tensor) -> Tensor:
     """G_a(q) = P(a, q) / q^a for q >= 0, differentiable to any order."""
-    return _Tricomi.apply(q, a)  # type: ignore[no-any-return, no-untyped-call]
+    return _Tricomi.apply(q, a)
 
 
 def gauss_field(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Subharmonic(Construction):
         self.logits = nn.Parameter(torch.zeros(components))
         self.log_sizes = nn.Parameter(torch.full((components,), math.log(size)))
         self.clock = Clock(mlp(1, components * (d + 2), width, depth))
-        self.swirl = None if swirl is None else Swirl(swirl, d)
+        self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
 
     def forward(self, t: Tensor, x: Tensor) -> State:
         d, k = self.domain.d, self.components

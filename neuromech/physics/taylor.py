@@ -6,11 +6,13 @@ Shapes: B points, n directions (the last n of the potential's inputs), k feature
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp, vmap
+from torch.func import jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
 from neuromech.physics.layers import Affine, Stack
@@ -99,16 +101,27 @@ def _open(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return _pushed(stack.prefix, x, e)
 
 
+def _along(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """f(x) and its derivative along v, by two cotangents instead of a tangent.
+
+    Forward mode would be cheaper, but not every forward rule of torch can itself be differentiated: that of layer norm
+    silently gives wrong second derivatives, those of fused activations (SiLU, Mish) have none.
+    """
+    value, pull = vjp(f, x)
+    _, push = vjp(lambda c: pull(c)[0], torch.zeros_like(value))
+    return value, push(v)[0]
+
+
 def _pushed(f: Function, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) [B, k] and its derivatives along the n directions `e`: [B, n, k]."""
-    values, tangents = vmap(lambda v: jvp(f, (x,), (v.expand_as(x),)))(e)
+    values, tangents = vmap(lambda v: _along(f, x, v.expand_as(x)))(e)
     return values[0], tangents.movedim(0, 1)
 
 
 def _open_backwards(stack: Stack, x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
     if stack.prefix is None:
         return x, None
-    value, pull = vjp(stack.prefix, x)
+    value, pull = vjp(stack.prefix, x)  # type: ignore[misc]
     return value, lambda c: vmap(lambda row: pull(row)[0], in_dims=1, out_dims=1)(c.expand(len(x), -1, -1))
 
 
@@ -120,12 +133,10 @@ def _open_twice(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor
 
     def second(v: Tensor) -> Tensor:
         v = v.expand_as(x)
-        return jvp(lambda y: jvp(f, (y,), (v,))[1], (x,), (v,))[1]
+        return _along(lambda y: _along(f, y, v)[1], x, v)[1]
 
-    (h, t), pull = vjp(lambda y: _pushed(f, y, e), x)
-    with torch.enable_grad():  # forward over forward: without grad mode, fused backwards (SiLU, Mish) have no rule
-        lap = vmap(second)(e).sum(0)
-    lap = lap if torch.is_grad_enabled() else lap.detach()
+    (h, t), pull = vjp(lambda y: _pushed(f, y, e), x)  # type: ignore[misc]
+    lap = vmap(second)(e).sum(0)
 
     def back(ch: Tensor | None, ct: Tensor) -> Tensor:
         return pull((torch.zeros_like(h) if ch is None else ch, ct.expand_as(t)))[0]
@@ -156,6 +167,21 @@ def hessians(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return h, t.expand(len(x), -1, -1), second[:, where].expand(len(x), -1, -1, -1)
 
 
-def jacobian(f: Function, x: Tensor) -> Tensor:
-    """Of a function of each point by itself, [B, m] -> [B, k]: its Jacobians [B, k, m], by m tangents."""
-    return _pushed(f, x, directions(x, x.shape[-1]))[1].transpose(1, 2)
+def jacobian(f: Function, x: Tensor, forward: bool = False) -> Tensor:
+    """Of a function of each point by itself, [B, m] -> [B, k]: its Jacobians [B, k, m].
+
+    `forward`: by m tangents, which is cheaper, and right as long as f has no fused operation (see `_along`).
+    """
+    if not forward:
+        return vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)  # type: ignore[no-any-return]
+    _load_forward_rules()
+    e = directions(x, x.shape[-1])
+    return vmap(lambda v: jvp(f, (x,), (v.expand_as(x),))[1])(e).movedim(0, -1)
+
+
+@cache
+def _load_forward_rules() -> None:
+    """torch loads them at the first forward-mode derivative, and warns that the way in which it does is deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))

@@ -1,8 +1,8 @@
 """Optimal transport between Gaussians and their mixtures: closed forms to judge by, and starts to train from.
 
-Dynamical transport (Benamou and Brenier): W2^2 is the least kinetic energy, the integral of rho |u|^2 over space and a unit
-of time, of all flows from the one density to the other. A flow that satisfies the continuity equation and both ends
-exactly has an energy that is an upper bound of W2^2; one that violates them can report less than the truth.
+Dynamical transport (Benamou and Brenier): W2^2 is the least kinetic energy, the integral of rho |u|^2 over space and
+a unit of time, of all flows from the one density to the other. A flow that satisfies the continuity equation and both
+ends exactly has an energy that is an upper bound of W2^2; one that violates them can report less than the truth.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def root(covariance: Tensor) -> Tensor:
 
 
 def gaussian_cost(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> Tensor:
-    """W2^2 between Gaussians: |m0 - m1|^2 + tr(C0 + C1 - 2 (C0^1/2 C1 C0^1/2)^1/2) (Dowson and Landau 1982). Batched."""
+    """W2^2 between Gaussians, |m0 - m1|^2 + tr(C0 + C1 - 2 (C0^1/2 C1 C0^1/2)^1/2), batched (Dowson, Landau 1982)."""
     half = root(cov0)
     cross = root(half @ cov1 @ half)
     spread = (cov0 + cov1 - 2 * cross).diagonal(dim1=-2, dim2=-1).sum(-1)
@@ -52,7 +52,8 @@ def couple(start: Mixture, end: Mixture) -> tuple[Mixture, Mixture]:
     costs = gaussian_cost(start.means[:, None], covariances[0][:, None], end.means[None], covariances[1][None])
     rows, columns = torch.eye(k0).repeat_interleave(k1, 1), torch.eye(k1).repeat(1, k0)
     sums = torch.cat([start.weights / start.weights.sum(), end.weights / end.weights.sum()])
-    plan = linprog(costs.flatten().double().numpy(), A_eq=torch.cat([rows, columns]).numpy(), b_eq=sums.double().numpy())
+    margins = torch.cat([rows, columns]).numpy()
+    plan = linprog(costs.flatten().double().numpy(), A_eq=margins, b_eq=sums.double().numpy())
     weights = torch.as_tensor(plan.x, dtype=start.weights.dtype)
     used = (weights > 1e-9).nonzero().squeeze(1)
     i, j, weights = used // k1, used % k1, weights[used] / weights[used].sum()
