@@ -35,7 +35,7 @@ class Construction(nn.Module):
         if inspecting(density) and not bool((density > 0).all()):
             bad = int((~(density > 0)).sum())
             raise PhysicsError(
-                f"the density is not positive at {bad} of {len(density)} points (least: {float(density.min()):.3g}): "
+                f"the density is not positive at {bad} of {len(density)} points (least: {float(density.detach().min()):.3g}): "
                 "there is no velocity there. Use the flux, or a construction that is positive: MovingMixture, "
                 "Subharmonic"
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.domain import check_points, inspecting
+from neuromech.physics.elementary import check_forward_rules
 from neuromech.physics.layers import stack_of
 from neuromech.physics.schemes import (
     SCHEMES,
@@ -22,7 +23,7 @@ from neuromech.physics.schemes import (
     vector_field,
 )
 from neuromech.physics.smooth import check_modules, check_values
-from neuromech.physics.taylor import hessians, jacobian
+from neuromech.physics.taylor import hessians, jacobian, load_forward_rules
 
 
 class DivergenceFree(nn.Module):
@@ -118,6 +119,10 @@ class DivergenceFree(nn.Module):
             )
             points = x if x.ndim == 2 else x.unsqueeze(0)
             check_values(self.potential, points, outputs_of(self.form, self.n), what)
+            prefix = stack_of(self.potential).prefix
+            if prefix is not None and self.scheme != "nested":
+                load_forward_rules()
+                check_forward_rules(prefix, points[:2])
             self._checked = x.dtype
 
 

@@ -30,7 +30,7 @@ def check_points(x: object, columns: int, who: str, single: bool = False) -> Non
 
 @dataclass(frozen=True)
 class FreeSpace:
-    """All of R^d."""
+    """All of R^d; what the other domains share."""
 
     d: int
 
@@ -51,6 +51,7 @@ class FreeSpace:
         return False
 
     def inside(self, x: Tensor) -> Tensor:
+        """Which points lie in the domain, up to rounding: [B], of bool."""
         return torch.isfinite(x).all(-1)
 
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,6 +72,11 @@ class Torus(FreeSpace):
     """[0, period)^d with opposite faces identified; any real point stands for its class."""
 
     period: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.period > 0:
+            raise PhysicsError(f"period={self.period}: expected a positive length")
 
     @property
     def periods(self) -> tuple[float | None, ...]:

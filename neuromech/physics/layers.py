@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuromech.physics.elementary import elementary
+
 Jet = tuple[Tensor, Tensor, Tensor]  # value, first and second derivative
 
 
@@ -167,7 +169,7 @@ def stack_of(potential: nn.Module) -> Stack:
         layers.pop()
     if not layers:
         return Stack(None, steps)
-    return Stack(layers[0] if len(layers) == 1 else _composed(layers), steps)
+    return Stack(elementary(_composed(layers)), steps)
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:

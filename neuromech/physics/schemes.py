@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
+from neuromech.physics.elementary import elementary
 from neuromech.physics.layers import stack_of
 from neuromech.physics.taylor import gradients, laplacian_minus_grad_div, tangents
 
@@ -60,7 +61,8 @@ def _layout(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
 def matrix_field(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> Tensor:
     """v [B, n] of the matrix form at points x [B, inputs], whose last n columns are differentiated."""
     if scheme == "nested":
-        return _trace_of_rows(lambda y: antisymmetric(potential(y.unsqueeze(0))[0], n), x, n)
+        f = elementary(potential)
+        return _trace_of_rows(lambda y: antisymmetric(f(y.unsqueeze(0))[0], n), x, n)
     stack = stack_of(potential)
     readout = stack.readout
     if scheme == "forward" and readout is not None:
@@ -98,8 +100,10 @@ def vector_field(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> Ten
     if scheme == "laplacian":
         return laplacian_minus_grad_div(stack_of(potential), x, n)
 
+    f = elementary(potential)
+
     def a(y: Tensor) -> Tensor:
-        j = jacrev(lambda z: potential(z.unsqueeze(0))[0])(y)[:, -n:]
+        j = jacrev(lambda z: f(z.unsqueeze(0))[0])(y)[:, -n:]
         return j - j.T
 
     return _trace_of_rows(a, x, n)

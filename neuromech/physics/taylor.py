@@ -101,20 +101,10 @@ def _open(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return _pushed(stack.prefix, x, e)
 
 
-def _along(f: Function, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """f(x) and its derivative along v, by two cotangents instead of a tangent.
-
-    Forward mode would be cheaper, but not every forward rule of torch can itself be differentiated: that of layer norm
-    silently gives wrong second derivatives, those of fused activations (SiLU, Mish) have none.
-    """
-    value, pull = vjp(f, x)
-    _, push = vjp(lambda c: pull(c)[0], torch.zeros_like(value))
-    return value, push(v)[0]
-
-
 def _pushed(f: Function, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) [B, k] and its derivatives along the n directions `e`: [B, n, k]."""
-    values, tangents = vmap(lambda v: _along(f, x, v.expand_as(x)))(e)
+    load_forward_rules()
+    values, tangents = vmap(lambda v: jvp(f, (x,), (v.expand_as(x),)))(e)  # type: ignore[misc]
     return values[0], tangents.movedim(0, 1)
 
 
@@ -133,7 +123,7 @@ def _open_twice(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor
 
     def second(v: Tensor) -> Tensor:
         v = v.expand_as(x)
-        return _along(lambda y: _along(f, y, v)[1], x, v)[1]
+        return jvp(lambda y: jvp(f, (y,), (v,))[1], (x,), (v,))[1]
 
     (h, t), pull = vjp(lambda y: _pushed(f, y, e), x)  # type: ignore[misc]
     lap = vmap(second)(e).sum(0)
@@ -170,17 +160,17 @@ def hessians(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def jacobian(f: Function, x: Tensor, forward: bool = False) -> Tensor:
     """Of a function of each point by itself, [B, m] -> [B, k]: its Jacobians [B, k, m].
 
-    `forward`: by m tangents, which is cheaper, and right as long as f has no fused operation (see `_along`).
+    `forward`: by m tangents, which is cheaper, and right as long as f has no fused operation (see `elementary`).
     """
     if not forward:
-        return vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)  # type: ignore[no-any-return]
-    _load_forward_rules()
+        return vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)
+    load_forward_rules()
     e = directions(x, x.shape[-1])
     return vmap(lambda v: jvp(f, (x,), (v.expand_as(x),))[1])(e).movedim(0, -1)
 
 
 @cache
-def _load_forward_rules() -> None:
+def load_forward_rules() -> None:
     """torch loads them at the first forward-mode derivative, and warns that the way in which it does is deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

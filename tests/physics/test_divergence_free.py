@@ -37,6 +37,7 @@ POTENTIALS = {
     "readout after a block": lambda n, m: nn.Sequential(Residual(n, 16), nn.Linear(16, m)),
     "a block alone": lambda n, m: Residual(n, m),
     "layer norm": lambda n, m: nn.Sequential(nn.Linear(n, 16), nn.LayerNorm(16), nn.Tanh(), nn.Linear(16, m)),
+    "group norm": lambda n, m: nn.Sequential(nn.Linear(n, 16), nn.GroupNorm(4, 16), nn.Tanh(), nn.Linear(16, m)),
     "tanh GELU": lambda n, m: nn.Sequential(nn.Linear(n, 16), nn.GELU("tanh"), nn.Linear(16, m)),
     "no readout": lambda n, m: nn.Sequential(nn.Linear(n, m), nn.Tanh()),
 }
@@ -117,6 +118,24 @@ def test_conditions_depths_and_single_points(n, conditions, form, depth, seed) -
     torch.testing.assert_close(vmap(field)(x), field(x))
     torch.testing.assert_close(field(x[0]), field(x)[0])
     assert relative_divergence(field, x) <= 1e-13  # few points and units: the sum may be small by chance
+
+
+def test_layer_norm_by_elementary_operations(float64) -> None:
+    """torch's own layer norm has wrong third derivatives; written out by hand, it has the same field and gradient."""
+
+    class ByHand(nn.Module):
+        def forward(self, h):
+            h = h - h.mean(-1, keepdim=True)
+            return h / torch.sqrt(h.square().mean(-1, keepdim=True) + 1e-5)
+
+    first, last, x = nn.Linear(3, 16), nn.Linear(16, 3), torch.randn(5, 3)
+    for form in SCHEMES:
+        for scheme in SCHEMES[form]:
+            both = []
+            for norm in (nn.LayerNorm(16), ByHand()):
+                v = DivergenceFree(nn.Sequential(first, norm, nn.Tanh(), last), 3, form, scheme)(x)
+                both.append(torch.cat([v.flatten(), torch.autograd.grad(v.pow(3).sum(), first.weight)[0].flatten()]))
+            torch.testing.assert_close(*both)
 
 
 def test_affine_potentials_give_constant_fields(float64) -> None:
