@@ -33,10 +33,10 @@ class Construction(nn.Module):
         """flux / density, [B, d]. Raises `PhysicsError` where the density is not positive."""
         density, flux = self(t, x)
         if inspecting(density) and not bool((density > 0).all()):
-            bad = int((~(density > 0)).sum())
+            bad, least = int((~(density > 0)).sum()), float(density.detach().min())
             raise PhysicsError(
-                f"the density is not positive at {bad} of {len(density)} points (least: {float(density.detach().min()):.3g}): "
-                "there is no velocity there. Use the flux, or a construction that is positive: MovingMixture, "
+                f"the density is not positive at {bad} of {len(density)} points (least: {least:.3g}): there is no "
+                "velocity there. Use the flux, or a construction that is positive: MovingMixture, BoundedMixture, "
                 "Subharmonic"
             )
         return flux / density.unsqueeze(-1)

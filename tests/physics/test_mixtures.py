@@ -20,7 +20,7 @@ from neuromech.physics import (
     mlp,
 )
 from neuromech.physics.subharmonic import gauss_field, tricomi
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.taylor import jacobian, load_forward_rules
 
 
 def covariance(d, seed=0):
@@ -37,6 +37,7 @@ def test_tricomi_against_arbitrary_precision(a, float64) -> None:
 
 
 def test_tricomi_has_all_derivatives(float64) -> None:
+    load_forward_rules()
     q = torch.tensor([0.0, 0.3, 1.7, 3.0, 12.0], requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x: tricomi(1.5, x), (q.detach() + 0.1).requires_grad_(), check_forward_ad=True

@@ -1,0 +1,132 @@
+"""Judges the runs of `experiments.optimal_transport`: cost against the exact W2^2, mass, and how the target is met.
+
+    python -m analysis.optimal_transport runs/optimal_transport [--figures figures]
+
+`cost error`: (reported cost - W2^2) / W2^2, mean over the seeds; `worst`: the largest of its sizes. `ending`: distance of
+the transported points' moments from the target's, over W2. For `ring2` W2 has no closed form: it is the optimal assignment
+of 3,000 drawn points (which is a few per cent too large), and is not judged. Exits with 1 if for a Gaussian problem the
+construction's cost is further from the truth than the best penalty's (within what sampling the cost can tell), or if it
+loses mass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from experiments.optimal_transport import Config, Penalised, ends, moments
+from neuromech.physics import MovingMixture, NeuralConservationLaw, couple, gaussian_cost, mlp
+from neuromech.record import read
+
+SAMPLING = 3e-3  # relative error of a cost that is measured with 100,000 points
+
+
+def truth(problem: str) -> float:
+    """W2^2: exact for Gaussians, an assignment of drawn points for others."""
+    start, end = ends(problem)
+    if problem.startswith("gauss"):
+        return float(gaussian_cost(*moments(start), *moments(end)))
+    from scipy.optimize import linear_sum_assignment
+
+    torch.manual_seed(0)
+    costs = torch.cdist(start.sample(3000), end.sample(3000)).square()
+    return float(costs[linear_sum_assignment(costs.numpy())].mean())
+
+
+def results(directory: Path) -> pd.DataFrame:
+    """One row a run."""
+    rows = []
+    for path in sorted(p for p in directory.iterdir() if (p / "done").exists()):
+        run = read(path)
+        last = run.frame("progress").iloc[-1].to_dict()
+        rows.append({k: run.meta[k] for k in ("problem", "method", "seed")} | last | {"path": path})
+    runs = pd.DataFrame(rows)
+    runs["truth"] = runs["problem"].map({p: truth(p) for p in runs["problem"].unique()})
+    runs["cost error"] = runs["cost"] / runs["truth"] - 1
+    runs["ending"] /= runs["truth"] ** 0.5
+    return runs
+
+
+def judged(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a problem and method."""
+    runs = runs.assign(size=runs["cost error"].abs(), off=(runs["mass"] - 1).abs())
+    groups = runs.groupby(["problem", "method"])
+    table = groups[["truth", "cost", "cost error"]].mean()
+    table["worst"] = groups["size"].max()
+    table["mass off by"] = groups["off"].max()
+    table["ending"] = groups["ending"].mean()
+    table["seeds"] = groups["seed"].nunique()
+    return table.reset_index()
+
+
+def draw(runs: pd.DataFrame, directory: Path) -> Path:
+    """Ring: the density at five times, with paths, by construction; below, the penalised density."""
+    from matplotlib.figure import Figure
+
+    directory.mkdir(parents=True, exist_ok=True)
+    problem = "ring2" if (runs["problem"] == "ring2").any() else "gauss2"
+    start, end = ends(problem)
+    times = [0.0, 0.25, 0.5, 0.75, 1.0]
+    axis = torch.linspace(-3.2, 3.2, 90)
+    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    points = torch.stack([x.flatten(), y.flatten()], -1)
+    figure = Figure(figsize=(11, 4.7), layout="constrained")
+    axes = figure.subplots(2, len(times), sharex=True, sharey=True)
+    ours = runs[(runs.problem == problem) & (runs.method == "ncl")].iloc[0]
+    config = Config(**{k: v for k, v in read(ours["path"]).meta.items() if k in Config.__dataclass_fields__})
+    swirl = mlp(3, 1, config.width, 1, torch.nn.SiLU)
+    flow = MovingMixture(2, 1, *couple(start, end), width=config.width, depth=config.depth, swirl=swirl)
+    flow.load_state_dict(torch.load(ours["path"] / "checkpoint.pt", weights_only=True)["model"])
+    law = NeuralConservationLaw(flow)
+    rival = runs[(runs.problem == problem) & runs.method.str.startswith("pinn")].iloc[0]
+    other = Penalised(start, end, Config(problem, rival["method"], width=config.width, depth=config.depth))
+    other.load_state_dict(torch.load(rival["path"] / "checkpoint.pt", weights_only=True)["model"])
+    torch.manual_seed(1)
+    with torch.no_grad():
+        paths = law.paths(start.sample(40), torch.linspace(0, 1, 41), 2).positions
+        for k, t in enumerate(times):
+            stamped = torch.cat([torch.full((len(points), 1), t), points], -1)
+            for row, density in enumerate((law.density(t, points), other.fields(stamped)[:, 0].exp())):
+                ax = axes[row, k]
+                ax.imshow(density.reshape(90, 90).sqrt(), origin="lower", extent=(-3.2, 3.2, -3.2, 3.2), cmap="Blues")
+                ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+            travelled = paths[: 1 + round(40 * t)]
+            axes[0, k].plot(travelled[..., 0], travelled[..., 1], color="#D55E00", linewidth=0.7)
+            axes[0, k].plot(*travelled[-1].T, "o", color="#D55E00", markersize=2)
+            axes[0, k].set_title(f"t = {t:g}")
+    axes[0, 0].set_ylabel("ncl, with paths")
+    axes[1, 0].set_ylabel(rival["method"])
+    path = directory / f"transport_{problem}.png"
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
+    options = parser.parse_args()
+    runs = results(options.runs)
+    table = judged(runs)
+    with pd.option_context("display.float_format", "{:.4g}".format, "display.width", 160):
+        print(table.to_string(index=False))
+    print(draw(runs, options.figures or options.runs.parent / "figures"))
+    missed = int((table.loc[table["method"] == "ncl", "mass off by"] != 0).sum())
+    for problem, rows in table[table["problem"].str.startswith("gauss")].groupby("problem"):
+        ours = float(rows.loc[rows["method"] == "ncl", "worst"].iloc[0])
+        theirs = float(rows.loc[rows["method"].str.startswith("pinn"), "worst"].min())
+        holds = ours <= max(theirs, SAMPLING)
+        missed += not holds
+        print(
+            f"{problem}: worst cost error {ours:.2%} by construction, {theirs:.2%} by penalty: {'holds' if holds else 'MISSED'}"
+        )
+    print("by construction is at least level, and keeps its mass" if not missed else f"{missed} MISSED")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
