@@ -2,11 +2,11 @@
 
     python -m analysis.optimal_transport runs/optimal_transport [--figures figures]
 
-`cost error`: (reported cost - W2^2) / W2^2, mean over the seeds; `worst`: the largest of its sizes. `ending`: distance of
-the transported points' moments from the target's, over W2. For `ring2` W2 has no closed form: it is the optimal assignment
-of 3,000 drawn points (which is a few per cent too large), and is not judged. Exits with 1 if for a Gaussian problem the
-construction's cost is further from the truth than the best penalty's (within what sampling the cost can tell), or if it
-loses mass.
+`cost error`: (reported cost - W2^2) / W2^2, mean over the seeds; `worst`: the largest of its sizes. `ending`: distance
+of the transported points' moments from the target's, over W2. `mass off by`: at half time; by sampling in more than two
+dimensions. For `ring2` W2 has no closed form: it is the optimal assignment of 3,000 drawn points (a few per cent too
+large), and is not judged. Exits with 1 if for a Gaussian problem the construction's cost is further from the truth than
+the best penalty's (within what sampling the cost can tell), or if it loses mass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from experiments.optimal_transport import Config, Penalised, ends, moments
 from neuromech.physics import MovingMixture, NeuralConservationLaw, couple, gaussian_cost, mlp
 from neuromech.record import read
 
-SAMPLING = 3e-3  # relative error of a cost that is measured with 100,000 points
+ROUNDING = 1e-5  # of a mass that is summed over 130,000 points in float32
+SAMPLING = 5e-3  # relative error of a cost that is measured with 40,000 points
 
 
 def truth(problem: str) -> float:
@@ -68,7 +69,7 @@ def draw(runs: pd.DataFrame, directory: Path) -> Path:
     from matplotlib.figure import Figure
 
     directory.mkdir(parents=True, exist_ok=True)
-    problem = "ring2" if (runs["problem"] == "ring2").any() else "gauss2"
+    problem = next(p for p in ("ring2", "gauss2") if {"ncl"} <= set(runs.loc[runs["problem"] == p, "method"]))
     start, end = ends(problem)
     times = [0.0, 0.25, 0.5, 0.75, 1.0]
     axis = torch.linspace(-3.2, 3.2, 90)
@@ -114,16 +115,22 @@ def main() -> int:
     table = judged(runs)
     with pd.option_context("display.float_format", "{:.4g}".format, "display.width", 160):
         print(table.to_string(index=False))
-    print(draw(runs, options.figures or options.runs.parent / "figures"))
-    missed = int((table.loc[table["method"] == "ncl", "mass off by"] != 0).sum())
-    for problem, rows in table[table["problem"].str.startswith("gauss")].groupby("problem"):
-        ours = float(rows.loc[rows["method"] == "ncl", "worst"].iloc[0])
-        theirs = float(rows.loc[rows["method"].str.startswith("pinn"), "worst"].min())
-        holds = ours <= max(theirs, SAMPLING)
-        missed += not holds
-        print(
-            f"{problem}: worst cost error {ours:.2%} by construction, {theirs:.2%} by penalty: {'holds' if holds else 'MISSED'}"
-        )
+    drawn = runs[runs["method"].isin(["ncl", "pinn-100"]) & runs["problem"].isin(["ring2", "gauss2"])]
+    if (drawn.groupby("problem")["method"].nunique() == 2).any():
+        print(draw(drawn, options.figures or options.runs.parent / "figures"))
+    missed = 0
+    for problem in map(str, table["problem"].unique()):
+        rows = table[table["problem"] == problem]
+        ours, theirs = rows[rows["method"] == "ncl"], rows[rows["method"].str.startswith("pinn")]
+        if ours.empty or theirs.empty:
+            print(f"{problem}: not judged, for lack of runs")
+            continue
+        on_grid = problem.endswith(("1", "2"))
+        exact = not on_grid or bool((ours["mass off by"] <= ROUNDING).all())
+        level = not problem.startswith("gauss") or ours["worst"].min() <= max(theirs["worst"].min(), SAMPLING)
+        missed += (not exact) + (not level)
+        verdict = "holds" if exact and level else "MISSED"
+        print(f"{problem}: worst cost error {ours['worst'].min():.2%} against {theirs['worst'].min():.2%}: {verdict}")
     print("by construction is at least level, and keeps its mass" if not missed else f"{missed} MISSED")
     return 1 if missed else 0
 
