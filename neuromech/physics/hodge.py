@@ -160,6 +160,11 @@ class HodgeDecomposition(nn.Module):
                 raise PhysicsError(f"the fit has diverged (loss {float(loss)}): try float64, or another potential")
         return self
 
+    def remember(self, field: Field) -> HodgeDecomposition:
+        """Give the field back to a decomposition that was loaded: the harmonic part may be its rest."""
+        self._data(field, 64)
+        return self
+
     @torch.no_grad()
     def parts(self, x: Tensor | None = None) -> dict[str, Tensor]:
         """The three parts at points x [B, d], or at the samples that it was fitted to."""
