@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuromech.detect.capture import record, tensors_of
-from neuromech.detect.families import symmetries
+from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
 from neuromech.detect.recognise import in_words, seen_of
-from neuromech.detect.rules import RULES, SAME_CONTENT
+from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, NeuromechWarning
@@ -77,16 +77,16 @@ def analyse(
 ) -> Findings:
     """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
     _check_trainable(model)
-    interpreter = Interpreter(graph, RULES, SAME_CONTENT)
+    interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    claims = [
-        s
+    drawn = [
+        (domain, claim)
         for domain, found in families.items()
-        for s in symmetries(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
+        for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
-    whose = [(domain, f) for domain, found in families.items() for f in found]
+    claims = [claim.symmetry for _, claim in drawn]
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -96,7 +96,7 @@ def analyse(
         if verdict.unjudged:
             notes = (*notes, f"nothing was verified: {verdict.unjudged}")
     dimensions = {
-        domain: dimension([f for (d, f), t in zip(whose, true, strict=True) if t and d == domain])
+        domain: dimension([f for (d, c), t in zip(drawn, true, strict=True) if t and d == domain for f in c.families])
         for domain in families
     }
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
@@ -162,9 +162,13 @@ def wants_target(loss: Loss) -> bool:
 
 
 def _check_trainable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise DetectionError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
     if not any(p.requires_grad for p in model.parameters()):
         what = "no trainable parameters" if any(True for _ in model.parameters()) else "no parameters"
-        raise DetectionError(f"{type(model).__name__} has {what}: there is nothing that could move")
+        quantised = any(".quantized" in type(m).__module__ for m in model.modules())
+        why = " (what is quantised holds numbers, but no parameters)" if quantised else ""
+        raise DetectionError(f"{type(model).__name__} has {what}{why}: there is nothing that could move")
 
 
 def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
@@ -173,6 +177,8 @@ def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
         if target is not None:
             raise DetectionError("a target was given without a loss that could use it: pass loss= as well")
         return None
+    if not callable(loss):
+        raise DetectionError(f"the loss is {loss!r}: pass a function of (output, target), or of the output alone")
     if target is None and wants_target(loss):
         raise DetectionError("this loss takes (output, target): pass target= as well")
     return loss if target is None else lambda output: loss(output, target)

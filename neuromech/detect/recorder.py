@@ -7,17 +7,21 @@ It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
+from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
 _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
@@ -31,12 +35,20 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 def storage_of(t: Tensor) -> int:
+    """A number that tensors have in common if they share memory."""
+    if not _is_dense(t):
+        return -id(t)
     # Not data_ptr(): it is 0 for every tensor on the meta device, which would look tied.
     return int(t.untyped_storage()._cdata)
 
 
 def geometry_of(t: Tensor) -> Geometry:
-    return tuple(t.shape), tuple(t.stride()), int(t.storage_offset())
+    """Where the entries of a tensor lie in its memory."""
+    return (tuple(t.shape), tuple(t.stride()), int(t.storage_offset())) if _is_dense(t) else (tuple(t.shape), (), 0)
+
+
+def _is_dense(t: Tensor) -> bool:
+    return t.layout is torch.strided and not t.is_nested
 
 
 def _overlap(a: Geometry, b: Geometry) -> bool:
@@ -49,13 +61,17 @@ def _overlap(a: Geometry, b: Geometry) -> bool:
 class Recorder(TorchDispatchMode):
     """Everything that happens inside `recording()`, as `graph`; `modules` is the stack of module paths."""
 
+    supports_higher_order_operators = True  # else PyTorch refuses them, in words for its developers
+
     def __init__(self) -> None:
         super().__init__()
         self.graph = Graph()
         self.modules = [""]
-        self._seen: dict[int, tuple[Value, int, Geometry]] = {}  # id(tensor) -> value, writes replayed, geometry
+        self.strangers: ValueKind = "constant"  # what a tensor is that nobody has announced
+        self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
+        self._constants: dict[int, list[Value]] = {}  # storage -> constants whose content is still in it
         self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
         self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
 
@@ -68,7 +84,8 @@ class Recorder(TorchDispatchMode):
         """A tensor that was there before. Two leaves in the same memory are one, under both names."""
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable)
+            content = t if kind == "constant" else None
+            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
         value.names += (name,) if name else ()
@@ -78,14 +95,17 @@ class Recorder(TorchDispatchMode):
         """The current version of `t`, after every in-place write that its storage has seen."""
         if id(t) not in self._seen:
             self._stranger(t)
-        value, replayed, geometry = self._seen[id(t)]
-        writes = self._writes.get(storage_of(t), [])
+        value, replayed, geometry, storage = self._seen[id(t)]
+        if storage != storage_of(t):  # `t.data = ...`: other content, and the gradient of the old
+            value = self._note("neuromech.set_data", [value, *self._made.get(storage_of(t), ())], t)
+            replayed, geometry, storage = 0, geometry_of(t), storage_of(t)
+        writes = self._writes.get(storage, [])
         for written, where in writes[replayed:]:
             if where == geometry and written.dtype == t.dtype:
                 value = written
             elif _overlap(where, geometry):
                 value = self._note("neuromech.partial_write", [value, written], t)
-        self._seen[id(t)] = (value, len(writes), geometry)
+        self._seen[id(t)] = (value, len(writes), geometry, storage)
         return value
 
     def writes_to(self, t: Tensor) -> bool:
@@ -101,6 +121,11 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise CaptureError(
+                f"the forward calls {func}, an operator that takes functions, and what these use cannot be followed: "
+                "write it with plain control flow"
+            )
         name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
@@ -111,12 +136,18 @@ class Recorder(TorchDispatchMode):
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
-        stop = not torch.is_grad_enabled() or name in _STOPS
+        function = "" if torch.is_grad_enabled() else _custom_function()
+        stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        node.opaque = f"it is part of the custom autograd function {function}" if function else ""
         self.graph.nodes.append(node)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        fixed = not random and all(v.content is not None for v in node.inputs)
         for t in made:
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node)))
+            content = t if fixed else None
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
         for t in written:
+            self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
@@ -126,23 +157,46 @@ class Recorder(TorchDispatchMode):
     def _bind(self, t: Tensor, value: Value) -> Value:
         storage = storage_of(t)
         self._keep.append(t)
-        self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t))
+        self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
         if value.node:
             self._made.setdefault(storage, []).append(value)
+        if value.content is not None:
+            self._constants.setdefault(storage, []).append(value)
         return value
+
+    def _forget(self, t: Tensor) -> None:
+        """What was in the memory of `t` is being written over."""
+        for value in self._constants.pop(storage_of(t), ()):
+            value.content = None
 
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
         if sources := self._made.get(storage_of(t)):
             self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
-            self.leaf(t, "constant")
+            self.leaf(t, self.strangers)
 
     def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False) -> Value:
         value = Value(tuple(t.shape), t.dtype)
         value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
         self.graph.nodes.append(value.node)
         return value
+
+
+def _custom_function() -> str:
+    """The custom autograd function that is running, if any.
+
+    Its forward runs without gradient, and yet a gradient flows through it, one of its own making.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return str(frame.f_locals["cls"].__name__)
+        frame = frame.f_back
+    return ""
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class _MemoryEscapes(TorchFunctionMode):

@@ -37,7 +37,9 @@ def flatten_to_linear() -> nn.Module:
 
 @case(
     (3, 4),
-    missed={"scaling": (2, "an axis cut in two ways that do not nest needs explicit indices")},
+    expect="""
+        rescale 2  a.weight.view(3, 2, 4)[:, i], a.bias.view(3, 2)[:, i] / b.weight[:, i]
+    """,
 )
 def views_that_do_not_nest() -> nn.Module:
     return Net(
