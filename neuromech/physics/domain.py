@@ -13,8 +13,9 @@ from neuromech.errors import PhysicsError
 
 
 def inspecting(x: Tensor) -> bool:
-    """False inside a torch.func transform or a compiled region, where values cannot be looked at."""
-    return not (torch._C._functorch.is_functorch_wrapped_tensor(x) or torch.compiler.is_compiling())
+    """False where values cannot be looked at: in torch.func transforms, compiled regions and recordings."""
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return not watched and not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def check_points(x: object, columns: int, who: str, single: bool = False) -> None:

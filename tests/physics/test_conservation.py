@@ -166,7 +166,7 @@ def test_paths_follow_the_flow(float64) -> None:
         rates.append(-j.diagonal(dim1=1, dim2=2).sum(-1))
     spread = torch.trapezoid(torch.stack(rates), paths.times, dim=0)
     torch.testing.assert_close((paths.density[-1] / paths.density[0]).log(), spread, rtol=0, atol=2e-3)
-    fine = law.paths(x, [0.0, 1.0], substeps=256).positions[-1]
+    fine = law.paths(x, [0.0, 1.0], substeps=128).positions[-1]
     errors = [float((law.paths(x, [0.0, 1.0], substeps=k).positions[-1] - fine).norm().detach()) for k in (16, 32)]
     assert math.log2(errors[0] / errors[1]) > 3.3
 
