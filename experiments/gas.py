@@ -4,9 +4,9 @@
     python -m analysis.gas runs/gas
 
 rho_t + (rho u)_x = 0 and (rho u)_t + (rho u^2 + rho^3 / 3)_x = 0, from a smooth start. With gamma = 3 the Riemann
-invariants w = u +- rho decouple, w_t + w w_x = 0, so that the solution is w(t, x + t w0(x)) = w0(x). `ncl`: density and
-flux of one space-time field on the torus, mass and continuity exact; `pinn`: density and velocity, both equations in the
-loss; in both the start is built in.
+invariants w = u +- rho decouple, w_t + w w_x = 0, so that the solution is w(t, x + t w0(x)) = w0(x). `ncl`: density
+and flux of one space-time field on the torus, mass and continuity exact; `pinn`: density and flux of a network, both
+equations in the loss; in both the start is built in.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def exact(t: Tensor, x: Tensor, iterations: int = 60) -> tuple[Tensor, Tensor]:
 class Built(nn.Module):
     """Density and flux by construction, of one potential a: with the start (rho0, m0), exact to first order in t,
 
-    rho = rho0 - t m0' + t^2 a_x, flux = m0 - (t^2 a)_t: what `SpaceTimeField` makes of a in one dimension, and here with
-    its derivatives written out, since a step of training takes them thousands of times.
+    rho = rho0 - t m0' + t^2 a_x, flux = m0 - (t^2 a)_t: what `SpaceTimeField` makes of a in one dimension, here
+    with its derivatives written out, since training takes them thousands of times.
     """
 
     def __init__(self, config: Config) -> None:

@@ -1,6 +1,6 @@
 """Does the Hodge decomposition find known parts, in two to five dimensions, on a torus and between walls?
 
-    python -m experiments.hodge [--steps 200] [--out runs/hodge]
+    python -m experiments.hodge [--steps 400] [--out runs/hodge]
     python -m analysis.hodge runs/hodge
 
 On the torus the field is a sum of a gradient, a divergence-free and a constant field, each written down by itself. In
@@ -30,7 +30,7 @@ Parts = dict[str, Callable[[Tensor], Tensor]]
 @dataclass(frozen=True)
 class Config:
     case: str = "torus-2"
-    steps: int = 200
+    steps: int = 400
     count: int = 2048
     width: int = 32
     depth: int = 2
