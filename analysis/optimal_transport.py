@@ -18,8 +18,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from experiments.optimal_transport import Config, Penalised, ends, moments
-from neuromech.physics import MovingMixture, NeuralConservationLaw, couple, gaussian_cost, mlp
+from experiments.optimal_transport import Config, Penalised, ends, mixture_of, moments
+from neuromech.physics import MovingMixture, NeuralConservationLaw, gaussian_cost
 from neuromech.record import read
 
 ROUNDING = 1e-5  # of a mass that is summed over 130,000 points in float32
@@ -64,46 +64,76 @@ def judged(runs: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def draw(runs: pd.DataFrame, directory: Path) -> Path:
-    """Ring: the density at five times, with paths, by construction; below, the penalised density."""
+def load(run: pd.Series) -> MovingMixture | Penalised:
+    """The trained flow of a run in two dimensions."""
+    meta = read(run["path"]).meta
+    config = Config(**{k: v for k, v in meta.items() if k in Config.__dataclass_fields__})
+    start, end = ends(config.problem)
+    flow: MovingMixture | Penalised = Penalised(start, end, config) if config.method != "ncl" else mixture_of(config)
+    flow.load_state_dict(torch.load(run["path"] / "checkpoint.pt", weights_only=True)["model"])
+    return flow
+
+
+def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
+    """In two dimensions: the density at five times, with paths, above the penalised one; and a film of both."""
+    from matplotlib.animation import FuncAnimation, PillowWriter
     from matplotlib.figure import Figure
 
     directory.mkdir(parents=True, exist_ok=True)
-    problem = next(p for p in ("ring2", "gauss2") if {"ncl"} <= set(runs.loc[runs["problem"] == p, "method"]))
-    start, end = ends(problem)
+    problem = str(runs["problem"].iloc[0])
+    law, other = (
+        NeuralConservationLaw(load(runs[runs.method == "ncl"].iloc[0])),
+        load(runs[runs.method != "ncl"].iloc[0]),
+    )
+    start, _ = ends(problem)
     times = [0.0, 0.25, 0.5, 0.75, 1.0]
-    axis = torch.linspace(-3.2, 3.2, 90)
-    x, y = torch.meshgrid(axis, axis, indexing="xy")
-    points = torch.stack([x.flatten(), y.flatten()], -1)
-    figure = Figure(figsize=(11, 4.7), layout="constrained")
-    axes = figure.subplots(2, len(times), sharex=True, sharey=True)
-    ours = runs[(runs.problem == problem) & (runs.method == "ncl")].iloc[0]
-    config = Config(**{k: v for k, v in read(ours["path"]).meta.items() if k in Config.__dataclass_fields__})
-    swirl = mlp(3, 1, config.width, 1, torch.nn.SiLU)
-    flow = MovingMixture(2, 1, *couple(start, end), width=config.width, depth=config.depth, swirl=swirl)
-    flow.load_state_dict(torch.load(ours["path"] / "checkpoint.pt", weights_only=True)["model"])
-    law = NeuralConservationLaw(flow)
-    rival = runs[(runs.problem == problem) & runs.method.str.startswith("pinn")].iloc[0]
-    other = Penalised(start, end, Config(problem, rival["method"], width=config.width, depth=config.depth))
-    other.load_state_dict(torch.load(rival["path"] / "checkpoint.pt", weights_only=True)["model"])
+    box = (-3.6, 3.6, -3.6, 3.6)
+    axis = torch.linspace(-3.6, 3.6, 90)
+    points = torch.cartesian_prod(axis, axis).flip(1)
+
+    def densities(t: float) -> list[torch.Tensor]:
+        stamped = torch.cat([torch.full((len(points), 1), t), points], -1)
+        assert isinstance(other, Penalised)
+        return [v.detach().reshape(90, 90).sqrt() for v in (law.density(t, points), other.fields(stamped)[:, 0].exp())]
+
     torch.manual_seed(1)
     with torch.no_grad():
         paths = law.paths(start.sample(40), torch.linspace(0, 1, 41), 2).positions
-        for k, t in enumerate(times):
-            stamped = torch.cat([torch.full((len(points), 1), t), points], -1)
-            for row, density in enumerate((law.density(t, points), other.fields(stamped)[:, 0].exp())):
-                ax = axes[row, k]
-                ax.imshow(density.reshape(90, 90).sqrt(), origin="lower", extent=(-3.2, 3.2, -3.2, 3.2), cmap="Blues")
-                ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
-            travelled = paths[: 1 + round(40 * t)]
-            axes[0, k].plot(travelled[..., 0], travelled[..., 1], color="#D55E00", linewidth=0.7)
-            axes[0, k].plot(*travelled[-1].T, "o", color="#D55E00", markersize=2)
-            axes[0, k].set_title(f"t = {t:g}")
+    figure = Figure(figsize=(11, 4.7), layout="constrained")
+    axes = figure.subplots(2, len(times), sharex=True, sharey=True)
+    for k, t in enumerate(times):
+        for ax, image in zip(axes[:, k], densities(t), strict=True):
+            ax.imshow(image, origin="lower", extent=box, cmap="Blues", vmin=0)
+            ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+        travelled = paths[: 1 + round(40 * t)]
+        axes[0, k].plot(travelled[..., 0], travelled[..., 1], color="#D55E00", linewidth=0.7)
+        axes[0, k].plot(*travelled[-1].T, "o", color="#D55E00", markersize=2)
+        axes[0, k].set_title(f"t = {t:g}")
     axes[0, 0].set_ylabel("ncl, with paths")
-    axes[1, 0].set_ylabel(rival["method"])
-    path = directory / f"transport_{problem}.png"
-    figure.savefig(path, dpi=130)
-    return path
+    axes[1, 0].set_ylabel("pinn")
+    still = directory / f"transport_{problem}.png"
+    figure.savefig(still, dpi=130)
+
+    figure = Figure(figsize=(6, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    images = [
+        ax.imshow(d, origin="lower", extent=box, cmap="Blues")
+        for ax, d in zip((left, right), densities(0.0), strict=True)
+    ]
+    (dots,) = left.plot(*paths[0].T, "o", color="#D55E00", markersize=2.5)
+    left.set_title("ncl")
+    right.set_title("pinn")
+
+    def frame(k: int) -> list[object]:
+        for image, density in zip(images, densities(k / 40), strict=True):
+            image.set_data(density)
+            image.set_clim(0, float(density.max()))
+        dots.set_data(*paths[k].T)
+        return [*images, dots]
+
+    film = directory / f"transport_{problem}.gif"
+    FuncAnimation(figure, frame, frames=range(0, 41, 2)).save(film, PillowWriter(fps=10))  # type: ignore[arg-type]
+    return [still, film]
 
 
 def main() -> int:
@@ -117,7 +147,10 @@ def main() -> int:
         print(table.to_string(index=False))
     drawn = runs[runs["method"].isin(["ncl", "pinn-100"]) & runs["problem"].isin(["ring2", "gauss2"])]
     if (drawn.groupby("problem")["method"].nunique() == 2).any():
-        print(draw(drawn, options.figures or options.runs.parent / "figures"))
+        both = drawn.groupby("problem")["method"].nunique().eq(2)
+        problem = both[both].index[-1]
+        for path in draw(drawn[drawn["problem"] == problem], options.figures or options.runs.parent / "figures"):
+            print(path)
     missed = 0
     for problem in map(str, table["problem"].unique()):
         rows = table[table["problem"] == problem]

@@ -184,6 +184,14 @@ def runge_kutta(f: Callable[[Tensor, Tensor], Tensor], x: Tensor, steps: int = 3
     return x
 
 
+def mixture_of(config: Config) -> MovingMixture:
+    """Held at both ends, with a swirl where there is room for one."""
+    start, end = couple(*ends(config.problem))
+    d = start.means.shape[1]
+    swirl = mlp(1 + d, d * (d - 1) // 2, config.width, 1, nn.SiLU) if d > 1 else None
+    return MovingMixture(d, start=start, end=end, width=config.width, depth=config.depth, swirl=swirl)
+
+
 @torch.no_grad()
 def mass_halfway(density: Callable[[Tensor], Tensor], start: Mixture, end: Mixture) -> float:
     """The integral of the density at t = 1/2: on a grid in 1 and 2 dimensions, else by drawing from a wide Gaussian."""
@@ -213,8 +221,7 @@ def run(config: Config, directory: Path) -> Path:
 
     model: nn.Module
     if config.method == "ncl":
-        swirl = mlp(1 + d, d * (d - 1) // 2, config.width, 1, nn.SiLU) if d > 1 else None
-        flow = MovingMixture(d, 1, *couple(start, end), width=config.width, depth=config.depth, swirl=swirl)
+        flow = mixture_of(config)
         law = NeuralConservationLaw(flow)
         model = flow
 
