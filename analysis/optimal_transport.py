@@ -104,7 +104,7 @@ def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
     for k, t in enumerate(times):
         for ax, image in zip(axes[:, k], densities(t), strict=True):
             ax.imshow(image, origin="lower", extent=box, cmap="Blues", vmin=0)
-            ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2])
+            ax.set(xticks=[-2, 0, 2], yticks=[-2, 0, 2], xlim=box[:2], ylim=box[2:])
         travelled = paths[: 1 + round(40 * t)]
         axes[0, k].plot(travelled[..., 0], travelled[..., 1], color="#D55E00", linewidth=0.7)
         axes[0, k].plot(*travelled[-1].T, "o", color="#D55E00", markersize=2)
@@ -121,7 +121,7 @@ def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
         for ax, d in zip((left, right), densities(0.0), strict=True)
     ]
     (dots,) = left.plot(*paths[0].T, "o", color="#D55E00", markersize=2.5)
-    left.set_title("ncl")
+    left.set(title="ncl", xlim=box[:2], ylim=box[2:])
     right.set_title("pinn")
 
     def frame(k: int) -> list[object]:

@@ -2,8 +2,7 @@
 
     python -m experiments.benchmarks.divergence_free
 
-Timings take turns on one machine and one thread; the ratio is of the fastest runs, which a busy machine disturbs
-least. The reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian
+Timings are CPU times, take turns on one thread, and the ratio is of the least, which a busy machine disturbs least. The reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian
 of the antisymmetrised Jacobian of the vector by reverse mode. Exits with 1 if a divergence is not rounding, or if a
 scheme costs more than the best that was measured before (`BEST`: evaluation, training) or than the reference.
 """
@@ -37,7 +36,7 @@ class Config:
     batch: int = 1024
     width: int = 128
     depth: int = 3
-    seconds: float = 6.0  # of wall time for each row of the table and each of evaluation and training
+    seconds: float = 6.0  # of CPU time for each row of the table and each of evaluation and training
 
 
 def reference(potential: nn.Module, x: Tensor, n: int, form: Form) -> Tensor:
@@ -56,14 +55,14 @@ def reference(potential: nn.Module, x: Tensor, n: int, form: Form) -> Tensor:
 
 
 def ratios(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Fastest time of each run over that of the first, in turns."""
+    """Least CPU time of each run over that of the first, in turns."""
     best = [float("inf")] * len(runs)
-    begin, rounds = time.perf_counter(), 0
-    while rounds < 3 or time.perf_counter() - begin < seconds:
+    begin, rounds = time.process_time(), 0
+    while rounds < 3 or time.process_time() - begin < seconds:
         for i, f in enumerate(runs):
-            start = time.perf_counter()
+            start = time.process_time()
             f()
-            best[i] = min(best[i], time.perf_counter() - start)
+            best[i] = min(best[i], time.process_time() - start)
         rounds += 1
     return [b / best[0] for b in best[1:]]
 
