@@ -2,9 +2,10 @@
 
     python -m experiments.benchmarks.divergence_free
 
-Timings are CPU times, take turns on one thread, and the ratio is of the least, which a busy machine disturbs least. The reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian
-of the antisymmetrised Jacobian of the vector by reverse mode. Exits with 1 if a divergence is not rounding, or if a
-scheme costs more than the best that was measured before (`BEST`: evaluation, training) or than the reference.
+Timings are CPU times, take turns on one thread, and the ratio is of the least, which a busy machine disturbs least. The
+reference is what the paper's code does: the full Jacobian of the matrix by forward mode, and the Jacobian of the
+antisymmetrised Jacobian of the vector by reverse mode. Exits with 1 if a divergence is not rounding, or if a scheme
+costs more than the best that was measured before (`BEST`: evaluation, training) or than the reference.
 """
 
 from __future__ import annotations
