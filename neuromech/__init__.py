@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         RecordError,
         SymmetryError,
     )
+    from neuromech.gauge import Balanced, balance, transform
     from neuromech.probe import Probe, instrument
     from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
 
@@ -38,12 +39,14 @@ _HOME = {
         "RecordError",
         "SymmetryError",
     ),
+    "neuromech.gauge": ("Balanced", "balance", "transform"),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Balanced",
     "CaptureError",
     "DetectionError",
     "Findings",
@@ -59,8 +62,10 @@ __all__ = [
     "SymmetrySet",
     "Term",
     "__version__",
+    "balance",
     "find_symmetries",
     "instrument",
+    "transform",
 ]
 
 

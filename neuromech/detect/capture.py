@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from neuromech.detect.calling import call, copies, preserved_rng, state_of
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
+from neuromech.detect.shadow import Replay
 from neuromech.errors import CaptureError
 
 
@@ -64,7 +65,7 @@ def record(
             with preserved_rng(), recorder.recording():
                 recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
             witness = state_of(model, copies)
-            with preserved_rng(), torch.enable_grad():
+            with preserved_rng(), torch.enable_grad(), Replay(recorder.answers):
                 reached, custom = _backward_graph(run(witness, copies((args, kwargs or {}))))
     except CaptureError:
         raise

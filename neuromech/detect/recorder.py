@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -20,11 +20,17 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from neuromech.detect import shadow
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
 from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
 _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
+# So do these, and what they make is filled with a number, random numbers, or whatever was in memory.
+_FILLS = {f"aten.{op}_like" for op in ("zeros", "ones", "full", "rand", "randn", "randint", "empty")} | {
+    f"aten.new_{op}" for op in ("zeros", "ones", "full", "empty", "empty_strided")
+}
+_UNFILLED = {"aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty", "aten.new_empty_strided"}
 # The content of a tensor leaves the graph as a Python number, which may steer the control flow ...
 _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
 # ... or as bare memory, which the dispatcher never hears of.
@@ -67,6 +73,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.graph = Graph()
         self.modules = [""]
+        self.answers: list[Any] = []  # to questions about what constants on the meta device hold
         self.strangers: ValueKind = "constant"  # what a tensor is that nobody has announced
         self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
@@ -129,7 +136,16 @@ class Recorder(TorchDispatchMode):
         name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
-        before = {id(t): self.read(t) for t in _tensors((args, kwargs))}
+        asked = [(t, self.read(t)) for t in _tensors((args, kwargs))]
+        before = {id(t): v for t, v in asked}
+
+        def content(t: Tensor) -> Tensor | None:
+            return before[id(t)].content
+
+        if name in _ESCAPES and any(v.content is not None and t.is_meta for t, v in asked):
+            with suppress(shadow.Unknown):
+                self.answers.append(shadow.compute(func, args, kwargs, content))
+                return self.answers[-1]
         out = func(*args, **kwargs)
         written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
@@ -138,14 +154,15 @@ class Recorder(TorchDispatchMode):
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
         function = "" if torch.is_grad_enabled() else _custom_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
-        node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        inputs = [] if name in _FILLS else list(before.values())
+        node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
         node.opaque = f"it is part of the custom autograd function {function}" if function else ""
         self.graph.nodes.append(node)
-        random = torch.Tag.nondeterministic_seeded in func.tags
+        random = torch.Tag.nondeterministic_seeded in func.tags or name in _UNFILLED
         fixed = not random and all(v.content is not None for v in node.inputs)
-        for t in made:
-            content = t if fixed else None
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
+        known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
+        for t, c in zip(made, known, strict=True):
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
             self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
