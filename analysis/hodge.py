@@ -63,7 +63,7 @@ def main() -> int:
     parts = pd.concat([read(p).frame("parts").assign(case=p.name) for p in paths])
     errors = parts.pivot(index="case", columns="part", values="error").add_prefix("error of ")
     worst = pairs.groupby("case")[["inner", "cosine"]].max()
-    with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
+    with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160, "display.max_columns", 9):
         print(errors.join(worst))
     for p in paths:
         if p.name.endswith("-2"):
