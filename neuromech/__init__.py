@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from neuromech.errors import (
         CaptureError,
         DetectionError,
+        FaultError,
+        FaultWarning,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
         RecordError,
         SymmetryError,
     )
+    from neuromech.monitor import Fault
     from neuromech.probe import Probe, instrument
     from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
 
@@ -30,12 +33,15 @@ _HOME = {
     "neuromech.errors": (
         "CaptureError",
         "DetectionError",
+        "FaultError",
+        "FaultWarning",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
         "RecordError",
         "SymmetryError",
     ),
+    "neuromech.monitor": ("Fault",),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
@@ -44,6 +50,9 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "CaptureError",
     "DetectionError",
+    "Fault",
+    "FaultError",
+    "FaultWarning",
     "Findings",
     "InstrumentError",
     "NeuromechError",

@@ -25,5 +25,17 @@ class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
 
 
+class FaultError(NeuromechError):
+    """The monitor has found something wrong with the run, and was asked to stop it; `fault` says what."""
+
+    def __init__(self, message: str, fault: object = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
+
+
+class FaultWarning(NeuromechWarning):
+    """The monitor has found something wrong with the run."""

@@ -8,9 +8,12 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect.find import Findings, find_symmetries, wants_target
+from neuromech.detect.capture import Graph
+from neuromech.detect.find import Findings, find_symmetries, find_under, wants_target
+from neuromech.detect.interpret import Invariance
+from neuromech.detect.recognise import recognise
 from neuromech.errors import InstrumentError
-from neuromech.probe.watch import held
+from neuromech.probe.watch import Forward, held
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -61,3 +64,13 @@ def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findin
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
     inputs, target = example
     return find_symmetries(model, inputs, loss, target)
+
+
+def find_recognised(model: nn.Module, trained: Forward, graph: Graph) -> Findings:
+    """The symmetries under the loss that sent the gradients which `trained` has received."""
+    free = [
+        Invariance() if g is None else recognise(y, g) for y, g in zip(trained.outputs, trained.cotangents, strict=True)
+    ]
+    if len(free) != len(graph.outputs):
+        free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
+    return find_under(model, trained.args, trained.kwargs, graph, free)

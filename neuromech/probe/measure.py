@@ -61,7 +61,11 @@ class Measurement:
         gradients = {name: g for name in motions if (g := self._params[name].grad) is not None}
         self._laws.before(self._params, gradients, motions)
 
-    def after(self, optimizer: Optimizer) -> None:
+    @property
+    def laws(self) -> Laws:
+        return self._laws
+
+    def after(self, optimizer: Optimizer) -> Reading:
         """The step is done: observe the charges, and advance every prediction."""
         reading = self._laws.after(self._params)
         lr = float(optimizer.param_groups[0]["lr"])
@@ -70,6 +74,7 @@ class Measurement:
         self._keep(self._optimizers[optimizer], lr, reading)
         self._weights = _marks(self._params)
         self._buffers |= _buffers(read(optimizer, self._names))
+        return reading
 
     def flush(self) -> None:
         """Bring everything measured to the record."""

@@ -1,0 +1,202 @@
+"""The gradients of a step: measured at the end of the backward, and compared with what the optimizer is handed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.charge import Values
+from neuromech.monitor.checksum import checksums, flipped_bit
+from neuromech.monitor.evidence import Broken, Edit, Torn
+from neuromech.monitor.sample import Sample
+from neuromech.monitor.torn import ROUNDINGS, change
+from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
+from neuromech.probe.backward import Mark, mark
+from neuromech.symmetry import Symmetry
+
+
+class Raw(NamedTuple):
+    """The gradients as a backward left them."""
+
+    names: tuple[str, ...]
+    marks: dict[str, Mark]
+    sums: Tensor
+    elements: Tensor
+    torques: Torques
+    judged: bool  # the symmetries were known
+    stepped: bool  # a step was taken between the forward and this backward
+
+
+class Motion(NamedTuple):
+    """The last step went by -lr * directions."""
+
+    lr: float
+    directions: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Fields as in `Evidence`, and what other checks need to know of the gradients."""
+
+    fields: dict[str, Any]
+    torques: Torques | None
+    silent: frozenset[str]  # parameters whose gradient is zero
+
+
+class GradientCheck:
+    """Torque and integrity of the gradients of `params`."""
+
+    def __init__(self, params: Values, sample: Sample) -> None:
+        self._params, self._sample = params, sample
+        self._names = list(params)
+        self._symmetries: tuple[Symmetry, ...] | None = None
+        self._know(())
+        self._raw: Raw | None = None
+        self._meant: set[str] | None = None  # what was done to the gradients of the first step
+        self._steps = 0
+        self._scaled = False
+        self._skipped = 0  # gradients in a row that no step has taken
+
+    @property
+    def meter(self) -> TorqueMeter:
+        return self._meter
+
+    def arm(self, symmetries: Sequence[Symmetry]) -> None:
+        """The symmetries are known."""
+        if self._symmetries is None:
+            self._symmetries = tuple(symmetries)
+            self._know(self._symmetries)
+
+    def finished(self, stepped: bool) -> None:
+        """A backward has ended."""
+        grads = self._gradients()
+        names = tuple(grads)
+        self._raw = Raw(
+            names,
+            {name: mark(g) for name, g in grads.items()},
+            checksums(list(grads.values())),
+            self._sample.read(names, grads),
+            self._meter(self._params, grads),
+            self._symmetries is not None,
+            stepped,
+        )
+
+    def forget(self) -> None:
+        """No step will take the gradients that were seen last."""
+        self._raw = None
+        self._skipped += 1
+
+    def search_is_over(self) -> bool:
+        """False if the gradients that were just forgotten may be those of a `GradScaler` that searches for its scale.
+
+        It multiplies the loss by a power of two, which is seen when it is taken back; one step in two thousand it
+        tries the next one, and gives it up at once.
+        """
+        return not (self._scaled and self._skipped == 1)
+
+    def infinite(self) -> tuple[str, ...]:
+        """The parameters whose gradient was not finite when it came from the backward."""
+        if self._raw is None:
+            return ()
+        norms = self._raw.torques.gradients.tolist()
+        return tuple(n for n, x in zip(self._names, norms, strict=True) if not x < float("inf"))
+
+    def check(self, moving: Sequence[str], eps: float, clip_norm: float | None, last: Motion | None) -> Finding:
+        """Ahead of a step of the parameters `moving`; `last`: how the last step moved the weights, if that is known."""
+        grads, raw = self._gradients(), self._raw
+        self._raw = None
+        fields: dict[str, Any] = {}
+        touched = [n for n in raw.names if n in grads and mark(grads[n]) != raw.marks[n]] if raw else []
+        whole = raw is not None and set(grads) == set(raw.names)
+        if raw is not None and (edits := self._edits(raw, grads, touched)):
+            fields["edits"] = edits
+        known = raw is not None and whole and not touched and raw.judged == (self._symmetries is not None)
+        now = raw.torques if raw is not None and known else self._meter(self._params, grads)
+        if raw is not None and touched and (torn := self._torn(raw, grads, now, eps)):
+            fields["torn"] = torn
+        norm = float(sum(x for n, x in zip(self._names, now.gradients.tolist(), strict=True) if n in moving)) ** 0.5
+        if clip_norm is not None and norm > clip_norm * (1 + ROUNDINGS * eps):
+            fields["torn"] = Torn("norm", tuple(moving), norm, clip_norm)
+        if self._symmetries:
+            # What clipping by value or noise does to a gradient is no fault of the backward.
+            judged = raw.torques if raw and raw.judged else now if not touched else None
+            if judged is not None:
+                fields |= self._torque_fields(judged, eps, grads, last, bool(raw and raw.stepped))
+        self._steps, self._skipped = self._steps + 1, 0
+        zero = frozenset(n for n, x in zip(self._names, now.gradients.tolist(), strict=True) if x == 0)
+        return Finding(fields, now if self._symmetries else None, zero)
+
+    def _know(self, symmetries: Sequence[Symmetry]) -> None:
+        self._meter = TorqueMeter(symmetries, self._params)
+        self._judge = TorqueJudge(self._meter)
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {name: g for name, p in self._params.items() if (g := p.grad) is not None}
+
+    def _edits(self, raw: Raw, grads: Values, touched: Sequence[str]) -> tuple[Edit, ...]:
+        """Gradients that changed though no code wrote to them; or by one bit, whoever wrote."""
+        kept = [n for n in raw.names if n in grads]
+        now = checksums([grads[n] for n in kept]).tolist()
+        before = dict(zip(raw.names, raw.sums.tolist(), strict=True))
+        out = []
+        for name, after in zip(kept, now, strict=True):
+            if after != before[name]:
+                bit = flipped_bit(before[name], after, grads[name].element_size())
+                by_code = name in touched
+                if not by_code or (bit is not None and len(touched) == 1):
+                    out.append(Edit(name, "gradient", bit, by_code))
+        return tuple(out)
+
+    def _torn(self, raw: Raw, grads: Values, now: Torques, eps: float) -> Torn | None:
+        names = [n for n in raw.names if n in grads]
+        at = [self._names.index(n) for n in names]
+        before, after = raw.torques.gradients.cpu()[at], now.gradients.cpu()[at]
+        if not bool(torch.isfinite(before).all() and torch.isfinite(after).all()):
+            return None
+        elements = self._sample.read(names, grads).cpu()
+        old = raw.elements.cpu()
+        if names != list(raw.names):
+            counts = dict(zip(raw.names, old.split(self._sample.counts(raw.names)), strict=True))
+            old = torch.cat([counts[n] for n in names])
+        own = max(torch.finfo(grads[n].dtype).eps for n in names)
+        total = float(after.sum()) / float(before.sum()) if bool(before.any()) else 1.0
+        self._scaled = math.frexp(round(1 / total))[0] == 0.5 and abs(round(1 / total) * total - 1) < ROUNDINGS * eps
+        how, which = change(names, self._sample.counts(names), old, elements, before, after, own)
+        if self._meant is None:
+            self._meant = {how} if self._steps == 0 else set()
+        return Torn(how, which) if how in ("added", "factors") and how not in self._meant else None
+
+    def _torque_fields(
+        self, found: Torques, eps: float, grads: Values, last: Motion | None, stepped: bool
+    ) -> dict[str, Any]:
+        symmetries = self._symmetries or ()
+        first = self._judge.fresh
+        on_device = self._judge(found, eps)
+        excess = on_device.cpu()
+        broken = broken_families(excess, self._meter.slices)
+        if not broken:
+            return {}
+        torques = tuple(
+            Broken(i, s.name, s.parameters, s.kind, s.size, n, worst)
+            for i, (n, worst) in broken.items()
+            for s in (symmetries[i],)
+        )
+        delayed = False
+        quadratic = any(b.kind != "translation" for b in torques)
+        if quadratic and last is not None and all(n in last.directions for n in grads):
+            before = found.torque + last.lr * self._meter.along(grads, last.directions)
+            off = on_device > 1
+            delayed = bool((before.abs()[off] * on_device[off] <= found.torque.abs()[off]).all())
+        return {
+            "torques": torques,
+            "families": len(symmetries),
+            "since_start": first,
+            "penalty": penalty(found, on_device),
+            "delayed": delayed,
+            "between": stepped,
+        }
