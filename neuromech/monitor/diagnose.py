@@ -204,9 +204,12 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
     if e.torn:
         hows = {
             "added": f"the gradients of {some(e.torn.names)} point elsewhere than after the backward",
+            "before": f"the gradients of {some(e.torn.names)} are those of the backward before the last one",
             "factors": f"the gradients of {some(e.torn.names)} grew after the backward, and others did not",
             "norm": f"the gradients have norm {e.torn.norm:.6g} at the step, after clipping to {e.torn.allowed:.6g}",
         }
+        if e.torn.how == "before":
+            yield Suspect("stale gradient", CERTAIN, e.torn.names, hows["before"])
         yield Suspect("modified gradient", POSSIBLE if lone else LIKELY, e.torn.names, hows[e.torn.how])
     elif edits:
         text = f"the gradients of {some(_of(edits))} changed between the backward and the step"

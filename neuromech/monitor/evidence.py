@@ -46,8 +46,8 @@ class Broken:
 class Torn:
     """How the gradients of a step differ from those of the backward pass.
 
-    `how`: "added" (other directions), "factors" (some tensors more than others), "norm" (longer than the clipping
-    allows); `norm` and `allowed` go with the last.
+    `how`: "added" (other directions), "factors" (some tensors more than others), "before" (those of the backward
+    before), "norm" (longer than the clipping allows); `norm` and `allowed` go with the last.
     """
 
     how: str

@@ -7,6 +7,7 @@ rounding, and there is nothing to tune.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -58,8 +59,8 @@ def replay(
     lr = float(settings["lr"])
     expected = rule.decay(settings) * theta - lr * u.value
     slack = eps * (after.theta.abs() + theta.abs() + OPERATIONS * abs(lr) * u.size) + tiny
-    moment = next(iter(before.state.values()), torch.zeros_like(theta))
-    vectors = {"step": -lr * u.value, "gradient": g, "weights": theta, "momentum": moment}
+    moment = next(iter(after.state.values()), torch.zeros_like(theta))
+    vectors = {"step": expected - theta, "gradient": g, "weights": theta, "momentum": moment}
     found = differences("weight", names, counts, after.theta - expected, slack, vectors, eps)
     for key, new in rule.advance(settings, theta, g, before.state, t).items():
         slack = OPERATIONS * eps * (new.size + after.state[key].abs()) + tiny
@@ -81,24 +82,28 @@ def differences(
     beyond = ~(error.abs() <= slack)
     if not bool(beyond.any()):
         return []
-    out = []
+    shares, fits = {}, {}
     stop = 0
     for name, n in zip(names, counts, strict=True):
         here = slice(stop, stop := stop + n)
         if bool((off := beyond[here]).any()):
             some = {key: x[here] for key, x in vectors.items()}
-            by, factor = explained(error[here], slack[here], some, eps[here])
-            out.append(Difference(name, what, by, factor, float(off.double().mean())))
-    return out
+            shares[name], fits[name] = float(off.double().mean()), explained(error[here], slack[here], some, eps[here])
+    # A small tensor may fit more than one: what explains most of them goes first.
+    votes = {key: sum(key in fit for fit in fits.values()) for key in vectors}
+    order = sorted(vectors, key=lambda key: -votes[key])
+    by = {name: next((key for key in order if key in fit), "") for name, fit in fits.items()}
+    return [Difference(n, what, by[n], fit.get(by[n], math.nan), shares[n]) for n, fit in fits.items()]
 
 
-def explained(error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor], eps: Tensor) -> tuple[str, float]:
-    """The first of `vectors` of which `error` is a multiple, up to rounding, and the factor; ("", nan) if none is."""
+def explained(error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor], eps: Tensor) -> dict[str, float]:
+    """Those of `vectors` of which `error` is a multiple, up to rounding, with the factor."""
+    out = {}
     for key, x in vectors.items():
         square = float(x @ x)
         if square > 0:
             factor = float(error @ x) / square
-            fits = (error - factor * x).abs() <= slack + OPERATIONS * eps * abs(factor) * x.abs()
-            if factor and bool(fits.all()):
-                return key, factor
-    return "", float("nan")
+            rest = (error - factor * x).abs()
+            if factor and bool((rest <= slack + OPERATIONS * eps * abs(factor) * x.abs()).all()):
+                out[key] = factor
+    return out

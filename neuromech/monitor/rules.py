@@ -74,8 +74,8 @@ def _sgd_advance(s: Settings, theta: Tensor, g: Tensor, state: State, t: Tensor)
     if not s["momentum"]:
         return {}
     big, b = _gradient(s, theta, g), state["momentum_buffer"]
-    mu = torch.where(t == 1, 0.0, float(s["momentum"]))
-    kappa = torch.where(t == 1, 1.0, 1.0 - float(s["dampening"]))
+    later = (t != 1).double()
+    mu, kappa = float(s["momentum"]) * later, 1.0 - float(s["dampening"]) * later
     return {"momentum_buffer": Sized(mu * b + kappa * big.value, mu * b.abs() + kappa * big.size)}
 
 

@@ -55,6 +55,13 @@ def change(
     return "factors", tuple(name for name, f in factors.items() if f > 1 + slack)
 
 
+def parallel(before: Tensor, after: Tensor, eps: float) -> bool:
+    """True if `after` is a multiple of `before`, element by element."""
+    square = float(before @ before)
+    factor = float(before @ after) / square if square else 0.0
+    return factor != 0 and bool(((after - factor * before).abs() <= ROUNDINGS * eps * after.abs()).all())
+
+
 def _capped(before: Tensor, after: Tensor, norms_before: Tensor, norms_after: Tensor, slack: float) -> bool:
     """True if `after` is a multiple of `before`, clipped by value."""
     live = before != 0

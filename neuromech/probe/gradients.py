@@ -14,7 +14,7 @@ from neuromech.dynamics.charge import Values
 from neuromech.monitor.checksum import checksums, flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Torn
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torn import ROUNDINGS, change
+from neuromech.monitor.torn import ROUNDINGS, change, parallel
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
 from neuromech.probe.backward import Mark, mark
 from neuromech.symmetry import Symmetry
@@ -57,6 +57,7 @@ class GradientCheck:
         self._symmetries: tuple[Symmetry, ...] | None = None
         self._know(())
         self._raw: Raw | None = None
+        self._previous: Tensor | None = None  # elements of the gradients of the step before
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
         self._steps = 0
         self._scaled = False
@@ -119,6 +120,7 @@ class GradientCheck:
         now = raw.torques if raw is not None and known else self._meter(self._params, grads)
         if raw is not None and touched and (torn := self._torn(raw, grads, now, eps)):
             fields["torn"] = torn
+        self._previous = raw.elements.cpu() if raw is not None else None
         norm = float(sum(x for n, x in zip(self._names, now.gradients.tolist(), strict=True) if n in moving)) ** 0.5
         if clip_norm is not None and norm > clip_norm * (1 + ROUNDINGS * eps):
             fields["torn"] = Torn("norm", tuple(moving), norm, clip_norm)
@@ -166,10 +168,15 @@ class GradientCheck:
         own = max(torch.finfo(grads[n].dtype).eps for n in names)
         total = float(after.sum()) / float(before.sum()) if bool(before.any()) else 1.0
         self._scaled = math.frexp(round(1 / total))[0] == 0.5 and abs(round(1 / total) * total - 1) < ROUNDINGS * eps
-        how, which = change(names, self._sample.counts(names), old, elements, before, after, own)
+        counts = self._sample.counts(names)
+        how, which = change(names, counts, old, elements, before, after, own)
         if self._meant is None:
             self._meant = {how} if self._steps == 0 else set()
-        return Torn(how, which) if how in ("added", "factors") and how not in self._meant else None
+        if how not in ("added", "factors") or how in self._meant:
+            return None
+        previous = self._previous
+        stale = previous is not None and len(previous) == len(elements) and parallel(previous, elements, own)
+        return Torn("before" if stale else how, which)
 
     def _torque_fields(
         self, found: Torques, eps: float, grads: Values, last: Motion | None, stepped: bool
