@@ -65,7 +65,7 @@ def _flip(t: Tensor, r: random.Random) -> None:
     flat[r.randrange(flat.size)] ^= 1 << r.randrange(8 * t.element_size() - 2)
 
 
-# -- the model ----------------------------------------------------------------------------------------------------------
+# -- the model ---------------------------------------------------------------------------------------------------------
 
 
 class _Leaky(torch.autograd.Function):
@@ -77,7 +77,7 @@ class _Leaky(torch.autograd.Function):
         return x.clamp(min=0)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return torch.where(x > 0, g, 0.1 * g)
 
@@ -91,7 +91,7 @@ class _Shrunk(torch.autograd.Function):
         return x.clamp(min=0)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, g: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return 0.9 * g * (x > 0)
 
@@ -151,7 +151,7 @@ def replaced_parameter(r: random.Random, seed: int, at: int) -> Loop:
     return run
 
 
-# -- the loss -----------------------------------------------------------------------------------------------------------
+# -- the loss ----------------------------------------------------------------------------------------------------------
 
 
 def _with_loss(run: Loop, at: int, extra: Callable[[Tensor], Tensor]) -> None:
@@ -179,7 +179,7 @@ def term_added_to_the_loss(r: random.Random, seed: int, at: int) -> Loop:
     return run
 
 
-# -- gradients ----------------------------------------------------------------------------------------------------------
+# -- gradients ---------------------------------------------------------------------------------------------------------
 
 
 @fault("not cleared")
@@ -282,7 +282,7 @@ def _defaults(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {k: v for k, v in optimizer.param_groups[0].items() if k not in skip}
 
 
-# -- memory -------------------------------------------------------------------------------------------------------------
+# -- memory ------------------------------------------------------------------------------------------------------------
 
 
 @fault("bit flip in weight")
@@ -314,7 +314,7 @@ def bit_flip_in_a_momentum_buffer(r: random.Random, seed: int, at: int) -> Loop:
     return run
 
 
-# -- the optimizer ------------------------------------------------------------------------------------------------------
+# -- the optimizer -----------------------------------------------------------------------------------------------------
 
 
 @fault("edited weights")
@@ -421,7 +421,7 @@ def layer_that_no_optimizer_holds(r: random.Random, seed: int, at: int) -> Loop:
     return run.watch()
 
 
-# -- checkpoints --------------------------------------------------------------------------------------------------------
+# -- checkpoints -------------------------------------------------------------------------------------------------------
 
 
 @fault("momentum lost")

@@ -225,7 +225,10 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         f"{len(e.torques)} of {e.families} families of symmetries are violated by the gradient "
         f"({worst.name}: {worst.members} of {worst.size} members, {worst.excess:.2g} times what rounding allows)"
     )
-    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.torn or e.edits)
+    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.torn or e.edits or e.cut)
+    if e.cut:
+        text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
+        yield Suspect("detached", CERTAIN, e.cut, text)
     if e.mode:
         text = f"{some(e.mode)} changed between training and evaluation mode; {said}"
         yield Suspect("evaluation mode", CERTAIN, names, text)

@@ -90,6 +90,7 @@ class Evidence:
     torques: tuple[Broken, ...] = ()
     families: int = 0  # how many families there are
     since_start: bool = False  # the torques were broken at the first gradient that was seen
+    cut: Names = ()  # without a gradient, in a family that is broken, for the first time
     penalty: float | None = None  # all torques are one multiple of the charges
     delayed: bool = False  # the torques vanish at the weights of one step before
     between: bool = False  # a step was taken between the forward and its backward
@@ -112,5 +113,5 @@ class Evidence:
 
     @property
     def empty(self) -> bool:
-        silent = ("restored", "families", "since_start", "lr", "kept", "delayed", "between", "skipped")
+        silent = ("restored", "families", "since_start", "lr", "kept", "cut", "delayed", "between", "skipped")
         return not any(getattr(self, f.name) for f in fields(self) if f.name not in silent)

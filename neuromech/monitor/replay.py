@@ -97,13 +97,17 @@ def differences(
 
 
 def explained(error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor], eps: Tensor) -> dict[str, float]:
-    """Those of `vectors` of which `error` is a multiple, up to rounding, with the factor."""
+    """Those of `vectors` of which `error` is a multiple, up to `slack`, with the factor: that of least squares.
+
+    Errors within `slack` move the factor by no more than <|x|, slack> / <x, x>.
+    """
     out = {}
     for key, x in vectors.items():
         square = float(x @ x)
         if square > 0:
             factor = float(error @ x) / square
-            rest = (error - factor * x).abs()
-            if factor and bool((rest <= slack + OPERATIONS * eps * abs(factor) * x.abs()).all()):
+            each = slack + OPERATIONS * eps * abs(factor) * x.abs()
+            allowed = each + x.abs() * float(x.abs() @ each) / square
+            if factor and bool(((error - factor * x).abs() <= allowed).all()):
                 out[key] = factor
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -107,8 +107,13 @@ class GradientCheck:
         norms = self._raw.torques.gradients.tolist()
         return tuple(n for n, x in zip(self._names, norms, strict=True) if not x < float("inf"))
 
-    def check(self, moving: Sequence[str], eps: float, clip_norm: float | None, last: Motion | None) -> Finding:
-        """Ahead of a step of the parameters `moving`; `last`: how the last step moved the weights, if that is known."""
+    def check(
+        self, moving: Sequence[str], eps: float, clip_norm: float | None, last: Motion | None, steady: Collection[str]
+    ) -> Finding:
+        """Ahead of a step of the parameters `moving`.
+
+        `last`: how the last step moved the weights, if that is known; `steady`: parameters that always had a gradient.
+        """
         grads, raw = self._gradients(), self._raw
         self._raw = None
         fields: dict[str, Any] = {}
@@ -128,7 +133,7 @@ class GradientCheck:
             # What clipping by value or noise does to a gradient is no fault of the backward.
             judged = raw.torques if raw and raw.judged else now if not touched else None
             if judged is not None:
-                fields |= self._torque_fields(judged, eps, grads, last, bool(raw and raw.stepped))
+                fields |= self._torque_fields(judged, eps, grads, last, bool(raw and raw.stepped), steady)
         self._steps, self._skipped = self._steps + 1, 0
         zero = frozenset(n for n, x in zip(self._names, now.gradients.tolist(), strict=True) if x == 0)
         return Finding(fields, now if self._symmetries else None, zero)
@@ -168,8 +173,8 @@ class GradientCheck:
         own = max(torch.finfo(grads[n].dtype).eps for n in names)
         total = float(after.sum()) / float(before.sum()) if bool(before.any()) else 1.0
         self._scaled = math.frexp(round(1 / total))[0] == 0.5 and abs(round(1 / total) * total - 1) < ROUNDINGS * eps
-        counts = self._sample.counts(names)
-        how, which = change(names, counts, old, elements, before, after, own)
+        numbers = self._sample.counts(names)
+        how, which = change(names, numbers, old, elements, before, after, own)
         if self._meant is None:
             self._meant = {how} if self._steps == 0 else set()
         if how not in ("added", "factors") or how in self._meant:
@@ -179,15 +184,23 @@ class GradientCheck:
         return Torn("before" if stale else how, which)
 
     def _torque_fields(
-        self, found: Torques, eps: float, grads: Values, last: Motion | None, stepped: bool
+        self, found: Torques, eps: float, grads: Values, last: Motion | None, stepped: bool, steady: Collection[str]
     ) -> dict[str, Any]:
         symmetries = self._symmetries or ()
         first = self._judge.fresh
         on_device = self._judge(found, eps)
         excess = on_device.cpu()
-        broken = broken_families(excess, self._meter.slices)
+        # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
+        quiet = {n for n, x in zip(self._names, found.gradients.tolist(), strict=True) if x == 0}
+        absent = quiet - set(steady)
+        broken = {
+            i: how
+            for i, how in broken_families(excess, self._meter.slices).items()
+            if not absent.intersection(symmetries[i].parameters)
+        }
         if not broken:
             return {}
+        cut = tuple(sorted(quiet.intersection(n for i in broken for n in symmetries[i].parameters)))
         torques = tuple(
             Broken(i, s.name, s.parameters, s.kind, s.size, n, worst)
             for i, (n, worst) in broken.items()
@@ -203,6 +216,7 @@ class GradientCheck:
             "torques": torques,
             "families": len(symmetries),
             "since_start": first,
+            "cut": cut,
             "penalty": penalty(found, on_device),
             "delayed": delayed,
             "between": stepped,

@@ -139,7 +139,8 @@ class Monitor:
         as_left = not any(x.what == "weight" for x in found["edits"])
         moving = sorted(self._names[p] for p in _held(optimizer) if p in self._names and p.grad is not None)
         found |= {"infinite": self._gradients.infinite(), "mode": self._modes.changed()}
-        checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, self._steps.last)
+        steady = self._rhythm.steady()
+        checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, self._steps.last, steady)
         found["edits"] += checked.fields.pop("edits", ())
         found |= checked.fields
         found |= self._rhythm.check(optimizer, moving, checked.silent)

@@ -30,6 +30,10 @@ class Rhythm:
         """These are not expected to receive a gradient."""
         self._excused |= set(names)
 
+    def steady(self) -> set[str]:
+        """The parameters that are trained and had a gradient at every step so far, if there was any."""
+        return {n for n, h in self._habits.items() if self._params[n].requires_grad and h.moves and not h.rests + h.run}
+
     def is_new(self, optimizer: Optimizer) -> bool:
         """True if it has not stepped yet, and others have: it may be one that only hands its steps on."""
         return optimizer not in self._steps and len(self._steps) > 0
