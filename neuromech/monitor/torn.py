@@ -67,7 +67,8 @@ def _capped(before: Tensor, after: Tensor, norms_before: Tensor, norms_after: Te
     live = before != 0
     if not bool(live.any()):
         return False
-    factor, cap = float((after[live] / before[live]).median()), float(after.abs().max())
+    # What is below the cap was multiplied by the factor, what was above it by less.
+    factor, cap = float((after[live] / before[live]).max()), float(after.abs().max())
     clipped = (factor * before).clamp(-cap, cap)
     shorter = bool((norms_after <= factor**2 * norms_before * (1 + slack)).all())
     return shorter and bool(((after - clipped).abs() <= slack * cap).all())

@@ -35,7 +35,7 @@ class Left:
     sums: dict[Entry, int] = field(default_factory=dict)
     marks: dict[Entry, Mark] = field(default_factory=dict)
     clocks: dict[str, float] = field(default_factory=dict)
-    samples: dict[Entry, Tensor] = field(default_factory=dict)
+    samples: dict[str, tuple[list[str], Tensor]] = field(default_factory=dict)  # entry -> parameters, their elements
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Custody:
             dict(zip(found.tensors, sums[n:], strict=True)),
             {entry: mark(t) for entry, t in found.tensors.items()},
             found.clocks,
-            {e: self._sample.read([e[0]], {e[0]: t}) for e, t in found.tensors.items() if self._like(e[0], t)},
+            {key: (list(of), self._sample.read(list(of), of)) for key, of in self._alike(found).items()},
         )
         self._left[optimizer] = left
         self._by |= dict.fromkeys({name for name, _ in left.sums} | left.clocks.keys(), left)
@@ -154,6 +154,14 @@ class Custody:
         clock = _clocks(saved["clocks"], found.clocks)
         return Comparison((*weights, *state), tuple(sorted(lost)), clock=clock, restored=True)
 
+    def _alike(self, found: Found) -> dict[str, dict[str, Tensor]]:
+        """Entries of the shape of their parameters: entry -> parameter -> tensor."""
+        out: dict[str, dict[str, Tensor]] = {}
+        for (name, key), t in found.tensors.items():
+            if self._like(name, t):
+                out.setdefault(key, {})[name] = t
+        return out
+
     def _like(self, name: str, t: Tensor) -> bool:
         return t.shape == self._params[name].shape and t.is_floating_point()
 
@@ -174,17 +182,22 @@ class Custody:
             old = self._theta[start : start + counts[i]]
             new = self._sample.read([name], self._params).to(old.device)
             vectors = {**self._vectors.get(name, {}), "weights": old}
-            bit = flipped_bit(self._weights[i], sums[i], self._itemsize[name])
+            alone = int((old != new).sum()) <= 1
+            bit = flipped_bit(self._weights[i], sums[i], self._itemsize[name]) if alone else None
             how = _how(name, "weight", old, new, vectors, self._params[name].dtype)
             out.append(Edit(name, "weight", bit, self._marks[name] != mark(self._params[name]), how))
         return tuple(out)
 
     def _edited(self, name: str, key: str, left: Left, now: int, t: Tensor) -> Edit:
         entry = name, key
-        how = None
-        if (old := left.samples.get(entry)) is not None and self._like(name, t):
-            how = _how(name, key, old, self._sample.read([name], {name: t}), {"momentum": old}, t.dtype)
-        bit = flipped_bit(left.sums[entry], now, t.element_size())
+        how, alone = None, True
+        names, elements = left.samples.get(key, ([], torch.zeros(0)))
+        if name in names and self._like(name, t):
+            old = elements.split(self._sample.counts(names))[names.index(name)]
+            new = self._sample.read([name], {name: t})
+            how = _how(name, key, old, new, {"momentum": old}, t.dtype)
+            alone = int((old != new).sum()) <= 1
+        bit = flipped_bit(left.sums[entry], now, t.element_size()) if alone else None
         return Edit(name, key, bit, left.marks[entry] != mark(t), how)
 
 

@@ -57,6 +57,7 @@ class GradientCheck:
         self._symmetries: tuple[Symmetry, ...] | None = None
         self._know(())
         self._raw: Raw | None = None
+        self._fresh = True  # no step has used the gradients yet
         self._previous: Tensor | None = None  # elements of the gradients of the step before
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
         self._steps = 0
@@ -77,6 +78,7 @@ class GradientCheck:
         """A backward has ended."""
         grads = self._gradients()
         names = tuple(grads)
+        self._fresh = True
         self._raw = Raw(
             names,
             {name: mark(g) for name, g in grads.items()},
@@ -102,10 +104,12 @@ class GradientCheck:
 
     def infinite(self) -> tuple[str, ...]:
         """The parameters whose gradient was not finite when it came from the backward."""
-        if self._raw is None:
+        if self._raw is None or not self._fresh:
             return ()
         norms = self._raw.torques.gradients.tolist()
-        return tuple(n for n, x in zip(self._names, norms, strict=True) if not x < float("inf"))
+        odd = [n for n, x in zip(self._names, norms, strict=True) if not x < float("inf")]
+        grads = self._gradients()  # a square may be infinite where its root is not
+        return tuple(n for n in odd if n in grads and not bool(torch.isfinite(grads[n]).all()))
 
     def check(
         self, moving: Sequence[str], eps: float, clip_norm: float | None, last: Motion | None, steady: Collection[str]
@@ -115,28 +119,37 @@ class GradientCheck:
         `last`: how the last step moved the weights, if that is known; `steady`: parameters that always had a gradient.
         """
         grads, raw = self._gradients(), self._raw
-        self._raw = None
         fields: dict[str, Any] = {}
-        touched = [n for n in raw.names if n in grads and mark(grads[n]) != raw.marks[n]] if raw else []
-        whole = raw is not None and set(grads) == set(raw.names)
-        if raw is not None and (edits := self._edits(raw, grads, touched)):
-            fields["edits"] = edits
-        known = raw is not None and whole and not touched and raw.judged == (self._symmetries is not None)
-        now = raw.torques if raw is not None and known else self._meter(self._params, grads)
-        if raw is not None and touched and (torn := self._torn(raw, grads, now, eps)):
-            fields["torn"] = torn
-        self._previous = raw.elements.cpu() if raw is not None else None
-        norm = float(sum(x for n, x in zip(self._names, now.gradients.tolist(), strict=True) if n in moving)) ** 0.5
+        mine = [n for n in raw.names if n in grads and n in moving] if raw else []
+        changed = self._changed(raw, mine, grads) if raw else {}
+        now = self._known(raw, bool(changed)) or self._meter(self._params, grads)
+        if raw is not None and changed:
+            elements = self._sample.read(mine, grads).cpu()
+            old = self._of(raw, mine)
+            if edit := self._flip(raw, grads, changed, int((old != elements).sum())):
+                fields["edits"] = (edit,)
+            elif torn := self._torn(mine, old, elements, self._norms(raw.torques, mine), self._norms(now, mine)):
+                fields["torn"] = torn
+        self._previous = raw.elements.cpu() if raw else None
+        norm = float(self._norms(now, moving).sum()) ** 0.5
         if clip_norm is not None and norm > clip_norm * (1 + ROUNDINGS * eps):
             fields["torn"] = Torn("norm", tuple(moving), norm, clip_norm)
-        if self._symmetries:
+        # Once a step has been taken with gradients, they are no longer those at the weights.
+        fresh, self._fresh = self._fresh, False
+        if self._symmetries and fresh:
             # What clipping by value or noise does to a gradient is no fault of the backward.
-            judged = raw.torques if raw and raw.judged else now if not touched else None
+            judged = raw.torques if raw and raw.judged else now if not changed else None
             if judged is not None:
                 fields |= self._torque_fields(judged, eps, grads, last, bool(raw and raw.stepped), steady)
+        if raw is not None and not changed:
+            self._raw = raw._replace(torques=now, judged=self._symmetries is not None)
         self._steps, self._skipped = self._steps + 1, 0
         zero = frozenset(n for n, x in zip(self._names, now.gradients.tolist(), strict=True) if x == 0)
         return Finding(fields, now if self._symmetries else None, zero)
+
+    def _known(self, raw: Raw | None, changed: bool) -> Torques | None:
+        """What was measured at the end of the backward, if that is what would be measured now."""
+        return raw.torques if raw and not changed and raw.judged == (self._symmetries is not None) else None
 
     def _know(self, symmetries: Sequence[Symmetry]) -> None:
         self._meter = TorqueMeter(symmetries, self._params)
@@ -145,42 +158,41 @@ class GradientCheck:
     def _gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self._params.items() if (g := p.grad) is not None}
 
-    def _edits(self, raw: Raw, grads: Values, touched: Sequence[str]) -> tuple[Edit, ...]:
-        """Gradients that changed though no code wrote to them; or by one bit, whoever wrote."""
-        kept = [n for n in raw.names if n in grads]
-        now = checksums([grads[n] for n in kept]).tolist()
-        before = dict(zip(raw.names, raw.sums.tolist(), strict=True))
-        out = []
-        for name, after in zip(kept, now, strict=True):
-            if after != before[name]:
-                bit = flipped_bit(before[name], after, grads[name].element_size())
-                by_code = name in touched
-                if not by_code or (bit is not None and len(touched) == 1):
-                    out.append(Edit(name, "gradient", bit, by_code))
-        return tuple(out)
+    def _norms(self, torques: Torques, names: Sequence[str]) -> Tensor:
+        return torques.gradients.cpu()[[self._names.index(n) for n in names]]
 
-    def _torn(self, raw: Raw, grads: Values, now: Torques, eps: float) -> Torn | None:
-        names = [n for n in raw.names if n in grads]
-        at = [self._names.index(n) for n in names]
-        before, after = raw.torques.gradients.cpu()[at], now.gradients.cpu()[at]
+    def _of(self, raw: Raw, names: Sequence[str]) -> Tensor:
+        parts = raw.elements.cpu().split(self._sample.counts(raw.names))
+        by_name = dict(zip(raw.names, parts, strict=True))
+        return torch.cat([by_name[n] for n in names])
+
+    def _changed(self, raw: Raw, names: Sequence[str], grads: Values) -> dict[str, tuple[int, int]]:
+        """The checksums, before and now, of the gradients that are not what the backward left."""
+        now = checksums([grads[n] for n in names]).tolist()
+        before = dict(zip(raw.names, raw.sums.tolist(), strict=True))
+        return {n: (before[n], x) for n, x in zip(names, now, strict=True) if x != before[n]}
+
+    def _flip(self, raw: Raw, grads: Values, changed: dict[str, tuple[int, int]], seen: int) -> Edit | None:
+        """One bit of one gradient, if that explains the change; `seen`: how many sampled elements have changed."""
+        (name, (before, now)), *others = changed.items()
+        bit = flipped_bit(before, now, grads[name].element_size())
+        if others or seen > 1 or bit is None:
+            return None
+        return Edit(name, "gradient", bit, by_code=mark(grads[name]) != raw.marks[name])
+
+    def _torn(self, names: Sequence[str], old: Tensor, elements: Tensor, before: Tensor, after: Tensor) -> Torn | None:
         if not bool(torch.isfinite(before).all() and torch.isfinite(after).all()):
             return None
-        elements = self._sample.read(names, grads).cpu()
-        old = raw.elements.cpu()
-        if names != list(raw.names):
-            counts = dict(zip(raw.names, old.split(self._sample.counts(raw.names)), strict=True))
-            old = torch.cat([counts[n] for n in names])
-        own = max(torch.finfo(grads[n].dtype).eps for n in names)
+        eps = max(torch.finfo(self._params[n].dtype).eps for n in names)
         total = float(after.sum()) / float(before.sum()) if bool(before.any()) else 1.0
         self._scaled = math.frexp(round(1 / total))[0] == 0.5 and abs(round(1 / total) * total - 1) < ROUNDINGS * eps
-        numbers = self._sample.counts(names)
-        how, which = change(names, numbers, old, elements, before, after, own)
+        how, which = change(names, self._sample.counts(names), old, elements, before, after, eps)
         if self._meant is None:
             self._meant = {how} if self._steps == 0 else set()
         if how not in ("added", "factors") or how in self._meant:
             return None
         previous = self._previous
-        stale = previous is not None and len(previous) == len(elements) and parallel(previous, elements, own)
+        stale = previous is not None and len(previous) == len(elements) and parallel(previous, elements, eps)
         return Torn("before" if stale else how, which)
 
     def _torque_fields(
