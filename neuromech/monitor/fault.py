@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from neuromech.errors import FaultError
 from neuromech.monitor.causes import CAUSES
-from neuromech.monitor.diagnose import STRENGTH, Suspect
+from neuromech.monitor.diagnose import CERTAIN, STRENGTH, Suspect
 from neuromech.monitor.evidence import Evidence, Names
 
 
@@ -16,12 +16,13 @@ from neuromech.monitor.evidence import Evidence, Names
 class Fault:
     """What broke ahead of or in `step`, with the causes that fit, the likeliest first.
 
-    `times` counts how often it was seen since, `last` is the step at which it was seen last.
+    `number` counts the faults of a run, `times` how often this one was seen, `last` is the step of the last time.
     """
 
     step: int
     suspects: tuple[Suspect, ...]
     evidence: Evidence
+    number: int = 0
     times: int = 1
     last: int = 0
 
@@ -56,6 +57,7 @@ class Fault:
         """As columns of a table, one row a suspect: fit for a record."""
         n = len(self.suspects)
         return {
+            "fault": [self.number] * n,
             "step": [self.step] * n,
             "last": [self.last] * n,
             "times": [self.times] * n,
@@ -85,15 +87,25 @@ class Faults:
 
     def add(self, step: int, suspects: Sequence[Suspect], evidence: Evidence) -> tuple[Fault, bool] | None:
         """The fault, and whether it is new; None if nothing is left of it but what is ignored."""
-        if not suspects or suspects[0].key in self._ignored:
+        left = [s for s in suspects if s.key not in self._ignored]
+        if not left or (suspects[0].key in self._ignored and left[0].strength < CERTAIN):
             return None
-        fault = Fault(step, tuple(suspects), evidence)
-        if fault.key not in self._known:
-            self._known[fault.key] = fault
-            return fault, True
-        known = self._known[fault.key]
-        known.times, known.last = known.times + 1, step
-        return known, False
+        known = self._known.get(Fault(step, tuple(left), evidence).key)
+        if known is not None:
+            known.times, known.last = known.times + 1, step
+            # A fault that goes on must not hide another one that is as certain.
+            while left and self._is_known(left, step, evidence):
+                left = left[1:]
+            if not left or left[0].strength < CERTAIN:
+                return known, False
+        told = {f.cause for f in self._known.values() if CAUSES[f.cause].lasting}
+        others = [s for s in left[1:] if s.key not in told]
+        fault = Fault(step, (left[0], *others), evidence, len(self._known))
+        self._known[fault.key] = fault
+        return fault, True
+
+    def _is_known(self, suspects: Sequence[Suspect], step: int, evidence: Evidence) -> bool:
+        return Fault(step, tuple(suspects), evidence).key in self._known
 
 
 def stop(fault: Fault) -> None:

@@ -184,8 +184,7 @@ class GradientCheck:
         if not bool(torch.isfinite(before).all() and torch.isfinite(after).all()):
             return None
         eps = max(torch.finfo(self._params[n].dtype).eps for n in names)
-        total = float(after.sum()) / float(before.sum()) if bool(before.any()) else 1.0
-        self._scaled = math.frexp(round(1 / total))[0] == 0.5 and abs(round(1 / total) * total - 1) < ROUNDINGS * eps
+        self._scaled = _unscaled(float(before.sum()), float(after.sum()), ROUNDINGS * eps)
         how, which = change(names, self._sample.counts(names), old, elements, before, after, eps)
         if self._meant is None:
             self._meant = {how} if self._steps == 0 else set()
@@ -233,3 +232,9 @@ class GradientCheck:
             "delayed": delayed,
             "between": stepped,
         }
+
+
+def _unscaled(before: float, after: float, slack: float) -> bool:
+    """True if squared norms went down by a power of two, as where `GradScaler` takes its scale back."""
+    ratio = before / after if after else 1.0
+    return ratio > 1 and abs(math.log2(ratio) - round(math.log2(ratio))) < slack

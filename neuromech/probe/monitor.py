@@ -75,6 +75,11 @@ class Options:
         if unknown := sorted(set(self.ignore) - CAUSES.keys()):
             raise InstrumentError(f"ignore={unknown}: the causes are {', '.join(CAUSES)}")
 
+    def described(self) -> dict[str, Any]:
+        """As plain data, for the record of the run."""
+        names = ("clip_norm", "scheduled", "precision", "ignore")
+        return {name: getattr(self, name) for name in names} | {"replicas": bool(self.replicas)}
+
 
 class Monitor:
     """Watches one run; made by `Probe.monitor`. `faults`: what was found so far, each once."""
@@ -96,6 +101,7 @@ class Monitor:
         self._backward = BackwardWatch(self._params, self._finished)
         self._rhythm = Rhythm(model, self._params, self._backward)
         self._modes = ForwardModes(outer, model, next(iter(self._params.values())).device, self._begun)
+        record.update_meta({"monitor": options.described()})
         self._laws: LawCheck | None = None
         self._torque: Tensor | None = None
         self._late: dict[str, Any] | None = None  # evidence against an optimizer that may only hand its step on

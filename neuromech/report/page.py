@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from neuromech.dynamics.rounding import CONFIDENCE, LAW_OPERATIONS
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
-from neuromech.report import figures, story, words
+from neuromech.report import faults, figures, story, words
 from neuromech.report.canvas import svg
 from neuromech.report.families import Family, by_kind, families, law_table, measured
 
@@ -76,6 +76,7 @@ def render(record: Run) -> str:
     meta, steps, events = record.meta, record.frame("steps"), record.frame("events")
     found = families(meta, record.frame("charges"))
     n_steps = max(story.number_of_steps(steps), *(int(f.whole["step"].max()) for f in found if len(f.whole)), 0)
+    told = faults.faults(record.frame("faults"))
     tone, headline = story.headline(meta, n_steps, found, events)
     overview = figures.overview_figure(found, steps)
     template = resources.files("neuromech.report").joinpath("page.html.j2").read_text(encoding="utf-8")
@@ -94,6 +95,8 @@ def render(record: Run) -> str:
         kinds=[_kind(kind, fs, n_steps) for kind, fs in by_kind(found).items()],
         shown=SHOWN,
         legend=_legend(found),
+        monitored=faults.verdict(told, n_steps) if told or "monitor" in meta else "",
+        faults=told,
         caveats=story.caveats(meta, found),
         completeness=story.completeness(meta, n_steps, found),
         opaque=[{"op": "?", "module": "", "why": "", "blocks": ()} | o for o in meta.get("opaque") or ()],
