@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -41,10 +41,23 @@ class Part:
 
     `fc.weight` (10, 64*16) read as (10, 64, 16) lets a family run over the 64 channels that were flattened with 16
     pixels each; a fused projection (3*d, d) read as (3, d, d) with `select=((0, 1),)` is its second block of rows.
+
+    With `strides` it is a block of the parameter: element (i, j ..) of `shape` stands at `start` + i * strides[0] + ...
+    of its elements in row-major order. `words` says so to people: "[0:64]".
     """
 
     shape: tuple[int, ...]
     select: tuple[tuple[int, int], ...] = ()
+    strides: tuple[int, ...] | None = None
+    start: int = 0
+    words: str = field(default="", compare=False)
+
+    def of(self, x: Tensor) -> Tensor:
+        """The part of `x`; a view, if `x` is contiguous."""
+        if self.strides is None:
+            return x.reshape(self.shape)
+        x = x.contiguous()
+        return x.as_strided(self.shape, self.strides, x.storage_offset() + self.start)
 
 
 @dataclass(frozen=True)
@@ -74,7 +87,11 @@ class Term:
     def _view(self, shape: Sequence[int]) -> tuple[int, ...]:
         view = tuple(self.part.shape) if self.part else tuple(shape)
         fixed = {axis for axis, _ in self.part.select} if self.part else set()
-        if math.prod(view) != math.prod(shape):
+        if self.part and self.part.strides is not None:
+            last = self.part.start + sum((n - 1) * k for n, k in zip(view, self.part.strides, strict=True))
+            if last >= math.prod(shape):
+                raise SymmetryError(f"{self.parameter}: a block that ends at element {last} of a shape {tuple(shape)}")
+        elif math.prod(view) != math.prod(shape):
             raise SymmetryError(f"{self.parameter}: shape {tuple(shape)} cannot be viewed as {view}")
         if any(not 0 <= a < len(view) or a in fixed for a in self.axes) or len(set(self.axes)) != len(self.axes):
             raise SymmetryError(f"{self.parameter}: axis {self.axis} does not fit a parameter of shape {view}")
@@ -87,7 +104,8 @@ class Term:
 
     def gather(self, x: Tensor) -> Tensor:
         """Sum of `x` (the parameter's shape) over the elements of each member: [size], dtype of `x`."""
-        x = x.reshape(self._view(x.shape))
+        self._view(x.shape)
+        x = self.part.of(x) if self.part else x
         kept = list(range(x.ndim))
         for axis, index in sorted(self.part.select if self.part else (), reverse=True):
             x = x.select(axis, index)
@@ -109,6 +127,10 @@ class Term:
                 here = torch.arange(view[axis], device=v.device) == index
                 mask = mask & here.reshape([-1 if a == axis else 1 for a in range(len(view))])
             v = torch.where(mask, v, torch.zeros((), dtype=v.dtype, device=v.device))
+        if self.part and self.part.strides is not None:
+            whole = torch.zeros(math.prod(shape), dtype=v.dtype, device=v.device)
+            self.part.of(whole).copy_(v)
+            return whole.reshape(tuple(shape))
         return v.reshape(tuple(shape))
 
     def __str__(self) -> str:
@@ -116,7 +138,7 @@ class Term:
         fixed = dict(self.part.select) if self.part else {}
         slots = dict(zip(self.axes, "ijklmn" if len(self.axes) > 1 else "i", strict=False))
         index = [str(slots.get(a, fixed.get(a, ":"))) for a in range(max([*slots, *fixed], default=-1) + 1)]
-        view = f".view{self.part.shape}" if self.part else ""
+        view = "" if not self.part else self.part.words or f".view{self.part.shape}"
         return f"{self.parameter}{view}[{', '.join(index)}]" if index else self.parameter
 
 
@@ -169,7 +191,7 @@ class Symmetry:
         """Plain data, fit for JSON; `from_dict` is its inverse."""
         terms = [
             {"parameter": t.parameter, "axis": t.axis, "weight": str(t.weight)}
-            | ({"part": {"shape": t.part.shape, "select": t.part.select}} if t.part else {})
+            | ({"part": asdict(t.part)} if t.part else {})
             for t in self.terms
         ]
         fields = {"kind": self.kind, "size": self.size, "name": self.name, "terms": terms, "reason": self.reason}
@@ -178,7 +200,11 @@ class Symmetry:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Symmetry:
         def part(d: Mapping[str, Any] | None) -> Part | None:
-            return Part(tuple(d["shape"]), tuple((a, i) for a, i in d["select"])) if d else None
+            if d is None:
+                return None
+            strides = None if d.get("strides") is None else tuple(d["strides"])
+            select = tuple((a, i) for a, i in d["select"])
+            return Part(tuple(d["shape"]), select, strides, d.get("start", 0), d.get("words", ""))
 
         def term(d: Mapping[str, Any]) -> Term:
             axis = tuple(d["axis"]) if isinstance(d["axis"], list) else d["axis"]

@@ -6,23 +6,19 @@ are put back, and so are the states of the random number generators of torch, Nu
 
 from __future__ import annotations
 
-import copy
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves
 
+from neuromech.detect.calling import call, copies, preserved_rng, state_of
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
-from neuromech.detect.recorder import Recorder, geometry_of, storage_of
+from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
 
 
@@ -35,10 +31,13 @@ def record(
     """Record `loss(model(*args, **kwargs))`, or the model's output if there is no loss.
 
     Raises `CaptureError` if the forward itself fails, if its parameters or its result are of a kind that cannot be
-    followed, or if a parameter reaches the result on a path that the recording did not see (a custom autograd
-    function, another thread).
+    followed, or if a parameter reaches the result on a path that the recording did not see (bare memory, another
+    thread).
     """
     _check_kind(model)
+    given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
+    if any(t.is_nested for t in given):
+        raise CaptureError("the example holds a nested tensor, whose rows differ in length: pad it to one length")
     recorder = Recorder()
     raised: list[tuple[BaseException, str]] = []
     name = type(model).__name__
@@ -61,11 +60,11 @@ def record(
             witness = state_of(model, copies)
             with preserved_rng(), torch.enable_grad():
                 reached, custom = _backward_graph(run(witness))
+    except CaptureError:
+        raise
     except Exception as error:
         where = next((f" in module {path!r}" for e, path in raised if e is error and path), "")
-        advice = "Check that example, target and loss fit the model"
-        if isinstance(error, RuntimeError) and any(words in str(error) for words in _GRAD_INSIDE):
-            advice = "A forward that differentiates by itself, or checkpoints, cannot be recorded"
+        advice = _advice(error, [*model.parameters(), *model.buffers(), *given])
         raise CaptureError(f"{doing}{where}: {type(error).__name__}: {error}. {advice}.") from error
     if written := [key for key, _ in model.named_parameters() if recorder.writes_to(recorded[key])]:
         raise CaptureError(
@@ -91,97 +90,6 @@ def tensors_of(output: Any) -> list[Tensor]:
     if hasattr(output, "__dict__") and not isinstance(output, (type, nn.Module)) and not callable(output):
         return tensors_of(vars(output))
     return []
-
-
-# -- calling a model without changing it ----------------------------------------------------------------------------
-
-
-def copies(tree: Any) -> Any:
-    """The same structure with its tensors copied; a copy requires gradients where the original did."""
-    return tree_map_only(Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), tree)
-
-
-def state_of(
-    model: nn.Module, copied: Callable[[Tensor], Tensor], given: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Parameters and buffers by all their names, `given` ones or copies; what shares memory stays one."""
-    made: dict[object, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for name, t in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
-        key = storage_of(t), geometry_of(t)
-        if key not in made:
-            made[key] = given[name] if given and name in given else copied(t)
-        state[name] = made[key]
-    return state
-
-
-def call(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    state: Mapping[str, Tensor],
-    copied: Callable[[Tensor], Tensor] = torch.clone,
-) -> Any:
-    """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
-    before = _calling.set(True)
-    try:
-        with _attributes_lent(model, copied), _uncompiled(model):
-            return functional_call(model, dict(state), args, kwargs)
-    finally:
-        _calling.reset(before)
-
-
-def is_our_call() -> bool:
-    """True inside `call`: a forward of neuromech's own, which is no step of anyone's training."""
-    return _calling.get()
-
-
-_calling: ContextVar[bool] = ContextVar("calling", default=False)
-
-
-@contextmanager
-def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Lend the model shallow copies of its plain attributes, and put the originals back.
-
-    A hidden state that is kept between calls would otherwise be one of ours afterwards, which autograd refuses.
-    """
-    machinery = vars(nn.Module())
-    own = {m: dict(vars(m)) for m in model.modules()}
-    for m, attributes in own.items():
-        for name, value in attributes.items():
-            if name not in machinery and isinstance(value, (Tensor, list, dict, set)):
-                m.__dict__[name] = copied(value) if isinstance(value, Tensor) else copy.copy(value)
-    try:
-        yield
-    finally:
-        for m, attributes in own.items():
-            m.__dict__.clear()
-            m.__dict__.update(attributes)
-
-
-@contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Modules compiled by `torch.compile` run as they were written, and stay compiled for their owner."""
-    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds, and nobody compiles without
-    kinds = (dynamo.OptimizedModule,) if dynamo else ()
-    if any(isinstance(m, kinds) or m._compiled_call_impl is not None for m in model.modules()):
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Random numbers drawn inside do not count: torch (all devices), NumPy and Python go on as if nothing happened."""
-    python, legacy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
 
 
 @contextmanager
@@ -216,9 +124,20 @@ def _module_paths(model: nn.Module, stack: list[str]) -> Iterator[list[tuple[Bas
 _GRAD_INSIDE = ("Inference tensors cannot be saved for backward", "does not require grad")
 
 
+def _advice(error: Exception, tensors: Sequence[Tensor]) -> str:
+    """What to do about an error in the forward or the loss, which see `tensors`."""
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _GRAD_INSIDE):
+        return "A forward that differentiates by itself cannot be recorded"
+    devices = sorted({str(t.device) for t in tensors})
+    if "meta" in devices and len(devices) > 1:
+        return (
+            f"Model and example lie on {' and '.join(devices)}, and tensors on the meta device have no values that "
+            "could meet others: move everything to one device"
+        )
+    return "Check that example, target and loss fit the model"
+
+
 def _check_kind(model: nn.Module) -> None:
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        raise CaptureError(f"the model is wrapped in {type(model).__name__}: pass what it wraps, model.module")
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a module compiled by torch.jit cannot be recorded: pass the module that it was made from")
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
@@ -266,17 +185,37 @@ def _check_coverage(
     model: nn.Module, graph: Graph, state: Mapping[str, Tensor], reached: set[Tensor], custom: Sequence[str]
 ) -> None:
     """Autograd is the second witness: a parameter that it reaches and the recording does not went past the recorder."""
-    recorded = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     # The parameter itself is reached where the model keeps a view of it aside, out of reach of our copies.
-    missed = [
-        name
-        for name, p in model.named_parameters()
-        if (p in reached or state[name] in reached) and name not in recorded
-    ]
-    if missed:
-        how = f"the custom autograd function {', '.join(custom)}" if custom else "a custom kernel, or another thread"
+    expected = {name for name, p in model.named_parameters() if p in reached or state[name] in reached}
+
+    def missed() -> list[str]:
+        recorded = {name for v in graph.ancestors(graph.outputs) for name in v.names}
+        return sorted(expected - recorded)
+
+    if custom:
+        _open_functions(graph, missed(), custom)
+    if names := missed():
+        how = "bare memory, a custom kernel, or another thread"
+        how += f"; is it the custom autograd function {', '.join(custom)}?" if custom else ""
         raise CaptureError(
-            f"{', '.join(missed[:5])}{' ...' if len(missed) > 5 else ''} reach the result on a path that the recording "
+            f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''} reach the result on a path that the recording "
             f"did not see ({how}). Claims about them would be guesses; rewrite that part with torch operators, or "
             "detect on the rest of the model alone."
         )
+
+
+def _open_functions(graph: Graph, missed: Sequence[str], custom: Sequence[str]) -> None:
+    """The forward of a custom autograd function runs without gradient, and yet a gradient flows through it, one of
+    its own making: nothing can be claimed through what happens there, but it is no stop.
+
+    Elsewhere, too, a stop may be such a function, beside other ways for the gradient.
+    """
+    downstream = graph.descendants([v for v in graph.parameters if set(v.names) & set(missed)])
+    upstream = graph.ancestors(graph.outputs, through_stops=True)
+    for node in graph.nodes:
+        inside = any(v in downstream for v in node.inputs) and any(v in upstream for v in node.outputs)
+        if node.stop and inside:
+            node.stop = False
+            node.opaque = f"it is part of the custom autograd function {' or '.join(custom)}"
+        elif node.stop:
+            node.opaque = f"it may be part of the custom autograd function {' or '.join(custom)}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from neuromech.detect.expr import Component, components
+from neuromech.detect.equations import Component, components
+from neuromech.detect.expr import expand
 from neuromech.detect.interpret import Event
 from neuromech.detect.solve import Vector
 from neuromech.symmetry import Kind, Term
@@ -20,9 +21,9 @@ class Events:
         self._events = events
         self._entries: dict[Component, list[tuple[int, object, Fraction]]] = {}
         for n, event in enumerate(events):
-            for f, c in event.expr.terms.items():
+            for f, c in (t for whole in event.expr.terms.items() for t in expand(*whole)):
                 for subset, component in components(f):
-                    self._entries.setdefault(component, []).append((n, (subset, f.data), c))
+                    self._entries.setdefault(component, []).append((n, (subset, f.data, f.where), c))
 
     def on(self, solution: Vector) -> list[Event]:
         """The events whose expression is not zero under the solution, in order."""
@@ -74,6 +75,8 @@ def _words(terms: Sequence[Term], shapes: Shapes) -> str:
 def _slices(t: Term, shape: tuple[int, ...]) -> str:
     """What the slices of a term are called."""
     view = t.part.shape if t.part else shape
+    if t.part and t.part.strides is not None:
+        return _slices_of_block(t, shape)
     if not t.axes:
         return "as a whole" if shape else ""
     if len(t.axes) == len(view):
@@ -84,3 +87,17 @@ def _slices(t: Term, shape: tuple[int, ...]) -> str:
         return "columns" if t.axes == (1,) else "rows"
     axes = f"slices along {'axis' if len(t.axes) == 1 else 'axes'} {_listed(list(map(str, t.axes)))}"
     return axes if view == shape else f"{axes} of the view {view}"
+
+
+def _slices_of_block(t: Term, shape: tuple[int, ...]) -> str:
+    """The same for a block: "rows in [0:64]"."""
+    assert t.part is not None
+    block = f"in {t.part.words}"
+    if not t.axes:
+        return block
+    if len(t.axes) == len(t.part.shape):
+        return f"entries {block}"
+    whole = len(t.part.shape) == len(shape)
+    if whole and t.axes in ((0,), (1,)):
+        return f"{'columns' if t.axes == (1,) else 'rows'} {block}"
+    return f"slices along {'axis' if len(t.axes) == 1 else 'axes'} {_listed(list(map(str, t.axes)))} {block}"

@@ -1,75 +1,184 @@
-"""Linear expressions in unknown functions of indices, and the equations between them.
+"""Linear expressions in unknown functions of indices.
 
 Every parameter gets one unknown function f of its indices: the exponent that each element scales with, or the amount
 that each element shifts by. What a tensor of the graph carries is a linear expression in these functions. An operator
-adds equations, and the solutions of all equations are the symmetries.
+adds equations between expressions (see `equations`), and the solutions of all equations are the symmetries.
 
-Equations are solved without ever looking at single indices. Each function is the sum of its components f_S, one for
-every subset S of its indices, where f_S depends on S alone and averages to zero over each index in S (the ANOVA, or
-Hoeffding, decomposition). An equation between functions holds if and only if it holds for every S, and since the
-members of an atom are interchangeable, for one S it is a single equation between *numbers*: one unknown per function
-and subset.
+Where an axis is a sum of segments, a function of its index is one function for every segment, each of them zero
+outside: such a factor is *guarded* by the segments that it lives in.
 
 For shifts an expression also has factors that depend on the data: moving W by S moves W x by S x. A term then carries
-the `Data` it is multiplied by. Different data are linearly independent, so equations hold separately for each.
+the `Data` it is multiplied by. Different data are taken as linearly independent, which misses a symmetry where they are
+not, but never makes one up.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
-from itertools import combinations
 from typing import NamedTuple
 
-from neuromech.detect.axes import Label, leaves
+from neuromech.detect.axes import Label, Piece, Regrouping, Renaming, by_parts, count, leaves
+
+Names = Mapping[Label, Label]
+BlockId = tuple[str | None, int, tuple[tuple[int, int], ...]]  # parameter, first element, (length, stride) of each index
 
 
-@dataclass(eq=False)
 class Unknown:
-    """A function of the indices of one parameter; `name` is None for an auxiliary function that names an expression."""
+    """A function of the indices of one parameter, or of a block of it; `name` is None for an auxiliary function.
 
-    labels: tuple[Label, ...]
-    name: str | None = None
+    The block is that of a strided view: index (i, j ..) stands for element `start` + i * stride_i + j * stride_j + ...
+    """
+
+    __slots__ = ("_along", "_parts", "labels", "name", "start", "strides")
+
+    def __init__(
+        self, labels: Iterable[Label], name: str | None = None, strides: Iterable[int] | None = None, start: int = 0
+    ) -> None:
+        self.labels = tuple(labels)
+        self.name = name
+        contiguous = (count(self.labels[k + 1 :]) for k in range(len(self.labels)))
+        self.strides = tuple(contiguous if strides is None else strides)
+        self.start = start
+        self._along: Label | None = None
+        self._parts: tuple[Unknown, ...] = ()
+
+    def indices(self) -> list[tuple[Label, int]]:
+        """The labels that its own are made of by now, each with its stride."""
+        out = []
+        for label, stride in zip(self.labels, self.strides, strict=True):
+            parts = label.leaves()
+            out += [(x, stride * count(parts[k + 1 :])) for k, x in enumerate(parts)]
+        return out
+
+    @property
+    def block(self) -> BlockId:
+        """Which elements of which parameter the function is about."""
+        return self.name, self.start, tuple((x.n, k) for x, k in self.indices())
+
+    def parts(self) -> tuple[int, tuple[Unknown, ...]]:
+        """The position of an index that is a sum, and the functions of its segments; none if there is no such index."""
+        now = self.indices()
+        if self._along is None:
+            self._along = next((x for x, _ in now if x.segments), None)
+            if self._along is None:
+                return 0, ()
+        position = next(i for i, (x, _) in enumerate(now) if x is self._along)
+        if not self._parts:
+            made, start = [], self.start
+            for segment in self._along.segments:
+                here = [*now[:position], (segment, now[position][1]), *now[position + 1 :]]
+                made.append(Unknown((x for x, _ in here), self.name, (k for _, k in here), start))
+                start += segment.n * now[position][1]
+            self._parts = tuple(made)
+        return position, self._parts
+
+    def blocks(self) -> list[Unknown]:
+        """The functions of single blocks, none of whose indices is a sum."""
+        _, parts = self.parts()
+        return [b for p in parts for b in p.blocks()] if parts else [self]
 
 
 class Data(NamedTuple):
-    """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers."""
+    """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
+
+    A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so.
+    """
 
     key: tuple[object, ...]
     labels: tuple[Label, ...]
+    sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
 
-    def rename(self, to: Mapping[Label, Label]) -> Data:
-        return Data(self.key, _renamed(self.labels, to))
+    def called(self, to: Names) -> Data:
+        sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
+        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums)
 
     def derived(self, how: object, *more: Label) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
         return Data(((how, *self.key),), (*self.labels, *more))
 
+    def within(self, segment: Label) -> Data:
+        """The numbers in one segment of an index."""
+        whole, now = segment.owner, leaves(self.labels)
+        assert whole is not None
+        if whole not in now:
+            return self
+        at = now.index(whole)
+        start = count_before(segment)
+        labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
+        return Data((("part", at, start, segment.n, *self.key),), labels)
 
-def _renamed(labels: Iterable[Label], to: Mapping[Label, Label]) -> tuple[Label, ...]:
-    return tuple(to.get(x, x) for x in leaves(labels))
+    def regrouped(self, how: Regrouping) -> Data:
+        """The same numbers, some of whose indices are read in another way."""
+        now, old = leaves(self.labels), leaves(how.of)
+        if len(how.entries) == 1 and not how.entries[0].guards:
+            entry = how.entries[0]
+            out = self
+            for guard in entry.piece.guards:
+                out = out.within(guard)
+            return renamed_data(out, entry.names)
+        at = [now.index(x) for x in old if x in now]
+        order = tuple((e.piece.start, e.piece.n) for e in how.entries)
+        labels = [x for x in now if x not in old]
+        where = at[0] if at else 0
+        return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
 
 
-def by_leaves(same: Mapping[Label, Label]) -> dict[Label, Label]:
-    """A renaming of labels as a renaming of their leaves."""
-    return {p: q for old, new in same.items() for p, q in zip(old.leaves(), new.leaves(), strict=True)}
+def count_before(segment: Label) -> int:
+    """Where a segment starts in its sum."""
+    assert segment.owner is not None
+    siblings = segment.owner.segments
+    return sum(s.n for s in siblings[: siblings.index(segment)])
+
+
+def renamed_data(data: Data, how: Renaming) -> Data:
+    for regrouping in how.regroupings:
+        if not set(leaves(regrouping.of)).isdisjoint(leaves(data.labels)):
+            data = data.regrouped(regrouping)
+    return data.called(by_parts(how.same)) if how.same else data
 
 
 class Factor(NamedTuple):
-    """An unknown function with its indices bound to `labels`, times `data`."""
+    """An unknown function with its indices bound to `labels`, times `data`; zero outside the segments `where`."""
 
     unknown: Unknown
     labels: tuple[Label, ...]
-    data: Data | None = None
+    data: tuple[Data, ...] = ()
+    where: frozenset[Label] = frozenset()
 
-    def rename(self, to: Mapping[Label, Label]) -> Factor:
-        """The factor with its indices called by other labels; `to` maps leaves to leaves."""
-        return Factor(self.unknown, _renamed(self.labels, to), self.data and self.data.rename(to))
+    def called(self, to: Names) -> Factor:
+        """The factor with its indices called by other labels, part by part."""
+        labels = tuple(to.get(x, x) for x in leaves(self.labels))
+        data = tuple(d.called(to) for d in self.data)
+        return Factor(self.unknown, labels, data, frozenset(to.get(x, x) for x in self.where))
+
+    def indices_of_data(self) -> list[Label]:
+        return [x for d in self.data for x in leaves(d.labels)]
+
+    def guards(self) -> frozenset[Label]:
+        """All segments that it lives in, the outer ones included."""
+        return frozenset(g for w in self.where for g in w.chain())
+
+    def touches(self, tops: set[Label]) -> bool:
+        """True if it depends on one of these indices, or on part of one."""
+        mine = (*leaves(self.labels), *self.where, *self.indices_of_data())
+        return any(x.under(tops) for x in mine)
 
 
-Component = tuple[Unknown, tuple[int, ...]]  # f_S: the unknown, and the positions of S among its (split) labels
-Row = dict[Component, Fraction]
+def expand(f: Factor, c: Fraction = Fraction(1)) -> Iterator[tuple[Factor, Fraction]]:
+    """The factor as a sum of factors none of which has a sum for an index."""
+    position, parts = f.unknown.parts()
+    if not parts:
+        yield f, c
+        return
+    bound = leaves(f.labels)
+    whole = bound[position]
+    for part, segment in zip(parts, whole.segments, strict=True):
+        labels = (*bound[:position], segment, *bound[position + 1 :])
+        if whole.mean:  # the mean over all is the mean of the segments' means, each as heavy as it is long
+            yield from expand(Factor(part, labels, f.data, f.where), c * Fraction(segment.n, whole.n))
+        elif not any(g.owner is whole and g is not segment for g in f.where):
+            yield from expand(Factor(part, labels, f.data, f.where | {segment}), c)
 
 
 class Expr:
@@ -108,26 +217,40 @@ class Expr:
     def __sub__(self, other: Expr) -> Expr:
         return self + -other
 
-    def rename(self, same: Mapping[Label, Label]) -> Expr:
+    def rename(self, how: Renaming | Names) -> Expr:
         """The expression with indices called by other labels."""
-        if not (same and self.terms):
+        how = how if isinstance(how, Renaming) else Renaming(how)
+        if not (how and self.terms):
             return self
-        to = by_leaves(same)
-        return Expr.sum((f.rename(to), c) for f, c in self.terms.items())
+        out = self
+        for regrouping in how.regroupings:
+            out = Expr.sum(x for f, c in out.terms.items() for x in _regrouped(f, c, regrouping))
+        if how.same:
+            to = by_parts(how.same)
+            out = Expr.sum((f.called(to), c) for f, c in out.terms.items())
+        return out
+
+    def within(self, *segments: Label) -> Expr:
+        """The expression where an index lies in these segments, and zero elsewhere."""
+        return Expr.sum((f._replace(where=f.where | set(segments)), c) for f, c in self.terms.items())
 
     def averaged(self, over: Iterable[Label]) -> Expr:
-        """The mean over some indices; only for terms whose data does not depend on them."""
-        gone = {x for x in leaves(over) if not x.mean}
-        return self.rename({x: Label(x.atom, mean=True) for x in gone})
+        """The value at any of the indices `over`, on which the expression is known not to depend."""
+        tops = set(over)
+
+        def value(f: Factor, c: Fraction) -> Iterator[tuple[Factor, Fraction]]:
+            for g, k in expand(f, c):
+                guards = [x for x in g.guards() if x.under(tops)]
+                if all(x.owner and x is x.owner.segments[0] for x in guards):  # one segment is as good as another
+                    to = {x: Label(x.atom, mean=True) for x in leaves(g.labels) if x.under(tops) and not x.mean}
+                    labels = tuple(to.get(x, x) for x in leaves(g.labels))
+                    yield g._replace(labels=labels, where=frozenset(w for w in g.where if not w.under(tops))), k
+
+        return Expr.sum(x for f, c in self.terms.items() for x in value(f, c))
 
     def times(self, data: Data) -> Expr:
         """The product with a tensor of data."""
-
-        def factor(f: Factor) -> Factor:
-            old = f.data or Data((), ())
-            return f._replace(data=Data((*old.key, *data.key), (*old.labels, *data.labels)))
-
-        return Expr.sum((factor(f), c) for f, c in self.terms.items())
+        return Expr.sum((f._replace(data=(*f.data, data)), c) for f, c in self.terms.items())
 
     def summed(self, over: Iterable[Label]) -> Expr:
         """The sum over some indices.
@@ -135,81 +258,73 @@ class Expr:
         Where the data vary along an index the sum cannot be done: the index stays in the term, as a twin that no tensor
         has for an index. Where they do not, the sum is the mean of the function times the number of entries.
         """
-        over = list(dict.fromkeys(leaves(over)))
-
-        def sum_of(f: Factor, c: Fraction) -> tuple[Factor, Fraction]:
-            varying = set(leaves(f.data.labels)) if f.data else set()
-            used = varying.union(leaves(f.labels))
-            same = {}
-            for x in over:
-                if x in varying:
-                    same[x] = x.twin
-                    while same[x] in used:
-                        same[x] = same[x].twin
-                else:
-                    same[x] = Label(x.atom, mean=True)
-                    c = c * x.n
-            return f.rename(same), c
-
-        return Expr.sum(sum_of(f, c) for f, c in self.terms.items())
+        out = self
+        for x in dict.fromkeys(leaves(over)):
+            out = Expr.sum(t for f, c in out.terms.items() for t in _summed(f, c, x))
+        return out
 
     def split(self, along: Iterable[Label]) -> tuple[Expr, Expr]:
         """The terms that depend on one of these indices, and the others."""
-        touched = set(leaves(along))
-
-        def depends(f: Factor) -> bool:
-            return not touched.isdisjoint(leaves((*f.labels, *(f.data.labels if f.data else ()))))
-
-        inside = {f for f in self.terms if depends(f)}
-        outside = self.terms.keys() - inside
-        return Expr({f: self.terms[f] for f in inside}), Expr({f: self.terms[f] for f in outside})
-
-    def by_data(self) -> dict[Data | None, Expr]:
-        """The terms sorted by the data that they are multiplied by."""
-        out: dict[Data | None, dict[Factor, Fraction]] = {}
-        for f, c in self.terms.items():
-            data = f.data and Data(f.data.key, tuple(leaves(f.data.labels)))
-            out.setdefault(data, {})[f] = c
-        return {data: Expr(terms) for data, terms in out.items()}
+        tops = set(along)
+        inside = {f for f in self.terms if f.touches(tops)}
+        return Expr({f: self.terms[f] for f in inside}), Expr({f: c for f, c in self.terms.items() if f not in inside})
 
     def labels(self) -> list[Label]:
-        """The indices that the functions of the expression are bound to, each once."""
-        return list(dict.fromkeys(x for f in self.terms for x in leaves(f.labels) if not x.mean))
+        """The indices that the functions of the expression are bound to, each once; a sum as a whole."""
+        out: dict[Label, None] = {}
+        for f in self.terms:
+            for x in (*leaves(f.labels), *f.where):
+                if not x.mean:
+                    chain = x.chain()
+                    whole = chain[-1].owner if chain else x
+                    assert whole is not None
+                    out[whole] = None
+        return [x for x in out if not any(y is not x and x.under({y}) for y in out)]
 
 
-class Equation(NamedTuple):
-    """Components f_S of `expr` vanish for every S (`along` None), or for every S that meets `along`.
+def _summed(f: Factor, c: Fraction, x: Label) -> Iterator[tuple[Factor, Fraction]]:
+    tops = {x}
+    if any(y.under(tops) for y in f.indices_of_data()):
+        twin = x.twin
+        used = {y for y in (*leaves(f.labels), *f.where, *f.indices_of_data()) if not y.under(tops)}
+        while any(y.under({twin}) for y in used):
+            twin = twin.twin
+        yield f.called(by_parts({x: twin})), c
+        return
+    if not f.touches(tops):
+        yield f, c * x.n
+        return
+    for g, k in expand(f, c):
+        entries = Fraction(x.n)
+        for guard in (y for y in g.guards() if y.under(tops)):
+            assert guard.owner is not None
+            entries *= Fraction(guard.n, guard.owner.n)
+        to = {y: Label(y.atom, mean=True) for y in leaves(g.labels) if y.under(tops) and not y.mean}
+        labels = tuple(to.get(y, y) for y in leaves(g.labels))
+        yield g._replace(labels=labels, where=frozenset(w for w in g.where if not w.under(tops))), k * entries
 
-    All terms of `expr` carry the same data.
-    """
 
-    expr: Expr
-    along: tuple[Label, ...] | None
+def _regrouped(f: Factor, c: Fraction, how: Regrouping) -> Iterator[tuple[Factor, Fraction]]:
+    """A factor some of whose indices are read in another way, piece by piece."""
+    tops = set(leaves(how.of))
+    if not f.touches(tops):
+        yield f, c
+        return
+    for g, k in expand(f, c):
+        for entry in how.entries:
+            if (part := _restricted(g, entry.piece, tops)) is not None:
+                whole = Expr({part._replace(where=part.where | set(entry.guards)): k})
+                yield from whole.rename(entry.names).terms.items()
 
 
-def components(f: Factor) -> Iterable[tuple[frozenset[Label], Component]]:
-    """The components of a factor: for every set S of its labels, the positions of S in the function."""
-    bound = [(i, x) for i, x in enumerate(leaves(f.labels)) if not x.mean]
-    for k in range(len(bound) + 1):
-        for chosen in combinations(bound, k):
-            yield frozenset(x for _, x in chosen), (f.unknown, tuple(i for i, _ in chosen))
-
-
-def rows(equation: Equation) -> Iterable[tuple[frozenset[Label], Row]]:
-    """The equations between numbers that an equation between functions stands for, one for every S."""
-    along = None if equation.along is None else set(leaves(equation.along))
-    by_subset: dict[frozenset[Label], Row] = {}
-    orders: dict[frozenset[Label], set[tuple[Label, ...]]] = {}
-    for f, c in equation.expr.terms.items():
-        for subset, component in components(f):
-            if along is None or along & subset:
-                row = by_subset.setdefault(subset, {})
-                row[component] = row.get(component, Fraction(0)) + c
-                orders.setdefault(subset, set()).add(tuple(x for x in leaves(f.labels) if x in subset))
-    for subset, row in by_subset.items():
-        if len(orders[subset]) > 1 and len({x.root for x in subset}) < len(subset):
-            # f(i, j) against g(j, i), both over one atom: one number per component cannot tell g from its transpose.
-            # All of them vanish, which may miss a symmetry (f = -f^T) but never claims a false one.
-            yield from ((subset, {k: Fraction(1)}) for k in row)
-        elif row := {k: c for k, c in row.items() if c}:
-            yield subset, row
+def _restricted(f: Factor, piece: Piece, tops: set[Label]) -> Factor | None:
+    """The factor on one piece of an axis; None if it is zero there."""
+    mine, wanted = f.guards(), {g for guard in piece.guards for g in guard.chain()}
+    for g in wanted:
+        if any(h.owner is g.owner and h is not g for h in mine):
+            return None
+    data = f.data
+    for guard in piece.guards:
+        data = tuple(d.within(guard) for d in data)
+    # What the piece stands for is known from now on; finer guards inside it stay.
+    return f._replace(data=data, where=frozenset(w for w in f.where if w not in wanted))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import prod
 
-from neuromech.detect.axes import leaves
+from neuromech.detect.axes import Label
 from neuromech.detect.explain import Events, Shapes, reason
-from neuromech.detect.expr import Component, Unknown
+from neuromech.detect.equations import Component
+from neuromech.detect.expr import Unknown
 from neuromech.detect.interpret import Domain
 from neuromech.detect.solve import Family
 from neuromech.symmetry import Kind, Part, Symmetry, Term
@@ -30,31 +32,59 @@ def _term(component: Component, family: Family, shapes: Shapes) -> Term:
     """A component as a slice of its parameter, whose axes are cut only where the family needs it."""
     unknown, _ = component
     assert unknown.name is not None
-    shape, lengths = shapes[unknown.name], [x.n for x in leaves(unknown.labels)]
+    shape, indices = shapes[unknown.name], unknown.indices()
     positions = family.aligned(component)
-    runs = [tuple(positions[j] for j in run) for run in _runs(family)]
+    runs = [tuple(positions[j] for j in run) for run in _runs(family, shapes)]
     cuts = {i for run in runs for i in (run[0], run[-1] + 1)}
+    whole = prod(x.n for x, _ in indices) == prod(shape)
     view: list[int] = []
-    place: dict[int, int] = {}  # position among the atoms -> axis of the view
-    for factors in _factors(shape, lengths):
+    strides: list[int] = []
+    place: dict[int, int] = {}  # position among the indices -> axis of the view
+    for factors in _factors(shape, indices):
         for k, i in enumerate(factors):
-            if k == 0 or i in cuts:
+            length, stride = indices[i][0].n, indices[i][1]
+            if k == 0 or i in cuts or strides[-1] != length * stride:
                 view.append(1)
-            view[-1] *= lengths[i]
+                strides.append(stride)
+            view[-1] *= length
+            strides[-1] = stride
             place[i] = len(view) - 1
-        if not factors:
+        if not factors and whole:
             view.append(1)
+            strides.append(1)
     axes = tuple(place[run[0]] for run in runs)
     axis = None if not axes else axes[0] if len(axes) == 1 else axes
-    return Term(unknown.name, axis, family.vector[component], Part(tuple(view)) if tuple(view) != shape else None)
+    if not whole:
+        part: Part | None = block(shape, tuple(view), tuple(strides), unknown.start)
+    else:
+        part = Part(tuple(view)) if tuple(view) != shape else None
+    return Term(unknown.name, axis, family.vector[component], part)
 
 
-def _runs(family: Family) -> list[list[int]]:
+def block(shape: Sequence[int], view: tuple[int, ...], strides: tuple[int, ...], start: int) -> Part:
+    """A block of a parameter, in the words of slices where it is one."""
+    steps = [prod(shape[d + 1 :]) for d in range(len(shape))]
+    left, words, axis = start, [], 0
+    for n, step in zip(shape, steps, strict=True):
+        first, left = divmod(left, step)
+        if axis < len(view) and strides[axis] == step and (axis + 1 == len(view) or strides[axis + 1] < step):
+            stop = first + view[axis]
+            words.append(":" if view[axis] == n else f"{first}:{stop}")
+            axis += 1
+        else:
+            words.append(str(first) if n > 1 else ":")
+    while words and words[-1] == ":":
+        words.pop()
+    said = f"[{', '.join(words)}]" if axis == len(view) else f".as_strided({view}, {strides}, {start})"
+    return Part(view, (), strides, start, said)
+
+
+def _runs(family: Family, shapes: Shapes) -> list[list[int]]:
     """The family's indices, joined where every component has them side by side: (channel, pixel) is one index then."""
     places = [(u, family.aligned((u, p))) for u, p in family.vector]
     runs: list[list[int]] = []
     for j in range(len(family.indices)):
-        together = j > 0 and all(at[j] == at[j - 1] + 1 and _same_axis(u, at[j - 1], at[j]) for u, at in places)
+        together = j > 0 and all(_side_by_side(u, at[j - 1], at[j], shapes) for u, at in places)
         if together:
             runs[-1].append(j)
         else:
@@ -62,18 +92,17 @@ def _runs(family: Family) -> list[list[int]]:
     return runs
 
 
-def _same_axis(unknown: Unknown, i: int, j: int) -> bool:
-    """True if two atoms of a function are factors of one axis of its parameter."""
-    owner = [k for k, label in enumerate(unknown.labels) for _ in label.leaves()]
-    return owner[i] == owner[j]
+def _side_by_side(unknown: Unknown, i: int, j: int, shapes: Shapes) -> bool:
+    """True if index j of a function follows index i in one axis of its parameter."""
+    indices = unknown.indices()
+    if j != i + 1 or indices[i][1] != indices[j][1] * indices[j][0].n:
+        return False
+    assert unknown.name is not None
+    return any(i in run and j in run for run in _factors(shapes[unknown.name], indices))
 
 
-def _factors(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """For every axis of `shape`, the positions of the atoms that it is made of."""
-    i = 0
-    for n in shape:
-        start, have = i, 1
-        while have < n:
-            have *= lengths[i]
-            i += 1
-        yield list(range(start, i))
+def _factors(shape: Sequence[int], indices: Sequence[tuple[Label, int]]) -> Iterator[list[int]]:
+    """For every axis of `shape`, the positions of the indices that run along it."""
+    for d, n in enumerate(shape):
+        step = prod(shape[d + 1 :])
+        yield [i for i, (x, k) in enumerate(indices) if step <= k < step * n]

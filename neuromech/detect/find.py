@@ -162,9 +162,13 @@ def wants_target(loss: Loss) -> bool:
 
 
 def _check_trainable(model: nn.Module) -> None:
+    if not isinstance(model, nn.Module):
+        raise DetectionError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
     if not any(p.requires_grad for p in model.parameters()):
         what = "no trainable parameters" if any(True for _ in model.parameters()) else "no parameters"
-        raise DetectionError(f"{type(model).__name__} has {what}: there is nothing that could move")
+        quantised = any(".quantized" in type(m).__module__ for m in model.modules())
+        why = " (what is quantised holds numbers, but no parameters)" if quantised else ""
+        raise DetectionError(f"{type(model).__name__} has {what}{why}: there is nothing that could move")
 
 
 def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
@@ -173,6 +177,8 @@ def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
         if target is not None:
             raise DetectionError("a target was given without a loss that could use it: pass loss= as well")
         return None
+    if not callable(loss):
+        raise DetectionError(f"the loss is {loss!r}: pass a function of (output, target), or of the output alone")
     if target is None and wants_target(loss):
         raise DetectionError("this loss takes (output, target): pass target= as well")
     return loss if target is None else lambda output: loss(output, target)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 ValueKind = Literal["op", "parameter", "constant"]
 
@@ -21,6 +22,7 @@ class Value:
     node: Node | None = None
     names: tuple[str, ...] = ()
     trainable: bool = False
+    content: Tensor | None = None  # of a constant that is still as it was
 
 
 @dataclass(eq=False)
@@ -28,6 +30,7 @@ class Node:
     """One operator call. `args` and `kwargs` hold `Value`s where tensors stood.
 
     `stop`: no gradient flows through. `escape`: the content of a tensor leaves the graph and may steer what follows.
+    `opaque`: why nothing can be said about this call, if so.
     """
 
     op: str
@@ -38,6 +41,7 @@ class Node:
     module: str
     stop: bool = False
     escape: bool = False
+    opaque: str = ""
 
 
 @dataclass

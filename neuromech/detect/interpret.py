@@ -12,12 +12,15 @@ import inspect
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 
+import torch
 from torch.utils._pytree import tree_map_only
 
-from neuromech.detect.axes import Axis, Label, NonNested, axis, leaves, unify
-from neuromech.detect.expr import Data, Equation, Expr, Unknown, by_leaves
+from neuromech.detect.axes import Axis, Label, NonNested, Renaming, axis, by_parts, leaves, unify
+from neuromech.detect.equations import Equation
+from neuromech.detect.expr import Data, Expr, Unknown, renamed_data
 from neuromech.detect.graph import Graph, Node, Value
 
 
@@ -33,6 +36,8 @@ class Abstract:
     data: Data
     scale: Expr = field(default_factory=Expr)
     shift: Expr = field(default_factory=Expr)
+    masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
+    lowest: bool = False  # all entries are
 
     @property
     def ndim(self) -> int:
@@ -46,14 +51,35 @@ class Abstract:
         """The labels of some axes; negative numbers count from the last."""
         return [x for d in dims for x in leaves(self.axes[d])]
 
-    def rename(self, same: Mapping[Label, Label]) -> Abstract:
-        to = by_leaves(same)
-        axes = tuple(tuple(to.get(x, x) for x in leaves(a)) for a in self.axes)
-        return Abstract(axes, self.data.rename(to), self.scale.rename(to), self.shift.rename(to))
+    def rename(self, how: Renaming | Mapping[Label, Label], axes: Sequence[Axis] | None = None) -> Abstract:
+        """The tensor with its indices called by other labels; `axes` where a regrouping goes across axes."""
+        how = how if isinstance(how, Renaming) else Renaming(how)
+        if axes is None:
+            axes = [_renamed(a, how) for a in self.axes]
+        return replace(
+            self,
+            axes=tuple(axes),
+            data=renamed_data(self.data, how),
+            scale=self.scale.rename(how),
+            shift=self.shift.rename(how),
+        )
 
     def fresh(self) -> Abstract:
         """The same tensor under labels that nothing else has, so that two uses cannot be mixed up."""
         return self.rename({x: Label(x.atom) for x in self.labels})
+
+
+def _renamed(axis: Axis, how: Renaming) -> Axis:
+    labels = leaves(axis)
+    for regrouping in how.regroupings:
+        of = leaves(regrouping.of)
+        if of[0] in labels:
+            at = labels.index(of[0])
+            if labels[at : at + len(of)] != of:
+                raise NonNested("an index is read anew across axes")
+            labels[at : at + len(of)] = leaves(regrouping.to)
+    to = by_parts(how.same)
+    return tuple(to.get(x, x) for x in labels)
 
 
 class Event(NamedTuple):
@@ -75,10 +101,15 @@ class Domain:
 
     def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
         """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
-        touched = None if along is None else tuple(along)
-        for data, part in expr.by_data().items():
-            depends = touched is not None and data is not None and set(leaves(touched)) & set(data.labels)
-            self.equations.append(Equation(part, None if depends else touched))
+        if expr:
+            self.equations.append(Equation(expr, None if along is None else tuple(along)))
+
+    def free(self, labels: Iterable[Label]) -> Expr:
+        """An unknown function of its own, which nothing constrains yet."""
+        bound = leaves(labels)
+        name = Unknown(Label(x.atom) for x in bound)
+        self.auxiliary.append(name)
+        return Expr.of(name).rename(dict(zip(name.labels, bound, strict=True)))
 
     def uniform(self, expr: Expr, over: Sequence[Label]) -> Expr:
         """Require that `expr` does not depend on the indices `over`, and drop them."""
@@ -94,10 +125,7 @@ class Domain:
         """A long expression gets a name of its own, so that depth does not add up."""
         if len(expr.terms) <= longest:
             return expr
-        bound = expr.labels()
-        name = Unknown(tuple(Label(x.atom) for x in bound))
-        self.auxiliary.append(name)
-        short = Expr.of(name).rename(dict(zip(name.labels, bound, strict=True)))
+        short = self.free(expr.labels())
         self.vanish(expr - short)
         return short
 
@@ -163,6 +191,21 @@ class Interpreter:
         known.append((list(data.labels), tuple(axis(n) for n in shape)))
         return known[-1][1]
 
+    def number(self, k: float) -> Abstract:
+        """A number as a tensor."""
+        return self._filled(self.constant((), ("number", k)), k)
+
+    def _filled(self, t: Abstract, k: float | None) -> Abstract:
+        """A constant all of whose entries are known to be `k`: zeros scale with any exponent."""
+        if k == 0:
+            return replace(t, scale=self.scaling.free(t.labels))
+        return replace(t, lowest=k is not None and k <= _LOWEST)
+
+    def value(self, t: Abstract) -> Value | None:
+        """The recorded value behind an argument of the operator at hand."""
+        assert self.node is not None
+        return next((v for v in self.node.inputs if self._known.get(v) is t), None)
+
     def pin(self, *tensors: Abstract) -> None:
         """Nothing may pass: these tensors neither scale nor shift."""
         for t in tensors:
@@ -215,6 +258,8 @@ class Interpreter:
     def abstract(self, value: Value) -> Abstract:
         if value not in self._known:
             t = self.constant(value.shape, value)
+            if value.kind != "parameter" and value not in self._varying:
+                t = self._filled(t, _known_number(value))
             if value in self._moving:
                 f, g = (Unknown(tuple(t.labels), value.names[0]) for _ in range(2))
                 self.unknowns[value] = f, g
@@ -235,16 +280,16 @@ class Interpreter:
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
-        elif node.stop:
-            self._block(node, "no gradient flows through it")
+        elif node.opaque:
+            self._block(node, node.opaque)
         elif any(d.is_complex for d in dtypes):
             self._block(node, "there are no rules for complex numbers")
-        elif not node.outputs[0].dtype.is_floating_point:
-            self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
         elif any(0 in v.shape for v in (*node.inputs, *node.outputs)):
             self._block(node, "it handles an empty tensor")
+        elif rule is None and not node.outputs[0].dtype.is_floating_point:
+            self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
         elif rule is None:
-            self._block(node, "there is no rule for it")
+            self._block(node, "no gradient flows through it" if node.stop else "there is no rule for it")
         else:
             try:
                 self._apply(rule, node)
@@ -252,7 +297,7 @@ class Interpreter:
                 self._block(node, str(error))
 
     def _apply(self, rule: Callable[..., Any], node: Node) -> None:
-        args, kwargs = tree_map_only(Value, self.abstract, (node.args, node.kwargs))
+        args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
@@ -260,14 +305,50 @@ class Interpreter:
         made = rule(self, *args, **kwargs)
         self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
 
+    def _entering(self, node: Node, value: Value) -> Abstract:
+        """An input as the operator may see it."""
+        t = self.abstract(value)
+        if value.node and value.node.stop and not node.stop and (t.scale or t.shift):
+            # The gradient takes it for a constant, so a constant it has to be, whatever it was computed from.
+            self.pin(t)
+            self._list(value.node, "no gradient flows through it", [value])
+            t = self._known[value] = replace(t, scale=Expr(), shift=Expr())
+        if t.masked and node.op.removeprefix("aten.") not in self._same_content and "softmax" not in node.op:
+            self.translation.vanish(t.shift)
+            t = self._known[value] = replace(t, shift=Expr(), masked=False)
+        return t
+
     def _block(self, node: Node, why: str) -> None:
         varying = [v for v in node.inputs if v in self._varying]
         self.pin(*map(self.abstract, varying))
-        upstream = self.graph.ancestors(varying)
-        blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
-        self.opaque.append(Opaque(node.op.removeprefix("aten."), node.module, why, blocks))
+        self._list(node, why, varying)
         for value in node.outputs:
             self._known[value] = self.constant(value.shape, value)
+
+    def _list(self, node: Node, why: str, values: Sequence[Value]) -> None:
+        upstream = self.graph.ancestors(values, through_stops=True)
+        blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
+        self.opaque.append(Opaque(node.op.removeprefix("aten."), node.module, why, blocks))
+
+
+_LOWEST = -1e4  # exp of it is zero in any precision
+
+
+def _known_number(value: Value) -> float | None:
+    """The number that all entries of a constant are known to have."""
+    content, node = value.content, value.node
+    readable = content is not None and content.layout is torch.strided and not (content.is_meta or content.is_nested)
+    if content is not None and readable and content.dtype.is_floating_point and content.numel():
+        first = float(content.flatten()[0])
+        return first if bool((content == first).all()) else None
+    if node is not None:  # nothing can be read on the meta device, but how it was made
+        op = node.op.removeprefix("aten.")
+        if op in ("zeros", "zeros_like", "new_zeros"):
+            return 0.0
+        if op in ("full", "full_like", "new_full", "scalar_tensor"):
+            number = node.args[0 if op == "scalar_tensor" else 1]
+            return float(number) if isinstance(number, int | float) else None
+    return None
 
 
 def can_move(parameter: Value) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
@@ -31,12 +32,20 @@ Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 def storage_of(t: Tensor) -> int:
+    """A number that tensors have in common if they share memory."""
+    if not _is_dense(t):
+        return -id(t)
     # Not data_ptr(): it is 0 for every tensor on the meta device, which would look tied.
     return int(t.untyped_storage()._cdata)
 
 
 def geometry_of(t: Tensor) -> Geometry:
-    return tuple(t.shape), tuple(t.stride()), int(t.storage_offset())
+    """Where the entries of a tensor lie in its memory."""
+    return (tuple(t.shape), tuple(t.stride()), int(t.storage_offset())) if _is_dense(t) else (tuple(t.shape), (), 0)
+
+
+def _is_dense(t: Tensor) -> bool:
+    return t.layout is torch.strided and not t.is_nested
 
 
 def _overlap(a: Geometry, b: Geometry) -> bool:
@@ -49,13 +58,16 @@ def _overlap(a: Geometry, b: Geometry) -> bool:
 class Recorder(TorchDispatchMode):
     """Everything that happens inside `recording()`, as `graph`; `modules` is the stack of module paths."""
 
+    supports_higher_order_operators = True
+
     def __init__(self) -> None:
         super().__init__()
         self.graph = Graph()
         self.modules = [""]
-        self._seen: dict[int, tuple[Value, int, Geometry]] = {}  # id(tensor) -> value, writes replayed, geometry
+        self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
+        self._constants: dict[int, list[Value]] = {}  # storage -> constants whose content is still in it
         self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
         self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
 
@@ -68,7 +80,8 @@ class Recorder(TorchDispatchMode):
         """A tensor that was there before. Two leaves in the same memory are one, under both names."""
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable)
+            content = t if kind == "constant" else None
+            self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
         value.names += (name,) if name else ()
@@ -78,14 +91,17 @@ class Recorder(TorchDispatchMode):
         """The current version of `t`, after every in-place write that its storage has seen."""
         if id(t) not in self._seen:
             self._stranger(t)
-        value, replayed, geometry = self._seen[id(t)]
-        writes = self._writes.get(storage_of(t), [])
+        value, replayed, geometry, storage = self._seen[id(t)]
+        if storage != storage_of(t):  # `t.data = ...`: other content, and the gradient of the old
+            value = self._note("neuromech.set_data", [value, *self._made.get(storage_of(t), ())], t)
+            replayed, geometry, storage = 0, geometry_of(t), storage_of(t)
+        writes = self._writes.get(storage, [])
         for written, where in writes[replayed:]:
             if where == geometry and written.dtype == t.dtype:
                 value = written
             elif _overlap(where, geometry):
                 value = self._note("neuromech.partial_write", [value, written], t)
-        self._seen[id(t)] = (value, len(writes), geometry)
+        self._seen[id(t)] = (value, len(writes), geometry, storage)
         return value
 
     def writes_to(self, t: Tensor) -> bool:
@@ -101,12 +117,13 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        higher_order = isinstance(func, HigherOrderOperator)  # it takes functions, and is recorded as a whole
+        name = f"higher_order.{func}" if higher_order else f"{func.namespace}.{func._schema.name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
         before = {id(t): self.read(t) for t in _tensors((args, kwargs))}
         out = func(*args, **kwargs)
-        written = _written(func, args, kwargs)
+        written = [] if higher_order else _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
@@ -114,9 +131,12 @@ class Recorder(TorchDispatchMode):
         stop = not torch.is_grad_enabled() or name in _STOPS
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
         self.graph.nodes.append(node)
+        fixed = all(v.content is not None for v in node.inputs)
         for t in made:
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node)))
+            content = t if fixed else None
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
         for t in written:
+            self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
@@ -126,10 +146,17 @@ class Recorder(TorchDispatchMode):
     def _bind(self, t: Tensor, value: Value) -> Value:
         storage = storage_of(t)
         self._keep.append(t)
-        self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t))
+        self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
         if value.node:
             self._made.setdefault(storage, []).append(value)
+        if value.content is not None:
+            self._constants.setdefault(storage, []).append(value)
         return value
+
+    def _forget(self, t: Tensor) -> None:
+        """What was in the memory of `t` is being written over."""
+        for value in self._constants.pop(storage_of(t), ()):
+            value.content = None
 
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""

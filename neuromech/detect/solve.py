@@ -15,7 +15,8 @@ from itertools import combinations
 from math import gcd, lcm, prod
 
 from neuromech.detect.axes import Atom, leaves
-from neuromech.detect.expr import Component, Equation, Row, Unknown, rows
+from neuromech.detect.equations import Component, Equation, Row, rows
+from neuromech.detect.expr import BlockId, Unknown
 
 Vector = Row  # component -> coefficient; zeros are left out
 
@@ -25,12 +26,13 @@ class Family:
     """A solution: the coefficient with which each component follows one free function of the family's indices."""
 
     solution: Vector
-    at_rest: frozenset[str] = frozenset()  # parameters that need not move
+    at_rest: frozenset[BlockId] = frozenset()  # blocks of parameters that need not move
 
     @property
     def vector(self) -> Vector:
         """The solution as far as it is about parameters that move; names for expressions are left out."""
-        return {c: w for c, w in self.solution.items() if c[0].name is not None and c[0].name not in self.at_rest}
+        named = {c: w for c, w in self.solution.items() if c[0].name is not None}
+        return {c: w for c, w in named.items() if c[0].block not in self.at_rest} if self.at_rest else named
 
     @property
     def indices(self) -> list[Atom]:
@@ -52,10 +54,10 @@ class Family:
         return tuple(out)
 
     @property
-    def sole(self) -> str | None:
-        """The parameter whose single elements are the members, if nothing else moves."""
+    def sole(self) -> BlockId | None:
+        """The block of a parameter whose single elements are the members, if nothing else moves."""
         (unknown, positions), *others = self.vector
-        return unknown.name if not others and len(positions) == len(leaves(unknown.labels)) else None
+        return unknown.block if not others and len(positions) == len(unknown.indices()) else None
 
     def restrictions(self, degree: int) -> list[Vector]:
         """The solutions on subsets of `degree` indices that the family contains: constant along the other indices."""
@@ -75,14 +77,14 @@ def solve(unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary:
     """A sparse basis of all solutions, in the order of `unknowns` (auxiliary ones are eliminated)."""
     system: dict[int, list[Row]] = {}
     for equation in equations:
-        for subset, row in rows(equation):
-            system.setdefault(len(subset), []).append(row)
+        for row in rows(equation):
+            system.setdefault(len(next(iter(row))[1]), []).append(row)
     touching: dict[Component, list[Row]] = {}
     for row in (r for rs in system.values() for r in rs):
         for component in row:
             touching.setdefault(component, []).append(row)
     # Auxiliary components come last, so that elimination expresses them by those of parameters, and late ones by early.
-    every = [c for u in (*unknowns, *auxiliary) for c in _components_of(u)]
+    every = [c for u in (*unknowns, *auxiliary) for block in u.blocks() for c in _components_of(block)]
     order = {c: i for i, c in enumerate(every)}
     found: list[Family] = []
     for degree in sorted({len(positions) for _, positions in every}, reverse=True):
@@ -110,9 +112,9 @@ def dimension(families: Sequence[Family]) -> int:
     return total
 
 
-def without(families: Sequence[Family], parameters: Iterable[str]) -> list[Family]:
-    """The families with some parameters at rest, and what is left of each once."""
-    left = [replace(f, at_rest=frozenset(parameters)) for f in families]
+def without(families: Sequence[Family], blocks: Iterable[BlockId]) -> list[Family]:
+    """The families with some blocks of parameters at rest, and what is left of each once."""
+    left = [replace(f, at_rest=frozenset(blocks)) for f in families]
     return list({frozenset(f.vector.items()): f for f in left if f.vector}.values())
 
 

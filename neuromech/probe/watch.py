@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from neuromech.detect.capture import is_our_call, tensors_of
+from neuromech.detect.calling import is_our_call
+from neuromech.detect.capture import tensors_of
 
 
 @dataclass(eq=False)

@@ -138,11 +138,11 @@ def test_a_failure_that_the_model_survives_does_not_shift_the_module_paths() -> 
             m.wrong(x)
         except RuntimeError:
             x = m.a(x)
-        return m.b(x.cumsum(1))
+        return m.b(x.cumprod(1))
 
     model = Net(careful, wrong=nn.Sequential(nn.Linear(7, 7)), **two_layers())
     found = find_symmetries(model, x())
-    assert [(o.op, o.module) for o in found.opaque] == [("cumsum", "")]
+    assert [(o.op, o.module) for o in found.opaque] == [("cumprod", "")]
     assert found.inactive == ("wrong.0.weight", "wrong.0.bias")
 
 
@@ -283,10 +283,22 @@ class ThroughNumpy(torch.autograd.Function):
         return g
 
 
-@pytest.mark.parametrize("function", [Straight, ThroughNumpy])
-def test_custom_functions_are_refused_by_name(function: Any) -> None:
-    model = Net(lambda m, x: m.b(function.apply(m.a(x))), **two_layers())
-    with pytest.raises(CaptureError, match=f"the custom autograd function {function.__name__}"):
+def test_a_custom_function_blocks_what_passes_through_it_and_is_named() -> None:
+    """Its gradient is of its own making, so that what its forward does proves nothing."""
+
+    def forward(m: Net, x: Tensor) -> Tensor:
+        return m.d(F.relu(m.c(Straight.apply(m.b(F.relu(m.a(x)))))))
+
+    model = Net(forward, **two_layers(), c=nn.Linear(2, 3), d=nn.Linear(3, 2))
+    found = find_symmetries(model, x())
+    assert names(found) == [RESCALE, RESCALE.replace("b.", "d.").replace("a.", "c.")]
+    assert [(o.op, o.why) for o in found.opaque] == [("sign", "it is part of the custom autograd function Straight")]
+    assert not found.inactive
+
+
+def test_a_custom_function_that_leaves_torch_is_refused_by_name() -> None:
+    model = Net(lambda m, x: m.b(ThroughNumpy.apply(m.a(x))), **two_layers())
+    with pytest.raises(CaptureError, match="is it the custom autograd function ThroughNumpy"):
         find_symmetries(model, x())
 
 
@@ -308,7 +320,7 @@ def test_a_custom_function_beside_the_path_blocks_what_it_touches() -> None:
         lambda h: h.abs().mean().detach(),
         lambda h: h.data.abs().mean(),
         lambda h: torch.from_numpy(h.detach().numpy() ** 2).mean(),
-        lambda h: h.argmax(1).double().mean().item(),
+        lambda h: h.round().double().mean().item(),
     ],
 )
 def test_content_that_leaves_the_graph_pins_what_it_was_made_of(read: Any) -> None:
@@ -325,10 +337,10 @@ def test_parameters_behind_a_stop_are_inactive() -> None:
 
 
 def test_unknown_operators_and_unknown_options_block_and_are_listed() -> None:
-    model = Net(lambda m, x: m.b(F.relu(m.a(x)).cumsum(1)), **two_layers())
+    model = Net(lambda m, x: m.b(F.relu(m.a(x)).cumprod(1)), **two_layers())
     found = find_symmetries(model, x())
     assert [(o.op, o.why, o.blocks) for o in found.opaque] == [
-        ("cumsum", "there is no rule for it", ("a.weight", "a.bias"))
+        ("cumprod", "there is no rule for it", ("a.weight", "a.bias"))
     ]
     found = find_symmetries(Net(lambda m, x: m.b(m.a(x).view(torch.float32)), **two_layers()), x())
     assert [o.why for o in found.opaque] == ["it reads the bits as numbers of another type"]
@@ -370,10 +382,8 @@ def test_an_output_without_numbers() -> None:
         find_symmetries(Net(lambda m, x: m.a(x) * 1j, **two_layers()), x())
 
 
-def test_wrapped_and_scripted_models() -> None:
+def test_scripted_models_are_refused() -> None:
     model = nn.Sequential(nn.Linear(4, 3))
-    with pytest.raises(CaptureError, match=r"wrapped in DataParallel: pass what it wraps, model\.module"):
-        find_symmetries(nn.DataParallel(model), x())
     with pytest.warns(DeprecationWarning, match="script"):
         scripted = torch.jit.script(model)
     with pytest.raises(CaptureError, match=r"compiled by torch\.jit"):
@@ -407,7 +417,7 @@ def test_forwards_that_differentiate_by_themselves() -> None:
     def energy(m: Net, x: Tensor) -> Tensor:
         return torch.autograd.grad(m.a(x.requires_grad_()).square().sum(), x, create_graph=True)[0]
 
-    with pytest.raises(CaptureError, match="A forward that differentiates by itself, or checkpoints"):
+    with pytest.raises(CaptureError, match="A forward that differentiates by itself"):
         find_symmetries(Net(energy, **two_layers()), x())
 
 

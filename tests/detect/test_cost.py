@@ -12,7 +12,7 @@ from zoo import Net
 
 from neuromech.detect import find_symmetries
 from neuromech.detect.capture import record
-from neuromech.detect.expr import rows
+from neuromech.detect.equations import rows
 from neuromech.detect.find import analyse
 from neuromech.detect.interpret import Interpreter, Invariance
 from neuromech.detect.rules import RULES

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neuromech.detect.axes import Label, axis, leaves
-from neuromech.detect.expr import Data, Equation, Expr, Factor, Unknown, rows
+from neuromech.detect.equations import Equation, rows
+from neuromech.detect.expr import Data, Expr, Factor, Unknown
 from neuromech.detect.solve import Family, dimension, solve, without
 
 SIZES = (2, 3, 4)  # one atom each
@@ -143,7 +144,7 @@ def test_sums_count_the_entries_that_the_data_do_not_see() -> None:
     assert c == 5  # j is averaged away; i stays, hidden
     assert factor.labels[0] is i.twin
     assert factor.labels[1].mean
-    assert [x.twin for x in leaves([i])] == list(factor.data.labels)
+    assert [x.twin for x in leaves([i])] == list(factor.data[0].labels)
 
 
 def test_weights_are_integers_unless_these_say_nothing() -> None:
@@ -160,6 +161,6 @@ def test_weights_are_integers_unless_these_say_nothing() -> None:
 def test_parameters_at_rest_are_left_out_and_what_is_left_is_not_repeated() -> None:
     a, b, c = (Unknown((), name) for name in "abc")
     families = [Family({(a, ()): Fraction(1), (x, ()): Fraction(1)}) for x in (b, c)]
-    (left,) = without(families, {"b", "c"})
+    (left,) = without(families, {b.block, c.block})
     assert left.vector == {(a, ()): 1}
-    assert without(families, {"a", "b", "c"}) == []
+    assert without(families, {a.block, b.block, c.block}) == []

@@ -76,8 +76,19 @@ class Case:
     def inputs(self, g: torch.Generator) -> tuple[Tensor, ...]:
         return tuple(torch.randn(s, generator=g, dtype=torch.float64) for s in self.shapes)
 
+    # What the oracle asks for (see detect/oracle.py).
+
+    def model(self) -> nn.Module:
+        return build(self)
+
+    def example(self, g: torch.Generator) -> tuple[Tensor, ...]:
+        return self.inputs(g)
+
     def target(self, output: Tensor, g: torch.Generator) -> Tensor:
         return LOSSES[self.loss][1](output.detach(), g)
+
+    def loss_of(self, output: Tensor, target: Tensor) -> Tensor:
+        return LOSSES[self.loss][0](output, target)
 
     def __str__(self) -> str:
         return self.name

@@ -37,7 +37,6 @@ def flatten_to_linear() -> nn.Module:
 
 @case(
     (3, 4),
-    missed={"scaling": (2, "an axis cut in two ways that do not nest needs explicit indices")},
 )
 def views_that_do_not_nest() -> nn.Module:
     return Net(

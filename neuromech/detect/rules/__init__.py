@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neuromech.detect.rules import linear, loss, movement, normalize, pointwise, reduce
+from neuromech.detect.rules import attention, index, linear, lookup, loss, movement, normalize, pointwise, recurrent, reduce
 
 Rule = Callable[..., Any]
 
@@ -20,6 +20,10 @@ RULES: dict[str, Rule] = {
     **normalize.TABLE,
     **movement.TABLE,
     **reduce.TABLE,
+    **index.TABLE,
+    **lookup.TABLE,
+    **attention.TABLE,
+    **recurrent.TABLE,
     **loss.TABLE,
 }
 # Operators whose result holds the numbers of their input, at other places.

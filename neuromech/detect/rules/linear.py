@@ -12,8 +12,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from neuromech.detect.axes import Axis, Label, axis, unify
-from neuromech.detect.expr import Expr, by_leaves
+from neuromech.detect.axes import Axis, Label, axis, leaves, unify
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
 
 
@@ -93,8 +93,7 @@ def conv(
     w = w.fresh()
     group, rows = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
     w = w.rename(unify((*group, *rows), w.axes[0]))
-    same = by_leaves(unify((*group, *w.axes[1]), x.axes[1]))
-    w = w.rename({mine: of_x for of_x, mine in same.items()})  # two convolutions of one x see the same indices
+    w = w.rename(unify(x.axes[1], (*group, *w.axes[1])))  # two convolutions of one x see the same indices
     shapes = tuple(tuple(math.prod(a.n for a in labels) for labels in t.axes[2:]) for t in (x, w))
     geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
     for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=2):
@@ -120,15 +119,128 @@ def conv(
     return y if batched else replace(y, axes=y.axes[1:])
 
 
+def conv_transpose(
+    s: Interpreter,
+    x: Abstract,
+    w: Abstract,
+    b: Abstract | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    output_padding: object = 0,
+    groups: int = 1,
+    dilation: object = 1,
+) -> Abstract:
+    """The adjoint of a convolution: w is (group i, o, taps)."""
+    assert s.node is not None
+    batched = x.ndim == w.ndim
+    if not batched:
+        x = replace(x, axes=((), *x.axes))
+    w = w.fresh()
+    group, inner = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
+    w = w.rename(unify((*group, *inner), w.axes[0]))
+    w = w.rename(unify(x.axes[1], w.axes[0]))
+    channels_in = w.along([0])
+    group_now, rest = channels_in[: len(leaves(group))], channels_in[len(leaves(group)) :]
+    space_in, taps = x.along(range(2, x.ndim)), w.along(range(2, w.ndim))
+    space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
+    where = [q for a in space_out for q in a]
+    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*rest, *taps])
+    geometry = ("conv_transpose", str(stride), str(padding), str(output_padding), str(dilation))
+    patches, kernel = (t.data.derived((*geometry, i), *space_in, *taps, *where) for i, t in enumerate((x, w)))
+    shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
+    y = s.result((x.axes[0], (*group_now, *leaves(w.axes[1])), *space_out), scale, shift)
+    if b is not None:
+        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * len(space_out))))
+    return y if batched else replace(y, axes=y.axes[1:])
+
+
+def conv_in_general(
+    s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, *_: Any,
+) -> Abstract:  # fmt: skip
+    if transposed:
+        return conv_transpose(s, x, w, b, stride, padding, output_padding, groups, dilation)
+    return conv(s, x, w, b, stride, padding, dilation, groups)
+
+
+def bilinear(s: Interpreter, x: Abstract, y: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
+    """x_i w_kij y_j + b_k."""
+    x, y = _same_batch(x, y.fresh())
+    w = w.fresh()
+    w = w.rename(unify(x.axes[-1], w.axes[1]))
+    t = contract(s, x, w, (*x.axes[:-1], w.axes[0], w.axes[2]), w.along([1]))
+    y = y.rename(unify(t.axes[-1], y.axes[-1]))
+    z = contract(s, t, y, t.axes[:-1], t.along([-1]))
+    return z if b is None else plus(s, z, b)
+
+
+def _same_batch(x: Abstract, y: Abstract) -> tuple[Abstract, Abstract]:
+    for d in range(x.ndim - 1):
+        y = y.rename(unify(x.axes[d], y.axes[d]))
+    return x, y
+
+
+def outer(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    y = y.fresh()
+    return contract(s, x, y, (*x.axes, *y.axes), [])
+
+
+def baddbmm(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
+    return addmm(s, b, x, y, beta=beta, alpha=alpha)
+
+
+def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: object = None) -> Abstract:
+    """Products of tensors whose axes are named by letters; letters that the result lacks are summed over."""
+    left, _, right = equation.replace(" ", "").partition("->")
+    names = left.split(",")
+    spare = [chr(k) for k in range(0x3B1, 0x3C9)]
+    rank = max((t.ndim - len(n) + 3 for t, n in zip(tensors, names, strict=True) if "..." in n), default=0)
+    names = [
+        n.replace("...", "".join(spare[rank - (t.ndim - len(n) + 3) : rank])) for t, n in zip(tensors, names, strict=True)
+    ]
+    letters = "".join(names)
+    if "->" not in equation:
+        right = ("..." if rank else "") + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1 and c not in spare)
+    right = right.replace("...", "".join(spare[:rank]))
+    if any(len(set(n)) < len(n) for n in names):
+        raise Unsupported("it takes a diagonal")
+    x, at = tensors[0].fresh(), names[0]
+    for k in range(1, len(tensors) + 1):
+        y, its = (tensors[k].fresh(), names[k]) if k < len(tensors) else (None, "")
+        later = set(right).union(*names[k + 1 :])
+        if y is not None:
+            for c in its:
+                if c in at and x.axes[at.index(c)] and y.axes[its.index(c)]:
+                    y = y.rename(unify(x.axes[at.index(c)], y.axes[its.index(c)]))
+            axes = dict(zip(its, y.axes, strict=True)) | {c: a for c, a in zip(at, x.axes, strict=True) if a or c not in its}
+        else:
+            axes = dict(zip(at, x.axes, strict=True))
+        kept = [c for c in axes if c in later]
+        over = [q for c, a in axes.items() if c not in later for q in leaves(a)]
+        out = [axes[c] for c in kept]
+        if y is None:
+            x = s.result(out, s.scaling.uniform(x.scale, over), x.shift.summed(over)) if over else replace(x, axes=tuple(out))
+        else:
+            x = contract(s, x, y, out, over)
+        at = "".join(kept)
+    return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     "linear": linear,
     "addmm": addmm,
+    "baddbmm": baddbmm,
+    "bilinear": bilinear,
+    "einsum": einsum,
+    **dict.fromkeys("outer ger".split(), outer),
+    **{f"conv_transpose{d}d": conv_transpose for d in (1, 2, 3)},
+    "convolution": conv_in_general,
+    "vdot": matmul,
+    "inner": lambda s, x, y: matmul(s, x, y if y.ndim < 2 else replace(y, axes=(*y.axes[:-2], y.axes[-1], y.axes[-2]))),
     "matmul": matmul,
     "mm": matmul,
     "bmm": matmul,
     "mv": matmul,
     "dot": matmul,
-    "conv1d": conv,
-    "conv2d": conv,
-    "conv3d": conv,
+    **{f"conv{d}d": conv for d in (1, 2, 3)},
 }

@@ -17,7 +17,8 @@ def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:
     assert s.node is not None
     if how and isinstance(how[0], torch.dtype):
         raise Unsupported("it reads the bits as numbers of another type")
-    return replace(x, axes=regroup(x.labels, s.node.outputs[0].shape))
+    axes, names = regroup(x.labels, s.node.outputs[0].shape)
+    return x.rename(names, axes)
 
 
 def permute(s: Interpreter, x: Abstract, dims: Sequence[int]) -> Abstract:

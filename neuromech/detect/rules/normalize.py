@@ -23,7 +23,8 @@ def standardise(s: Interpreter, x: Abstract, over: Sequence[Label], what: str, e
     factor = s.scaling.uniform(x.scale, over)
     words = f"{what} divides by the standard deviation"
     s.scaling.events.append(Event("normalises", words, factor, broken_by=f"eps = {eps:g} of {what}" if eps else ""))
-    return s.result(x.axes)
+    y = s.result(x.axes)
+    return replace(y, data=y.data._replace(sums=((tuple(over), 0),)))
 
 
 def affine(s: Interpreter, x: Abstract, gain: Abstract | None, bias: Abstract | None, dims: Sequence[int]) -> Abstract:
@@ -109,7 +110,42 @@ def softmax(s: Interpreter, x: Abstract, dim: int, dtype: Any = None) -> Abstrac
     s.scaling.vanish(x.scale)
     s.translation.vanish(x.shift, along=x.along([dim]))
     s.translation.events.append(Event("absorbs", f"softmax{s.at} does not see a common shift", x.shift))
+    y = s.result(x.axes)
+    return replace(y, data=y.data._replace(sums=((tuple(x.along([dim])), 1),)))
+
+
+def log_softmax(s: Interpreter, x: Abstract, dim: int, dtype: Any = None) -> Abstract:
+    return s.result(softmax(s, x, dim).axes)
+
+
+def divided_by_length(s: Interpreter, x: Abstract, over: Sequence[Label], what: str, eps: float | None) -> Abstract:
+    """x / |x| over the indices `over`: one common factor drops out."""
+    s.translation.vanish(x.shift)
+    factor = s.scaling.uniform(x.scale, over)
+    broken = f"eps = {eps:g} of {what}" if eps else "" if eps == 0 else f"eps of {what}"
+    s.scaling.events.append(Event("normalises", f"{what} divides by the length", factor, broken_by=broken))
     return s.result(x.axes)
+
+
+def rms_norm(
+    s: Interpreter, x: Abstract, shape: Sequence[int], gain: Abstract | None = None, eps: float | None = None
+) -> Abstract:
+    dims = range(x.ndim - len(shape), x.ndim)
+    return affine(s, divided_by_length(s, x, x.along(dims), f"RMS norm{s.at}", eps), gain, None, dims)
+
+
+def weight_norm(s: Interpreter, v: Abstract, g: Abstract, dim: int = 0) -> Abstract:
+    """g v / |v|, the length taken over all axes but `dim`."""
+    over = v.along([d for d in range(v.ndim) if d != dim % v.ndim])
+    return mul(s, divided_by_length(s, v, over, f"weight norm{s.at}", 0), g)
+
+
+def cosine_similarity(s: Interpreter, x: Abstract, y: Abstract, dim: int = 1, eps: float = 1e-8) -> Abstract:
+    """x y / (|x| |y|)."""
+    x, y = s.broadcast(x, y)
+    what = f"the cosine{s.at}"
+    parts = [divided_by_length(s, t, t.along([dim]), what, 0) for t in (x, y)]
+    return s.result(tuple(a for d, a in enumerate(s.joint(parts)) if d != dim % x.ndim))
 
 
 TABLE: dict[str, Callable[..., Any]] = {
@@ -117,6 +153,9 @@ TABLE: dict[str, Callable[..., Any]] = {
     "instance_norm": instance_norm,
     "layer_norm": layer_norm,
     "group_norm": group_norm,
-    "softmax": softmax,
-    "log_softmax": softmax,
+    **dict.fromkeys("softmax _softmax _safe_softmax special_softmax".split(), softmax),
+    **dict.fromkeys("log_softmax _log_softmax special_log_softmax".split(), log_softmax),
+    "rms_norm": rms_norm,
+    "_weight_norm": weight_norm,
+    "cosine_similarity": cosine_similarity,
 }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from neuromech.detect.axes import count
 from neuromech.detect.expr import Data
 from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
+from neuromech.detect.rules.index import cut
 from neuromech.detect.rules.linear import exact, plus, times
 
 
@@ -48,7 +51,11 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
     assert isinstance(x, Abstract)
     if isinstance(y, Abstract):
         return plus(s, x, times(y, alpha))
-    if y * alpha != 0:
+    if 0 < abs(y * alpha) <= EPS:
+        s.scaling.events.append(
+            Event("meets", f"{y * alpha:g} is added{s.at}", x.scale, broken_by=f"the {y * alpha:g} added{s.at}")
+        )
+    elif y * alpha != 0:
         s.scaling.vanish(x.scale)  # only zero keeps its value under scaling
     return s.result(x.axes, x.scale, x.shift)
 
@@ -96,6 +103,81 @@ def _divided(x: Abstract, k: float) -> Abstract:
     return replace(x, data=x.data.derived(("over", k)), shift=x.shift * (1 / exact(k)))
 
 
+def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    """The larger (or smaller) of two: commutes with a common factor and a common shift."""
+    x, y = s.broadcast(x, y)
+    s.translation.vanish(x.shift - y.shift)
+    return s.result(s.joint([x, y]), s.scaling.equal(x.scale, y.scale), x.shift)
+
+
+def clamp(
+    s: Interpreter, x: Abstract, low: Abstract | float | None = None, high: Abstract | float | None = None
+) -> Abstract:
+    """Cut off below and above: at zero it is homogeneous; a tiny lower bound is an eps."""
+    bounds = [b for b in (low, high) if b is not None]
+    if isinstance(low, float | int) and high is None and 0 < low <= EPS:
+        s.translation.vanish(x.shift)
+        words = f"the lower bound {low:g}{s.at}"
+        s.scaling.events.append(Event("meets", words, x.scale, broken_by=words))
+        return s.result(x.axes, x.scale)
+    if all(isinstance(b, float | int) and b in (0, math.inf, -math.inf) for b in bounds):
+        return homogeneous(1, "clamp")(s, x)
+    return nonlinear(s, x, *bounds)
+
+
+def threshold(s: Interpreter, x: Abstract, limit: float, value: float) -> Abstract:
+    return homogeneous(1, "threshold")(s, x) if limit == value == 0 else nonlinear(s, x)
+
+
+def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
+    """x > y and its kin: unchanged by a common factor and a common shift; a number is met by neither, but for 0."""
+    if isinstance(y, Abstract):
+        x, y = s.broadcast(x, y)
+        s.translation.vanish(x.shift - y.shift)
+        s.scaling.equal(x.scale, y.scale)
+        return s.result(s.joint([x, y]))
+    s.translation.vanish(x.shift)
+    if y != 0:
+        s.scaling.vanish(x.scale)
+    return s.result(x.axes)
+
+
+def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract | float) -> Abstract:
+    """x where the condition holds, y elsewhere: both must scale alike; a zero scales with anything."""
+    x, y = (t if isinstance(t, Abstract) else s.number(t) for t in (x, y))
+    s.pin(condition)
+    condition, x, y = s.broadcast(condition, x, y)
+    mask = s.result(condition.axes).data
+    out = s.result(s.joint([condition, x, y]), s.scaling.equal(x.scale, y.scale), y.shift + (x.shift - y.shift).times(mask))
+    return replace(out, shift=x.shift, masked=True) if y.lowest else replace(out, shift=y.shift, masked=True) if x.lowest else out
+
+
+def masked_fill(s: Interpreter, x: Abstract, mask: Abstract, value: Abstract | float) -> Abstract:
+    return where(s, mask, value, x)
+
+
+def addcmul(s: Interpreter, x: Abstract, y: Abstract, z: Abstract, *, value: float = 1) -> Abstract:
+    """x + value y z."""
+    return plus(s, x, times(mul(s, y, z), value))
+
+
+def addcdiv(s: Interpreter, x: Abstract, y: Abstract, z: Abstract, *, value: float = 1) -> Abstract:
+    """x + value y / z."""
+    return plus(s, x, times(div(s, y, z), value))
+
+
+def lerp(s: Interpreter, x: Abstract, y: Abstract, w: Abstract | float) -> Abstract:
+    """x + w (y - x)."""
+    return plus(s, x, mul(s, plus(s, y, x, -1), w))
+
+
+def glu(s: Interpreter, x: Abstract, dim: int = -1) -> Abstract:
+    """a sigmoid(b) of the two halves."""
+    n = count(x.axes[dim]) // 2
+    a, b = cut(s, x, dim, (n, n))
+    return mul(s, a, nonlinear(s, b))
+
+
 def power(s: Interpreter, x: Abstract | float, p: Abstract | float) -> Abstract:
     """x ** p for a number p: homogeneous of degree p."""
     if isinstance(x, Abstract) and not isinstance(p, Abstract):
@@ -110,6 +192,12 @@ def dropout(s: Interpreter, x: Abstract, p: float, train: bool) -> Abstract:
     return mul(s, x, Abstract(x.axes, Data((s.node,), tuple(x.labels))))
 
 
+def masked(s: Interpreter, x: Abstract, *_: Any) -> Abstract:
+    """x times a constant mask (triangular)."""
+    return mul(s, x, Abstract(x.axes, Data((s.node,), tuple(x.labels))))
+
+
+EPS = 1e-3  # numbers up to here keep a division from failing: symmetries hold but for them
 HALF = Fraction(1, 2)
 HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
     "relu": (1, "ReLU"),
@@ -119,12 +207,18 @@ HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
     "sqrt": (HALF, "the square root"),
     "rsqrt": (-HALF, "the inverse square root"),
     "reciprocal": (-1, "the reciprocal"),
+    "rrelu": (1, "randomised leaky ReLU"),
+    "rrelu_with_noise": (1, "randomised leaky ReLU"),
+    "sign": (0, "the sign"),
+    "sgn": (0, "the sign"),
 }
 NONLINEAR = (
     "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid exp expm1 log log1p sin "
-    "cos erf log_sigmoid softshrink tanhshrink"
+    "cos tan erf erfc erfinv sinh cosh asin acos atan asinh acosh atanh log2 log10 exp2 logit sinc log_sigmoid softshrink "
+    "hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 alpha_dropout "
+    "feature_alpha_dropout lgamma digamma polygamma i0 special_expit xlogy special_xlogy"
 )
-IDENTITY = "to _to_copy clone contiguous alias lift_fresh positive type_as"
+IDENTITY = "to _to_copy clone contiguous alias lift_fresh positive type_as float double half bfloat16 detach requires_grad_"
 
 TABLE: dict[str, Callable[..., Any]] = {
     **{op: homogeneous(*what) for op, what in HOMOGENEOUS.items()},
@@ -139,6 +233,24 @@ TABLE: dict[str, Callable[..., Any]] = {
     "mul": mul,
     "div": div,
     "pow": power,
+    "float_power": power,
+    **dict.fromkeys("maximum minimum fmax fmin".split(), maximum),
+    "clamp": clamp,
+    "clip": clamp,
+    "clamp_min": clamp,
+    "clamp_max": lambda s, x, high: clamp(s, x, None, high),
+    "threshold": threshold,
+    **dict.fromkeys("gt lt ge le eq ne greater less greater_equal less_equal".split(), compared),
+    "where": where,
+    "masked_fill": masked_fill,
+    "addcmul": addcmul,
+    "addcdiv": addcdiv,
+    "lerp": lerp,
+    "glu": glu,
+    **dict.fromkeys("tril triu".split(), masked),
+    **dict.fromkeys("multiply".split(), mul),
+    **dict.fromkeys("divide true_divide".split(), div),
+    "subtract": sub,
 }
 # Operators in place compute the same: the recorder has given their result a value of its own.
 TABLE |= {f"{op}_": rule for op, rule in TABLE.items()}

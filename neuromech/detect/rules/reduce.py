@@ -10,6 +10,7 @@ from typing import Any
 from neuromech.detect.axes import Axis, Label, axis
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
+from neuromech.detect.rules.pointwise import maximum
 
 
 def _dims(x: Abstract, dim: int | Sequence[int] | None) -> list[int]:
@@ -42,6 +43,104 @@ def extremum(s: Interpreter, x: Abstract, dim: int | Sequence[int] | None = None
     over = x.along(dims)
     s.translation.vanish(x.shift, along=over)
     return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+
+
+def both(s: Interpreter, x: Abstract, dim: int, keepdim: bool = False) -> list[Abstract]:
+    """The extreme entry along an axis, and where it stands."""
+    y = extremum(s, x, dim, keepdim)
+    return [y, s.result(y.axes)]
+
+
+def extreme(s: Interpreter, x: Abstract, *others: Any, **named: Any) -> Any:
+    """max(x), max(x, dim) or max(x, y)."""
+    if others and isinstance(others[0], Abstract):
+        return maximum(s, x, *others)
+    return both(s, x, *others, **named) if others or named else extremum(s, x)
+
+
+def place(s: Interpreter, x: Abstract, dim: int | None = None, keepdim: bool = False) -> Abstract:
+    """Where the extreme entry stands."""
+    return s.result(extremum(s, x, dim, keepdim).axes)
+
+
+def ordered(s: Interpreter, x: Abstract, *args: Any, **named: Any) -> Any:
+    """Entries of one axis in the order of their size (sort, topk): a common factor and a common shift pass."""
+    assert s.node is not None
+    shape = s.node.outputs[0].shape
+    dim = next((d for d in range(x.ndim) if shape[d] != prod(a.n for a in x.axes[d])), None)
+    if dim is None:
+        dim = next((a for a in args[1 if "topk" in s.node.op else 0 :] if type(a) is int), named.get("dim", -1)) % x.ndim
+    over = x.along([dim])
+    s.translation.vanish(x.shift, along=over)
+    axes = [axis(shape[dim]) if d == dim else a for d, a in enumerate(x.axes)]
+    y = s.result(axes, s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+    made = [y, s.result(axes)]
+    return made if len(s.node.outputs) > 1 else made[1 if "arg" in s.node.op else 0]
+
+
+def cumulative(s: Interpreter, x: Abstract, dim: int, *, dtype: Any = None) -> Abstract:
+    """Sums of all entries up to each."""
+    assert s.node is not None
+    over, new = x.along([dim]), axis(prod(a.n for a in x.axes[dim]))
+    steps = Data((("cumulative", s.node),), (*over, *new))
+    axes = [new if d == dim % x.ndim else a for d, a in enumerate(x.axes)]
+    return s.result(axes, s.scaling.uniform(x.scale, over), x.shift.times(steps).summed(over))
+
+
+def log_sum_exp(s: Interpreter, x: Abstract, dim: int | Sequence[int], keepdim: bool = False) -> Abstract:
+    """A smooth maximum: a common shift passes, no factor does."""
+    s.scaling.vanish(x.scale)
+    return extremum(s, x, dim, keepdim)
+
+
+def spread(degree: int, also_mean: bool = False) -> Callable[..., Any]:
+    """Variance or standard deviation: no shift is seen, a common factor passes."""
+
+    def rule(
+        s: Interpreter, x: Abstract, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+    ) -> Any:
+        dims = _dims(x, None if isinstance(dim, bool) else dim)
+        over = x.along(dims)
+        s.translation.vanish(x.shift, along=over)
+        s.translation.events.append(Event("absorbs", f"the variance{s.at} does not see a common shift", x.shift))
+        s.scaling.events.append(Event("passes", f"the variance{s.at}", x.scale))
+        y = s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over) * degree)
+        return [y, summed(mean=True)(s, x, dims, keepdim)] if also_mean else y
+
+    return rule
+
+
+def norm(
+    s: Interpreter, x: Abstract, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Abstract:
+    return vector_norm(s, x, 2 if p is None else p, dim, keepdim)
+
+
+def resampled(spatial: int) -> Callable[..., Abstract]:
+    """Interpolation over the last axes: weights that add up to one."""
+
+    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+        out, over = _windows(s, x, spatial)
+        local, constant = x.shift.split(over)
+        weights = Data((("resampled", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
+        return s.result(out, s.scaling.uniform(x.scale, over), local.times(weights).summed(over) + constant)
+
+    return rule
+
+
+def unfolded(
+    s: Interpreter, x: Abstract, kernel: Sequence[int], dilation: object, padding: Sequence[int], stride: object
+) -> Abstract:
+    """Patches as columns: (c taps, positions)."""
+    assert s.node is not None
+    batched = x.ndim == 4
+    channel = 1 if batched else 0
+    over = x.along(range(channel + 1, x.ndim))
+    taps, where = axis(prod(kernel)), axis(s.node.outputs[0].shape[-1])
+    local, constant = x.shift.split(over) if not any(padding) else (x.shift, Expr())
+    patches = Data((("unfolded", s.node),), (*over, *taps, *where))
+    axes = (*x.axes[:channel], (*x.axes[channel], *taps), where)
+    return s.result(axes, s.scaling.uniform(x.scale, over), local.times(patches).summed(over) + constant)
 
 
 def vector_norm(
@@ -116,6 +215,20 @@ TABLE: dict[str, Callable[..., Any]] = {
     "amax": extremum,
     "amin": extremum,
     "linalg_vector_norm": vector_norm,
+    **dict.fromkeys("norm linalg_norm".split(), norm),
+    **dict.fromkeys("max min".split(), extreme),
+    **dict.fromkeys("argmax argmin".split(), place),
+    **dict.fromkeys("sort topk argsort msort".split(), ordered),
+    "cumsum": cumulative,
+    **dict.fromkeys("logsumexp special_logsumexp".split(), log_sum_exp),
+    "var": spread(2),
+    "std": spread(1),
+    "var_mean": spread(2, also_mean=True),
+    "std_mean": spread(1, also_mean=True),
+    "im2col": unfolded,
+    **{f"upsample_{kind}{d}d": resampled(d) for d in (1, 2, 3) for kind in ("nearest", "_nearest_exact", "nearest_exact")},
+    **dict(upsample_linear1d=resampled(1), upsample_bilinear2d=resampled(2), upsample_bicubic2d=resampled(2)),
+    **dict(upsample_trilinear3d=resampled(3), _upsample_bilinear2d_aa=resampled(2)),
     **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
     **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
     **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},

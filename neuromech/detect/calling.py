@@ -1,0 +1,163 @@
+"""Calls a model without changing it: on other parameters, buffers and inputs, with what it assigns to itself put back.
+
+What wraps a model for training and is nothing to its mathematics is left out on the way: DataParallel and
+DistributedDataParallel, compilation, activation checkpoints, a cache of parametrizations.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrize
+from torch.utils import checkpoint
+from torch.utils._pytree import tree_map_only
+
+from neuromech.detect.recorder import geometry_of, storage_of
+from neuromech.errors import CaptureError
+
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def copies(tree: Any) -> Any:
+    """The same structure with its tensors copied; a copy requires gradients where the original did."""
+    return tree_map_only(Tensor, lambda t: t.detach().clone().requires_grad_(t.requires_grad), tree)
+
+
+def state_of(
+    model: nn.Module, copied: Callable[[Tensor], Tensor], given: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Parameters and buffers by all their names, `given` ones or copies; what shares memory stays one."""
+    made: dict[object, Tensor] = {}
+    state: dict[str, Tensor] = {}
+    for name, t in [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]:
+        key = storage_of(t), geometry_of(t)
+        if key not in made:
+            made[key] = given[name] if given and name in given else copied(t)
+        state[name] = made[key]
+    return state
+
+
+def call(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    state: Mapping[str, Tensor],
+    copied: Callable[[Tensor], Tensor] = torch.clone,
+) -> Any:
+    """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
+    before = _calling.set(True)
+    try:
+        with _attributes_lent(model, copied), _uncompiled(model), _unchecked(), _uncached():
+            while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
+                model = model.module
+                state = {name.removeprefix("module."): t for name, t in state.items()}
+            return functional_call(model, dict(state), args, kwargs)
+    finally:
+        _calling.reset(before)
+
+
+def is_our_call() -> bool:
+    """True inside `call`: a forward of neuromech's own, which is no step of anyone's training."""
+    return _calling.get()
+
+
+_calling: ContextVar[bool] = ContextVar("calling", default=False)
+
+
+@contextmanager
+def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Lend the model shallow copies of its attributes, parameters and modules, and put the originals back.
+
+    A hidden state that is kept between calls would otherwise be one of ours afterwards, which autograd refuses.
+    """
+    machinery = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
+    own = {m: dict(vars(m)) for m in model.modules()}
+    for m, attributes in own.items():
+        for name, value in attributes.items():
+            if name not in machinery and isinstance(value, (Tensor, list, dict, set)):
+                m.__dict__[name] = copied(value) if isinstance(value, Tensor) else copy.copy(value)
+    listed = {name for name, _ in model.named_parameters()}
+    try:
+        yield
+        made = [name for name, _ in model.named_parameters() if name not in listed]
+    finally:
+        for m, attributes in own.items():
+            m.__dict__.clear()
+            m.__dict__.update(attributes)
+    if made:
+        raise CaptureError(
+            f"the forward of {type(model).__name__} made new parameters ({', '.join(made[:5])}): call the model once "
+            "on the example, then try again"
+        )
+
+
+@contextmanager
+def _uncompiled(model: nn.Module) -> Iterator[None]:
+    """Modules compiled by `torch.compile` run as they were written, and stay compiled for their owner."""
+    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds, and nobody compiles without
+    kinds = (dynamo.OptimizedModule,) if dynamo else ()
+    if any(isinstance(m, kinds) or m._compiled_call_impl is not None for m in model.modules()):
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _unchecked() -> Iterator[None]:
+    """Checkpointed parts run once, like any other: there is no backward for which they would have to be run again.
+
+    Other threads, which may be training, keep their checkpoints.
+    """
+    function, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
+
+    class Direct:
+        @staticmethod
+        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+            return run(*args) if is_our_call() else function.apply(run, preserve, *args)
+
+    def nothing_saved(*args: Any, **kwargs: Any) -> Iterator[None]:
+        if is_our_call():
+            yield
+        else:
+            yield from generator(*args, **kwargs)
+
+    module: Any = checkpoint
+    module.CheckpointFunction, module._checkpoint_without_reentrant_generator = Direct, nothing_saved
+    try:
+        yield
+    finally:
+        module.CheckpointFunction, module._checkpoint_without_reentrant_generator = function, generator
+
+
+@contextmanager
+def _uncached() -> Iterator[None]:
+    """Inside `parametrize.cached()` a parametrized weight would be the one of an earlier call."""
+    before, parametrize._cache_enabled = parametrize._cache_enabled, 0
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled = before
+
+
+@contextmanager
+def preserved_rng() -> Iterator[None]:
+    """Random numbers drawn inside do not count: torch (all devices), NumPy and Python go on as if nothing happened."""
+    python, legacy = random.getstate(), np.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(legacy)

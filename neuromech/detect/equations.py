@@ -1,0 +1,152 @@
+"""Equations between unknown functions, and the equations between numbers that they stand for.
+
+Equations are solved without ever looking at single indices. Each function is the sum of its components f_S, one for
+every subset S of its indices, where f_S depends on S alone and averages to zero over each index in S (the ANOVA, or
+Hoeffding, decomposition). An equation between functions holds if and only if it holds for every S, and since the
+members of an atom are interchangeable, for one S it is a single equation between *numbers*: one unknown per function
+and subset. Where an index is a sum of segments, the equation holds in every segment by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import combinations
+from typing import NamedTuple
+
+from neuromech.detect.axes import Label, leaves
+from neuromech.detect.expr import Data, Expr, Factor, Unknown, expand
+
+Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
+Row = dict[Component, Fraction]
+
+
+class Equation(NamedTuple):
+    """`expr` vanishes (`along` None), or does not depend on the indices `along`."""
+
+    expr: Expr
+    along: tuple[Label, ...] | None
+
+
+class _Term(NamedTuple):
+    factor: Factor
+    c: Fraction
+    guards: frozenset[Label]  # those that have not been told apart yet
+
+    def within(self, segment: Label) -> _Term | None:
+        """The term in one segment of a sum; None if it lives in another."""
+        if any(g.owner is segment.owner and g is not segment for g in self.guards):
+            return None
+        data = tuple(d.within(segment) for d in self.factor.data)
+        return _Term(self.factor._replace(data=data), self.c, self.guards - {segment})
+
+
+Key = tuple[tuple[Data, ...], frozenset[Label]]  # equations hold for every data, and every set of indices
+
+
+class _Sum(NamedTuple):
+    """The components on one set of indices that are multiplied by the same data."""
+
+    row: Row
+    orders: set[tuple[Label, ...]]
+
+    def vanishes(self) -> Iterator[Row]:
+        if self.ambiguous:
+            yield from ({k: Fraction(1)} for k in self.row)
+        elif row := {k: c for k, c in self.row.items() if c}:
+            yield row
+
+    @property
+    def ambiguous(self) -> bool:
+        """f(i, j) against g(j, i), both over one atom: one number per component cannot tell g from its transpose.
+
+        Then all of them vanish, which may miss a symmetry (f = -f^T) but never claims a false one.
+        """
+        some = next(iter(self.orders))
+        return len(self.orders) > 1 and len({x.root for x in some}) < len(some)
+
+
+def components(f: Factor) -> Iterator[tuple[frozenset[Label], Component]]:
+    """The components of a factor of one block: for every set S of its labels, the positions of S in the function."""
+    bound = [(i, x) for i, x in enumerate(leaves(f.labels)) if not x.mean]
+    for k in range(len(bound) + 1):
+        for chosen in combinations(bound, k):
+            yield frozenset(x for _, x in chosen), (f.unknown, tuple(i for i, _ in chosen))
+
+
+def rows(equation: Equation) -> Iterator[Row]:
+    """The equations between numbers that an equation between functions stands for."""
+    tops = set(equation.along or ())
+    terms = [_Term(g, k, g.guards()) for f, c in equation.expr.terms.items() for g, k in expand(f, c)]
+    for case in _cases(terms, lambda x: not x.under(tops)):
+        if equation.along is None:
+            for total in _totals(case).values():
+                yield from total.vanishes()
+        else:
+            yield from _constant(case, tops)
+
+
+def _constant(case: list[_Term], tops: set[Label]) -> Iterator[Row]:
+    """The terms do not depend on indices under `tops`, and have one value in all segments of these."""
+    first: dict[Key, _Sum] | None = None
+    for alternative in _cases(case, lambda x: True):
+        totals = _totals(alternative)
+        moving = {key for key in totals if any(x.under(tops) for x in key[1]) or _varies(key[0], tops)}
+        for key in moving:
+            yield from totals.pop(key).vanishes()
+        if first is None:
+            first = totals
+            continue
+        for key in first.keys() | totals.keys():
+            difference = _Sum({}, set())
+            for total, sign in ((first.get(key), 1), (totals.get(key), -1)):
+                if total is not None:
+                    difference.orders.update(total.orders)
+                    for k, c in total.row.items():
+                        difference.row[k] = difference.row.get(k, Fraction(0)) + sign * c
+            yield from difference.vanishes()
+
+
+def _varies(data: tuple[Data, ...], tops: set[Label]) -> bool:
+    return any(x.under(tops) for d in data for x in d.labels)
+
+
+def _cases(terms: list[_Term], wanted: Callable[[Label], bool]) -> Iterator[list[_Term]]:
+    """The terms that live together, for every choice of segments that tells some of them apart."""
+    guards = dict.fromkeys(g for t in terms for g in t.guards if wanted(g))
+    outer = next((g for g in guards if not any(h in guards for h in g.chain()[1:])), None)
+    if outer is None:
+        yield terms
+        return
+    assert outer.owner is not None
+    for segment in outer.owner.segments:
+        yield from _cases([u for t in terms if (u := t.within(segment))], wanted)
+
+
+def _totals(terms: Iterable[_Term]) -> dict[Key, _Sum]:
+    """The equations between numbers, by data and set of indices."""
+    out: dict[Key, _Sum] = {}
+    for t in terms:
+        for subset, component in components(t.factor):
+            data = _reduced(t.factor.data, subset)
+            if data is not None:
+                total = out.setdefault((data, subset), _Sum({}, set()))
+                total.row[component] = total.row.get(component, Fraction(0)) + t.c
+                total.orders.add(tuple(x for x in leaves(t.factor.labels) if x in subset))
+    return out
+
+
+def _reduced(data: tuple[Data, ...], subset: frozenset[Label]) -> tuple[Data, ...] | None:
+    """The data, without those that add up to one over indices that nothing else depends on; None if to zero."""
+    out = []
+    for i, d in enumerate(data):
+        others = {x for j, e in enumerate(data) if j != i for x in leaves(e.labels)}
+        for over, value in d.sums:
+            now = leaves(over)
+            if all(x.summed for x in now) and subset.isdisjoint(now) and others.isdisjoint(now):
+                if not value:
+                    return None
+                break
+        else:
+            out.append(Data(d.key, tuple(leaves(d.labels))))
+    return tuple(out)
