@@ -1,5 +1,11 @@
 """Everything neuromech raises or warns about. Each message says what was found, what was expected and what to do."""
 
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+
 
 class NeuromechError(Exception):
     """Base class of all errors that neuromech raises on purpose."""
@@ -39,3 +45,14 @@ class NeuromechWarning(UserWarning):
 
 class FaultWarning(NeuromechWarning):
     """The monitor has found something wrong with the run."""
+
+
+def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
+    """A warning that points at the line of the user: the nearest one outside of neuromech and torch."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, kind, stacklevel=level - 1)
+
+
+_INSIDE = {Path(__file__).parent.name, "torch"}

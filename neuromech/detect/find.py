@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.rules import RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
-from neuromech.errors import DetectionError, NeuromechWarning
+from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import SymmetrySet
 
 Loss = Callable[..., Any]
@@ -101,11 +100,9 @@ def analyse(
     }
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
-        warnings.warn(
+        warn(
             f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected). Please "
-            "report the model: a rule of neuromech is wrong for it, or a gradient of PyTorch",
-            NeuromechWarning,
-            stacklevel=3,
+            "report the model: a rule of neuromech is wrong for it, or a gradient of PyTorch"
         )
     reached = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     inactive = tuple(name for name, p in model.named_parameters() if p.requires_grad and name not in reached)

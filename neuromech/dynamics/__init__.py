@@ -1,6 +1,23 @@
 """Dynamics reads symmetries: what their charges do while an optimizer steps, measured and predicted."""
 
-from neuromech.dynamics.descent import Motion, Settings, has_exact_law, read, regime
+from neuromech.dynamics.attribution import TERMS
+from neuromech.dynamics.charge import Computed
+from neuromech.dynamics.descent import Drift, Motion, Settings, law_of, read, regime
 from neuromech.dynamics.laws import Laws, Reading
+from neuromech.dynamics.updates import Moving, Update, register
 
-__all__ = ["Laws", "Motion", "Reading", "Settings", "has_exact_law", "read", "regime"]
+__all__ = [
+    "TERMS",
+    "Computed",
+    "Drift",
+    "Laws",
+    "Motion",
+    "Moving",
+    "Reading",
+    "Settings",
+    "Update",
+    "law_of",
+    "read",
+    "regime",
+    "register",
+]

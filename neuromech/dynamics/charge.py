@@ -3,13 +3,14 @@
 A charge is a bilinear form <a, D b> = sum_e w_e a_e b_e (scale, rescale) or a linear one <c, a> = sum_e w_e a_e
 (translation), and every law needs a few of them a step. `Symmetry.charge` says what is summed; `Forms` compiles it:
 
-    fill      the parameters that are read, or their products, in scratch memory that is kept from step to step
-    reduce    each parameter to the coarsest arrays ("pieces") from which its terms can be read
+    fill      chunks of the parameters, or their products, in scratch memory that is kept from step to step
+    reduce    each chunk into the coarsest arrays ("pieces") from which the terms of its parameter can be read
     combine   one gather with weights, from the pieces to the members
 
-A step is bound by memory, not by arithmetic, hence the kept scratch, and products and sums over single parameters in
-float32 for parameters of float32 or less (PyTorch sums in cascades: an error of some 1e-7, against 1e-7 by which every
-update is rounded anyhow); from pieces to members, and in all laws, in float64.
+A step is bound by memory, not by arithmetic, hence the kept scratch, and products and sums within a chunk in float32
+for parameters of float32 or less (PyTorch sums in cascades: an error of some 1e-7, against 1e-7 by which every update
+is rounded anyhow); from chunks to members, and in all laws, in float64. No vector is ever made whole: besides the
+weights themselves, a measurement holds a chunk of each.
 
 Shapes: `rows` are the members of all blocks, those of the quadratic blocks first; a measurement is [pairs, rows],
 float64, on the device of the parameters. Nothing here waits for the device.
@@ -17,23 +18,36 @@ float64, on the device of the parameters. Nothing here waits for the device.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate, groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of
 from neuromech.symmetry import Symmetry, Term
 
-# Elements flattened together (one parameter may have more). On a CPU a vector should stay in the cache; elsewhere
-# launching kernels costs more than memory.
-BUCKET_CPU, BUCKET = 2**16, 2**22
+# Elements of a chunk. On a CPU a chunk should stay in the cache, and all chunks together below a hundredth of the
+# parameters; elsewhere launching kernels costs more than memory.
+CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**16, 2**12, 2**22
+CHUNKS = 170  # of a model, at least, on a CPU
+
+Window = Callable[[Tensor], Tensor]
+"""Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
+
+
+class Computed(NamedTuple):
+    """An entry of a vector that is computed when it is read. `of(window)` gives the piece that the window shows;
+    not `local`: what it computes mixes elements, so it is asked once, for the whole."""
+
+    of: Callable[[Window], Tensor]
+    local: bool = True
+
 
 Values = Mapping[str, Tensor]
-Pair = tuple[Values, Values]
+Vector = Mapping[str, Tensor | Computed]
+Pair = tuple[Vector, Vector]
 
 
 class Block(NamedTuple):
@@ -49,17 +63,17 @@ class Block(NamedTuple):
 
 
 class Scratch:
-    """Memory kept from one measurement to the next; each overwrites it. Sized by a bucket or the largest parameter."""
+    """Memory kept from one measurement to the next; each overwrites it. Sized by a chunk."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[torch.dtype, torch.device], Tensor] = {}
+        self._kept: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
 
-    def vectors(self, n: int, length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """[n, length], of any content."""
-        kept = self._kept.get((dtype, device))
-        if kept is None or kept.numel() < n * length:
-            kept = self._kept[dtype, device] = torch.empty(n * length, dtype=dtype, device=device)
-        return kept[: n * length].view(n, length)
+    def vector(self, length: int, dtype: torch.dtype, device: torch.device, slot: int = 0) -> Tensor:
+        """[length], of any content; what has another slot lies elsewhere."""
+        kept = self._kept.get((slot, dtype, device))
+        if kept is None or kept.numel() < length:
+            kept = self._kept[slot, dtype, device] = torch.empty(length, dtype=dtype, device=device)
+        return kept[:length]
 
 
 class Forms:
@@ -76,28 +90,37 @@ class Forms:
         self.device = self._quadratic.device if self.rows[0] else self._linear.device
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
-        """<a, D b> and <c, a> for every pair (a, b): [pairs, rows]. A name that a mapping lacks counts as zero."""
+        """<a, D b> and <c, a> for every pair (a, b): [pairs, rows]. A name that a vector lacks counts as zero."""
         return torch.cat((self.bilinear(pairs), self.linear([a for a, _ in pairs])), dim=1)
 
     @torch.no_grad()
     def bilinear(self, pairs: Sequence[Pair]) -> Tensor:
         """<a, D b> for every pair (a, b): [pairs, quadratic rows]."""
-        return self._quadratic.combine(self._quadratic.products(pairs), self._quadratic.weights)
+        return self._quadratic.combine(self._quadratic.products(pairs))
 
     @torch.no_grad()
-    def linear(self, xs: Sequence[Values]) -> Tensor:
+    def linear(self, xs: Sequence[Vector]) -> Tensor:
         """<c, x> for every x: [xs, linear rows]."""
-        return self._linear.combine(self._linear.values(xs), self._linear.weights)
+        return self._linear.combine(self._linear.values(xs))
 
     @torch.no_grad()
-    def charges(self, params: Values) -> tuple[Tensor, Tensor]:
-        """(charge, scale), both [rows]. Scale is the same sum with absolute values: what a residual is divided by."""
+    def charges(self, params: Values, moved: Vector | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(charge, scale, torque), [rows], [rows] and [2, rows].
+
+        Scale is the same sum with absolute values: what a residual is divided by. Torque, with the vector `moved`, are
+        <moved, D params> and <moved, D moved>, or <c, moved> and 0, from the same pass over the parameters.
+        """
         quadratic, linear = self._quadratic, self._linear
-        squares = quadratic.products([(params, params)])
-        signed, unsigned = linear.values([params], magnitudes=True).split(1)
-        charge = quadratic.combine(squares, quadratic.weights), linear.combine(signed, linear.weights)
-        scale = quadratic.combine(squares, quadratic.magnitudes), linear.combine(unsigned, linear.magnitudes)
-        return torch.cat(charge, dim=1)[0], torch.cat(scale, dim=1)[0]
+        also, vectors = ([], [params]) if moved is None else ([(moved, params), (moved, moved)], [params, moved])
+        products = quadratic.products([(params, params), *also])
+        signed, unsigned = linear.values(vectors, magnitudes=True).split(len(vectors))
+        scale = quadratic.combine(products[:1], magnitudes=True), linear.combine(unsigned[:1], magnitudes=True)
+        forms, sums = quadratic.combine(products), linear.combine(signed)
+        charge = torch.cat((forms[0], sums[0]))
+        if moved is None:
+            return charge, torch.cat(scale, dim=1)[0], None
+        torque = torch.cat((forms[1:], torch.stack((sums[1], torch.zeros_like(sums[1])))), dim=1)
+        return charge, torch.cat(scale, dim=1)[0], torque
 
 
 def blank(params: Values) -> dict[str, Tensor]:
@@ -105,119 +128,144 @@ def blank(params: Values) -> dict[str, Tensor]:
     return {name: torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) for name, p in params.items()}
 
 
-class _Read(NamedTuple):
-    """One piece of a parameter: read as `shape`, summed over the axes `sums` one after the other."""
-
-    shape: tuple[int, ...]
-    sums: tuple[int, ...]
-
-
-class _Bucket(NamedTuple):
-    """Parameters flattened together; `sizes` cuts the vector into what the pieces of each entry of `reads` read."""
-
-    names: tuple[str, ...]
-    sizes: tuple[int, ...]
-    reads: tuple[tuple[_Read, ...], ...]
-
-
 class _Sums:
     """The compiled sums of blocks of one kind."""
 
     def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch) -> None:
-        places = {t: _place(t, params) for b in blocks for t in b.terms}
+        places = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
         read = {p.parameter: params[p.parameter] for p in places.values()}
-        self._zeros = blank(read)
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
         self.rows = sum(b.size for b in blocks)
 
-        pieces = list(dict.fromkeys(places.values()))
-        count = Counter(p.parameter for p in pieces)
-        whole = {p.parameter for p in pieces if count[p.parameter] == 1 and len(p.kept) == len(p.view)}
-        order = {name: i for i, name in enumerate(read)}
-        pieces.sort(key=lambda p: (p.parameter in whole, order[p.parameter], p.view))
+        pieces = _in_order(places.values())
         stops = accumulate(p.size for p in pieces)
-        starts = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
-        self._buckets = _buckets(pieces, whole, BUCKET_CPU if self.device.type == "cpu" else BUCKET)
-        self._index, self.weights = (x.to(self.device) for x in _weave(blocks, places, starts, self.rows))
-        self.magnitudes = self.weights.abs()
+        offsets = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
+        self._pieces = sum(p.size for p in pieces)
+        self._chunks = chunks(offsets, _chunk_size(params, self.device))
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets))
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
     def products(self, pairs: Sequence[Pair]) -> Tensor:
         """The pieces of a * b for every pair: [pairs, pieces]."""
         distinct = {id(x): x for pair in pairs for x in pair}
+        keys = [(id(a), id(b)) for a, b in pairs]
 
-        def fill(bucket: _Bucket, out: Tensor, spare: Tensor) -> None:
-            flat = {k: self._flat(x, bucket, row) for (k, x), row in zip(distinct.items(), spare, strict=True)}
-            for (a, b), z in zip(pairs, out, strict=True):
-                torch.mul(flat[id(a)], flat[id(b)], out=z)
+        def made(flat: dict[int, Tensor | None], out: Tensor) -> Iterator[Tensor | None]:
+            for a, b in keys:
+                x, y = flat[a], flat[b]
+                yield None if x is None or y is None else torch.mul(x, y, out=out)
 
-        return self._reduce(fill, len(pairs), len(distinct))
+        return self._reduce(distinct, made, len(pairs))
 
-    def values(self, xs: Sequence[Values], magnitudes: bool = False) -> Tensor:
+    def values(self, xs: Sequence[Vector], magnitudes: bool = False) -> Tensor:
         """The pieces of every x, followed by those of every |x| if asked for: [xs, pieces]."""
 
-        def fill(bucket: _Bucket, out: Tensor, spare: Tensor) -> None:
-            for x, row in zip(xs, out, strict=False):
-                row.copy_(self._flat(x, bucket, row))
+        def made(flat: dict[int, Tensor | None], out: Tensor) -> Iterator[Tensor | None]:
+            yield from (flat[id(x)] for x in xs)
             if magnitudes:
-                torch.abs(out[: len(xs)], out=out[len(xs) :])
+                yield from (None if v is None else torch.abs(v, out=out) for v in (flat[id(x)] for x in xs))
 
-        return self._reduce(fill, len(xs) * (1 + magnitudes), 0)
+        return self._reduce({id(x): x for x in xs}, made, len(xs) * (1 + magnitudes))
 
-    def combine(self, pieces: Tensor, weights: Tensor) -> Tensor:
-        """From pieces [pairs, pieces] to members [pairs, rows]."""
-        if not self.rows:
-            return pieces
-        return (pieces.index_select(1, self._index).view(len(pieces), *weights.shape) * weights).sum(1)
+    def combine(self, pieces: Tensor, magnitudes: bool = False) -> Tensor:
+        """From pieces [pairs, pieces] to members [pairs, rows]; `magnitudes`: with the absolute values of weights."""
+        weight = self._weight.abs() if magnitudes else self._weight
+        out = pieces.new_zeros(len(pieces), self.rows)
+        for z, row in zip(pieces, out, strict=True):
+            row.index_add_(0, self._row, z.index_select(0, self._index) * weight)
+        return out
 
-    def _flat(self, x: Values, bucket: _Bucket, out: Tensor) -> Tensor:
-        """The parameters of a bucket as one vector of the scratch's dtype: itself if it is one already, else `out`."""
-        found = [x[name] if name in x else self._zeros[name] for name in bucket.names]
-        parts = [(v if v.layout is torch.strided else v.to_dense()).flatten() for v in found]
+    def _flat(self, reader: _Reader, x: Vector, chunk: Chunk, slot: int) -> Tensor | None:
+        """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
+        found = [reader.read(x, r) for r in chunk.ranges]
+        if all(v is None for v in found):
+            return None
+        parts = [
+            torch.zeros(r.stop - r.start, dtype=self._dtype, device=self.device) if v is None else v
+            for v, r in zip(found, chunk.ranges, strict=True)
+        ]
         if self._scattered:
             parts = [v.to(self.device, non_blocking=True) for v in parts]
-        if len(parts) > 1:
-            return torch.cat(parts, out=out)
-        return parts[0] if parts[0].dtype == out.dtype else out.copy_(parts[0])
+        if len(parts) == 1 and parts[0].dtype == self._dtype:
+            return parts[0]
+        out = self._scratch.vector(chunk.length, self._dtype, self.device, slot)
+        return torch.cat(parts, out=out) if len(parts) > 1 else out.copy_(parts[0])
 
-    def _reduce(self, fill: Callable[[_Bucket, Tensor, Tensor], None], n: int, spare: int) -> Tensor:
-        """The pieces of `n` vectors, float64: `fill(bucket, vectors, spare vectors)` writes them bucket by bucket."""
-        pieces = []
-        for bucket in self._buckets:
-            memory = self._scratch.vectors(n + spare, sum(bucket.sizes), self._dtype, self.device)
-            vectors, rest = memory.split((n, spare))
-            fill(bucket, vectors, rest)
-            for z, reads in zip(vectors.split(bucket.sizes, dim=1), bucket.reads, strict=True):
-                for shape, sums in reads:
-                    x = z.view(n, *shape)
+    def _reduce(
+        self,
+        vectors: Mapping[int, Vector],
+        made: Callable[[dict[int, Tensor | None], Tensor], Iterator[Tensor | None]],
+        n: int,
+    ) -> Tensor:
+        """The pieces of the `n` vectors that `made(flat vectors, scratch)` makes one after the other, in each chunk
+        anew: [n, pieces], float64. A vector of None is zero."""
+        total = torch.zeros(n * self._pieces, dtype=torch.float64, device=self.device)
+        reader = _Reader()
+        for chunk in self._chunks:
+            flat = {k: self._flat(reader, x, chunk, slot) for slot, (k, x) in enumerate(vectors.items(), 1)}
+            out = self._scratch.vector(chunk.length, self._dtype, self.device)
+            for i, z in enumerate(made(flat, out)):
+                if z is None:
+                    continue
+                for start, stop, shape, sums, offset, size, stride in chunk.reads:
+                    x = z[start:stop].view(shape)
                     for axis in sums:
                         x = x.sum(axis)
-                    pieces.append(x.reshape(n, -1) if sums else x.clone())  # the scratch is used again
-        return torch.cat(pieces, dim=1).double() if pieces else self.weights.new_empty(n, 0)
+                    total.as_strided(size, stride, i * self._pieces + offset).add_(x)
+        return total.view(n, self._pieces)
 
 
-class _Piece(NamedTuple):
-    """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`."""
+class _Reader:
+    """Reads flat pieces of the entries of vectors. What does not lie in one piece, or is computed as a whole, is made
+    once a parameter, not once a chunk."""
 
-    parameter: str
-    view: tuple[int, ...]
-    kept: tuple[int, ...]
+    def __init__(self) -> None:
+        self._name = ""
+        self._made: dict[int, tuple[object, Tensor]] = {}
 
-    @property
-    def size(self) -> int:
-        return math.prod(self.view[a] for a in self.kept)
+    def read(self, x: Vector, r: Range) -> Tensor | None:
+        """The piece of x that `r` names; None: x has no entry for that parameter."""
+        entry = x.get(r.name)
+        if entry is None:
+            return None
+        if r.name != self._name:
+            self._name, self._made = r.name, {}
+
+        def window(t: Tensor) -> Tensor:
+            return self._once(t, lambda: (t if t.layout is torch.strided else t.to_dense()).flatten())[r.start : r.stop]
+
+        if isinstance(entry, Tensor):
+            return window(entry)
+        if entry.local:
+            return entry.of(window)
+        return self._once(entry, lambda: entry.of(lambda t: t).flatten())[r.start : r.stop]
+
+    def _once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        made = self._made.get(id(key))
+        if made is None:
+            made = self._made[id(key)] = key, make()  # the key is kept, so that its id is not given away
+        return made[1]
 
 
-def _place(t: Term, params: Values) -> _Piece:
-    shape = tuple(params[t.parameter].shape)
-    t.size(shape)  # raises if the term does not fit
-    selected = tuple(a for a, _ in t.part.select) if t.part else ()
-    return _Piece(t.parameter, tuple(t.part.shape) if t.part else shape, tuple(sorted((*t.axes, *selected))))
+def _in_order(pieces: Iterable[Piece]) -> list[Piece]:
+    """Each piece once, by parameter; last the parameters that are read as they are, which neighbours then share."""
+    by_parameter: dict[str, list[Piece]] = {}
+    for p in dict.fromkeys(pieces):
+        by_parameter.setdefault(p.parameter, []).append(p)
+    as_it_is = [len(ps) == 1 and len(ps[0].kept) == len(ps[0].view) for ps in by_parameter.values()]
+    order = sorted(zip(as_it_is, by_parameter.values(), strict=True), key=lambda x: x[0])
+    return [p for _, ps in order for p in ps]
 
 
-def _members(t: Term, piece: _Piece) -> Tensor:
+def _chunk_size(params: Values, device: torch.device) -> int:
+    if device.type != "cpu":
+        return CHUNK
+    return min(CHUNK_CPU, max(LEAST_CHUNK_CPU, sum(p.numel() for p in params.values()) // CHUNKS))
+
+
+def _members(t: Term, piece: Piece) -> Tensor:
     """Where in the piece the members of the term stand, in their order."""
     place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
     left = list(piece.kept)
@@ -228,53 +276,19 @@ def _members(t: Term, piece: _Piece) -> Tensor:
 
 
 def _weave(
-    blocks: Sequence[Block], places: Mapping[Term, _Piece], starts: Mapping[_Piece, int], rows: int
-) -> tuple[Tensor, Tensor]:
-    """For the i-th term of every row, where it stands among the pieces and its weight: both [terms, rows]."""
-    depth = max((len(b.terms) for b in blocks), default=0)
-    index = torch.zeros(depth, rows, dtype=torch.long)
-    weights = torch.zeros(depth, rows, dtype=torch.float64)
-    stop = 0
+    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
+    rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    index: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    weights: list[Tensor] = [torch.zeros(0, dtype=torch.float64)]
+    start = 0
     for b in blocks:
-        here = slice(stop, stop := stop + b.size)
-        for i, t in enumerate(b.terms):
-            index[i, here] = starts[places[t]] + _members(t, places[t])
-            weights[i, here] = float(t.weight)
-        index[len(b.terms) :, here] = index[0, here]  # padding, of weight 0
-    return index.flatten(), weights
-
-
-def _buckets(pieces: Sequence[_Piece], whole: set[str], limit: int) -> list[_Bucket]:
-    """Buckets of at most `limit` elements (or one parameter), in the order of the pieces.
-
-    The parameters in `whole` are pieces as they are: those of a bucket are cut out of the flat vector together.
-    """
-    kept: dict[str, dict[tuple[int, ...], list[tuple[int, ...]]]] = {}
-    for p in pieces:
-        kept.setdefault(p.parameter, {}).setdefault(p.view, []).append(p.kept)
-    buckets: list[_Bucket] = []
-    for name, views in kept.items():
-        size = math.prod(next(iter(views)))
-        if not buckets or sum(buckets[-1].sizes) + size > limit:
-            buckets.append(_Bucket((), (), ()))
-        names, sizes, reads = buckets[-1]
-        if name in whole and reads and reads[-1] == (_Read((sizes[-1],), ()),):
-            size, sizes, reads = size + sizes[-1], sizes[:-1], reads[:-1]
-        as_it_is = (_Read((size,), ()),)
-        read = as_it_is if name in whole else tuple(_read(view, k) for view, ks in views.items() for k in ks)
-        buckets[-1] = _Bucket((*names, name), (*sizes, size), (*reads, read))
-    return buckets
-
-
-def _read(view: Sequence[int], kept: Sequence[int]) -> _Read:
-    """How to sum over all axes but those kept: neighbours at once, from the slowest axis to the fastest.
-
-    Axes count from 1: axis 0 is that of the vectors.
-    """
-    shape: list[int] = []
-    sums: list[int] = []
-    for is_kept, run in groupby(range(len(view)), key=lambda a: a in kept):
-        shape.append(math.prod(view[a] for a in run))
-        if not is_kept:
-            sums.append(len(shape) - len(sums))
-    return _Read(tuple(shape), tuple(sums))
+        for t in b.terms:
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32))
+            index.append((offsets[places[t]] + _members(t, places[t])).int())
+            weights.append(torch.full((b.size,), float(t.weight), dtype=torch.float64))
+        start += b.size
+    weight = torch.cat(weights)
+    short = weight.float()  # weights are small whole numbers, or nearly always
+    return torch.cat(rows), torch.cat(index), short if torch.equal(short.double(), weight) else weight

@@ -2,8 +2,11 @@
 
 One step of `torch.optim.SGD`, in all its variants, with G = g + weight_decay * theta:
 
-    b+     = mu' b + k G               buffer    (mu', k) = (0, 1) on a parameter's first step, (mu, kappa) later
-    theta+ = theta - lr (p G + q b+)   update    (p, q) = (0, 1) heavy ball, (1, mu) Nesterov, (1, 0) no momentum
+    b+     = mu' b + k G                   buffer    (mu', k) = (0, 1) on a parameter's first step, (mu, kappa) later
+    theta+ = a theta - lr (p G + q b+)     update    (p, q) = (0, 1) heavy ball, (1, mu) Nesterov, (1, 0) no momentum
+
+where a = 1, or 1 - lr * weight_decay if weight decay is decoupled and not part of G. The step of every other optimizer
+is read as a `Drift`, theta+ = decay theta - rate u: see updates.py.
 
 Seen from afar it is a damped particle in t = sum of lr (Kunin et al. 2021, sec. 5, for heavy ball; the factors below,
 for every variant, by matching the multistep rule to second order in lr):
@@ -13,13 +16,16 @@ for every variant, by matching the multistep rule to second order in lr):
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+
+from neuromech.dynamics.charge import Computed, Window
+from neuromech.dynamics.updates import Moving, decay_factor, number, rule_of, takes_step_of
 
 Regime = Literal["free", "overdamped", "critical", "underdamped"]
 
@@ -29,6 +35,7 @@ class Settings:
     """What one step of `torch.optim.SGD` is told; equal settings mean equal motion.
 
     `gradient_scale` divides the gradients inside the step (a fused optimizer under `GradScaler`), else it is 1.
+    `weight_decay` is the coupled one; `decay` is the factor of the weights where it is decoupled, as in SGDW, else 1.
     """
 
     lr: float
@@ -38,6 +45,7 @@ class Settings:
     nesterov: bool = False
     maximize: bool = False
     gradient_scale: float = 1.0
+    decay: float = 1.0
 
     def __post_init__(self) -> None:
         if self.momentum == 0:  # torch then ignores both: without this, equal motions would compare unequal
@@ -109,25 +117,44 @@ def regime(gamma: float, omega2: float) -> Regime:
     return "overdamped" if discriminant > 0 else "underdamped"
 
 
-class Motion(NamedTuple):
-    """How one parameter is about to move: settings None if the optimizer has no exact law; buffer before the step."""
+@dataclass(frozen=True)
+class Drift:
+    """One step of an optimizer other than SGD: theta+ = decay * theta - rate * u; `late`: u is known after the step."""
 
-    settings: Settings | None
-    buffer: Tensor | None
+    decay: float = 1.0
+    rate: float = 1.0
+    late: bool = True
+
+
+class Motion(NamedTuple):
+    """How one parameter is about to move: by SGD, with its buffer before the step, or by a `Drift` along `direction`.
+
+    A drift without a direction is one of an optimizer that nothing is known of: its displacement is measured.
+    """
+
+    settings: Settings | Drift
+    buffer: Tensor | None = None
+    direction: Computed | None = None
 
     @property
     def first(self) -> bool:
         """True if this step makes the momentum buffer."""
-        return self.settings is not None and self.settings.momentum != 0 and self.buffer is None
+        return isinstance(self.settings, Settings) and self.settings.momentum != 0 and self.buffer is None
 
 
-def has_exact_law(optimizer: torch.optim.Optimizer) -> bool:
-    """True for `torch.optim.SGD` and for subclasses that leave its `step` alone.
+Law = Literal["exact", "rebuilt", "measured"]
 
-    torch wraps `step` on classes (hooks) and on instances (schedulers); both keep `__wrapped__`, which is followed.
+
+def law_of(optimizer: torch.optim.Optimizer) -> Law:
+    """What is known of the steps of an optimizer.
+
+    "exact": SGD, where symmetries protect what the law does not measure. "rebuilt": the update is rebuilt from the
+    optimizer's state, and the torque with which it breaks the symmetry is measured. "measured": nothing; the
+    displacement itself is measured, and the law is an identity that balances the books.
     """
-    sgd = torch.optim.SGD
-    return isinstance(optimizer, sgd) and inspect.unwrap(optimizer.step) is inspect.unwrap(sgd.step)
+    if _is_sgd(optimizer):
+        return "exact"
+    return "measured" if rule_of(optimizer) is None else "rebuilt"
 
 
 def read(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Motion]:
@@ -135,30 +162,64 @@ def read(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[
 
     A parameter that the optimizer does not hold, or that has no gradient, does not move and is left out.
     """
-    if _number(getattr(optimizer, "found_inf", None) or 0.0):
+    if number(getattr(optimizer, "found_inf", None) or 0.0):
         return {}  # a fused optimizer under GradScaler: this step will be skipped
-    known = has_exact_law(optimizer)
+    rule, sgd, sgdw = rule_of(optimizer), _is_sgd(optimizer), _is_sgdw(optimizer)
+    scale = getattr(optimizer, "grad_scale", None)
     motions: dict[str, Motion] = {}
     for group in optimizer.param_groups:
-        settings = _settings(group, getattr(optimizer, "grad_scale", None)) if known else None
-        for p in group["params"]:
-            if p.grad is not None and p in names:
-                buffer = optimizer.state[p].get("momentum_buffer") if known and p in optimizer.state else None
-                motions[names[p]] = Motion(settings, buffer)
+        moving = [p for p in group["params"] if p.grad is not None and p in names]
+        settings = _settings(group, scale, moving[0].dtype if sgdw else None) if sgd and moving else None
+        for p in moving:
+            if settings is not None:
+                motions[names[p]] = Motion(settings, _state(optimizer, p).get("momentum_buffer"))
+            elif rule is None:
+                motions[names[p]] = Motion(Drift())
+            else:
+                update = rule(Moving(group, partial(_state, optimizer, p), p, _gradient(group, p, scale)))
+                motions[names[p]] = Motion(Drift(update.decay, update.rate, update.late), None, update.direction)
     return motions
 
 
-def _settings(group: Mapping[str, Any], grad_scale: Tensor | None) -> Settings:
+def buffers(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+    """The momentum buffers of SGD, by the names of their parameters."""
+    if not _is_sgd(optimizer):
+        return {}
+    held = {names[p]: state.get("momentum_buffer") for p, state in optimizer.state.items() if p in names}
+    return {name: b for name, b in held.items() if b is not None}
+
+
+def _is_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    sgd = torch.optim.SGD
+    return (isinstance(optimizer, sgd) and takes_step_of(optimizer, sgd)) or _is_sgdw(optimizer)
+
+
+def _is_sgdw(optimizer: torch.optim.Optimizer) -> bool:
+    """SGD with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 1), which torch lacks, by its name."""
+    return type(optimizer).__name__ == "SGDW" and {"lr", "momentum", "weight_decay"} <= optimizer.defaults.keys()
+
+
+def _state(optimizer: torch.optim.Optimizer, p: Tensor) -> Mapping[str, Any]:
+    return optimizer.state.get(p, {})
+
+
+def _gradient(group: Mapping[str, Any], p: Tensor, scale: Tensor | None) -> Callable[[Window], Tensor]:
+    """The gradient that a step follows: flipped by `maximize`, unscaled as a fused optimizer does it."""
+    g, sign = p.grad, -1.0 if group.get("maximize") else 1.0
+    assert g is not None
+    factor: float | Tensor = sign if scale is None else sign / scale
+    return lambda w: w(g) if scale is None and sign > 0 else w(g) * factor
+
+
+def _settings(group: Mapping[str, Any], scale: Tensor | None, decoupled: torch.dtype | None) -> Settings:
+    """`decoupled`: the dtype of the weights that decoupled decay multiplies, None if it is coupled."""
     return Settings(
-        lr=_number(group["lr"]),
-        momentum=_number(group["momentum"]),
-        dampening=_number(group["dampening"]),
-        weight_decay=_number(group["weight_decay"]),
-        nesterov=bool(group["nesterov"]),
-        maximize=bool(group["maximize"]),
-        gradient_scale=1.0 if grad_scale is None else _number(grad_scale),
+        lr=number(group["lr"]),
+        momentum=number(group["momentum"]),
+        dampening=number(group.get("dampening", 0.0)),
+        weight_decay=0.0 if decoupled else number(group["weight_decay"]),
+        nesterov=bool(group.get("nesterov", False)),
+        maximize=bool(group.get("maximize", False)),
+        gradient_scale=1.0 if scale is None else number(scale),
+        decay=decay_factor(group, decoupled) if decoupled else 1.0,
     )
-
-
-def _number(x: float | Tensor) -> float:
-    return float(x.detach()) if isinstance(x, Tensor) else float(x)

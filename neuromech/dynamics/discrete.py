@@ -1,9 +1,10 @@
-"""Exact discrete laws: how a charge moves in one step of `torch.optim.SGD`, as pure recursions over vectors of charges.
+"""Exact discrete laws: how a charge moves in one step of an optimizer, as pure recursions over vectors of charges.
 
 With <x, D y> = sum over the charge's elements of weight * x * y, b the momentum buffer, g the gradient that the step
-follows and G = g + weight_decay * theta, expanding theta+ = theta - lr (p G + q b+) gives a recursion that is closed
-up to the drives below: none of them is a property of the weights if the symmetry is exact, since then
-<g, D theta> = 0 (quadratic) and <c, g> = 0 (linear). Derived from the update rule; no approximation is made.
+follows and G = g + weight_decay * theta, expanding theta+ = a theta - lr (p G + q b+), a = settings.decay, gives a
+recursion that is closed up to the drives below: none of them is a property of the weights if the symmetry is exact,
+since then <g, D theta> = 0 (quadratic) and <c, g> = 0 (linear). For other optimizers theta+ = a theta - d gives a law
+with a torque <d, D theta> that is measured. Derived from the update rule; no approximation is made.
 
 Every argument that is a Tensor has the shape of the charges, float64; a drive may be the number 0.
 """
@@ -58,22 +59,23 @@ def decayed(state: Quadratic, drive: QuadraticDrive, weight_decay: float) -> Dec
 
 def quadratic_step(state: Quadratic, drive: QuadraticDrive, settings: Settings, first: bool) -> Quadratic:
     """The state after one step; `first`: the step makes the momentum buffer."""
-    lr, (p, q), (mu, k) = settings.lr, settings.update, settings.buffer(first)
+    lr, a, (p, q), (mu, k) = settings.lr, settings.decay, settings.update, settings.buffer(first)
     big = decayed(state, drive, settings.weight_decay)
     if settings.momentum == 0:
-        charge = state.charge - 2 * lr * big.torque + lr**2 * big.gradient
-        return Quadratic(charge, state.position - lr * big.memory, state.kinetic)
+        charge = a**2 * state.charge - 2 * lr * a * big.torque + lr**2 * big.gradient
+        return Quadratic(charge, a * state.position - lr * big.memory, state.kinetic)
 
     position = mu * state.position + k * big.torque  # <b+, D theta>
     kinetic = mu**2 * state.kinetic + k**2 * big.gradient + 2 * mu * k * big.memory
     if p == 0:
-        charge = state.charge - 2 * lr * position + lr**2 * kinetic
-        return Quadratic(charge, position - lr * kinetic, kinetic)
+        charge = a**2 * state.charge - 2 * lr * a * position + lr**2 * kinetic
+        return Quadratic(charge, a * position - lr * kinetic, kinetic)
 
     mixed = mu * big.memory + k * big.gradient  # <G, D b+>
     along = mixed + q * kinetic  # <b+, D (G + q b+)>
-    charge = state.charge - 2 * lr * (big.torque + q * position) + lr**2 * (big.gradient + q * (mixed + along))
-    return Quadratic(charge, position - lr * along, kinetic)
+    pull = big.torque + q * position
+    charge = a**2 * state.charge - 2 * lr * a * pull + lr**2 * (big.gradient + q * (mixed + along))
+    return Quadratic(charge, a * position - lr * along, kinetic)
 
 
 def linear_step(state: Linear, torque: Tensor | float, settings: Settings, first: bool) -> Linear:
@@ -81,4 +83,19 @@ def linear_step(state: Linear, torque: Tensor | float, settings: Settings, first
     (p, q), (mu, k) = settings.update, settings.buffer(first)
     force = torque + settings.weight_decay * state.charge
     buffer = mu * state.buffer + k * force
-    return Linear(state.charge - settings.lr * (p * force + q * buffer), buffer)
+    return Linear(settings.decay * state.charge - settings.lr * (p * force + q * buffer), buffer)
+
+
+class Displacement(NamedTuple):
+    """What a step theta+ = a theta - d of any optimizer brings to a charge, measured: its symmetry-breaking torque.
+
+    `pull`: a <d, D theta> or <c, d>; `square`: <d, D d>, or 0 for linear charges.
+    """
+
+    pull: Tensor
+    square: Tensor | float
+
+
+def drift_step(charge: Tensor, d: Displacement, decay: float, degree: int) -> Tensor:
+    """A charge of `degree` 1 (linear) or 2 after a step theta+ = decay theta - d of any optimizer."""
+    return decay**degree * charge - degree * d.pull + d.square

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.descent import Settings
-from neuromech.dynamics.discrete import Linear, Quadratic, QuadraticDrive, decayed
+from neuromech.dynamics.discrete import Displacement, Linear, Quadratic, QuadraticDrive, decayed
 
 
 def gradient_flow(charge: Tensor, torque: Tensor | float, settings: Settings, degree: int) -> Tensor:
@@ -33,7 +33,17 @@ def gradient_flow(charge: Tensor, torque: Tensor | float, settings: Settings, de
     if settings.friction <= 0:
         return torch.full_like(charge, math.nan)
     rate = degree * settings.lr * settings.force / settings.friction
-    return math.exp(-rate * settings.weight_decay) * charge - rate * torque
+    return shrink(settings.decay, degree) * math.exp(-rate * settings.weight_decay) * charge - rate * torque
+
+
+def shrink(decay: float, degree: int) -> float:
+    """Decoupled weight decay as a flow: what remains of a charge in a step that multiplies weights by `decay`."""
+    return math.exp(degree * (decay - 1.0))
+
+
+def drift_flow(charge: Tensor, d: Displacement, decay: float, degree: int) -> Tensor:
+    """One step of the flow under the measured torque of an optimizer other than SGD, without what finite steps add."""
+    return shrink(decay, degree) * charge - degree * d.pull
 
 
 class Oscillator(NamedTuple):
@@ -102,7 +112,7 @@ def continuous_step(
     """One step of the flow at finite lr. `law`: the exact law's state before the step, read where a velocity starts."""
     lr, n = settings.lr, 2 if isinstance(law, Quadratic) else 1
     if settings.momentum == 0:  # the drive acts at the end of the step
-        decay = math.exp(-n * lr * settings.weight_decay)
+        decay = shrink(settings.decay, n) * math.exp(-n * lr * settings.weight_decay)
         charge = decay * state.charge + lr**2 * push.update - n * lr * push.torque
         return Oscillator(charge, torch.full_like(state.velocity, math.nan))
 
@@ -114,9 +124,10 @@ def continuous_step(
     gamma, omega2 = settings.oscillator(n)
     spring = 2.0 * n / (1.0 + settings.momentum) * settings.force * settings.weight_decay  # omega2 / lr, also at lr = 0
     stay, response, slow = propagator(gamma, omega2)
+    # Decoupled decay shrinks the weights, not the buffer: a charge of degree n as weights^n, its velocity as one less.
     return Oscillator(
-        stay * state.charge + lr * response * velocity,
-        slow * velocity - spring * response * state.charge + at_end,
+        shrink(settings.decay, n) * (stay * state.charge + lr * response * velocity),
+        shrink(settings.decay, n - 1) * (slow * velocity - spring * response * state.charge) + at_end,
     )
 
 

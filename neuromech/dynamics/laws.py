@@ -1,9 +1,10 @@
 """`Laws`: the charges of a set of symmetries, observed and predicted step by step beside a training run.
 
 Around every optimizer step: `before(params, grads, motions)`, then the step, then `after(params)`, which returns one
-row of a record. Predictions read the weights once, at the start. After that they see what the step is told (`Motion`),
-the gradients and the momentum buffers; the weights only where a torque has to be measured, which is for approximate
-families of quadratic charges and split ones (parts.py), and where a buffer or a split comes up in mid-run.
+row of a record. Under SGD, predictions read the weights once, at the start. After that they see what the step is told
+(`Motion`), the gradients and the momentum buffers; the weights only where a torque has to be measured, which is for
+approximate families of quadratic charges and split ones (parts.py), and where a buffer or a split comes up in mid-run.
+Under other optimizers a symmetry does not protect the update, and its torque is measured at every step.
 
 Shapes: flat vectors over all members, [rows], float64, on the device of the parameters; family i has the rows
 `Laws.slices[i]`. Nothing waits for the device.
@@ -12,16 +13,19 @@ Shapes: flat vectors over all members, [rows], float64, on the device of the par
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Scratch, Values, blank
-from neuromech.dynamics.descent import Motion, Settings
-from neuromech.dynamics.parts import LOST, Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
-from neuromech.dynamics.track import Drives, Track, advance_linear, advance_quadratic
+from neuromech.dynamics.attribution import Gains, turn
+from neuromech.dynamics.charge import Computed, Scratch, Values, Vector, blank
+from neuromech.dynamics.descent import Drift, Motion, Settings
+from neuromech.dynamics.discrete import Displacement
+from neuromech.dynamics.parts import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
+from neuromech.dynamics.track import Drives, Track, advance_drift, advance_linear, advance_quadratic
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.symmetry import Symmetry
 
@@ -31,10 +35,12 @@ PLANS = 32  # patterns kept compiled: a run that alternates between a few of the
 class Reading(NamedTuple):
     """The charges after a step, each [rows], float64.
 
-    `exact` is the discrete law, with the measured torque where the symmetry is approximate; `ideal` is the same law
-    with the symmetry taken for exact; `flow` the gradient flow (lr -> 0); `continuous` the flow at finite lr; nan: the
-    charge was moved by an optimizer without a known law. `scale` is what a residual is divided by. `leak` is the torque
-    <g, D theta> or <c, g> of this step; nan: the symmetry says that it is zero, so it was not measured.
+    `exact` is the discrete law, with the measured torque where the symmetry is approximate or the optimizer breaks it;
+    `ideal` is the same law with the symmetry taken for exact; `flow` the gradient flow (lr -> 0); `continuous` the flow
+    at finite lr. `scale` is what a residual is divided by. `leak` is the torque <g, D theta> or <c, g> of this step;
+    nan: the symmetry says that it is zero, or the optimizer does not care, so it was not measured. `gains` [5, rows]
+    are the terms of what the exact law gained in this step, see attribution.TERMS; `turn` is sin^2 of the angle by
+    which the step turned the weights, nan where the charge is no squared length.
     """
 
     observed: Tensor
@@ -44,18 +50,29 @@ class Reading(NamedTuple):
     continuous: Tensor
     scale: Tensor
     leak: Tensor
+    gains: Tensor
+    turn: Tensor
 
 
 class _Step(NamedTuple):
-    """What `before` found: the plan, the settings behind each label, the drives of both kinds."""
+    """What `before` found: the plan, the settings behind each label, the drives of both kinds, the torques [1, rows] of
+    directions that were known already, and the directions that are read after the step."""
 
     plan: Plan
-    settings: dict[Label, Settings | None]
+    settings: dict[Label, Settings | Drift]
     drives: tuple[Drives, Drives]
+    pulls: Tensor | None
+    late: dict[str, Computed]
+    drifting: tuple[str, ...]
+
+
+# The buffer of a parameter that the states contain: this one (true), or any but this one, which a new one replaced.
+_Held = tuple[weakref.ref[Tensor] | None, bool]
+_ANY: _Held = (None, False)
 
 
 class Laws:
-    """The charges of `symmetries` over `params`, and their laws. Predictions start at `params`, as with `initial`.
+    """The charges of `symmetries` over `params`, and their laws. Predictions start at `params`, as with `restart`.
 
     Raises `SymmetryError` if a symmetry does not fit the parameters.
     """
@@ -73,8 +90,14 @@ class Laws:
         )
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
+        self._split_ever: frozenset[int] = frozenset()
         self.slices = self._whole.forms.slices
-        self.initial(params)
+        self.restart(params)
+
+    @property
+    def device(self) -> torch.device:
+        """Where readings are."""
+        return self._whole.forms.device
 
     @property
     def split(self) -> frozenset[int]:
@@ -87,16 +110,24 @@ class Laws:
         return self._split_ever
 
     def initial(self, params: Values) -> Reading:
-        """Start (or start over) all predictions from `params`: the row of step 0."""
-        self._plans.clear()
+        """Start (or start over) all predictions from `params`, and forget what happened: the row of step 0."""
+        self._split_ever = frozenset()
+        return self.restart(params)
+
+    def restart(self, params: Values) -> Reading:
+        """Start all predictions over from `params`, which something other than a step has changed; costs one look."""
         self._layout = self._whole
-        self._split_ever: frozenset[int] = frozenset()
-        self._met: set[str] = set()  # parameters whose buffer the states contain
+        self._met: dict[str, _Held] = {}
         self._step: _Step | None = None
-        charge, scale = self._whole.forms.charges(params)
-        zero = torch.zeros_like(charge)
+        charge, scale = self.observe(params)
+        zero, unknown = torch.zeros_like(charge), torch.full_like(charge, math.nan)
         self._unpack(self._states(charge, zero, zero))
-        return self._reading(charge, scale, torch.full_like(charge, math.nan))
+        return self._reading(charge, scale, unknown, torch.zeros(5, len(charge), dtype=charge.dtype), unknown)
+
+    def observe(self, params: Values) -> tuple[Tensor, Tensor]:
+        """The charges at `params`, and the scale of their rounding: both [rows]. Predictions go on."""
+        charge, scale, _ = self._whole.forms.charges(params)
+        return charge, scale
 
     def before(self, params: Values, grads: Values, motions: Mapping[str, Motion]) -> None:
         """Measure what the step about to be taken will do. Mappings by parameter name; `motions` as from `read`.
@@ -107,11 +138,10 @@ class Laws:
             raise InstrumentError(f"{missing[0]} has a motion but no gradient: pass the gradients of all that moves")
         pattern, settings = label(self._names, motions)
         labels = dict(zip(self._names, pattern, strict=True))
-        moving = [name for name, x in labels.items() if x not in (None, LOST)]
-        buffers = {name: b for name in moving if (b := motions[name].buffer) is not None}
+        moving = {name: motions[name] for name, x in labels.items() if x is not None}
+        buffers = {name: m.buffer for name, m in moving.items() if m.buffer is not None}
 
         self._meet(params, {name: b for name, b in buffers.items() if name not in self._met})
-        self._met.update(moving)
         if pattern not in self._plans:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
@@ -120,7 +150,16 @@ class Laws:
         now = self._plans[pattern]
         if now.layout is not self._layout:
             self._regroup(now.layout, params, buffers)
-        self._step = _Step(now, settings, self._measure(params, {name: grads[name] for name in moving}, buffers))
+        self._exchange(params, buffers)
+        self._met |= {name: (self._met.get(name, _ANY)[0], False) for name, m in moving.items() if m.first}
+        self._met |= {name: (weakref.ref(b), True) for name, b in buffers.items()}
+
+        drifts = {n: (told.late, m.direction) for n, m in moving.items() if isinstance(told := m.settings, Drift)}
+        late = {n: u or _displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}
+        early = {n: u for n, (is_late, u) in drifts.items() if not is_late and u is not None}
+        followed: Vector = early | {name: grads[name] for name in moving if name not in drifts}
+        drives, pulls = self._measure(params, followed, buffers, bool(early))
+        self._step = _Step(now, settings, drives, pulls, late, tuple(drifts))
 
     def after(self, params: Values) -> Reading:
         """Observe the charges after the step, and take all predictions there.
@@ -131,25 +170,37 @@ class Laws:
             raise InstrumentError(
                 "after() found no step: call before() ahead of each optimizer step, after() behind it"
             )
-        (now, settings, drives), self._step = self._step, None
+        (now, settings, drives, pulls, late, drifting), self._step = self._step, None
+        observed, scale, moved = self._look(params, late)
         torques = [torch.zeros_like(track.flow) for track in self._tracks]
+        gains = [torch.zeros(len(Gains._fields), len(t), dtype=t.dtype, device=t.device) for t in torques]
         for moved_by, kind, rows in now.moves:
             told, track, own = settings[moved_by], self._tracks[kind], drives[kind]
             if rows is not None:
                 track, own = track.take(rows), own.take(rows)
-            if told is None:
-                new = track.lost()
+            if isinstance(told, Drift):
+                found = moved if told.late else pulls
+                assert found is not None
+                torque = found.split(self._layout.forms.rows, dim=1)[kind]
+                degree = 1 if kind else 2
+                d = _displacement_of(told, torque if rows is None else torque[:, rows], own.gradient, degree)
+                new, gained = advance_drift(track, d, told, degree)
             else:
                 own = own.scaled(told.gradient_factor)
-                new = (advance_quadratic, advance_linear)[kind](track, own, told, moved_by.first)
+                new, gained = (advance_quadratic, advance_linear)[kind](track, own, told, moved_by.first)
                 if isinstance(own.torque, Tensor):
                     torques[kind] = own.torque[0] if rows is None else torques[kind].index_copy(0, rows, own.torque[0])
+            packed = gained.pack(new.flow)
+            gains[kind] = packed if rows is None else gains[kind].index_copy(1, rows, packed)
             self._tracks[kind] = new if rows is None else self._tracks[kind].put(rows, new)
-        observed, scale = self._whole.forms.charges(params)
+        for name in drifting:
+            self._met.pop(name, None)
+        *terms, pull = self._layout.total(torch.cat(gains, dim=1)).unbind()
+        before = self._layout.total(torch.cat([t.charge[0] for t in self._tracks])) - sum(terms)
         leak = torch.full_like(observed, math.nan)
         if any(self._layout.measures):
             leak = torch.where(self._layout.torque_known, self._layout.total(torch.cat(torques)), leak)
-        return self._reading(observed, scale, leak)
+        return self._reading(observed, scale, leak, torch.stack(terms), turn(before, observed, terms[0], pull))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly: a tensor, numbers, strings, lists of them."""
@@ -175,23 +226,34 @@ class Laws:
         self._plans.clear()
         self._step = None
         self._unpack(state["state"].to(device=self._whole.forms.device, copy=True))
-        self._met = set(state["met"])
+        self._met = dict.fromkeys(state["met"], _ANY)
         self._split_ever = frozenset(state["split_ever"])
 
     def _families(self) -> list[list[Any]]:
         return [[s.name, s.size, "approximate" if approximate(s) else "exact"] for s in self.symmetries]
 
-    def _measure(self, params: Values, grads: Values, buffers: Values) -> tuple[Drives, Drives]:
-        """The drives of all rows; what nothing needs is 0 and is not measured."""
-        if not grads:
-            return Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)
+    def _measure(
+        self, params: Values, followed: Vector, buffers: Values, early: bool
+    ) -> tuple[tuple[Drives, Drives], Tensor | None]:
+        """The drives of all rows from what the step follows, gradients or directions, and if there are any of these,
+        `early`, their torques: [1, rows]. What nothing needs is 0 and is not measured."""
+        if not followed:
+            return (Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)), None
         layout = self._layout
         (quadratic, linear), (asks_quadratic, asks_linear) = layout.torque.split(layout.forms.rows, 1), layout.measures
-        pairs = [(grads, grads)] + [(buffers, grads)] * bool(buffers) + [(grads, params)] * asks_quadratic
-        forms = layout.forms.bilinear(pairs)
+        pairs: list[tuple[Vector, Vector]] = [(followed, followed)] + [(buffers, followed)] * bool(buffers)
+        forms = layout.forms.bilinear(pairs + [(followed, params)] * (asks_quadratic or early))
+        sums = layout.forms.linear([followed]) if asks_linear or early else None
         torque = torch.where(quadratic, forms[-1], 0.0) if asks_quadratic else 0.0
-        force = torch.where(linear, layout.forms.linear([grads])[0], 0.0) if asks_linear else 0.0
-        return Drives(forms[0], forms[1] if buffers else 0.0, torque), Drives(0.0, 0.0, force)
+        force = torch.where(linear, sums[0], 0.0) if asks_linear and sums is not None else 0.0
+        drives = Drives(forms[0], forms[1] if buffers else 0.0, torque), Drives(0.0, 0.0, force)
+        return drives, torch.cat((forms[-1:], sums), dim=1) if early and sums is not None else None
+
+    def _look(self, params: Values, late: dict[str, Computed]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The charges, their scale, and the torques [2, rows] of directions that are read after the step."""
+        if self._layout is self._whole or not late:
+            return self._whole.forms.charges(params, late or None)
+        return (*self.observe(params), self._layout.forms.charges(params, late)[2])
 
     def _meet(self, params: Values, buffers: Values) -> None:
         """Take into the states what was in momentum buffers before we looked: they add up over parameters."""
@@ -201,6 +263,26 @@ class Laws:
         for kind, (position, kinetic) in enumerate(read):
             track = self._tracks[kind]
             self._tracks[kind] = track._replace(momentum=track.momentum + position, kinetic=track.kinetic + kinetic)
+
+    def _exchange(self, params: Values, buffers: Values) -> None:
+        """Read anew what the states hold of momentum buffers for which others stand in: of another optimizer."""
+        held = {name: (b, *self._met.get(name, _ANY)) for name, b in buffers.items()}
+        if not (others := {name for name, (b, ref, this) in held.items() if ref and (ref() is b) != this}):
+            return
+        read = self._layout.forms([(buffers, params), (buffers, buffers)])
+        fresh = torch.zeros(read.shape[1], dtype=torch.bool)
+        for (family, terms), rows in self._layout.rows.items():
+            fresh[rows] = any(self.symmetries[family].terms[i].parameter in others for i in terms)
+        kinds = self._layout.forms.rows
+        for kind, (rows, new) in enumerate(zip(fresh.to(read.device).split(kinds), read.split(kinds, 1), strict=True)):
+            position, kinetic = new
+            track, zero = self._tracks[kind], torch.zeros_like(position)
+            self._tracks[kind] = track._replace(
+                momentum=torch.where(rows, position, track.momentum),
+                kinetic=torch.where(rows, kinetic, track.kinetic),
+                by_decay=torch.where(rows, zero, track.by_decay),
+                by_leak=torch.where(rows, zero, track.by_leak),
+            )
 
     def _regroup(self, layout: Layout, params: Values, buffers: Values) -> None:
         read = layout.forms([(params, params), (buffers, params), (buffers, buffers)])
@@ -212,8 +294,8 @@ class Laws:
     def _states(self, charge: Tensor, position: Tensor, kinetic: Tensor) -> Tensor:
         """States of all laws, from what was read off the weights and buffers: [quantities, rows]."""
         n = self._layout.torque.shape[0]
-        velocity = torch.full_like(charge, math.nan)
-        return torch.stack([charge] * n + [position] * n + [kinetic] * n + [charge, charge, velocity])
+        velocity, zero = torch.full_like(charge, math.nan), torch.zeros_like(charge)
+        return torch.stack([charge] * n + [position] * n + [kinetic] * n + [charge, charge, velocity, zero, zero])
 
     def _pack(self) -> Tensor:
         return torch.cat([track.pack() for track in self._tracks], dim=1)
@@ -222,7 +304,24 @@ class Laws:
         n = self._layout.torque.shape[0]
         self._tracks = [Track.unpack(kind, n) for kind in state.split(self._layout.forms.rows, dim=1)]
 
-    def _reading(self, observed: Tensor, scale: Tensor, leak: Tensor) -> Reading:
+    def _reading(self, observed: Tensor, scale: Tensor, leak: Tensor, gains: Tensor, turned: Tensor) -> Reading:
         rows = [torch.cat((t.charge, t.flow[None], t.continuous[None])) for t in self._tracks]
         *discrete, flow, continuous = self._layout.total(torch.cat(rows, dim=1)).unbind()
-        return Reading(observed, discrete[0], discrete[-1], flow, continuous, scale, leak)
+        return Reading(observed, discrete[0], discrete[-1], flow, continuous, scale, leak, gains, turned)
+
+
+def _displacement(p: Tensor) -> Computed:
+    """How far a parameter will have been moved back from where it is now: a copy of it is kept."""
+    before = p.detach().clone()
+    return Computed(lambda w: w(before) - w(p))
+
+
+def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree: int) -> Displacement:
+    """What a drift along u brings, from <u, D theta> before the step and <u, D u>, or from both after it.
+
+    After it theta+ = a theta - rate u stands in for theta: a <d, D theta> = <d, D theta+> + <d, D d>.
+    """
+    if drift.late:
+        along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
+        return Displacement(along + square, square)
+    return Displacement(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)

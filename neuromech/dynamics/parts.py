@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.charge import Block, Forms, Scratch, Values
-from neuromech.dynamics.descent import Motion, Settings
+from neuromech.dynamics.descent import Drift, Motion, Settings
 from neuromech.symmetry import Symmetry
 
 Division = tuple[tuple[int, ...], ...]  # of one family: its parts, each the indices of its terms
@@ -32,7 +32,6 @@ class Label(NamedTuple):
     number: int
 
 
-LOST = Label(False, -1)  # moves, and no law is known
 Pattern = tuple[Label | None, ...]  # of parameters; None: does not move
 
 
@@ -41,36 +40,31 @@ class Part(NamedTuple):
     terms: tuple[int, ...]
 
 
-def label(names: Iterable[str], motions: Mapping[str, Motion]) -> tuple[Pattern, dict[Label, Settings | None]]:
+def label(names: Iterable[str], motions: Mapping[str, Motion]) -> tuple[Pattern, dict[Label, Settings | Drift]]:
     """The pattern of `motions` over the parameters `names`, and the settings behind each label."""
-    settings: dict[Label, Settings | None] = {}
+    settings: dict[Label, Settings | Drift] = {}
     known: dict[tuple[int, bool], Label] = {}  # by identity: hashing settings is slow, and a param group shares one
-    equal: dict[tuple[Settings, bool], Label] = {}
+    equal: dict[tuple[Settings | Drift, bool], Label] = {}
     pattern: list[Label | None] = []
     for name in names:
         motion = motions.get(name)
         if motion is None:
             pattern.append(None)
-        elif motion.settings is None:
-            settings[LOST] = None
-            pattern.append(LOST)
-        else:
-            key = id(motion.settings), motion.first
-            if key not in known:
-                known[key] = equal.setdefault((motion.settings, motion.first), Label(motion.first, len(equal)))
-                settings[known[key]] = motion.settings
-            pattern.append(known[key])
+            continue
+        key = id(motion.settings), motion.first
+        if key not in known:
+            known[key] = equal.setdefault((motion.settings, motion.first), Label(motion.first, len(equal)))
+            settings[known[key]] = motion.settings
+        pattern.append(known[key])
     return tuple(pattern), settings
 
 
 def divide(labels: Sequence[Label | None]) -> Division:
-    """The parts of a family, from the labels of its terms. A family that is lost, even in part, stays one.
+    """The parts of a family, from the labels of its terms.
 
     Terms that do not move come last, after those that make their buffer: `regroup` reads all parts but the last from
     the weights and the buffers, and the buffer of a parameter that does not move cannot be seen.
     """
-    if LOST in labels:
-        return (tuple(range(len(labels))),)
     parts: dict[Label | None, list[int]] = {}
     for i, x in enumerate(labels):
         parts.setdefault(x, []).append(i)
@@ -121,13 +115,13 @@ class Layout:
             torque[1:, here] = f in self.split
             to[here] = torch.arange(charges.slices[f].start, charges.slices[f].stop)
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
-        self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device)
+        self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
         self._charges = sum(charges.rows)
         self.torque_known = self.total(self.torque[0].double()) > 0
 
     def total(self, x: Tensor) -> Tensor:
         """Sum over parts: from [..., rows] to [..., charges]."""
-        if not self.split:
+        if self._to is None:
             return x
         return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, self._to, x)
 
@@ -179,8 +173,7 @@ def plan(
     layout = layout or Layout(symmetries, divisions, params, scratch)
     places: dict[tuple[Label, int], list[slice]] = {}
     for (f, terms), rows in layout.rows.items():
-        own = {labels[symmetries[f].terms[i].parameter] for i in terms}
-        moved_by = LOST if LOST in own else own.pop()
+        moved_by = labels[symmetries[f].terms[terms[0]].parameter]
         if moved_by is not None:
             places.setdefault((moved_by, int(symmetries[f].is_linear)), []).append(rows)
     moves = []

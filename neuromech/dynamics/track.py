@@ -2,7 +2,7 @@
 
 A `Track` holds the state of every law: the exact discrete one (and, where a symmetry is approximate, the ideal one,
 which takes it for exact), the gradient flow and the flow at finite lr. The functions here only hand each law the same
-measured `Drives`; what the laws say is in discrete.py and flow.py.
+measured drives; what the laws say is in discrete.py, flow.py and attribution.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.descent import Settings
-from neuromech.dynamics.discrete import Linear, Quadratic, QuadraticDrive, linear_step, quadratic_step
-from neuromech.dynamics.flow import Oscillator, Push, continuous_step, gradient_flow, push
+from neuromech.dynamics.attribution import Gains, Sources, of_drift, of_sgd
+from neuromech.dynamics.descent import Drift, Settings
+from neuromech.dynamics.discrete import (
+    Displacement,
+    Linear,
+    Quadratic,
+    QuadraticDrive,
+    drift_step,
+    linear_step,
+    quadratic_step,
+)
+from neuromech.dynamics.flow import Oscillator, Push, continuous_step, drift_flow, gradient_flow, push
 
 
 class Track(NamedTuple):
@@ -27,23 +36,27 @@ class Track(NamedTuple):
     flow: Tensor  # [rows]
     continuous: Tensor  # [rows]
     velocity: Tensor  # [rows], of continuous
+    by_decay: Tensor  # [rows], what of momentum came from weight decay
+    by_leak: Tensor  # [rows], what of it from leaks
 
     def pack(self) -> Tensor:
         return torch.cat([x if x.ndim == 2 else x[None] for x in self])
 
     @classmethod
     def unpack(cls, x: Tensor, laws: int) -> Track:
-        charge, momentum, kinetic, (flow,), (continuous,), (velocity,) = x.split((laws, laws, laws, 1, 1, 1))
-        return cls(charge, momentum, kinetic, flow, continuous, velocity)
+        many, single = x[: 3 * laws].split(laws), x[3 * laws :].unbind()
+        return cls(*many, *single)
+
+    @staticmethod
+    def height(laws: int) -> int:
+        """Number of quantities that `pack` makes."""
+        return 3 * laws + 5
 
     def take(self, rows: Tensor) -> Track:
         return Track(*(x[..., rows] for x in self))
 
     def put(self, rows: Tensor, new: Track) -> Track:
         return Track(*(x.index_copy(-1, rows, y) for x, y in zip(self, new, strict=True)))
-
-    def lost(self) -> Track:
-        return Track(*(torch.full_like(x, math.nan) for x in self))
 
 
 class Drives(NamedTuple):
@@ -61,27 +74,43 @@ class Drives(NamedTuple):
         return Drives(factor * factor * self.gradient, factor * self.memory, factor * self.torque)
 
 
-def advance_quadratic(track: Track, drives: Drives, settings: Settings, first: bool) -> Track:
-    """All predictions for quadratic charges, one step on."""
+def advance_quadratic(track: Track, drives: Drives, settings: Settings, first: bool) -> tuple[Track, Gains]:
+    """All predictions for quadratic charges, one step of SGD on."""
     law, drive = Quadratic(track.charge, track.momentum, track.kinetic), QuadraticDrive(*drives)
     new = quadratic_step(law, drive, settings, first)
-    exact = Quadratic(*(x[0] for x in law))
+    before, after = Quadratic(*(x[0] for x in law)), Quadratic(*(x[0] for x in new))
     own = drive._replace(torque=_first(drives.torque))
-    pushed = push(exact, Quadratic(*(x[0] for x in new)), own, settings, first)
+    pushed = push(before, after, own, settings, first)
     flow = gradient_flow(track.flow, own.torque, settings, 2)
-    return Track(
-        *new, flow, *continuous_step(Oscillator(track.continuous, track.velocity), exact, pushed, settings, first)
-    )
+    oscillator = continuous_step(Oscillator(track.continuous, track.velocity), before, pushed, settings, first)
+    gains, sources = of_sgd(before, after, Sources(track.by_decay, track.by_leak), own.torque, settings, first)
+    return Track(*new, flow, *oscillator, *sources), gains
 
 
-def advance_linear(track: Track, drives: Drives, settings: Settings, first: bool) -> Track:
-    """All predictions for linear charges, one step on."""
+def advance_linear(track: Track, drives: Drives, settings: Settings, first: bool) -> tuple[Track, Gains]:
+    """All predictions for linear charges, one step of SGD on."""
     new = linear_step(Linear(track.charge, track.momentum), drives.torque, settings, first)
-    exact, torque = Linear(track.charge[0], track.momentum[0]), _first(drives.torque)
+    before, after = Linear(track.charge[0], track.momentum[0]), Linear(*(x[0] for x in new))
+    torque = _first(drives.torque)
     flow = gradient_flow(track.flow, torque, settings, 1)
     oscillator = Oscillator(track.continuous, track.velocity)
-    continuous = continuous_step(oscillator, exact, Push(0.0, 0.0, torque), settings, first)
-    return Track(*new, track.kinetic, flow, *continuous)
+    continuous = continuous_step(oscillator, before, Push(0.0, 0.0, torque), settings, first)
+    gains, sources = of_sgd(before, after, Sources(track.by_decay, track.by_leak), torque, settings, first)
+    return Track(*new, track.kinetic, flow, *continuous, *sources), gains
+
+
+def advance_drift(track: Track, d: Displacement, drift: Drift, degree: int) -> tuple[Track, Gains]:
+    """All predictions for charges of `degree`, one step of another optimizer on.
+
+    The buffers of SGD, if there are any, stay where they are, but not in the same relation to the weights: what is
+    known of them is dropped, and read anew should SGD go on.
+    """
+    gains = of_drift(track.charge[0], d, drift.decay, degree)
+    charge = drift_step(track.charge, d, drift.decay, degree)
+    flow = drift_flow(track.flow, d, drift.decay, degree)
+    continuous = drift_flow(track.continuous, d, drift.decay, degree) + d.square
+    none, velocity = torch.zeros_like(charge), torch.full_like(flow, math.nan)
+    return Track(charge, none, none, flow, continuous, velocity, none[0], none[0]), gains
 
 
 def _first(x: Tensor | float) -> Tensor | float:

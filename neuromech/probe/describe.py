@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer
 
 import neuromech
 from neuromech.detect.find import Findings
-from neuromech.dynamics.descent import has_exact_law
+from neuromech.dynamics.descent import law_of
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -39,12 +39,38 @@ def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, A
 
 
 def of_optimizer(optimizer: Optimizer) -> dict[str, Any]:
-    keys = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-
-    def plain(x: Any) -> Any:
-        return x.item() if isinstance(x, Tensor) else x
-
     groups = [
-        {k: plain(g[k]) for k in keys if k in g} | {"parameters": len(g["params"])} for g in optimizer.param_groups
+        dict(told) | {"parameters": len(group["params"])}
+        for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
-    return {"class": type(optimizer).__name__, "law": has_exact_law(optimizer), "groups": groups}
+    return {"class": type(optimizer).__name__, "law": law_of(optimizer), "groups": groups}
+
+
+Told = list[dict[str, Any]]
+"""What each param group of an optimizer is told, as plain data, without how it is to be computed."""
+
+_HOW = {"params", "foreach", "fused", "capturable", "differentiable", "initial_lr"}
+
+
+def settings(optimizer: Optimizer) -> Told:
+    return [{k: _plain(x) for k, x in g.items() if k not in _HOW} for g in optimizer.param_groups]
+
+
+def changes(before: Told, after: Told) -> list[tuple[str, str]]:
+    """What is told otherwise than before, but for the learning rate, as (which setting, words)."""
+    out = [
+        (f"group {i} {key}", f"{key} of parameter group {i} is {new[key]} (it was {old.get(key)})")
+        for i, (old, new) in enumerate(zip(before, after, strict=False))
+        for key in new
+        if key != "lr" and new[key] != old.get(key)
+    ]
+    if len(after) > len(before):
+        out.append((f"groups {len(after)}", f"the optimizer has {len(after)} parameter groups (it had {len(before)})"))
+    return out
+
+
+def _plain(x: Any) -> Any:
+    """As JSON would keep it: a tensor as its number, unless that would wait for a device."""
+    if isinstance(x, Tensor):
+        return x.item() if x.numel() == 1 and x.device.type == "cpu" else f"a tensor on {x.device}"
+    return [_plain(v) for v in x] if isinstance(x, (tuple, list)) else x

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 
-from neuromech.errors import NeuromechWarning
+from neuromech.errors import warn
 from neuromech.record import Record
 
 MOST = 20  # lines of one kind: a model that drops layers at random has something to tell at every step
@@ -39,7 +38,7 @@ class Journal:
     def warn_once(self, key: str, message: str) -> None:
         if key not in self._told:
             self._told.add(key)
-            warnings.warn(message, NeuromechWarning, stacklevel=3)
+            warn(message)
 
 
 def some(names: Iterable[str], most: int = 5) -> str:

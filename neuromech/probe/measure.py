@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect.find import Findings
-from neuromech.dynamics.descent import Motion, has_exact_law, read
+from neuromech.dynamics.descent import Motion, buffers, law_of, read
 from neuromech.dynamics.laws import Laws, Reading
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.journal import Journal, some
-from neuromech.probe.ledger import FIELDS, Ledger
+from neuromech.probe.ledger import FIELDS, Ledger, Rows, Tally
 from neuromech.record import Record
 
 
@@ -31,16 +31,15 @@ class Measurement:
         self._params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._owners = _owners(model, self._params)
-        self._symmetries = found.symmetries
-        self._laws = Laws(self._symmetries, self._params)
-        self._ledger = Ledger(record, self._laws.slices, members, journal)
-        # Weakly: an optimizer that is no longer used must give its momentum buffers back.
-        self._optimizers: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
-        self._moving: WeakKeyDictionary[Optimizer, frozenset[str]] = WeakKeyDictionary()
-        self._described: list[dict[str, Any]] = []
+        self._laws = Laws(found.symmetries, self._params)
         self._observed: Tensor | None = None
+        self.reading: Reading | None = None  # of the last step
+        rows = Rows(self._laws.slices, members, self._laws.device)
+        self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
+        # Weakly: an optimizer that is no longer used must give its momentum buffers back.
+        self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+        self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
-        self._buffers: Marks = {}
         record.update_meta(describe.of_findings(found, self._params))
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
@@ -48,16 +47,17 @@ class Measurement:
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
-        self._keep(0, 0.0, self._laws.initial(self._params))
-        self._weights = _marks(self._params)
+        reading = self._laws.initial(self._params)
+        self._tally.start(reading.observed)
+        self._keep(0, 0.0, reading)
+        self._weights = _marks(self._params.items())
 
     def before(self, optimizer: Optimizer) -> None:
         """The gradients of a step are ready: measure what drives the charges."""
-        if optimizer not in self._optimizers:
-            self._meet(optimizer)
+        known = self._meet(optimizer)
         motions = read(optimizer, self._names)
-        self._notice(optimizer, frozenset(motions))
-        self._check_untouched(motions)
+        self._notice(known, frozenset(motions))
+        self._check_untouched(known, motions)
         gradients = {name: g for name in motions if (g := self._params[name].grad) is not None}
         self._laws.before(self._params, gradients, motions)
 
@@ -65,16 +65,16 @@ class Measurement:
     def laws(self) -> Laws:
         return self._laws
 
-    def after(self, optimizer: Optimizer) -> Reading:
+    def after(self, optimizer: Optimizer) -> None:
         """The step is done: observe the charges, and advance every prediction."""
-        reading = self._laws.after(self._params)
-        lr = float(optimizer.param_groups[0]["lr"])
+        reading, known = self._laws.after(self._params), self._known[optimizer]
+        lr = float(optimizer.param_groups[0].get("lr", 0.0))
         self.step += 1
         self.time += lr
-        self._keep(self._optimizers[optimizer], lr, reading)
-        self._weights = _marks(self._params)
-        self._buffers |= _buffers(read(optimizer, self._names))
-        return reading
+        self._tally.add(reading)
+        self._keep(known.index, lr, reading)
+        self._weights = _marks(self._params.items())
+        known.buffers |= _marks(buffers(optimizer, self._names).items())
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
@@ -92,37 +92,68 @@ class Measurement:
     def state_dict(self) -> dict[str, Any]:
         self.flush()
         state = {"step": self.step, "time": self.time, "laws": self._laws.state_dict()}
-        return state | ({} if self._observed is None else {"observed": self._observed})
+        observed = {} if self._observed is None else {"observed": self._observed}
+        return state | observed | {"tally": self._tally.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._laws.load_state_dict(state["laws"])
+        self._tally.load_state_dict(state["tally"], self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
         if "observed" in state:
-            self._observed = state["observed"].to(next(iter(self._params.values())).device)
+            self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
-        self._observed = reading.observed
+        self._observed, self.reading = reading.observed, reading
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
-        self._ledger.add(self.step, optimizer, lr, self.time, fields)
+        terms = self._tally.read(reading.observed) if kept else None
+        self._ledger.add(self.step, optimizer, lr, self.time, fields, terms)
 
-    def _meet(self, optimizer: Optimizer) -> None:
+    def _meet(self, optimizer: Optimizer) -> _Known:
+        """What is known of an optimizer; what it is goes to the records, and what of it changes in mid-run."""
+        known = self._known.get(optimizer)
+        settings = describe.settings(optimizer)
+        if known is not None and known.settings == settings:
+            return known
         description = describe.of_optimizer(optimizer)
-        if description in self._described:  # made anew with equal settings, as at every epoch
-            self._optimizers[optimizer] = self._described.index(description)
-            return
-        self._optimizers[optimizer] = len(self._described)
-        self._described.append(description)
+        if known is None:
+            known = self._known[optimizer] = _Known(len(self._described), settings)
+            if description in self._described:  # made anew with equal settings, as at every epoch
+                known.index = self._described.index(description)
+                return known
+            self._described.append(description)
+            self._explain(optimizer)
+        else:
+            for key, change in describe.changes(known.settings, settings):
+                self._journal.once(
+                    f"{known.index} {key}",
+                    self.step,
+                    "settings",
+                    f"from step {self.step + 1} on {change}. The laws take every step as it is told; later changes of "
+                    "this setting are not listed",
+                    warn=False,
+                )
+            grown = len(settings) > len(known.settings)
+            known.settings = settings
+            if not grown:
+                return known
+            self._described[known.index] = description
         self._record.update_meta({"optimizers": self._described})
-        if not has_exact_law(optimizer):
-            name = type(optimizer).__name__
-            message = f"there is no exact law for {name} yet: the charges that it moves are observed, not predicted"
-            self._journal.event(self.step, "no law", message)
+        return known
 
-    def _notice(self, optimizer: Optimizer, moving: frozenset[str]) -> None:
+    def _explain(self, optimizer: Optimizer) -> None:
+        name, law = type(optimizer).__name__, law_of(optimizer)
+        if law == "measured":
+            message = (
+                f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
+                "the books balance whatever it does (neuromech.dynamics.register teaches the laws an optimizer)"
+            )
+            self._journal.event(self.step, "measured", message)
+
+    def _notice(self, known: _Known, moving: frozenset[str]) -> None:
         """Say which parameters stop or start moving, and which were exchanged for others."""
-        before = self._moving.get(optimizer, moving)
-        self._moving[optimizer] = moving
+        before = moving if known.moving is None else known.moving
+        known.moving = moving
         for names, what in (
             (before - moving, "stand still: no gradient, or a step that is skipped"),
             (moving - before, "move"),
@@ -139,19 +170,22 @@ class Measurement:
                     "is the tensor that it was, no longer the model",
                 )
 
-    def _check_untouched(self, motions: Mapping[str, Motion]) -> None:
+    def _check_untouched(self, known: _Known, motions: Mapping[str, Motion]) -> None:
         """Start over if anything but a step has moved weights or momentum since the last one: no law speaks of that."""
-        buffers = _buffers(motions)
-        other = {f"momentum of {name}" for name, b in buffers.items() if self._buffers.get(name, b) != b}
-        now = _marks(self._params)
+        held = _marks((name, b) for name, m in motions.items() if (b := m.buffer) is not None)
+        other = {f"momentum of {name}" for name, mark in held.items() if known.buffers.get(name, mark) != mark}
+        now = _marks(self._params.items())
+        change: Tensor | None = None
         if self._weights is None or self._weights != now:
             touched = {name for name, mark in now.items() if self._weights is None or self._weights[name] != mark}
-            if self._moved(touched):
-                other |= touched
+            change = self._change(touched)
+            other |= touched if change is not None else set()
         if not other:
             return
-        self._laws = Laws(self._symmetries, self._params)
-        self._buffers = buffers
+        self._laws.restart(self._params)
+        if change is not None:
+            self._tally.outside(change)
+        known.buffers = held
         message = (
             f"before step {self.step + 1}, {some(other)} changed otherwise than by an optimizer step (load_state_dict, "
             "clipping, averaging, ...): no law covers that, so the predictions start over from the values found there"
@@ -159,25 +193,31 @@ class Measurement:
         self._journal.event(self.step, "changed", message)
         self._journal.warn_once("changed", message)
 
-    def _moved(self, touched: set[str]) -> bool:
-        """True if charges differ, by more than rounding, from those after the last step."""
+    def _change(self, touched: set[str]) -> Tensor | None:
+        """By how much charges differ from those after the last step; None: by no more than rounding."""
         if self._observed is None:
-            return False
-        reading = Laws(self._symmetries, self._params).initial(self._params)
+            return None
+        observed, scale = self._laws.observe(self._params)
+        change = observed - self._observed
         eps = max((torch.finfo(self._params[name].dtype).eps for name in touched), default=0.0)
-        return bool(((reading.observed - self._observed).abs() > 8 * eps * reading.scale).any())
+        return change if bool((change.abs() > 8 * eps * scale).any()) else None
+
+
+class _Known:
+    """What is known of one optimizer: its place in the records, what it is told, what it moves, its buffers."""
+
+    def __init__(self, index: int, settings: describe.Told) -> None:
+        self.index, self.settings = index, settings
+        self.moving: frozenset[str] | None = None
+        self.buffers: Marks = {}
 
 
 Marks = dict[str, tuple[int, int]]
 
 
-def _marks(tensors: Mapping[str, Tensor]) -> Marks:
+def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
     """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    return {name: (t.data_ptr(), t._version) for name, t in tensors.items()}
-
-
-def _buffers(motions: Mapping[str, Motion]) -> Marks:
-    return _marks({name: motion.buffer for name, motion in motions.items() if motion.buffer is not None})
+    return {name: (t.data_ptr(), t._version) for name, t in tensors}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

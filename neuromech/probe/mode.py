@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuromech.detect.capture import is_our_call, tensors_of
+from neuromech.detect.calling import is_our_call
+from neuromech.detect.capture import tensors_of
 from neuromech.probe.watch import Hook
 
 TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to

@@ -16,7 +16,6 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics.laws import Laws, Reading
-from neuromech.errors import FaultWarning, InstrumentError
+from neuromech.errors import FaultWarning, InstrumentError, warn
 from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.diagnose import diagnose
@@ -181,7 +180,7 @@ class Monitor:
         waiting, self._untold = self._untold, []
         for fault in waiting:
             if self._options.on_fault == "warn":
-                warnings.warn(str(fault), FaultWarning, stacklevel=2)
+                warn(str(fault), FaultWarning)
             elif self._options.on_fault == "raise":
                 stop(fault)
             elif callable(self._options.on_fault):

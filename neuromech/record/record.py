@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import time
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.errors import NeuromechWarning, RecordError
+from neuromech.errors import RecordError, warn
 from neuromech.record import tables
 from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
 from neuromech.record.tables import Columns, columns_of, length
@@ -127,7 +126,7 @@ class Record(Run):
         lost = sum(length(c) for chunks in self._pending.values() for c in chunks)
         if lost and os.getpid() == self._process:
             message = f"{lost} rows could not be written to {self.path} and are lost"
-            warnings.warn(message, NeuromechWarning, stacklevel=2)
+            warn(message)
 
     def _put(self, table: str, columns: Columns) -> None:
         if self.path is None:
@@ -152,7 +151,7 @@ class Record(Run):
         os.mkdir(self.path)  # without parents: a parent that is gone too may be a disk that will be mounted again
         self._write_meta()
         message = f"{self.path} had vanished and was made anew; the rows that had been written to it are gone"
-        warnings.warn(message, NeuromechWarning, stacklevel=4)
+        warn(message)
 
     def _warn(self, error: OSError) -> None:
         if not self._failing:
@@ -161,7 +160,7 @@ class Record(Run):
                 f"the run's records cannot be written: {error}. They are kept in memory and training goes on; writing "
                 "is tried again at every flush: make room, or bring the directory back"
             )
-            warnings.warn(message, NeuromechWarning, stacklevel=4)
+            warn(message)
 
 
 _live: weakref.WeakSet[Record] = weakref.WeakSet()

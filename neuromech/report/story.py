@@ -38,7 +38,7 @@ def headline(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family], eve
         until = f"; until then {held} of {many(len(found), 'law')} held to rounding" if held else ""
         return "bad", f"{run} the parameters stopped being numbers at step {_first(found)}{until}."
     if not laws and len(alive) == len(found):
-        return "none", f"{run} {many(len(found), 'charge')} {_be(len(found))} observed; {_why_unpredicted(meta)}."
+        return "none", f"{run} {many(len(found), 'charge')} {_be(len(found))} observed; none was predicted."
     by_status = {s: [f for f in laws if f.verdict.status == s] for s in ("rounding", "close", "broken")}
     worst = {s: number(max(f.verdict.worst for f in fs)) for s, fs in by_status.items() if fs}
     holding, close, broken = by_status.values()
@@ -55,6 +55,8 @@ def headline(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family], eve
     tone = "bad" if broken or gone else "mixed" if close else "ok"
     worst_of_all = f": worst relative residual {worst['rounding']}" if tone == "ok" else ""
     text = f"{run} {listing(said)}{worst_of_all}."
+    if unknown := _with_law(meta, "measured"):
+        text += f" The steps of {listing(unknown)} were measured, not predicted."
     if n := len(alive) - len(laws):
         text += f" {many(n, 'charge')} {_be(n)} observed without a prediction."
     return tone, text
@@ -90,13 +92,20 @@ def run_facts(
 
 def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
     """What has no prediction, or a weaker one than it looks, and why: in sentences."""
-    out = [
-        f"{o.get('class')} has no exact law here yet: the charges that it moves are observed, not predicted."
-        for o in meta.get("optimizers") or ()
-        if o.get("law") is False
-    ]
+    out = []
+    if known := _with_law(meta, "rebuilt"):
+        out.append(
+            f"Under {listing(known)} symmetries do not protect the update: the exact law includes the torque of the "
+            "update that the optimizer's state stands for, measured at every step. It says whether each step did what "
+            "the optimizer says, and does not forecast."
+        )
+    if unknown := _with_law(meta, "measured"):
+        out.append(
+            f"Nothing is known of the steps of {listing(unknown)}: where it moves weights, the exact law follows the "
+            "displacement that was measured, and balances whatever the step did."
+        )
     silent = [f.name for f in found if f.verdict.status == "observed"]
-    if silent and not out:
+    if silent:
         out.append(f"No prediction was recorded for {listing(silent)}.")
     if n := sum(f.verdict.status == "close" for f in found):
         out.append(
@@ -148,9 +157,9 @@ def _optimizer(o: Mapping[str, Any]) -> str:
     return f"{o.get('class', '')}: {'; '.join(said)}" if any(said) else str(o.get("class", ""))
 
 
-def _why_unpredicted(meta: Mapping[str, Any]) -> str:
-    names = sorted({str(o.get("class")) for o in meta.get("optimizers") or () if o.get("law") is False})
-    return f"none was predicted, because {listing(names)} has no exact law yet" if names else "none was predicted"
+def _with_law(meta: Mapping[str, Any], law: str) -> list[str]:
+    """The classes of the optimizers of which that much is known."""
+    return sorted({str(o.get("class")) for o in meta.get("optimizers") or () if o.get("law") == law})
 
 
 def _message(events: pd.DataFrame, *kinds: str) -> str:

@@ -17,28 +17,6 @@ from .cases import EXACT, Case, Run, backward, normed, sgd, smooth, train, watch
 from .test_charge import Watch
 
 
-def test_an_optimizer_without_a_law_is_observed_and_not_predicted() -> None:
-    """Only the charges that it moves are lost, and for good."""
-    case = normed()
-    layers = list(case.model.children())
-    adam = torch.optim.Adam(layers[0].parameters(), lr=1e-3)
-    rest = torch.optim.SGD([p for layer in layers[1:] for p in layer.parameters()], lr=0.05)
-    run = train(case, rest, 0)
-    for step in range(10):
-        for optimizer in (adam, rest) if step < 5 else (rest,):
-            backward(case, step)
-            with watched(case, run.laws, optimizer) as reading:
-                optimizer.step()
-            run.readings += reading
-    lost = torch.zeros(run.exact.shape[1], dtype=torch.bool)
-    for family in (0, 1):
-        lost[run.laws.slices[family]] = True
-    for law in ("exact", "ideal", "flow", "continuous"):
-        assert torch.equal(getattr(run, law)[1:].isnan(), lost.expand(len(run.readings) - 1, -1))
-    assert run.observed.isfinite().all()
-    assert ((run.exact - run.observed).abs() / run.scale)[:, ~lost].max() <= EXACT
-
-
 def test_resuming_goes_on_bit_by_bit() -> None:
     case = normed()
     optimizer = torch.optim.SGD(

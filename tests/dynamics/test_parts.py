@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neuromech.dynamics import Motion, Settings
-from neuromech.dynamics.parts import LOST, Division, Label, Layout, Part, divide, label, plan, regroup
+from neuromech.dynamics import Drift, Motion, Settings
+from neuromech.dynamics.parts import Division, Label, Layout, Part, divide, label, plan, regroup
 from neuromech.symmetry import Symmetry, Term
 
 A, B, NEW = Label(False, 0), Label(False, 1), Label(True, 2)
@@ -15,7 +15,7 @@ def test_divide_puts_what_cannot_be_seen_last() -> None:
     assert divide([A, A, A]) == ((0, 1, 2),)
     assert divide([None, None]) == ((0, 1),)
     assert divide([None, NEW, B, A, B]) == ((3,), (2, 4), (1,), (0,))
-    assert divide([A, LOST, None]) == ((0, 1, 2),)
+    assert divide([A, B, None]) == ((0,), (1,), (2,))
 
 
 def test_labels_are_equal_where_motions_are() -> None:
@@ -27,19 +27,20 @@ def test_labels_are_equal_where_motions_are() -> None:
         "c": Motion(Settings(0.1, 0.9), None),
         "d": Motion(Settings(0.1), None),
         "e": Motion(Settings(0.1), buffer),
-        "f": Motion(None, None),
+        "f": Motion(Drift(0.9), None),
     }
     (a, b, c, d, e, f, g), known = label("abcdefg", motions)
     assert a == b != c
     assert c is not None
     assert c.first
     assert d == e not in (a, c)
-    assert (f, g) == (LOST, None)
+    assert f not in (a, c, d, None)
+    assert g is None
     assert {x: known[x] for x in (a, c, d, f) if x} == {
         a: Settings(0.1, 0.9),
         c: Settings(0.1, 0.9),
         d: Settings(0.1),
-        LOST: None,
+        f: Drift(0.9),
     }
 
 
@@ -89,13 +90,12 @@ def test_layout_says_whose_torque_enters() -> None:
 
 
 def test_plan_moves_the_rows_of_each_label() -> None:
-    labels = {"a": A, "b": A, "c": None, "d": B, "e": LOST, "f": A}
+    labels = {"a": A, "b": A, "c": None, "d": B, "e": B, "f": B}
     made = plan(SYMMETRIES, labels, PARAMS, [])
     parts = dict(made.layout.rows)
-    assert set(parts) == {Part(0, (0, 1)), Part(0, (3,)), Part(0, (2,)), Part(1, (0, 1, 2)), Part(2, (0,))}
+    assert set(parts) == {Part(0, (0, 1)), Part(0, (3,)), Part(0, (2,)), Part(1, (0,)), Part(1, (1, 2)), Part(2, (0,))}
     moves = {(move.label, move.kind): move.rows for move in made.moves}
-    assert set(moves) == {(A, 0), (B, 0), (LOST, 0), (LOST, 1)}
-    assert moves[LOST, 1] is None  # every linear row
+    assert set(moves) == {(A, 0), (B, 0), (B, 1)}
     found = moves[A, 0]
     assert found is not None
     assert found.tolist() == list(range(parts[Part(0, (0, 1))].start, parts[Part(0, (0, 1))].stop))

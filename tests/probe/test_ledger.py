@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neuromech.probe.journal import Journal
-from neuromech.probe.ledger import FIELDS, Ledger, _relative, _stride
+from neuromech.probe.ledger import FIELDS, Ledger, Rows, _stride, relative
 from neuromech.record import Record
 
 
 def ledger(families: list[slice], members: int | None = None) -> tuple[Ledger, Record]:
     record = Record(None, {})
-    return Ledger(record, families, members, Journal(record)), record
+    return Ledger(record, Rows(families, members), Journal(record)), record
 
 
 def test_rows_are_the_readings_summed_by_family() -> None:
@@ -72,9 +72,9 @@ def test_no_families() -> None:
 
 
 def test_relative() -> None:
-    predicted, observed = np.array([2.0, 0.0, 1.0, np.nan]), np.array([1.0, 0.0, 0.0, 1.0])
-    scale = np.array([2.0, 0.0, 0.0, 1.0])
-    np.testing.assert_array_equal(_relative(predicted, observed, scale), [0.5, 0, np.nan, np.nan])
+    predicted, observed = torch.tensor([2.0, 0.0, 1.0, np.nan]), torch.tensor([1.0, 0.0, 0.0, 1.0])
+    scale = torch.tensor([2.0, 0.0, 0.0, 1.0])
+    np.testing.assert_array_equal(relative(predicted, observed, scale), [0.5, 0, np.nan, np.nan])
 
 
 @given(st.integers(0, 10**7))

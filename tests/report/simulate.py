@@ -46,7 +46,7 @@ def meta(dtype: torch.dtype = torch.float64, optimizer: str = "SGD", **more: obj
         "rejected": [],
         "opaque": [],
         "inactive": [],
-        "optimizers": [{"class": optimizer, "law": optimizer == "SGD", "groups": [group]}],
+        "optimizers": [{"class": optimizer, "law": "exact" if optimizer == "SGD" else "rebuilt", "groups": [group]}],
     }
     return known | more
 

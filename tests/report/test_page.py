@@ -151,7 +151,7 @@ CASES = {
     "no step": (lambda: empty(**meta()), "no optimizer step was recorded"),
     "initial state only": (lambda: train(0), "no optimizer step was recorded"),
     "one step": (lambda: train(1), "In this run of 1 step 3 of 3 laws"),
-    "no law": (without_predictions, "because Adam has no exact law yet"),
+    "no law": (without_predictions, "3 charges were observed; none was predicted"),
     "diverged": (diverged, "not a number any more from step 7 on; until then it holds to rounding"),
     "broken": (broken, "broken from step 5: observed departs from the law by"),
     "bfloat16": (lambda: train(10, torch.bfloat16), "3 of 3 laws hold to rounding"),

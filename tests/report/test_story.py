@@ -63,16 +63,20 @@ def test_a_charge_that_diverges_alone() -> None:
     assert "2 of 2 laws hold to rounding and 1 charge is not a number any more from step 12 on." in text
 
 
-def test_an_optimizer_without_a_law() -> None:
+def test_charges_without_a_prediction() -> None:
     record = train(5, adam=True)
-    assert told(record) == (
-        "none",
-        "In this run of 5 steps 3 charges were observed; none was predicted, because Adam has no exact law yet.",
-    )
+    assert told(record) == ("none", "In this run of 5 steps 3 charges were observed; none was predicted.")
     found = families(record.meta, record.frame("charges"))
-    assert caveats(record.meta, found) == [
-        "Adam has no exact law here yet: the charges that it moves are observed, not predicted."
-    ]
+    first, second = caveats(record.meta, found)
+    assert first.startswith("Under Adam symmetries do not protect the update")
+    assert second.startswith("No prediction was recorded for 0.weight[i], 0.bias[i]")
+
+
+def test_what_was_measured_is_not_called_a_prediction() -> None:
+    record = train(5)
+    record.update_meta({"optimizers": [{"class": "Mine", "law": "measured", "groups": []}]})
+    assert told(record)[1].endswith(" The steps of Mine were measured, not predicted.")
+    assert "balances whatever the step did" in caveats(record.meta, families(record.meta, record.frame("charges")))[0]
 
 
 def test_part_of_the_charges_is_predicted() -> None:
@@ -126,7 +130,7 @@ def test_the_facts() -> None:
     assert facts["versions"] == "neuromech 0.1.0, torch 2.13, python 3.11"
     assert "sessions" not in facts
     group = {"lr": 0.1, "nesterov": True, "maximize": False, "weight_decay": 1e-6, "parameters": 2}
-    two = {"optimizers": [{"class": "SGD", "law": True, "groups": [group, group | {"parameters": 1, "lr": 1.0}]}]}
+    two = {"optimizers": [{"class": "SGD", "law": "exact", "groups": [group, group | {"parameters": 1, "lr": 1.0}]}]}
     facts = dict(run_facts(two, pd.DataFrame(), record.sessions * 3))
     assert facts["optimizer"] == (
         "SGD: lr 0.1, weight decay 1e-06, nesterov (2 tensors); lr 1, weight decay 1e-06, nesterov (1 tensor)"

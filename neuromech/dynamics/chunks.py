@@ -1,0 +1,153 @@
+"""How parameters are read chunk by chunk: which flat ranges make a chunk, and how each is summed into pieces.
+
+A `Piece` is the coarsest array from which some terms can be read: a parameter summed over all axes that they do not
+tell apart. All pieces of one parameter are read in one pass over it. Plain geometry: nothing here sees a number of a
+parameter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise, product
+from typing import NamedTuple
+
+from neuromech.symmetry import Term
+
+
+class Piece(NamedTuple):
+    """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`."""
+
+    parameter: str
+    view: tuple[int, ...]
+    kept: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.view[a] for a in self.kept)
+
+
+class Range(NamedTuple):
+    """A flat piece of a parameter."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Read(NamedTuple):
+    """What is read from a chunk: elements `start` to `stop`, seen as `shape` and summed over the axes `sums` one after
+    the other, are added to the pieces at `offset`, with `size` and `stride` of what is left."""
+
+    start: int
+    stop: int
+    shape: tuple[int, ...]
+    sums: tuple[int, ...]
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class Chunk(NamedTuple):
+    """Ranges, flattened to one vector of `length`."""
+
+    ranges: tuple[Range, ...]
+    length: int
+    reads: tuple[Read, ...]
+
+
+def piece_of(t: Term, shape: Sequence[int]) -> Piece:
+    """The piece from which a term of a parameter of `shape` is read."""
+    t.size(shape)  # raises if the term does not fit
+    selected = tuple(a for a, _ in t.part.select) if t.part else ()
+    view = tuple(t.part.shape) if t.part else tuple(shape)
+    return Piece(t.parameter, view, tuple(sorted((*t.axes, *selected))))
+
+
+def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
+    """Chunks of at most `limit` elements (or one row of a parameter), for pieces that lie at `offsets`.
+
+    Pieces of one parameter stand side by side.
+    """
+    out: list[Chunk] = []
+    for name, same in groupby(offsets, key=lambda p: p.parameter):
+        for shape, kept in _refined([(p, offsets[p]) for p in same]):
+            for start, stop, reads in _ranges(shape, kept, limit):
+                if not out or out[-1].length + stop - start > limit:
+                    out.append(Chunk((), 0, ()))
+                ranges, length, so_far = out[-1]
+                moved = [r._replace(start=r.start + length, stop=r.stop + length) for r in reads]
+                out[-1] = Chunk((*ranges, Range(name, start, stop)), length + stop - start, _joined(so_far, moved))
+    return out
+
+
+_Kept = tuple[tuple[int, ...], int]  # axes that are kept, and where the piece lies
+
+
+def _refined(pieces: Sequence[tuple[Piece, int]]) -> list[tuple[tuple[int, ...], list[_Kept]]]:
+    """The pieces of one parameter over one shape that refines all their views, so that it is read once.
+
+    (12, 4) and (3, 4, 4) are both read as (3, 4, 4). Views without a common refinement are read one by one.
+    """
+    tails = sorted({math.prod(p.view[a:]) for p, _ in pieces for a in range(len(p.view) + 1)}, reverse=True)
+    if 0 in tails or any(a % b for a, b in pairwise(tails)):
+        return [(p.view, [(p.kept, offset)]) for p, offset in pieces]
+    shape = tuple(a // b for a, b in pairwise(tails)) or (1,)
+    at = {tail: i for i, tail in enumerate(tails)}
+
+    def axes(p: Piece) -> tuple[int, ...]:
+        return tuple(a for k in p.kept for a in range(at[math.prod(p.view[k:])], at[math.prod(p.view[k + 1 :])]))
+
+    return [(shape, [(axes(p), offset) for p, offset in pieces])]
+
+
+def _ranges(shape: tuple[int, ...], kept: Sequence[_Kept], limit: int) -> Iterator[tuple[int, int, list[Read]]]:
+    """A parameter in ranges of at most `limit` elements (or one row), and what to read from each.
+
+    Axis k is cut, at every index of the axes before it; `row` is what one index of it holds.
+    """
+    k = 0
+    while k < len(shape) - 1 and math.prod(shape[k + 1 :]) > limit:
+        k += 1
+    row = math.prod(shape[k + 1 :])
+    many = max(1, limit // max(row, 1))
+    strides = [{a: math.prod(shape[b] for b in axes if b > a) for a in axes} for axes, _ in kept]
+    for number, outer in enumerate(product(*map(range, shape[:k]))):
+        for first in range(0, shape[k], many):
+            n = min(many, shape[k] - first)
+            start = (number * shape[k] + first) * row
+            corner = (*outer, first)
+            reads = [
+                _read((n, *shape[k + 1 :]), k, stride, offset + sum(corner[a] * stride[a] for a in stride if a <= k))
+                for (_, offset), stride in zip(kept, strides, strict=True)
+            ]
+            yield start, start + n * row, reads
+
+
+def _read(slab: tuple[int, ...], first: int, stride: Mapping[int, int], offset: int) -> Read:
+    """How to sum a slab, whose axes count from `first`, over all axes without a stride: neighbours at once, from the
+    slowest axis to the fastest."""
+    shape: list[int] = []
+    sums: list[int] = []
+    left: list[tuple[int, int]] = []
+    for is_kept, run in groupby(range(len(slab)), key=lambda a: a + first in stride):
+        axes = list(run)
+        shape.append(math.prod(slab[a] for a in axes))
+        if is_kept:
+            left.append((shape[-1], stride[axes[-1] + first]))
+        else:
+            sums.append(len(shape) - 1 - len(sums))
+    size, steps = tuple(n for n, _ in left), tuple(step for _, step in left)
+    return Read(0, math.prod(slab), tuple(shape), tuple(sums), offset, size, steps)
+
+
+def _joined(reads: tuple[Read, ...], more: Sequence[Read]) -> tuple[Read, ...]:
+    """The reads and those of one more range; two neighbours that are pieces as they are make one."""
+    if reads and len(more) == 1:
+        last, (new,) = reads[-1], more
+        plain = all(len(r.shape) == 1 and r.size == r.shape and r.stride == (1,) for r in (last, new))
+        n = last.stop - last.start
+        if plain and last.stop == new.start and last.offset + n == new.offset:
+            n += new.stop - new.start
+            return (*reads[:-1], Read(last.start, new.stop, (n,), (), last.offset, (n,), (1,)))
+    return (*reads, *more)
