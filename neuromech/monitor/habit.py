@@ -2,8 +2,9 @@
 
 The history of a parameter is a series of steps with a gradient (moves) and without (rests), and at its end a run of
 rests. Either the same coin made the run, or something has changed: the likelihood of the first, at the coin that fits
-best, over that of the second. Below `CHANCE` the coin is given up. A parameter that never moved is compared with a fair
-coin. So a layer that always moved is missed after some ten steps, and one that rests every other step after some fifty.
+best, over that of the second. Below `CHANCE` the coin is given up. While nothing but the run speaks of rests, the coin is
+taken to be no worse than a fair one. So a layer that moved a hundred times is missed after ten steps, one that moved
+twenty times after twenty-six, any after forty-six, and one that rests every other step after some fifty.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Habit:
     @property
     def stopped(self) -> bool:
         """True if the present run of rests cannot be chance."""
-        if not self.moves and not self.rests:
-            return 0.5**self.run <= CHANCE
+        if not self.rests and 0.5**self.run <= CHANCE:
+            return True
         same = _log_likelihood(self.moves, self.rests + self.run)
         return same - _log_likelihood(self.moves, self.rests) <= math.log(CHANCE)
 

@@ -105,13 +105,14 @@ class TorqueJudge:
 def penalty(found: Torques, excess: Tensor) -> float | None:
     """The coefficient if all torques that are broken are one multiple of their charges: of an L2 term in the loss."""
     broken = excess > 1
-    torque, charge, size = (x[broken] for x in (found.torque, found.charge, found.size))
-    if len(torque) < 2:
+    torque, charge = found.torque[broken], found.charge[broken]
+    allowed = torque.abs() / excess[broken]
+    if len(torque) < 2 or not bool(charge.any()):
         return None
-    weight = size.clamp(min=torch.finfo(torch.float64).tiny).square()
-    factor = float((torque * charge / weight).sum() / (charge * charge / weight).sum().clamp(min=1e-300))
+    weight = allowed.square()
+    factor = float((torque * charge / weight).sum() / (charge * charge / weight).sum())
     rest = (torque - factor * charge).abs()
-    return factor if factor > 0 and bool((rest * excess[broken] <= torque.abs()).all()) else None
+    return factor if factor > 0 and bool((rest <= allowed).all()) else None
 
 
 def _own_eps(s: Symmetry, eps: float) -> float:
