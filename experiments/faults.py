@@ -30,15 +30,16 @@ class Injection:
     name: str
     cause: str
     make: Inject
+    from_the_start: bool = False
 
 
 INJECTIONS: dict[str, Injection] = {}
 
 
-def fault(cause: str) -> Callable[[Inject], Inject]:
+def fault(cause: str, from_the_start: bool = False) -> Callable[[Inject], Inject]:
     def enter(make: Inject) -> Inject:
         name = make.__name__.replace("_", " ")
-        INJECTIONS[name] = Injection(name, cause, make)
+        INJECTIONS[name] = Injection(name, cause, make, from_the_start)
         return make
 
     return enter
@@ -362,7 +363,7 @@ def group_with_other_settings(r: random.Random, seed: int, at: int) -> Loop:
     return run
 
 
-@fault("settings")
+@fault("settings", from_the_start=True)
 def group_unlike_its_declaration(r: random.Random, seed: int, at: int) -> Loop:
     """From the start: biases were meant to be left without decay."""
     run = _loop(r, seed, ("momentum", "adamw"))
@@ -413,7 +414,7 @@ def momentum_not_applied_as_set(r: random.Random, seed: int, at: int) -> Loop:
     return run
 
 
-@fault("not held")
+@fault("not held", from_the_start=True)
 def layer_that_no_optimizer_holds(r: random.Random, seed: int, at: int) -> Loop:
     run = _loop(r, seed)
     params = list(run.model.parameters())

@@ -2,8 +2,8 @@
 
 The history of a parameter is a series of steps with a gradient (moves) and without (rests), and at its end a run of
 rests. Either the same coin made the run, or something has changed: the likelihood of the first, at the coin that fits
-best, over that of the second. Below `CHANCE` the coin is given up. While nothing but the run speaks of rests, the coin is
-taken to be no worse than a fair one. So a layer that moved a hundred times is missed after ten steps, one that moved
+best, over that of the second. Below `CHANCE` the coin is given up. While nothing but the run speaks of rests, the coin
+is taken to be no worse than a fair one. So a layer that moved a hundred times is missed after ten steps, one that moved
 twenty times after twenty-six, any after forty-six, and one that rests every other step after some fifty.
 """
 

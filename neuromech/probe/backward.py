@@ -34,14 +34,16 @@ class BackwardWatch:
         self._params, self._done = params, done
         self._used: dict[str, Mark] = {}
         self._task = -1
-        self._handles: dict[str, RemovableHandle] = {}
+        self._full: set[str] = set()
+        self._handles: dict[str, tuple[RemovableHandle, RemovableHandle]] = {}
         self.attach()
 
     def attach(self) -> None:
         """Watch the parameters that require a gradient by now."""
         for name, p in self._params.items():
             if p.requires_grad and name not in self._handles:
-                self._handles[name] = p.register_hook(self._hook(name))
+                ahead, behind = self._hook(BackwardWatch._arrive, name), self._hook(BackwardWatch._arrived, name)
+                self._handles[name] = p.register_hook(ahead), p.register_post_accumulate_grad_hook(behind)
 
     def watches(self, name: str) -> bool:
         return name in self._handles
@@ -59,26 +61,32 @@ class BackwardWatch:
         g = self._params[name].grad
         return g is not None and self._used.get(name) == mark(g)
 
-    def _hook(self, name: str) -> Callable[[Tensor], None]:
+    def _hook(self, method: Callable[[BackwardWatch, str], None], name: str) -> Callable[[Tensor], None]:
         # The parameter keeps its hooks for ever: they must not keep a forgotten probe alive.
         me = weakref.ref(self)
 
-        def arrive(gradient: Tensor) -> None:
+        def hook(_: Tensor) -> None:
             if (watch := me()) is not None:
-                watch._arrive(name)
+                method(watch, name)
 
-        return arrive
+        return hook
 
     def _arrive(self, name: str) -> None:
-        task = torch._C._current_graph_task_id()
-        if task != self._task:
-            self._task = task
-            _at_the_end(self._wait)
+        """A gradient is about to be added to what there is; or not, if it was asked for by `torch.autograd.grad`."""
+        self._full.discard(name)
         if self.unchanged(name):
             g = self._params[name].grad
             # Some clear by g.data.zero_(), which PyTorch does not count as a write.
             if g is not None and bool(g.count_nonzero()):
-                self.uncleared.add(name)
+                self._full.add(name)
+
+    def _arrived(self, name: str) -> None:
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task = task
+            _at_the_end(self._wait)
+        if name in self._full:
+            self.uncleared.add(name)
         self.arrived[name] += 1
 
     def _wait(self) -> None:
@@ -90,8 +98,9 @@ class BackwardWatch:
         self._done()
 
     def remove(self) -> None:
-        for handle in self._handles.values():
-            handle.remove()
+        for pair in self._handles.values():
+            for handle in pair:
+                handle.remove()
         self._handles.clear()
 
 

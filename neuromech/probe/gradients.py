@@ -57,6 +57,7 @@ class GradientCheck:
         self._symmetries: tuple[Symmetry, ...] | None = None
         self._know(())
         self._raw: Raw | None = None
+        self._used: dict[str, Mark] = {}
         self._fresh = True  # no step has used the gradients yet
         self._previous: Tensor | None = None  # elements of the gradients of the step before
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
@@ -134,7 +135,9 @@ class GradientCheck:
         if clip_norm is not None and norm > clip_norm * (1 + ROUNDINGS * eps):
             fields["torn"] = Torn("norm", tuple(moving), norm, clip_norm)
         # Once a step has been taken with gradients, they are no longer those at the weights.
-        fresh, self._fresh = self._fresh, False
+        marks = {n: mark(g) for n, g in grads.items()}
+        fresh, self._fresh = self._fresh or (raw is None and not marks.items() & self._used.items()), False
+        self._used = marks
         if self._symmetries and fresh:
             # What clipping by value or noise does to a gradient is no fault of the backward.
             judged = raw.torques if raw and raw.judged else now if not changed else None
