@@ -65,6 +65,10 @@ class Measurement:
     def laws(self) -> Laws:
         return self._laws
 
+    def start_over(self) -> None:
+        """Predictions start over from the weights as they are: something is known to have changed them."""
+        self._laws.restart(self._params)
+
     def after(self, optimizer: Optimizer) -> None:
         """The step is done: observe the charges, and advance every prediction."""
         reading, known = self._laws.after(self._params), self._known[optimizer]

@@ -16,7 +16,7 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +102,7 @@ class Monitor:
         self._modes = ForwardModes(outer, model, next(iter(self._params.values())).device, self._begun)
         record.update_meta({"monitor": options.described()})
         self._laws: LawCheck | None = None
+        self._start_over: Callable[[], None] = lambda: None
         self._torque: Tensor | None = None
         self._late: dict[str, Any] | None = None  # evidence against an optimizer that may only hand its step on
         self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
@@ -127,8 +128,12 @@ class Monitor:
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
-    def arm(self, symmetries: Sequence[Symmetry], inactive: Names, laws: Laws) -> None:
-        """The symmetries are known; `inactive` parameters do not reach the loss, and are not expected to move."""
+    def arm(self, symmetries: Sequence[Symmetry], inactive: Names, laws: Laws, start_over: Callable[[], None]) -> None:
+        """The symmetries are known; `inactive` parameters do not reach the loss, and are not expected to move.
+
+        `start_over` is called where the predictions of `laws` can no longer be right.
+        """
+        self._start_over = start_over
         if self._laws is None:
             self._gradients.arm(symmetries)
             self._rhythm.excuse(inactive)
@@ -153,6 +158,8 @@ class Monitor:
         found["restarted"] = self._restarted(optimizer)
         if self._options.replicas:
             found["replicas"] = self._compare_replicas()
+        if found["edits"] or found["lost"]:
+            self._start_over()
         self._torque = checked.torques.torque if checked.torques else None
         self._late = found if self._rhythm.is_new(optimizer) else None
         if self._late is None:
@@ -171,6 +178,8 @@ class Monitor:
         done = self._steps.after(optimizer, state)
         laws = self._laws(reading, self._torque, _gain(optimizer)) if self._laws and reading else ()
         self._judge(self.step, Evidence(steps=done.differences, clock=done.clock, laws=laws, lr=lr))
+        if laws:
+            self._start_over()
         self._custody.leave(optimizer, state, done.theta, done.vectors)
         self._rhythm.stepped(optimizer)
         self._rates = (self._rates[0] if self._rates else lr, lr)

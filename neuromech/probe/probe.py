@@ -169,14 +169,11 @@ class Probe:
         `on_fault`: "warn" (`FaultWarning`), "raise" (`FaultError`, out of `optimizer.step()`; what is seen ahead of the
         step stops it), or a function that is called with the `Fault`. Each fault is told once, and recorded.
 
-        What the monitor cannot know may be declared. `clip_norm`: the norm that gradients are clipped to. `expect`:
-        settings of param groups, as in `{"lr": 0.1, "weight_decay": 5e-4}` or `{"*.bias": {"weight_decay": 0}}`; values
-        may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
-        coarsest number format that the model computes in, where autocast inside of its forward hides it. `replicas`:
-        compare all ranks of torch.distributed; every rank has to. `ignore`: causes, as `Fault.cause` has them, that are
-        no faults in this run.
-
-        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        What it cannot know may be declared. `clip_norm`: the norm that gradients are clipped to. `expect`: settings, as
+        in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values may be functions of the step (1, 2, ...).
+        `scheduled`: settings that change in mid-run. `precision`: the coarsest format that the model computes in, where
+        autocast inside of its forward hides it. `replicas`: compare the ranks of torch.distributed; all have to.
+        `ignore`: causes, as `Fault.cause` has them, that are no faults here. Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
         """
         if self._monitor is not None or self._removed:
             raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
@@ -313,7 +310,8 @@ class Probe:
         if self._measurement is not None or self._start():
             assert self._measurement is not None
             if self._monitor is not None and self._found is not None:
-                self._monitor.arm(self._found.symmetries, self._found.inactive, self._measurement.laws)
+                measured, found = self._measurement, self._found
+                self._monitor.arm(found.symmetries, found.inactive, measured.laws, measured.start_over)
                 self._monitor.before(optimizer)
             self._measurement.before(optimizer)
 
