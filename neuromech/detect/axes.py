@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
 
@@ -231,7 +231,7 @@ def _segmented(label: Label, cuts: Iterable[int]) -> list[Piece]:
         return [Piece((), (label,), 0)]
     if not label.root.segments:
         bounds = [0, *inner, label.n]
-        label.root.segments = tuple(Atom(b - a) for a, b in zip(bounds, bounds[1:], strict=False))
+        label.root.segments = tuple(Atom(b - a) for a, b in pairwise(bounds))
     out, start = [], 0
     for segment in label.parts:
         within = [c - start for c in inner if start < c < start + segment.n]
@@ -247,7 +247,9 @@ def assemble(of: Sequence[Label], chosen: Sequence[Piece]) -> Regrouping:
         return Regrouping(tuple(of), tuple(fresh.values()), (Entry(chosen[0], (), Renaming(fresh)),))
     whole = sum_of([p.n for p in chosen])
     return Regrouping(
-        tuple(of), (whole,), tuple(Entry(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True))
+        tuple(of),
+        (whole,),
+        tuple(Entry(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True)),
     )
 
 

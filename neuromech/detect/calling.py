@@ -57,7 +57,7 @@ def call(
     """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
     before = _calling.set(True)
     try:
-        with _attributes_lent(model, copied), _uncompiled(model), _unchecked(), _uncached():
+        with _attributes_lent(model, copied), _uncompiled(), _unchecked(), _uncached():
             while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
                 model = model.module
                 state = {name.removeprefix("module."): t for name, t in state.items()}
@@ -102,11 +102,9 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
 
 
 @contextmanager
-def _uncompiled(model: nn.Module) -> Iterator[None]:
-    """Modules compiled by `torch.compile` run as they were written, and stay compiled for their owner."""
-    dynamo = sys.modules.get("torch._dynamo")  # importing it takes seconds, and nobody compiles without
-    kinds = (dynamo.OptimizedModule,) if dynamo else ()
-    if any(isinstance(m, kinds) or m._compiled_call_impl is not None for m in model.modules()):
+def _uncompiled() -> Iterator[None]:
+    """What `torch.compile` has compiled runs as it was written, and stays compiled for its owner."""
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nobody compiles without
         with torch.compiler.set_stance("force_eager"):
             yield
     else:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from neuromech.detect.calling import call, copies, preserved_rng, state_of
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
+from neuromech.detect.shadow import Replay
 from neuromech.errors import CaptureError
 
 
@@ -43,23 +44,29 @@ def record(
     name = type(model).__name__
     doing = ""
 
-    def run(state: Mapping[str, Tensor]) -> list[Tensor]:
+    def run(state: Mapping[str, Tensor], inputs: tuple[Any, dict[str, Any]]) -> list[Tensor]:
         nonlocal doing
         doing = f"the forward of {name} failed while it was recorded"
-        out = call(model, copies(args), copies(kwargs or {}), state)
+        out = call(model, *inputs, state)
         doing = f"the loss failed on the output of {name}"
+        recorder.strangers = "input"  # targets
         return tensors_of(out if loss is None else loss(out))
 
     try:
         with _module_paths(model, recorder.modules) as raised:
-            recorded = state_of(model, copies)
+            recorded, inputs = state_of(model, copies), copies((args, kwargs or {}))
+            for t in tree_leaves(inputs):
+                if isinstance(t, Tensor):
+                    recorder.leaf(t, "input")
+            for key in _statistics(model):
+                recorder.leaf(recorded[key], "input")
             for key, p in model.named_parameters(remove_duplicate=False):
                 recorder.leaf(recorded[key], "parameter", key, trainable=p.requires_grad)
             with preserved_rng(), recorder.recording():
-                recorder.graph.outputs = [recorder.read(t) for t in run(recorded)]
+                recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
             witness = state_of(model, copies)
-            with preserved_rng(), torch.enable_grad():
-                reached, custom = _backward_graph(run(witness))
+            with preserved_rng(), torch.enable_grad(), Replay(recorder.answers):
+                reached, custom = _backward_graph(run(witness, copies((args, kwargs or {}))))
     except CaptureError:
         raise
     except Exception as error:
@@ -74,6 +81,14 @@ def record(
     _check_outputs(recorder.graph, f"the {'loss' if loss else 'output'} of {name}")
     _check_coverage(model, recorder.graph, witness, reached, custom)
     return recorder.graph
+
+
+def _statistics(model: nn.Module) -> Iterator[str]:
+    """The buffers whose numbers belong to the model's state, and may change while it trains: averages, not indices."""
+    for path, m in model.named_modules():
+        for name, buffer in m.named_buffers(recurse=False):
+            if buffer.is_floating_point() and name not in m._non_persistent_buffers_set:
+                yield f"{path}.{name}" if path else name
 
 
 def tensors_of(output: Any) -> list[Tensor]:
@@ -188,13 +203,8 @@ def _check_coverage(
     # The parameter itself is reached where the model keeps a view of it aside, out of reach of our copies.
     expected = {name for name, p in model.named_parameters() if p in reached or state[name] in reached}
 
-    def missed() -> list[str]:
-        recorded = {name for v in graph.ancestors(graph.outputs) for name in v.names}
-        return sorted(expected - recorded)
-
-    if custom:
-        _open_functions(graph, missed(), custom)
-    if names := missed():
+    recorded = {name for v in graph.ancestors(graph.outputs) for name in v.names}
+    if names := sorted(expected - recorded):
         how = "bare memory, a custom kernel, or another thread"
         how += f"; is it the custom autograd function {', '.join(custom)}?" if custom else ""
         raise CaptureError(
@@ -202,20 +212,3 @@ def _check_coverage(
             f"did not see ({how}). Claims about them would be guesses; rewrite that part with torch operators, or "
             "detect on the rest of the model alone."
         )
-
-
-def _open_functions(graph: Graph, missed: Sequence[str], custom: Sequence[str]) -> None:
-    """The forward of a custom autograd function runs without gradient, and yet a gradient flows through it, one of
-    its own making: nothing can be claimed through what happens there, but it is no stop.
-
-    Elsewhere, too, a stop may be such a function, beside other ways for the gradient.
-    """
-    downstream = graph.descendants([v for v in graph.parameters if set(v.names) & set(missed)])
-    upstream = graph.ancestors(graph.outputs, through_stops=True)
-    for node in graph.nodes:
-        inside = any(v in downstream for v in node.inputs) and any(v in upstream for v in node.outputs)
-        if node.stop and inside:
-            node.stop = False
-            node.opaque = f"it is part of the custom autograd function {' or '.join(custom)}"
-        elif node.stop:
-            node.opaque = f"it may be part of the custom autograd function {' or '.join(custom)}"

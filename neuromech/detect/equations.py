@@ -138,15 +138,11 @@ def _totals(terms: Iterable[_Term]) -> dict[Key, _Sum]:
 
 def _reduced(data: tuple[Data, ...], subset: frozenset[Label]) -> tuple[Data, ...] | None:
     """The data, without those that add up to one over indices that nothing else depends on; None if to zero."""
-    out = []
     for i, d in enumerate(data):
-        others = {x for j, e in enumerate(data) if j != i for x in leaves(e.labels)}
+        others = (*data[:i], *data[i + 1 :])
+        elsewhere = subset.union(leaves(x for e in others for x in e.labels))
         for over, value in d.sums:
             now = leaves(over)
-            if all(x.summed for x in now) and subset.isdisjoint(now) and others.isdisjoint(now):
-                if not value:
-                    return None
-                break
-        else:
-            out.append(Data(d.key, tuple(leaves(d.labels))))
-    return tuple(out)
+            if all(x.summed for x in now) and elsewhere.isdisjoint(now):
+                return _reduced(others, subset) if value else None
+    return tuple(Data(d.key, tuple(leaves(d.labels))) for d in data)

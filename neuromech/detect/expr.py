@@ -21,7 +21,9 @@ from typing import NamedTuple
 from neuromech.detect.axes import Label, Piece, Regrouping, Renaming, by_parts, count, leaves
 
 Names = Mapping[Label, Label]
-BlockId = tuple[str | None, int, tuple[tuple[int, int], ...]]  # parameter, first element, (length, stride) of each index
+BlockId = tuple[
+    str | None, int, tuple[tuple[int, int], ...]
+]  # parameter, first element, (length, stride) of each index
 
 
 class Unknown:

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuromech.detect.capture import record, tensors_of
-from neuromech.detect.families import symmetries
+from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
 from neuromech.detect.recognise import in_words, seen_of
-from neuromech.detect.rules import RULES, SAME_CONTENT
+from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
@@ -76,16 +76,16 @@ def analyse(
 ) -> Findings:
     """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
     _check_trainable(model)
-    interpreter = Interpreter(graph, RULES, SAME_CONTENT)
+    interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    claims = [
-        s
+    drawn = [
+        (domain, claim)
         for domain, found in families.items()
-        for s in symmetries(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
+        for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
-    whose = [(domain, f) for domain, found in families.items() for f in found]
+    claims = [claim.symmetry for _, claim in drawn]
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -95,7 +95,7 @@ def analyse(
         if verdict.unjudged:
             notes = (*notes, f"nothing was verified: {verdict.unjudged}")
     dimensions = {
-        domain: dimension([f for (d, f), t in zip(whose, true, strict=True) if t and d == domain])
+        domain: dimension([f for (d, c), t in zip(drawn, true, strict=True) if t and d == domain for f in c.families])
         for domain in families
     }
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]

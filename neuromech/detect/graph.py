@@ -9,12 +9,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-ValueKind = Literal["op", "parameter", "constant"]
+ValueKind = Literal["op", "parameter", "constant", "input"]
 
 
 @dataclass(eq=False)
 class Value:
-    """One version of one tensor. Leaves have no node; `names` holds every name of a tied parameter."""
+    """One version of one tensor. Leaves have no node; `names` holds every name of a tied parameter.
+
+    An "input" is a leaf like a constant, but its numbers may be others at the next call.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -38,6 +38,7 @@ class Abstract:
     shift: Expr = field(default_factory=Expr)
     masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
     lowest: bool = False  # all entries are
+    empty: bool = False  # there are none
 
     @property
     def ndim(self) -> int:
@@ -152,9 +153,13 @@ class Interpreter:
     """One pass over a graph, by `rules` (see rules/__init__.py). Afterwards the two domains hold the equations."""
 
     def __init__(
-        self, graph: Graph, rules: Mapping[str, Callable[..., Any]], same_content: Container[str] = ()
+        self,
+        graph: Graph,
+        rules: Mapping[str, Callable[..., Any]],
+        same_content: Container[str] = (),
+        complex_too: Container[str] = (),
     ) -> None:
-        self.graph, self._rules, self._same_content = graph, rules, same_content
+        self.graph, self._rules, self._same_content, self._complex = graph, rules, same_content, complex_too
         self.scaling = Domain()
         self.translation = Domain()
         self.opaque: list[Opaque] = []
@@ -257,7 +262,7 @@ class Interpreter:
 
     def abstract(self, value: Value) -> Abstract:
         if value not in self._known:
-            t = self.constant(value.shape, value)
+            t = replace(self.constant(value.shape, value), empty=0 in value.shape)
             if value.kind != "parameter" and value not in self._varying:
                 t = self._filled(t, _known_number(value))
             if value in self._moving:
@@ -282,9 +287,9 @@ class Interpreter:
             self._block(node, "the content of a tensor leaves the graph there")
         elif node.opaque:
             self._block(node, node.opaque)
-        elif any(d.is_complex for d in dtypes):
+        elif any(d.is_complex for d in dtypes) and op not in self._complex:
             self._block(node, "there are no rules for complex numbers")
-        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)):
+        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)) and (op != "cat" or 0 in node.outputs[0].shape):
             self._block(node, "it handles an empty tensor")
         elif rule is None and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")

@@ -21,6 +21,8 @@ _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
 # They ask which tensor it is, not what it holds: a widened copy would be another one.
 _IDENTITY = {"__hash__", "untyped_storage", "data_ptr"}
 _NORMS = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"}
+_ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__", "clamp", "clamp_", "clamp_min", "clamp_min_", "clip"}
+_SMALL = 1e-3  # as detection has it: numbers up to here that are added, or bound from below, are an eps
 
 
 def widened(t: Tensor) -> Tensor:
@@ -46,7 +48,12 @@ class Precise(TorchFunctionMode):
             func = Tensor.double
         if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _NORMS:
             args, kwargs = _with_eps(func, args, kwargs, self.eps_factor)
+        if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _ADDITIONS:
+            args, kwargs = tree_map(self._small, (args, kwargs))
         return tree_map_only(Tensor, _wide, func(*args, **kwargs))
+
+    def _small(self, x: Any) -> Any:
+        return x * self.eps_factor if type(x) is float and 0 < abs(x) <= _SMALL else x
 
 
 def _wide(x: Any) -> Any:

@@ -7,8 +7,10 @@ It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import torch
@@ -18,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from neuromech.detect import shadow
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
+from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
 _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
@@ -58,12 +62,14 @@ def _overlap(a: Geometry, b: Geometry) -> bool:
 class Recorder(TorchDispatchMode):
     """Everything that happens inside `recording()`, as `graph`; `modules` is the stack of module paths."""
 
-    supports_higher_order_operators = True
+    supports_higher_order_operators = True  # else PyTorch refuses them, in words for its developers
 
     def __init__(self) -> None:
         super().__init__()
         self.graph = Graph()
         self.modules = [""]
+        self.answers: list[Any] = []  # to questions about what constants on the meta device hold
+        self.strangers: ValueKind = "constant"  # what a tensor is that nobody has announced
         self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
         self._writes: dict[int, list[tuple[Value, Geometry]]] = {}  # storage -> in-place writes, in order
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
@@ -117,24 +123,40 @@ class Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        higher_order = isinstance(func, HigherOrderOperator)  # it takes functions, and is recorded as a whole
-        name = f"higher_order.{func}" if higher_order else f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        if isinstance(func, HigherOrderOperator):
+            raise CaptureError(
+                f"the forward calls {func}, an operator that takes functions, and what these use cannot be followed: "
+                "write it with plain control flow"
+            )
+        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
-        before = {id(t): self.read(t) for t in _tensors((args, kwargs))}
+        asked = [(t, self.read(t)) for t in _tensors((args, kwargs))]
+        before = {id(t): v for t, v in asked}
+
+        def content(t: Tensor) -> Tensor | None:
+            return before[id(t)].content
+
+        if name in _ESCAPES and any(v.content is not None and t.is_meta for t, v in asked):
+            with suppress(shadow.Unknown):
+                self.answers.append(shadow.compute(func, args, kwargs, content))
+                return self.answers[-1]
         out = func(*args, **kwargs)
-        written = [] if higher_order else _written(func, args, kwargs)
+        written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
-        stop = not torch.is_grad_enabled() or name in _STOPS
+        function = "" if torch.is_grad_enabled() else _custom_function()
+        stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        node.opaque = f"it is part of the custom autograd function {function}" if function else ""
         self.graph.nodes.append(node)
-        fixed = all(v.content is not None for v in node.inputs)
-        for t in made:
-            content = t if fixed else None
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=content)))
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        fixed = not random and all(v.content is not None for v in node.inputs)
+        known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
+        for t, c in zip(made, known, strict=True):
+            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
             self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
@@ -163,13 +185,29 @@ class Recorder(TorchDispatchMode):
         if sources := self._made.get(storage_of(t)):
             self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
-            self.leaf(t, "constant")
+            self.leaf(t, self.strangers)
 
     def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False) -> Value:
         value = Value(tuple(t.shape), t.dtype)
         value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
         self.graph.nodes.append(value.node)
         return value
+
+
+def _custom_function() -> str:
+    """The custom autograd function that is running, if any.
+
+    Its forward runs without gradient, and yet a gradient flows through it, one of its own making.
+    """
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code is _APPLY:
+            return str(frame.f_locals["cls"].__name__)
+        frame = frame.f_back
+    return ""
+
+
+_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class _MemoryEscapes(TorchFunctionMode):

@@ -334,15 +334,17 @@ def attention_windowed() -> nn.Module:
 class Block(nn.Module):
     """Pre-norm or post-norm transformer block."""
 
-    def __init__(self, d: int, heads: int, post: bool = False, act: nn.Module | None = None) -> None:
+    def __init__(
+        self, d: int, heads: int, post: bool = False, act: nn.Module | None = None, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.n1, self.n2, self.post, self.heads = nn.LayerNorm(d), nn.LayerNorm(d), post, heads
+        self.n1, self.n2, self.post, self.heads, self.causal = nn.LayerNorm(d), nn.LayerNorm(d), post, heads, causal
         self.q, self.k, self.v, self.o = (nn.Linear(d, d) for _ in range(4))
         self.mlp = nn.Sequential(nn.Linear(d, 5), act or nn.GELU(), nn.Linear(5, d))
 
     def attend(self, x: Tensor) -> Tensor:
         q, k, v = (split(p(x), self.heads) for p in (self.q, self.k, self.v))
-        return self.o(merge(F.scaled_dot_product_attention(q, k, v, is_causal=True)))
+        return self.o(merge(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.post:
@@ -439,7 +441,7 @@ class PatchTransformer(nn.Module):
         super().__init__()
         self.patch, self.cls = nn.Conv2d(2, 4, 2, 2), nn.Parameter(torch.randn(1, 1, 4))
         self.positions = nn.Parameter(torch.randn(1, 5, 4))
-        self.block, self.norm, self.head = Block(4, 2), nn.LayerNorm(4), nn.Linear(4, 3)
+        self.block, self.norm, self.head = Block(4, 2, causal=False), nn.LayerNorm(4), nn.Linear(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         patches = self.patch(x).flatten(2).transpose(1, 2)

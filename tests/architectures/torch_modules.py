@@ -44,6 +44,13 @@ def transformer_encoder_layer_norm_first() -> nn.Module:
     return Net(lambda m, x: m.head(m.layer(m.stem(x))), stem=nn.Linear(6, 6), layer=layer, head=nn.Linear(6, 3))
 
 
+@architecture(real(2, 4, 6))
+def transformer_encoder_in_evaluation() -> nn.Module:
+    """Where PyTorch has a fast path of one opaque operator, with dropout gone."""
+    layer = nn.TransformerEncoderLayer(6, 2, 5, batch_first=True)
+    return Net(lambda m, x: m.head(m.encoder(x)), head=nn.Linear(6, 3), encoder=nn.TransformerEncoder(layer, 1)).eval()
+
+
 @architecture(real(2, 3, 4), real(2, 4, 4))
 def transformer_of_torch() -> nn.Module:
     return nn.Transformer(4, 2, 1, 1, 5, dropout=0.0, batch_first=True)

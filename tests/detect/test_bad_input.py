@@ -167,7 +167,7 @@ def with_other_data(m: Net, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("forward", "why"),
     [
-        (lambda m, x: m.b(F.relu(m.a(x))) if m.a(x).sum() > 0 else m.b(m.a(x)), "the content of a tensor leaves"),
+        (lambda m, x: m.b(F.relu(m.a(x))) if m.a(x).sum() > 1 else m.b(m.a(x)), "the content of a tensor leaves"),
         (lambda m, x: m.b(kernel(m.a(x))), "there is no rule"),
         (lambda m, x: m.b(F.relu(m.a(x)).to_mkldnn().to_dense()), "there is no rule"),
         (with_other_data, "there is no rule"),
@@ -269,6 +269,16 @@ def test_forwards_that_differentiate_are_refused(forward: Callable[..., Any]) ->
         of(forward)
 
 
+def test_operators_that_take_functions_are_refused() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        return torch.cond(x.sum() > 0, lambda x: plain(m, x), lambda x: m.b(m.a(x)), (x,))
+
+    import torch._dynamo  # `cond` would import it too late to be told to leave the forward as it is
+
+    with pytest.raises(CaptureError, match="cond, an operator that takes functions"):
+        of(forward)
+
+
 def test_a_forward_that_makes_parameters_is_refused_and_makes_none() -> None:
     class Late(nn.Module):
         def __init__(self) -> None:
@@ -286,3 +296,36 @@ def test_a_forward_that_makes_parameters_is_refused_and_makes_none() -> None:
     assert not hasattr(model, "b")
     model(x())
     assert names(find_symmetries(model, x())) == [RESCALE]
+
+
+def test_random_numbers_are_not_taken_for_what_they_happen_to_be() -> None:
+    """A permutation of channels that is drawn anew leaves them one common factor; one that stays, a factor each."""
+    order = torch.tensor([2, 0, 1])
+    forward: Callable[..., Any] = lambda m, x: m.b(m.a(x)[:, torch.randperm(3)])  # noqa: E731
+    assert of(forward, verify=False).dimension["scaling"] <= 1
+    assert of(lambda m, x: m.b(m.a(x)[:, order]), verify=False).dimension["scaling"] == 3
+
+
+@pytest.mark.parametrize("example", [torch.zeros(5, 4), torch.ones(5, 4), -1e9 * torch.ones(5, 4)])
+def test_the_numbers_of_the_example_do_not_matter(example: Tensor) -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        return m.b(F.relu(torch.cat([m.a(x), x], 1))) * x.sum() + x[:, :2]
+
+    model = Net(forward, a=nn.Linear(4, 3), b=nn.Linear(7, 2))
+    assert names(find_symmetries(model, example, verify=False)) == names(find_symmetries(model, x(), verify=False))
+
+
+def test_the_numbers_of_the_target_do_not_matter() -> None:
+    def loss(y: Tensor, target: Tensor) -> Tensor:
+        return (y * target).sum()
+
+    for target in (torch.zeros(5, 2), torch.ones(5, 2)):
+        assert names(of(plain, loss=loss, target=target, verify=False)) == [RESCALE]
+
+
+def test_running_statistics_may_change() -> None:
+    """As they start, means of zero would let everything before batch norm scale in evaluation mode."""
+    model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.Linear(3, 2)).eval()
+    fresh = names(find_symmetries(model, x(), verify=False))
+    model[1].running_mean.normal_()
+    assert names(find_symmetries(model, x(), verify=False)) == fresh

@@ -37,6 +37,9 @@ def flatten_to_linear() -> nn.Module:
 
 @case(
     (3, 4),
+    expect="""
+        rescale 2  a.weight.view(3, 2, 4)[:, i], a.bias.view(3, 2)[:, i] / b.weight[:, i]
+    """,
 )
 def views_that_do_not_nest() -> nn.Module:
     return Net(

@@ -176,6 +176,7 @@ def weight_rows_of_unit_length() -> nn.Module:
         scale 1  0.weight, 0.bias
         translation 3  0.weight[:, i]
         translation 1  0.bias
+        translation 2  2.weight[i]
     """,
 )
 def layer_norm_without_gain() -> nn.Module:

@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neuromech.detect.rules import attention, index, linear, lookup, loss, movement, normalize, pointwise, recurrent, reduce
+from neuromech.detect.rules import (
+    attention,
+    index,
+    linear,
+    lookup,
+    loss,
+    movement,
+    normalize,
+    pointwise,
+    recurrent,
+    reduce,
+)
 
 Rule = Callable[..., Any]
 
@@ -28,3 +39,5 @@ RULES: dict[str, Rule] = {
 }
 # Operators whose result holds the numbers of their input, at other places.
 SAME_CONTENT = frozenset(movement.TABLE) | frozenset(pointwise.IDENTITY.split())
+# Rules that hold for complex numbers as they stand.
+COMPLEX = frozenset("view_as_complex view_as_real mul mul_ clone slice select unsqueeze view reshape transpose".split())

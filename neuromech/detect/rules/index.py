@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from neuromech.detect.axes import Axis, Renaming, assemble, axis, count, leaves, pieces, regroup, sum_of, unify
+from neuromech.detect.axes import Axis, Label, Renaming, assemble, axis, count, leaves, pieces, regroup, sum_of, unify
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
 
@@ -57,9 +57,12 @@ def varies(x: Abstract, dim: int) -> bool:
     return any(f.touches(tops) for f in factors)
 
 
-def relabelled(x: Abstract, dim: int, new: Axis, how: object) -> Abstract:
-    """The tensor with other entries along an axis on which nothing depends but the data."""
-    old, labels = leaves(x.axes[dim]), list(new)
+def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterable[Label] = ()) -> Abstract:
+    """The tensor with other entries along an axis on which nothing depends but the data.
+
+    Which entries these are may differ with the indices `chosen_by`.
+    """
+    old, labels = leaves(x.axes[dim]), leaves([*new, *chosen_by])
 
     def data(d: Data) -> Data:
         now = leaves(d.labels)
@@ -130,8 +133,8 @@ def unbind(s: Interpreter, x: Abstract, dim: int = 0) -> list[Abstract]:
 
 
 def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
-    """Side by side: the axis is the sum of those of the parts."""
-    tensors = [t.fresh() for t in tensors]
+    """Side by side: the axis is the sum of those of the parts; empty ones are passed over."""
+    tensors = [t.fresh() for t in tensors if not t.empty]
     if len(tensors) == 1:
         return tensors[0]
     dim %= tensors[0].ndim
@@ -189,7 +192,9 @@ def repeat_interleave(
     return replace(x, axes=put(x.axes, dim, (*x.axes[dim], *axis(times))))
 
 
-def pad(s: Interpreter, x: Abstract, widths: Sequence[int], mode: Any = "constant", value: float | None = None) -> Abstract:
+def pad(
+    s: Interpreter, x: Abstract, widths: Sequence[int], mode: Any = "constant", value: float | None = None
+) -> Abstract:
     """Entries added at the ends of the last axes: zeros, which scale with anything, or copies of others."""
     if not isinstance(mode, str):  # constant_pad_nd(x, widths, value)
         mode, value = "constant", mode
@@ -208,7 +213,10 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
         left = {"circular": lambda i: i % n, "replicate": lambda i: min(max(i, 0), n - 1)}
         place: Callable[[int], int] = left.get(mode, lambda i: n - 1 - abs(n - 1 - abs(i)))
         return take(s, x, dim, [place(i) for i in range(-before, n + after)])
-    blank = [zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k))) for k in (before, after)]
+    blank = [
+        zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k)))
+        for k in (before, after)
+    ]
     if not (varies(x, dim) or value or x.shift):
         return relabelled(x, dim, axis(n + before + after), ("padded", before, after))
     parts = [(blank[0], before), (x, n), (blank[1], after)]

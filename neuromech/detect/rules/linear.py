@@ -196,11 +196,14 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     spare = [chr(k) for k in range(0x3B1, 0x3C9)]
     rank = max((t.ndim - len(n) + 3 for t, n in zip(tensors, names, strict=True) if "..." in n), default=0)
     names = [
-        n.replace("...", "".join(spare[rank - (t.ndim - len(n) + 3) : rank])) for t, n in zip(tensors, names, strict=True)
+        n.replace("...", "".join(spare[rank - (t.ndim - len(n) + 3) : rank]))
+        for t, n in zip(tensors, names, strict=True)
     ]
     letters = "".join(names)
     if "->" not in equation:
-        right = ("..." if rank else "") + "".join(c for c in sorted(set(letters)) if letters.count(c) == 1 and c not in spare)
+        right = ("..." if rank else "") + "".join(
+            c for c in sorted(set(letters)) if letters.count(c) == 1 and c not in spare
+        )
     right = right.replace("...", "".join(spare[:rank]))
     if any(len(set(n)) < len(n) for n in names):
         raise Unsupported("it takes a diagonal")
@@ -212,14 +215,20 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
             for c in its:
                 if c in at and x.axes[at.index(c)] and y.axes[its.index(c)]:
                     y = y.rename(unify(x.axes[at.index(c)], y.axes[its.index(c)]))
-            axes = dict(zip(its, y.axes, strict=True)) | {c: a for c, a in zip(at, x.axes, strict=True) if a or c not in its}
+            axes = dict(zip(its, y.axes, strict=True)) | {
+                c: a for c, a in zip(at, x.axes, strict=True) if a or c not in its
+            }
         else:
             axes = dict(zip(at, x.axes, strict=True))
         kept = [c for c in axes if c in later]
         over = [q for c, a in axes.items() if c not in later for q in leaves(a)]
         out = [axes[c] for c in kept]
         if y is None:
-            x = s.result(out, s.scaling.uniform(x.scale, over), x.shift.summed(over)) if over else replace(x, axes=tuple(out))
+            x = (
+                s.result(out, s.scaling.uniform(x.scale, over), x.shift.summed(over))
+                if over
+                else replace(x, axes=tuple(out))
+            )
         else:
             x = contract(s, x, y, out, over)
         at = "".join(kept)

@@ -70,7 +70,7 @@ def gather(s: Interpreter, x: Abstract, dim: int, index: Abstract, *, sparse_gra
             x = take(s, x, d, range(n))
         index = index.rename(unify(x.axes[d], index.axes[d]))
     if not varies(x, dim):
-        return relabelled(x, dim, index.axes[dim], ("gathered", s.node))
+        return relabelled(x, dim, index.axes[dim], ("gathered", s.node), index.labels)
     scale, shift = look_up(s, x, [dim], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
     return s.result(put(x.axes, dim, index.axes[dim]), scale, shift)
 

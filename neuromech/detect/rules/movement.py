@@ -31,6 +31,14 @@ def transpose(s: Interpreter, x: Abstract, i: int, j: int) -> Abstract:
     return permute(s, x, dims)
 
 
+def movedim(s: Interpreter, x: Abstract, source: int | Sequence[int], destination: int | Sequence[int]) -> Abstract:
+    """Some axes to other places, the rest in their order."""
+    given = [[d] if isinstance(d, int) else d for d in (source, destination)]
+    here, there = ([d % x.ndim for d in ds] for ds in given)
+    rest = iter(d for d in range(x.ndim) if d not in here)
+    return permute(s, x, [here[there.index(d)] if d in there else next(rest) for d in range(x.ndim)])
+
+
 def reverse(s: Interpreter, x: Abstract) -> Abstract:
     return permute(s, x, range(x.ndim - 1, -1, -1))
 
@@ -55,12 +63,27 @@ def broadcast_tensors(s: Interpreter, tensors: Sequence[Abstract]) -> list[Abstr
     return [replace(t, axes=tuple(a or b for a, b in zip(t.axes, whole, strict=True))) for t in aligned]
 
 
+def as_complex(s: Interpreter, x: Abstract) -> Abstract:
+    """Pairs of numbers as complex ones: the two of a pair are mixed from now on."""
+    over = x.along([-1])
+    s.translation.vanish(x.shift)
+    return s.result(x.axes[:-1], s.scaling.uniform(x.scale, over))
+
+
+def as_real(s: Interpreter, x: Abstract) -> Abstract:
+    """Complex numbers as pairs."""
+    return s.result((*x.axes, axis(2)), x.scale)
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(), view),
     **dict.fromkeys("transpose swapaxes swapdims".split(), transpose),
     **dict.fromkeys("t numpy_T".split(), reverse),
     **dict.fromkeys("mT adjoint matrix_H".split(), swap_last),
-    **dict.fromkeys("expand expand_as".split(), expand),
+    **dict.fromkeys("expand expand_as broadcast_to".split(), expand),
+    **dict.fromkeys("movedim moveaxis".split(), movedim),
     "permute": permute,
     "broadcast_tensors": broadcast_tensors,
+    "view_as_complex": as_complex,
+    "view_as_real": as_real,
 }

@@ -148,8 +148,16 @@ def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract 
     s.pin(condition)
     condition, x, y = s.broadcast(condition, x, y)
     mask = s.result(condition.axes).data
-    out = s.result(s.joint([condition, x, y]), s.scaling.equal(x.scale, y.scale), y.shift + (x.shift - y.shift).times(mask))
-    return replace(out, shift=x.shift, masked=True) if y.lowest else replace(out, shift=y.shift, masked=True) if x.lowest else out
+    out = s.result(
+        s.joint([condition, x, y]), s.scaling.equal(x.scale, y.scale), y.shift + (x.shift - y.shift).times(mask)
+    )
+    return (
+        replace(out, shift=x.shift, masked=True)
+        if y.lowest
+        else replace(out, shift=y.shift, masked=True)
+        if x.lowest
+        else out
+    )
 
 
 def masked_fill(s: Interpreter, x: Abstract, mask: Abstract, value: Abstract | float) -> Abstract:
@@ -218,7 +226,10 @@ NONLINEAR = (
     "hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 alpha_dropout "
     "feature_alpha_dropout lgamma digamma polygamma i0 special_expit xlogy special_xlogy"
 )
-IDENTITY = "to _to_copy clone contiguous alias lift_fresh positive type_as float double half bfloat16 detach requires_grad_"
+IDENTITY = (
+    "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach "
+    "requires_grad_"
+)
 
 TABLE: dict[str, Callable[..., Any]] = {
     **{op: homogeneous(*what) for op, what in HOMOGENEOUS.items()},

@@ -8,7 +8,7 @@ from typing import Any
 
 from neuromech.detect.axes import axis, count, unify
 from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
-from neuromech.detect.rules.index import cat, cut, insert, stack
+from neuromech.detect.rules.index import cat, cut, stack
 from neuromech.detect.rules.linear import linear, plus
 from neuromech.detect.rules.movement import transpose
 from neuromech.detect.rules.pointwise import dropout, homogeneous, mul, nonlinear, rsub
@@ -17,7 +17,9 @@ States = tuple[Abstract, ...]
 Cell = Callable[[Interpreter, Abstract, States, Sequence[Abstract]], States]
 
 
-def _affine(s: Interpreter, x: Abstract, h: Abstract, w: Sequence[Abstract], gates: int) -> Iterator[tuple[Abstract, Abstract]]:
+def _affine(
+    s: Interpreter, x: Abstract, h: Abstract, w: Sequence[Abstract], gates: int
+) -> Iterator[tuple[Abstract, Abstract]]:
     """W_ih x + b_ih and W_hh h + b_hh, gate by gate; `w` is (W_ih, W_hh) or (W_ih, W_hh, b_ih, b_hh)."""
     n = count(w[0].axes[0]) // gates
     blocks = [cut(s, t, 0, [n] * gates) for t in (w[:4] if len(w) > 3 else w[:2])]
@@ -56,7 +58,7 @@ def layers(cell: Cell, states: int) -> Callable[..., list[Abstract]]:
     """Stacked layers of a cell, run over time in one or both directions."""
 
     def rule(s: Interpreter, x: Abstract, *args: Any) -> list[Abstract]:
-        given, weights, biased, depth, p, train, both, *order = args
+        given, weights, _biased, depth, p, train, both, *order = args
         if isinstance(weights, bool) or not order:
             raise Unsupported("its sequences are packed: run it on padded ones")
         given = list(given) if isinstance(given, (list, tuple)) else [given]

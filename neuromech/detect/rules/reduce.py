@@ -69,7 +69,9 @@ def ordered(s: Interpreter, x: Abstract, *args: Any, **named: Any) -> Any:
     shape = s.node.outputs[0].shape
     dim = next((d for d in range(x.ndim) if shape[d] != prod(a.n for a in x.axes[d])), None)
     if dim is None:
-        dim = next((a for a in args[1 if "topk" in s.node.op else 0 :] if type(a) is int), named.get("dim", -1)) % x.ndim
+        dim = (
+            next((a for a in args[1 if "topk" in s.node.op else 0 :] if type(a) is int), named.get("dim", -1)) % x.ndim
+        )
     over = x.along([dim])
     s.translation.vanish(x.shift, along=over)
     axes = [axis(shape[dim]) if d == dim else a for d, a in enumerate(x.axes)]
@@ -97,7 +99,13 @@ def spread(degree: int, also_mean: bool = False) -> Callable[..., Any]:
     """Variance or standard deviation: no shift is seen, a common factor passes."""
 
     def rule(
-        s: Interpreter, x: Abstract, dim: Any = None, unbiased: Any = None, keepdim: bool = False, *, correction: Any = None
+        s: Interpreter,
+        x: Abstract,
+        dim: Any = None,
+        unbiased: Any = None,
+        keepdim: bool = False,
+        *,
+        correction: Any = None,
     ) -> Any:
         dims = _dims(x, None if isinstance(dim, bool) else dim)
         over = x.along(dims)
@@ -226,9 +234,16 @@ TABLE: dict[str, Callable[..., Any]] = {
     "var_mean": spread(2, also_mean=True),
     "std_mean": spread(1, also_mean=True),
     "im2col": unfolded,
-    **{f"upsample_{kind}{d}d": resampled(d) for d in (1, 2, 3) for kind in ("nearest", "_nearest_exact", "nearest_exact")},
-    **dict(upsample_linear1d=resampled(1), upsample_bilinear2d=resampled(2), upsample_bicubic2d=resampled(2)),
-    **dict(upsample_trilinear3d=resampled(3), _upsample_bilinear2d_aa=resampled(2)),
+    **{
+        f"upsample_{kind}{d}d": resampled(d)
+        for d in (1, 2, 3)
+        for kind in ("nearest", "_nearest_exact", "nearest_exact")
+    },
+    "upsample_linear1d": resampled(1),
+    "upsample_bilinear2d": resampled(2),
+    "upsample_bicubic2d": resampled(2),
+    "upsample_trilinear3d": resampled(3),
+    "_upsample_bilinear2d_aa": resampled(2),
     **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
     **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
     **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},
