@@ -10,14 +10,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training import MODELS, OPTIMIZERS, Loop, Path, loop
+from experiments.training import MODELS, OPTIMIZERS, Activation, Loop, Path, loop
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 HABITS = (
     "plain", "cosine", "one cycle", "rate by hand", "clip by norm", "clip by value", "accumulation", "zero in place",
     "two groups", "noise", "average", "evaluation", "swapped weights", "autocast", "scaler", "frozen from the start",
-    "two optimizers", "closure", "random depth", "overfit", "smoothed labels", "full batch", "large rate",
+    "custom function", "two optimizers", "closure", "random depth", "overfit", "smoothed labels", "full batch",
+    "large rate",
 )  # fmt: skip
+
+
+class Rectifier(torch.autograd.Function):
+    """ReLU, with the backward that is its own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return g * (x > 0)
 
 
 def clean(seed: int) -> tuple[Loop, str]:
@@ -70,6 +85,10 @@ def _give(run: Loop, habit: str, r: random.Random) -> None:
         case "frozen from the start":
             for p in r.sample(list(model.parameters()), 2):
                 p.requires_grad_(False)
+        case "custom function":
+            for m in model.modules():
+                if isinstance(m, Activation):
+                    m.function = Rectifier.apply
         case "two optimizers":
             _two_optimizers(run)
         case "closure":

@@ -115,6 +115,14 @@ def backward_hook_that_changes_a_gradient(r: random.Random, seed: int, at: int) 
     return run
 
 
+@fault("wrong backward", from_the_start=True)
+def wrong_custom_backward_from_the_start(r: random.Random, seed: int, at: int) -> Loop:
+    run = _loop(r, seed)
+    act = r.choice([m for m in run.model.modules() if isinstance(m, Activation)])
+    act.function = r.choice([_Leaky.apply, _Shrunk.apply])
+    return run.watch()
+
+
 @fault("detached")
 def detached_branch(r: random.Random, seed: int, at: int) -> Loop:
     run = _loop(r, seed).watch()

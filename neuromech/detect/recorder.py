@@ -30,6 +30,7 @@ _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_sto
 _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
 # ... or as bare memory, which the dispatcher never hears of.
 _MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
+CUSTOM = "it is part of the custom autograd function"  # why no claim passes an operator
 _STOPS = {"aten.detach", "aten.detach_"}
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
@@ -150,7 +151,7 @@ class Recorder(TorchDispatchMode):
         function = "" if torch.is_grad_enabled() else _custom_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
-        node.opaque = f"it is part of the custom autograd function {function}" if function else ""
+        node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
         random = torch.Tag.nondeterministic_seeded in func.tags
         fixed = not random and all(v.content is not None for v in node.inputs)

@@ -222,7 +222,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
     names = tuple(dict.fromkeys(n for b in e.torques for n in b.parameters))
     worst = max(e.torques, key=lambda b: b.excess)
     said = (
-        f"{len(e.torques)} of {e.families} families of symmetries are violated by the gradient "
+        f"{len(e.torques)} of {max(e.families, len(e.torques))} families of symmetries are violated by the gradient "
         f"({worst.name}: {worst.members} of {worst.size} members, {worst.excess:.2g} times what rounding allows)"
     )
     known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.torn or e.edits or e.cut)
@@ -238,7 +238,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
     if e.delayed or e.between:
         why = "the torques vanish at the weights of one step before" if e.delayed else "a step lies in between"
         yield Suspect("stale gradient", CERTAIN, names, f"{why}; {said}")
-    last = all(b.kind == "translation" for b in e.torques)
+    last = all(b.kind == "translation" for b in e.torques) and not e.since_start
     if last and not known:
         yield Suspect("other loss", LIKELY, names, said)
     if all(b.members == 1 for b in e.torques) and len(_common(e.torques)) == 1 and worst.size > 2 and not known:

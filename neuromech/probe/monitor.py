@@ -29,7 +29,7 @@ from neuromech.errors import FaultWarning, InstrumentError, warn
 from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.diagnose import diagnose
-from neuromech.monitor.evidence import Evidence, Names, Replica, Setting
+from neuromech.monitor.evidence import Broken, Evidence, Names, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults, Reaction, stop
 from neuromech.monitor.sample import Sample
 from neuromech.params import named_parameters
@@ -104,6 +104,7 @@ class Monitor:
         self._laws: LawCheck | None = None
         self._start_over: Callable[[], None] = lambda: None
         self._torque: Tensor | None = None
+        self._betrayed: tuple[Broken, ...] = ()
         self._late: dict[str, Any] | None = None  # evidence against an optimizer that may only hand its step on
         self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
         self._saved_rates: tuple[float, float] | None = None
@@ -140,6 +141,10 @@ class Monitor:
             eps = [max(torch.finfo(self._params[n].dtype).eps for n in s.parameters) for s in symmetries]
             self._laws = LawCheck(symmetries, laws.slices, eps)
 
+    def accuse(self, betrayed: Sequence[tuple[Symmetry, float]]) -> None:
+        """Symmetries of the forward that its gradient violates, by how much: told ahead of the first step."""
+        self._betrayed = tuple(Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by) for s, by in betrayed)
+
     def before(self, optimizer: Optimizer) -> None:
         """Ahead of a step, its gradients ready: everything that can be wrong before it is taken."""
         if self._failure is not None:
@@ -153,6 +158,9 @@ class Monitor:
         checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, self._steps.last, steady)
         found["edits"] += checked.fields.pop("edits", ())
         found |= checked.fields
+        if self._betrayed:
+            found |= {"torques": (*found.get("torques", ()), *self._betrayed), "since_start": True}
+            self._betrayed = ()
         found |= self._rhythm.check(optimizer, moving, checked.silent)
         found["settings"] = self._expectations.check(optimizer, self._names, self.step + 1)
         found["restarted"] = self._restarted(optimizer)

@@ -28,7 +28,7 @@ from neuromech.dynamics.descent import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.given import bare, check, find_now, find_recognised
+from neuromech.probe.given import bare, check, find_betrayed, find_now, find_recognised
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
 from neuromech.probe.monitor import SCHEDULED, Monitor, Options
@@ -166,14 +166,14 @@ class Probe:
     ) -> Monitor:
         """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
 
-        `on_fault`: "warn" (`FaultWarning`), "raise" (`FaultError`, out of `optimizer.step()`; what is seen ahead of the
-        step stops it), or a function that is called with the `Fault`. Each fault is told once, and recorded.
+        `on_fault`: "warn", "raise" (`FaultError`, ahead of the step if it is seen ahead of it), or a function of the
+        `Fault`. Each fault is told once, and recorded. What the monitor cannot know may be declared. `clip_norm`: what
+        gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
+        may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
+        coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
+        torch.distributed; all have to. `ignore`: causes that are no faults here.
 
-        What it cannot know may be declared. `clip_norm`: the norm that gradients are clipped to. `expect`: settings, as
-        in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values may be functions of the step (1, 2, ...).
-        `scheduled`: settings that change in mid-run. `precision`: the coarsest format that the model computes in, where
-        autocast inside of its forward hides it. `replicas`: compare the ranks of torch.distributed; all have to.
-        `ignore`: causes, as `Fault.cause` has them, that are no faults here. Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
         """
         if self._monitor is not None or self._removed:
             raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
@@ -266,6 +266,8 @@ class Probe:
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
+            if trained is not None and self._monitor is not None:
+                self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
         if self._record.session:
             self._journal.once(
                 "no state",
