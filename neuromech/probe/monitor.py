@@ -204,13 +204,14 @@ class Monitor:
                 self._options.on_fault(fault)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"custody": self._custody.state_dict(), "rates": list(self._rates or ()), "step": self.step}
+        return {"custody": self._custody.state_dict(), "rates": list(self._rates or ())}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state: the next step is compared with it."""
-        self._custody.load_state_dict(state["custody"])
-        self._saved_rates = tuple(state["rates"]) or None
-        self.step = self._modes.now = int(state["step"])
+    def go_on(self, step: int, saved: Mapping[str, Any] | None) -> None:
+        """Go on after `step`, from a saved state if there is one: the next step is compared with it."""
+        self.step = self._modes.now = step
+        if saved is not None:
+            self._custody.load_state_dict(saved["custody"])
+            self._saved_rates = tuple(saved["rates"]) or None
 
     def remove(self) -> None:
         self._backward.remove()

@@ -179,10 +179,8 @@ class Probe:
             raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
         self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
-        if self._saved_monitor is not None:
-            self._monitor.load_state_dict(self._saved_monitor)
-        elif self._measurement is not None:
-            self._monitor.step = self._measurement.step
+        if self._measurement is not None:
+            self._monitor.go_on(self._measurement.step, self._saved_monitor)
         return self._monitor
 
     def flush(self) -> None:
@@ -248,8 +246,8 @@ class Probe:
             raise RecordError(f"the saved state is of another model: {error}") from error
         self._measure(found).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
-        if self._monitor is not None and self._saved_monitor is not None:
-            self._monitor.load_state_dict(self._saved_monitor)
+        if self._monitor is not None and self._measurement is not None:
+            self._monitor.go_on(self._measurement.step, self._saved_monitor)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
