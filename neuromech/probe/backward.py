@@ -17,7 +17,7 @@ Mark = tuple[int, int]
 
 def mark(t: Tensor) -> Mark:
     """Where a tensor lies in memory, and how often code has written to it."""
-    return t.data_ptr(), t._version
+    return (t.data_ptr() if t.layout is torch.strided else id(t)), t._version
 
 
 class BackwardWatch:
@@ -50,7 +50,7 @@ class BackwardWatch:
 
     def used(self, names: Collection[str]) -> None:
         """A step has taken the gradients of `names`."""
-        self.uncleared.clear()
+        self.uncleared.difference_update(names)
         for name in names:
             self.arrived[name] = 0
             if (g := self._params[name].grad) is not None:
@@ -73,12 +73,13 @@ class BackwardWatch:
 
     def _arrive(self, name: str) -> None:
         """A gradient is about to be added to what there is; or not, if it was asked for by `torch.autograd.grad`."""
+        g = self._params[name].grad
         self._full.discard(name)
-        if self.unchanged(name):
-            g = self._params[name].grad
-            # Some clear by g.data.zero_(), which PyTorch does not count as a write.
-            if g is not None and bool(g.count_nonzero()):
-                self._full.add(name)
+        if g is None or (name in self.uncleared and not bool(g.count_nonzero())):
+            self.uncleared.discard(name)
+        # Some clear by g.data.zero_(), which PyTorch does not count as a write.
+        if g is not None and self.unchanged(name) and bool(g.count_nonzero()):
+            self._full.add(name)
 
     def _arrived(self, name: str) -> None:
         task = torch._C._current_graph_task_id()

@@ -39,6 +39,15 @@ class Motion(NamedTuple):
     directions: dict[str, Tensor]
 
 
+class Past(NamedTuple):
+    """What happened before: the last step, if it is known; `steady` parameters, which had a gradient at every step;
+    `stale` ones, whose gradient an earlier step of another optimizer has left, and this backward added to."""
+
+    last: Motion | None
+    steady: Collection[str]
+    stale: Collection[str]
+
+
 @dataclass(frozen=True)
 class Finding:
     """Fields as in `Evidence`, and what other checks need to know of the gradients."""
@@ -111,13 +120,8 @@ class GradientCheck:
         odd = [n for n, x in zip(self._names, norms, strict=True) if not x < float("inf")]
         return tuple(n for n in odd if n in self._raw.names and not _overflowed(self._of(self._raw, [n])))
 
-    def check(
-        self, moving: Sequence[str], eps: float, clip_norm: float | None, last: Motion | None, steady: Collection[str]
-    ) -> Finding:
-        """Ahead of a step of the parameters `moving`.
-
-        `last`: how the last step moved the weights, if that is known; `steady`: parameters that always had a gradient.
-        """
+    def check(self, moving: Sequence[str], eps: float, clip_norm: float | None, past: Past) -> Finding:
+        """Ahead of a step of the parameters `moving`."""
         grads, raw = self._gradients(), self._raw
         fields: dict[str, Any] = {}
         mine = [n for n in raw.names if n in grads and n in moving] if raw else []
@@ -142,7 +146,7 @@ class GradientCheck:
             # What clipping by value or noise does to a gradient is no fault of the backward.
             judged = raw.torques if raw and raw.judged else now if not changed else None
             if judged is not None:
-                fields |= self._torque_fields(judged, eps, grads, last, bool(raw and raw.stepped), steady)
+                fields |= self._torque_fields(judged, eps, grads, bool(raw and raw.stepped), past)
         if raw is not None and not changed:
             self._raw = raw._replace(torques=now, judged=self._symmetries is not None)
         self._steps, self._skipped = self._steps + 1, 0
@@ -196,16 +200,14 @@ class GradientCheck:
         stale = previous is not None and len(previous) == len(elements) and parallel(previous, elements, eps)
         return Torn("before" if stale else how, which)
 
-    def _torque_fields(
-        self, found: Torques, eps: float, grads: Values, last: Motion | None, stepped: bool, steady: Collection[str]
-    ) -> dict[str, Any]:
+    def _torque_fields(self, found: Torques, eps: float, grads: Values, stepped: bool, past: Past) -> dict[str, Any]:
         symmetries = self._symmetries or ()
         first = self._judge.fresh
         on_device = self._judge(found, eps)
         excess = on_device.cpu()
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
         quiet = {n for n, x in zip(self._names, found.gradients.tolist(), strict=True) if x == 0}
-        absent = quiet - set(steady)
+        absent = (quiet - set(past.steady)) | set(past.stale)
         broken = {
             i: how
             for i, how in broken_families(excess, self._meter.slices).items()
@@ -221,7 +223,7 @@ class GradientCheck:
         )
         delayed = False
         quadratic = any(b.kind != "translation" for b in torques)
-        if quadratic and last is not None and all(n in last.directions for n in grads):
+        if quadratic and (last := past.last) is not None and all(n in last.directions for n in grads):
             before = found.torque + last.lr * self._meter.along(grads, last.directions)
             off = on_device > 1
             delayed = bool((before.abs()[off] * on_device[off] <= found.torque.abs()[off]).all())

@@ -36,7 +36,7 @@ from neuromech.params import named_parameters
 from neuromech.probe.backward import BackwardWatch
 from neuromech.probe.custody import Custody, state_of
 from neuromech.probe.expectations import Expect, Expectations
-from neuromech.probe.gradients import GradientCheck
+from neuromech.probe.gradients import GradientCheck, Past
 from neuromech.probe.journal import Journal
 from neuromech.probe.lawcheck import LawCheck
 from neuromech.probe.mode import ForwardModes
@@ -154,8 +154,8 @@ class Monitor:
         as_left = not any(x.what == "weight" for x in found["edits"])
         moving = sorted(self._names[p] for p in _held(optimizer) if p in self._names and p.grad is not None)
         found |= {"infinite": self._gradients.infinite(), "mode": self._modes.changed()}
-        steady = self._rhythm.steady()
-        checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, self._steps.last, steady)
+        past = Past(self._steps.last, self._rhythm.steady(), self._backward.uncleared.difference(moving))
+        checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, past)
         found["edits"] += checked.fields.pop("edits", ())
         found |= checked.fields
         if self._betrayed:

@@ -281,6 +281,56 @@ class TestOtherHands:
             optimizer.step()
         assert monitor.step == 5
 
+    def test_two_networks_that_play_against_each_other(self) -> None:
+        """The backward of one adds to gradients of the other, which that one's step does not take."""
+
+        class Game(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.g = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6))
+                self.d = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
+
+            def forward(self, z: torch.Tensor, cut: bool) -> torch.Tensor:
+                fake = self.g(z)
+                return self.d(torch.cat((X[:8], fake.detach() if cut else fake)))
+
+        torch.manual_seed(0)
+        game = Game()
+        monitor = neuromech.instrument(game).monitor("raise")
+        first, second = (torch.optim.Adam(part.parameters(), lr=1e-3) for part in (game.d, game.g))
+        for _ in range(10):
+            for optimizer, cut, sign in ((first, True, 1.0), (second, False, -1.0)):
+                optimizer.zero_grad()
+                F.softplus(sign * game(torch.randn(8, 4), cut)[8:]).mean().backward()
+                optimizer.step()
+        assert monitor.step == 20
+
+    @pytest.mark.parametrize("how", ["after the step", "data"])
+    def test_gradients_are_cleared_in_many_ways(self, how: str) -> None:
+        model = net()
+        monitor = neuromech.instrument(model).monitor("raise")
+        optimizer = sgd(model)
+        for _ in range(5):
+            if how == "data":
+                for p in model.parameters():
+                    if p.grad is not None:
+                        p.grad.data.zero_()
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            if how == "after the step":
+                optimizer.zero_grad(set_to_none=False)
+        assert monitor.step == 5
+
+    def test_sparse_gradients(self) -> None:
+        model = nn.Sequential(nn.EmbeddingBag(50, 8, sparse=True), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        monitor = neuromech.instrument(model).monitor("raise")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.randint(0, 50, (16, 4))), Y[:16]).backward()
+            optimizer.step()
+        assert monitor.step == 5
+
     def test_started_in_mid_run(self) -> None:
         model = net()
         optimizer = sgd(model)
