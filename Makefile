@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench zoo clean
 
 demo: $(STAMP)
 	$(PYTHON) -m neuromech demo
@@ -30,6 +30,10 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
 	touch $@
+
+# Detection against the null-space oracle, on every architecture of the zoo.
+zoo: $(STAMP)
+	cd tests && ../$(PYTHON) -m architectures --misses
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         RecordError,
         SymmetryError,
     )
+    from neuromech.gauge import Balanced, balance, transform
     from neuromech.monitor import Fault
     from neuromech.probe import Probe, instrument
     from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
@@ -41,6 +42,7 @@ _HOME = {
         "RecordError",
         "SymmetryError",
     ),
+    "neuromech.gauge": ("Balanced", "balance", "transform"),
     "neuromech.monitor": ("Fault",),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
@@ -48,6 +50,7 @@ _HOME = {
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "Balanced",
     "CaptureError",
     "DetectionError",
     "Fault",
@@ -65,8 +68,10 @@ __all__ = [
     "SymmetrySet",
     "Term",
     "__version__",
+    "balance",
     "find_symmetries",
     "instrument",
+    "transform",
 ]
 
 

@@ -1,4 +1,4 @@
-"""The command line: `neuromech demo`, `neuromech report RUN`, `neuromech detect MODULE:CALLABLE`.
+"""The command line: `neuromech demo`, `neuromech report RUN`, `neuromech detect SUBJECT`.
 
 Exit codes: 0 done; 1 neuromech could not do it, and says why; 2 the command was not understood.
 """
@@ -6,8 +6,6 @@ Exit codes: 0 done; 1 neuromech could not do it, and says why; 2 the command was
 from __future__ import annotations
 
 import argparse
-import importlib
-import inspect
 import json
 import os
 import sys
@@ -74,14 +72,20 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser(
         "detect",
         help="list the symmetries of a model",
-        description="Calls MODULE:CALLABLE without arguments. It returns (model, example), (model, example, loss) or "
-        "(model, example, loss, target): the model, what it is called with (a tensor, a tuple or a dict), a loss "
-        "function of (output, target) or of the output alone, and its target.",
+        description="SUBJECT is one of\n\n"
+        "  MODULE:CALLABLE  called without arguments; returns (model, example), (model, example, loss) or (model,\n"
+        "                   example, loss, target): the model, what it is called with (a tensor, a tuple or a dict),\n"
+        "                   a loss function of (output, target) or of the output alone, and its target\n"
+        "  PROGRAM.pt2      a program saved by torch.export.save, with the example that it was exported with\n"
+        "  CONFIG.json      the configuration of a Hugging Face model, or a directory with one (extra: hf); large\n"
+        "                   models are built without numbers, and nothing is verified then\n",
         epilog="Example, with a file nets.py in this directory that defines small(): neuromech detect nets:small",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    detect.add_argument("factory", metavar="MODULE:CALLABLE", help="where the model comes from")
-    detect.add_argument("--json", action="store_true", help="machine-readable output")
+    detect.add_argument("subject", metavar="SUBJECT", help="where the model comes from")
+    detect.add_argument("--json", action="store_true", help="machine-readable output, one entry a family")
     detect.add_argument("--no-verify", action="store_true", help="skip the numerical check of every claim")
+    detect.add_argument("--meta", action="store_true", help="shapes only: no memory for parameters, no check")
     detect.set_defaults(do=_detect)
     return parser
 
@@ -107,57 +111,22 @@ def _detect(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from neuromech.detect import find_symmetries
+    from neuromech.detect.verify import watched
     from neuromech.record.run import plain
+    from neuromech.subject import load
 
-    given = _call(options.factory)
-    with tqdm(total=1, desc="detecting", leave=False, disable=None) as bar:
-        model, example, *rest = given
-        loss, target = [*rest, None, None][:2]
-        found = find_symmetries(model, example, loss, target, verify=not options.no_verify)
-        bar.update()
-    if options.json:
-        document = {
-            "symmetries": [s.to_dict() for s in found],
-            "rejected": [s.to_dict() for s in found.rejected],
-            "opaque": [vars(o) for o in found.opaque],
-            "inactive": found.inactive,
-            "dimension": found.dimension,
-            "notes": found.notes,
-        }
-        print(json.dumps(plain(document), indent=1, allow_nan=False))
-    else:
-        print(found)
+    subject = load(options.subject, options.meta)
+    with tqdm(desc="recording and solving", leave=False, disable=None, unit="check") as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.set_description("verifying", refresh=False)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        with watched(progress):
+            found = find_symmetries(*subject, verify=not options.no_verify)
+    print(json.dumps(plain(found.to_dict()), indent=1, allow_nan=False) if options.json else found)
     return 0
-
-
-def _call(factory: str) -> tuple[Any, ...]:
-    """What MODULE:CALLABLE returns, as (model, example, ...).
-
-    Raises `NeuromechError` if there is no such thing, or if it returns something else.
-    """
-    module, colon, name = factory.partition(":")
-    if not (module and colon and name):
-        raise NeuromechError(f"{factory!r} is not of the form MODULE:CALLABLE, as in nets:small")
-    sys.path.insert(0, "")  # as python -m does: modules of the current directory count
-    try:
-        make = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise NeuromechError(f"cannot load {factory}: {error}") from error
-    try:
-        inspect.signature(make).bind()
-    except (TypeError, ValueError) as error:
-        raise NeuromechError(f"{factory} must be callable without arguments: {error}") from error
-    given = make()
-    if not isinstance(given, tuple) or not 2 <= len(given) <= 4:
-        raise NeuromechError(
-            f"{factory} must return (model, example[, loss[, target]]), it returned {type(given).__name__}"
-        )
-    if not hasattr(given[0], "named_parameters"):
-        raise NeuromechError(
-            f"{factory} must return a torch.nn.Module first, as in (model, example); it returned a "
-            f"{type(given[0]).__name__} there"
-        )
-    return given
 
 
 def _fresh(parent: Path, stem: str) -> Path:

@@ -52,7 +52,7 @@ def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, kind, stacklevel=level - 1)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}

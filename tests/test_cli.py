@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from neuromech.cli import main
 
@@ -129,3 +131,99 @@ def test_demo_ends_with_the_path_of_its_report(tmp_path) -> None:
     assert path.read_text().lower().startswith("<!doctype html>")
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "again.html")]) == 0
     assert (tmp_path / "again.html").exists()
+
+
+def exported(path: Path) -> Path:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    torch.export.save(torch.export.export(model, (torch.randn(8, 4),)), path)
+    return path
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, *, scale: torch.Tensor) -> torch.Tensor:
+        return self.b(torch.relu(self.a(x))) * scale
+
+
+def test_detect_a_saved_program(tmp_path, capsys) -> None:
+    assert main(["detect", str(exported(tmp_path / "small.pt2"))]) == 0
+    assert "0.weight[i], 0.bias[i] / 2.weight[:, i]" in capsys.readouterr().out
+    program = torch.export.export(Scaled(), (torch.randn(8, 4),), {"scale": torch.tensor(2.0)})
+    torch.export.save(program, tmp_path / "scaled.pt2")
+    assert main(["detect", str(tmp_path / "scaled.pt2"), "--json"]) == 0
+    (family,) = json.loads(capsys.readouterr().out)["symmetries"]
+    assert family["name"] == "a.weight[i], a.bias[i] / b.weight[:, i]"
+    assert family["defect"] < 1e-12
+
+
+def configuration(path: Path, **more: object) -> Path:
+    data = {
+        "model_type": "bert", "architectures": ["BertForMaskedLM"], "hidden_size": 8, "intermediate_size": 6,
+        "num_hidden_layers": 3, "num_attention_heads": 2, "vocab_size": 11, "hidden_dropout_prob": 0.0,
+    }  # fmt: skip
+    path.write_text(json.dumps(data | more))
+    return path
+
+
+def test_detect_a_configuration(tmp_path, capsys) -> None:
+    """Families of all layers in one row, and the directory is as good as the file."""
+    pytest.importorskip("transformers")
+    configuration(tmp_path / "config.json")
+    for where in (tmp_path, tmp_path / "config.json"):
+        assert main(["detect", str(where)]) == 0
+    out = capsys.readouterr().out
+    rows = [line for line in out.splitlines() if re.match(r" +3 x 8 +bert\.encoder\.layer\.0-2\.", line)]
+    assert len(rows) >= 2
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_detect_without_numbers(nets, tmp_path, capsys) -> None:
+    pytest.importorskip("transformers")
+    configuration(tmp_path / "config.json")
+    for where in (str(tmp_path / "config.json"), "cli_nets:small", str(exported(tmp_path / "small.pt2"))):
+        assert main(["detect", where, "--meta"]) == 0
+        assert "nothing was verified" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.pt2", None, "there is no file"),
+        ("text.pt2", "not a program", "could not be read as a program"),
+        ("missing.json", None, "could not be read as a configuration"),
+        ("text.json", "not json", "could not be read as a configuration"),
+        ("other.json", '{"name": 1}', "names no model_type"),
+        ("list.json", "[1]", "names no model_type"),
+        ("unknown.json", '{"model_type": "no such"}', "no model could be built"),
+        ("odd.json", '{"model_type": "bert", "hidden_size": 7, "num_attention_heads": 2}', "no model could be built"),
+    ],
+)
+def test_detect_explains_what_is_wrong_with_a_file(tmp_path, capsys, name: str, content: str | None, message: str):
+    if name.endswith("json"):
+        pytest.importorskip("transformers")
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    assert main(["detect", str(tmp_path / name)]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_detect_shows_progress(nets) -> None:
+    """On a terminal, check by check."""
+    from neuromech.detect import find_symmetries
+    from neuromech.detect.verify import watched
+
+    seen = []
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with watched(lambda done, total: seen.append((done, total))):
+        found = find_symmetries(model, torch.randn(8, 4), nn.CrossEntropyLoss(), torch.randint(0, 3, (8,)))
+    done, totals = zip(*seen, strict=True)
+    assert set(totals) == {2 * len(found)}
+    assert list(done) == sorted(done)
+    assert done[0] == 0
+    assert done[-1] == totals[0]
+    assert len(set(done)) > len(found)

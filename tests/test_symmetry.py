@@ -166,3 +166,116 @@ def test_sets() -> None:
     assert list(table.columns) == ["kind", "size", "moves", "defect", "broken_by", "reason"]
     assert table["size"].tolist() == [3, 4, 1, 2, 6]
     assert SymmetrySet().table().empty
+
+
+# -- matrix symmetries ----------------------------------------------------------------------------------------------
+
+PAIR = Symmetry("matrix", 6, (Term("a", None, 1, along=0), Term("b", None, 1, along=0), Term("d", None, -1, along=1)))
+TURN = Symmetry("matrix", 3, PAIR.terms, skew=True)
+# Two heads of three channels, shared by two queries each, in fused projections.
+QUERY = Term("q", 0, 1, Part((2, 2, 3, 5)), along=2)
+KEY = Term("kv", 1, -1, Part((2, 2, 3, 5), ((0, 1),)), along=2)
+HEADS = Symmetry("matrix", 12, (QUERY, KEY))
+LOOP = Symmetry("matrix", 6, (Term("w", None, 1, along=0), Term("w", None, -1, along=1), Term("a", None, 1, along=0)))
+MATRICES = [PAIR, TURN, HEADS, LOOP]
+
+
+def matrix_params() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    shapes = {"a": (3, 4), "b": (3,), "d": (2, 3), "q": (12, 5), "kv": (12, 5), "w": (3, 3)}
+    return {name: torch.randn(s, generator=g, dtype=torch.float64) for name, s in shapes.items()}
+
+
+def seen(p: dict[str, Tensor]) -> list[Tensor]:
+    """What does not change: the products of writers and readers."""
+    q, k = p["q"].view(2, 2, 3, 5), p["kv"].view(2, 2, 3, 5)[1]
+    return [p["d"] @ p["a"], p["d"] @ p["b"], torch.einsum("hrnd,hne->hrde", q, k)]
+
+
+def test_matrix_transformations_leave_products_alone() -> None:
+    p = matrix_params()
+    for s in (PAIR, TURN, HEADS):
+        moved = s.transform(p, torch.randn(s.size, dtype=torch.float64))
+        assert all(torch.allclose(x, y) for x, y in zip(seen(p), seen(moved), strict=True))
+        assert not torch.allclose(moved[s.parameters[0]], p[s.parameters[0]])
+    assert torch.equal(HEADS.transform(p, 0.3)["kv"][:6], p["kv"][:6])  # the other half of the fused projection
+    moved = LOOP.transform(p, torch.randn(6, dtype=torch.float64))
+    readout = torch.linalg.eigvals(p["w"]).abs().sort().values
+    assert torch.allclose(torch.linalg.eigvals(moved["w"]).abs().sort().values, readout)
+
+
+@pytest.mark.parametrize("s", MATRICES, ids=lambda s: s.name)
+def test_matrix_transformations_are_generated_by_their_tangents(s: Symmetry) -> None:
+    p, alpha, step = matrix_params(), torch.randn(s.size, dtype=torch.float64), 1e-6
+    ahead, behind = s.transform(p, step * alpha), s.transform(p, -step * alpha)
+    for name, v in s.tangent(p, alpha).items():
+        assert torch.allclose((ahead[name] - behind[name]) / (2 * step), v, atol=1e-8)
+    total = {name: torch.zeros_like(p[name]) for name in s.parameters}
+    for i in range(s.size):
+        for name, v in s.generator(p, i).items():
+            total[name] += alpha[i] * v
+    assert all(torch.allclose(total[name], v) for name, v in s.tangent(p, alpha).items())
+    back = s.transform(s.transform(p, alpha), -alpha)
+    assert all(torch.allclose(back[name], p[name]) for name in p)
+
+
+def test_matrix_charges_are_the_entries_of_the_matrix() -> None:
+    p = matrix_params()
+    c = p["a"] @ p["a"].T + torch.outer(p["b"], p["b"]) - p["d"].T @ p["d"]
+    j, k = torch.triu_indices(3, 3)
+    assert torch.allclose(PAIR.charge(p), c[j, k])
+    assert torch.equal(TURN.charge(p), torch.zeros(3, dtype=torch.float64))
+    first, second = HEADS.charge(p).view(2, 6)
+    q, k_ = p["q"].view(2, 6, 5)[1].view(2, 3, 5), p["kv"].view(2, 2, 3, 5)[1, 1]
+    c = sum(x @ x.T for x in q) - k_ @ k_.T
+    assert torch.allclose(second, c[j, k])
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize("s", [PAIR, HEADS, LOOP], ids=lambda s: s.name)
+def test_half_the_gradient_of_a_matrix_charge_is_its_generator_with_signs(s: Symmetry) -> None:
+    """The charge is <theta, D theta> / 1 for the generator D theta, the readers' part of which has the sign turned."""
+    p = matrix_params()
+    for i in range(s.size):
+        product = sum((v * p[name]).sum() for name, v in s.generator(p, i).items())
+        assert torch.isclose(s.charge(p)[i], product)
+
+
+def test_gradient_flow_conserves_matrix_charges_to_first_order_in_lr() -> None:
+    """The change of the charge over one step of gradient descent is of second order in lr; order fitted."""
+    changes = []
+    for lr in (1e-2, 1e-3):
+        p = {name: t.clone().requires_grad_() for name, t in matrix_params().items()}
+        loss = torch.stack([x.square().sum().sin() for x in seen(p)]).sum()
+        grads = torch.autograd.grad(loss, list(p.values()), allow_unused=True, materialize_grads=True)
+        after = {name: t - lr * g for (name, t), g in zip(p.items(), grads, strict=True)}
+        changes.append(torch.stack([(s.charge(after) - s.charge(p)).norm() for s in (PAIR, HEADS)]))
+        velocity = dict(zip(p, grads, strict=True))
+        momentum = sum((velocity[n] * v).sum() for n, v in TURN.generator(p, 1).items())
+        assert torch.isclose(momentum, torch.zeros_like(momentum), atol=1e-10)  # gradient flow does not rotate
+    order = (changes[0] / changes[1]).log10()
+    assert torch.allclose(order, torch.full_like(order, 2.0), atol=0.05)
+
+
+def test_matrix_symmetries_as_plain_data() -> None:
+    for s in MATRICES:
+        again = Symmetry.from_dict(json.loads(json.dumps(s.to_dict())))
+        assert repr(again) == repr(s)
+    assert PAIR.name == "a[m], b[m] / d[:, m]"
+    assert TURN.name == "rotation of a[m], b[m], d[:, m]"
+    assert HEADS.name == "q.view(2, 2, 3, 5)[i, :, m] / kv.view(2, 2, 3, 5)[1, i, m]"
+
+
+def test_matrix_symmetries_that_make_no_sense() -> None:
+    with pytest.raises(SymmetryError, match="along"):
+        Symmetry("matrix", 6, (Term("a", 0, 1),))
+    with pytest.raises(SymmetryError, match="along"):
+        Symmetry("scale", 3, (Term("a", None, 1, along=0),))
+    with pytest.raises(SymmetryError, match="weight 1"):
+        Symmetry("matrix", 6, (Term("a", None, 2, along=0),))
+    with pytest.raises(SymmetryError, match="rotations"):
+        Symmetry("scale", 3, (Term("a", 0, 1),), skew=True)
+    with pytest.raises(SymmetryError, match="has 6 members, the family has 5"):
+        Symmetry("matrix", 5, (Term("a", None, 1, along=0),)).charge(matrix_params())
+    with pytest.raises(SymmetryError, match=r"alpha has the shape \(2,\), expected a number or 6 numbers"):
+        PAIR.transform(matrix_params(), torch.zeros(2))

@@ -166,7 +166,7 @@ def measure(case: Case, config: Config) -> tuple[list[float], float]:
         steps[-1]()  # gradients and buffers are there from now on
     before = kept()
     with tempfile.TemporaryDirectory() as directory, instrumented(model, optimizers[0], Path(directory) / "run"):
-        ratios = paired(*steps, config, case.repeats)
+        ratios = paired(steps[0], steps[1], config, case.repeats)
         parameters = sum(p.numel() * p.element_size() for p in model.parameters())
         return ratios, (kept() - before) / parameters
 

@@ -99,11 +99,18 @@ class Domain:
     equations: list[Equation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     auxiliary: list[Unknown] = field(default_factory=list)
+    _zero: dict[int, Expr] = field(default_factory=dict)  # by identity
 
     def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
         """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
         if expr:
             self.equations.append(Equation(expr, None if along is None else tuple(along)))
+            if along is None:
+                self._zero[id(expr)] = expr
+
+    def simplified(self, expr: Expr) -> Expr:
+        """The expression, or zero where it was required to be: else what a stream carries would double at every use."""
+        return Expr() if id(expr) in self._zero else expr
 
     def free(self, labels: Iterable[Label]) -> Expr:
         """An unknown function of its own, which nothing constrains yet."""
@@ -282,6 +289,8 @@ class Interpreter:
                 with suppress(Unsupported, NonNested):
                     self._apply(rule, node)
             return
+        if node.outputs and all(0 in v.shape for v in node.outputs):
+            return  # nothing is left that could carry anything
         dtypes = {v.dtype for v in (*node.inputs, *node.outputs)}
         if node.escape:
             self._block(node, "the content of a tensor leaves the graph there")
@@ -313,7 +322,10 @@ class Interpreter:
     def _entering(self, node: Node, value: Value) -> Abstract:
         """An input as the operator may see it."""
         t = self.abstract(value)
-        if value.node and value.node.stop and not node.stop and (t.scale or t.shift):
+        scale, shift = self.scaling.simplified(t.scale), self.translation.simplified(t.shift)
+        if scale is not t.scale or shift is not t.shift:
+            t = self._known[value] = replace(t, scale=scale, shift=shift)
+        if value.node and value.node.stop and not node.stop and value in self._varying and (t.scale or t.shift):
             # The gradient takes it for a constant, so a constant it has to be, whatever it was computed from.
             self.pin(t)
             self._list(value.node, "no gradient flows through it", [value])

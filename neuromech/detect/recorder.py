@@ -26,6 +26,11 @@ from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
 _METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
+# So do these, and what they make is filled with a number, random numbers, or whatever was in memory.
+_FILLS = {f"aten.{op}_like" for op in ("zeros", "ones", "full", "rand", "randn", "randint", "empty")} | {
+    f"aten.new_{op}" for op in ("zeros", "ones", "full", "empty", "empty_strided")
+}
+_UNFILLED = {"aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty", "aten.new_empty_strided"}
 # The content of a tensor leaves the graph as a Python number, which may steer the control flow ...
 _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
 # ... or as bare memory, which the dispatcher never hears of.
@@ -150,10 +155,11 @@ class Recorder(TorchDispatchMode):
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
         function = "" if torch.is_grad_enabled() else _custom_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
-        node = Node(name, values, named, list(before.values()), [], self.modules[-1], stop, name in _ESCAPES)
+        inputs = [] if name in _FILLS else list(before.values())
+        node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
-        random = torch.Tag.nondeterministic_seeded in func.tags
+        random = torch.Tag.nondeterministic_seeded in func.tags or name in _UNFILLED
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):

@@ -23,7 +23,10 @@ class Unknown(Exception):
 
 
 def compute(
-    func: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], content: Callable[[Tensor], Tensor | None]
+    func: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    content: Callable[[Tensor], Tensor | None],
 ) -> Any:
     """What an operator makes of constants, given their `content`, on the CPU.
 

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,11 +77,37 @@ def outputs_as_they_are(output: Any) -> list[Tensor]:
     return tensors_of(output)
 
 
+@contextmanager
+def watched(progress: Callable[[int, int], None]) -> Iterator[None]:
+    """Inside, `progress(done, total)` hears of every check of a family that is done: two a family."""
+    before = _watcher.set(progress)
+    try:
+        yield
+    finally:
+        _watcher.reset(before)
+
+
+_watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("watcher", default=None)
+
+
+class _Ticks:
+    """Counts checks for whoever is watching."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total, self._tell = 0, total, _watcher.get()
+        self(0)
+
+    def __call__(self, n: int = 1) -> None:
+        self.done += n
+        if self._tell:
+            self._tell(self.done, self.total)
+
+
 def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> Verdict:
     """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
     theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
-    moves = dict(enumerate(_moves(claims, random)))
+    moves = dict(enumerate(_moves(claims, theta, random)))
     unjudged = ""
     try:
         plain = _Point(experiment, theta, 1.0, random)
@@ -89,8 +117,12 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         unjudged = f"the model does not run in float64 ({type(error).__name__}: {error})"
     if unjudged:
         return Verdict([math.nan] * len(claims), [True] * len(claims), unjudged)
-    defects = {i: plain.first_order(*move) for i, move in moves.items()}
-    torques = {i: plain.torque(*move) for i, move in moves.items()}
+    tick = _Ticks(2 * len(claims))
+    defects: dict[int, float] = {}
+    torques: dict[int, float] = {}
+    for i, move in moves.items():
+        defects[i], torques[i] = plain.first_order(*move), plain.torque(*move)
+        tick()
 
     def confirm(point: _Point, group: list[int]) -> list[int]:
         """Those of `group` that are true at this eps; their defect includes the finite one."""
@@ -108,12 +140,14 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         for some, defect in _finite(point, moves, group, line):
             defects.update((i, max(defects[i], defect)) for i in some)
             true += some if defect <= line else []
+        tick(len(true))
         return true
 
     true = confirm(plain, [i for i, s in enumerate(claims) if not s.broken_by])
     for factor in (*_SHRINK, 1.0):  # at last as they are: where eps is too small to be felt, so is its absence
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
             true += confirm(plain if factor == 1.0 else _Point(experiment, theta, factor, random), left)
+    tick(tick.total - tick.done)  # what is false has been checked as well
     return Verdict([defects[i] for i in moves], [i in true for i in moves])
 
 
@@ -129,20 +163,20 @@ def against_the_gradient(experiment: Experiment, claims: Sequence[Symmetry], see
     except Exception:  # whatever it is that the model does not like about float64
         return [0.0] * len(claims)
     out = []
-    for move in _moves(claims, random):
+    for move in _moves(claims, theta, random):
         first = point.first_order(*move) if point.finite and not move[0].broken_by else 0.0
         kept = first > _TOLERANCE and point.finite_defect([move]) <= _TOLERANCE
         out.append(first / _TOLERANCE if kept else 0.0)
     return out
 
 
-def _moves(claims: Sequence[Symmetry], generator: torch.Generator) -> list[Move]:
+def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Move]:
     """A random distance for every member, of moderate size even where many families meet in one parameter."""
     meeting = Counter(name for s in claims for name in s.parameters)
     most = max(meeting.values(), default=1) ** 0.5
 
     def far(s: Symmetry) -> Tensor:
-        longest = max(abs(float(t.weight)) for t in s.terms)
+        longest = max(abs(float(t.weight)) for t in s.terms) * s.order(params) ** 0.5  # the norm of a random matrix
         return torch.randn(s.size, generator=generator, dtype=torch.float64) / (4 * most * longest)
 
     return [(s, far(s)) for s in claims]

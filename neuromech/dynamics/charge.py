@@ -18,6 +18,8 @@ float64, on the device of the parameters. Nothing here waits for the device.
 
 from __future__ import annotations
 
+import ctypes
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -25,7 +27,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of
+from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of, window_of
 from neuromech.symmetry import Symmetry, Term
 
 # Elements of a chunk. On a CPU a chunk should stay in the cache, and all chunks together below a hundredth of the
@@ -143,7 +145,7 @@ class _Sums:
         offsets = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
         self._pieces = sum(p.size for p in pieces)
         self._chunks = chunks(offsets, _chunk_size(params, self.device))
-        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets))
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets, params))
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
@@ -265,30 +267,41 @@ def _chunk_size(params: Values, device: torch.device) -> int:
     return min(CHUNK_CPU, max(LEAST_CHUNK_CPU, sum(p.numel() for p in params.values()) // CHUNKS))
 
 
-def _members(t: Term, piece: Piece) -> Tensor:
-    """Where in the piece the members of the term stand, in their order."""
-    place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
-    left = list(piece.kept)
-    for axis, i in t.part.select if t.part else ():
-        place = place.select(left.index(axis), i)
-        left.remove(axis)
-    return place.permute([left.index(a) for a in t.axes]).reshape(-1)
+def _members(t: Term, piece: Piece, shape: Sequence[int]) -> Tensor:
+    """Where in the piece the members of the term stand, in their order: [members, entries of each]."""
+    place = torch.arange(piece.size)
+    window = window_of(t, shape)
+    if window is None:
+        assert t.part is not None
+        place = t.part.of(place)
+        axes = list(t.axes)
+    else:
+        place = place.reshape([piece.view[a] for a in piece.kept])
+        for d, a in enumerate(piece.kept):
+            place = place.narrow(d, *window.ranges[a])
+        axes = [piece.kept.index(a) for a in window.axes]
+    rest = [d for d in range(place.ndim) if d not in axes]
+    size = math.prod(place.shape[d] for d in axes)
+    return place.permute([*axes, *rest]).reshape(size, -1)
 
 
 def _weave(
-    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int]
+    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int], params: Values
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
     rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
     index: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
-    weights: list[Tensor] = [torch.zeros(0, dtype=torch.float64)]
+    weights: list[Tensor] = []
+    # Weights are small whole numbers, or nearly always.
+    short = all(ctypes.c_float(w).value == w for b in blocks for t in b.terms for w in [float(t.weight)])
+    dtype = torch.float32 if short else torch.float64
     start = 0
     for b in blocks:
         for t in b.terms:
-            rows.append(torch.arange(start, start + b.size, dtype=torch.int32))
-            index.append((offsets[places[t]] + _members(t, places[t])).int())
-            weights.append(torch.full((b.size,), float(t.weight), dtype=torch.float64))
+            members = _members(t, places[t], params[t.parameter].shape)
+            each = members.shape[1]
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(each))
+            index.append((offsets[places[t]] + members.reshape(-1)).int())
+            weights.append(torch.full((members.numel(),), float(t.weight), dtype=dtype))
         start += b.size
-    weight = torch.cat(weights)
-    short = weight.float()  # weights are small whole numbers, or nearly always
-    return torch.cat(rows), torch.cat(index), short if torch.equal(short.double(), weight) else weight
+    return torch.cat(rows), torch.cat(index), torch.cat([torch.zeros(0, dtype=dtype), *weights])

@@ -56,12 +56,55 @@ class Chunk(NamedTuple):
     reads: tuple[Read, ...]
 
 
+class Window(NamedTuple):
+    """A term as ranges of a `view` of its whole parameter: `ranges` holds (start, length) of every axis of the view,
+    `axes` those that tell members apart, in their order."""
+
+    view: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
+    axes: tuple[int, ...]
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The axes that the term does not sum over in full."""
+        partly = (a for a, (n, (_, length)) in enumerate(zip(self.view, self.ranges, strict=True)) if length < n)
+        return tuple(sorted({*self.axes, *partly}))
+
+
+def window_of(t: Term, shape: Sequence[int]) -> Window | None:
+    """Where the elements of a term stand in a parameter of `shape`; None if they are no ranges of any view."""
+    t.size(shape)  # raises if the term does not fit
+    if t.part is None:
+        return Window(tuple(shape), tuple((0, n) for n in shape), t.axes)
+    if t.part.strides is None:
+        fixed = dict(t.part.select)
+        return Window(
+            t.part.shape, tuple((fixed[a], 1) if a in fixed else (0, n) for a, n in enumerate(t.part.shape)), t.axes
+        )
+    # Digits: a number system whose places are the strides of the block and of the parameter.
+    places = sorted({*t.part.strides, *(math.prod(shape[d:]) for d in range(len(shape) + 1))}, reverse=True)
+    view = tuple(a // b for a, b in pairwise(places))
+    ranges, left = [], t.part.start
+    of_stride = {k: (a, t.part.shape[a]) for a, k in enumerate(t.part.strides)}
+    place: dict[int, int] = {}
+    for k, (size, stride) in enumerate(zip(view, places[1:], strict=True)):
+        first, left = divmod(left, stride)
+        axis, length = of_stride.get(stride, (-1, 1))
+        place[axis] = k
+        ranges.append((first, length))
+        if first + length > size:
+            return None
+    if any(a % b for a, b in pairwise(places)) or len(of_stride) < len(t.part.strides):
+        return None
+    return Window(view, tuple(ranges), tuple(place[a] for a in t.axes))
+
+
 def piece_of(t: Term, shape: Sequence[int]) -> Piece:
     """The piece from which a term of a parameter of `shape` is read."""
-    t.size(shape)  # raises if the term does not fit
-    selected = tuple(a for a, _ in t.part.select) if t.part else ()
-    view = tuple(t.part.shape) if t.part else tuple(shape)
-    return Piece(t.parameter, view, tuple(sorted((*t.axes, *selected))))
+    window = window_of(t, shape)
+    if window is None:  # every element by itself
+        return Piece(t.parameter, (math.prod(shape),), (0,))
+    return Piece(t.parameter, window.view, window.kept)
 
 
 def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:

@@ -66,9 +66,17 @@ class _Step(NamedTuple):
     drifting: tuple[str, ...]
 
 
-# The buffer of a parameter that the states contain: this one (true), or any but this one, which a new one replaced.
-_Held = tuple[weakref.ref[Tensor] | None, bool]
-_ANY: _Held = (None, False)
+class _Held(NamedTuple):
+    """Which momentum buffer of a parameter the states contain: that one, or any but that one; without one, any or none.
+
+    A first step makes a buffer that is not seen before the next step.
+    """
+
+    that: weakref.ref[Tensor] | None = None
+    same: bool = True
+
+    def fits(self, buffer: Tensor) -> bool:
+        return self.same if self.that is None else (self.that() is buffer) == self.same
 
 
 class Laws:
@@ -151,8 +159,12 @@ class Laws:
         if now.layout is not self._layout:
             self._regroup(now.layout, params, buffers)
         self._exchange(params, buffers)
-        self._met |= {name: (self._met.get(name, _ANY)[0], False) for name, m in moving.items() if m.first}
-        self._met |= {name: (weakref.ref(b), True) for name, b in buffers.items()}
+        new = {name: self._met.get(name) for name, m in moving.items() if m.first}
+        self._met |= {
+            name: _Held() if old is None else _Held(old.that if old.same else None, same=False)
+            for name, old in new.items()
+        }
+        self._met |= {name: _Held(weakref.ref(b)) for name, b in buffers.items()}
 
         drifts = {n: (told.late, m.direction) for n, m in moving.items() if isinstance(told := m.settings, Drift)}
         late = {n: u or _displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}
@@ -226,7 +238,7 @@ class Laws:
         self._plans.clear()
         self._step = None
         self._unpack(state["state"].to(device=self._whole.forms.device, copy=True))
-        self._met = dict.fromkeys(state["met"], _ANY)
+        self._met = dict.fromkeys(state["met"], _Held())
         self._split_ever = frozenset(state["split_ever"])
 
     def _families(self) -> list[list[Any]]:
@@ -266,8 +278,7 @@ class Laws:
 
     def _exchange(self, params: Values, buffers: Values) -> None:
         """Read anew what the states hold of momentum buffers for which others stand in: of another optimizer."""
-        held = {name: (b, *self._met.get(name, _ANY)) for name, b in buffers.items()}
-        if not (others := {name for name, (b, ref, this) in held.items() if ref and (ref() is b) != this}):
+        if not (others := {name for name, b in buffers.items() if not self._met.get(name, _Held()).fits(b)}):
             return
         read = self._layout.forms([(buffers, params), (buffers, buffers)])
         fresh = torch.zeros(read.shape[1], dtype=torch.bool)

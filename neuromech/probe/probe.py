@@ -284,6 +284,8 @@ class Probe:
     def _measure(self, found: Findings) -> Measurement:
         self._found, self._graph = found, None
         self._forwards.forget()
+        if self._forwards.autocast is not None:
+            self._record.update_meta({"autocast": str(self._forwards.autocast).removeprefix("torch.")})
         self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
         return self._measurement
 

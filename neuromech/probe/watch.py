@@ -41,6 +41,7 @@ class ForwardWatch:
 
     def __init__(self, model: nn.Module, seen: Callable[[Forward], None]) -> None:
         self.trained: Forward | None = None
+        self.autocast: torch.dtype | None = None  # in which gradients are rounded, if not in that of the weights
         self._seen = seen
         self._candidate: Forward | None = None
         self._failure: Exception | None = None
@@ -68,6 +69,7 @@ class ForwardWatch:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+        self.autocast = self.autocast or _autocast(model)
         for i, t in enumerate(tensors_of(output)):
             forward.outputs.append(t.detach())
             forward.cotangents.append(None)
@@ -88,6 +90,12 @@ class ForwardWatch:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _autocast(model: nn.Module) -> torch.dtype | None:
+    """The dtype in which operators of the model run here, if torch chooses it."""
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
 class Hook:

@@ -6,6 +6,9 @@ session; every row carries its `session`, and no row that was written is ever ch
     steps     step, optimizer (index), lr, time (sum of lr)
     charges   step, symmetry (index), member (-1: the whole family), observed, exact, ideal, continuous, flow, scale,
               and the residuals of the four laws; nan where nothing is predicted
+    terms     step, symmetry, member, and what each cause has moved the charge by since the start: discretization,
+              weight_decay, momentum, preconditioner, leak, outside, rounding, which sum to the observed change; turn:
+              the sum of sin^2 of the angles by which steps turned the weights (of a family: the mean over members)
     events    step, kind, message
 """
 

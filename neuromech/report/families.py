@@ -21,7 +21,8 @@ class Family:
     """One family of symmetries, as found and as it fared.
 
     `whole`: step and COLUMNS of the sums over its members; `members`: the same of single members, with `member`;
-    `distances`: those of `whole`, see `verdict.distances`.
+    `distances`: those of `whole`, see `verdict.distances`; `terms`: what moved the charge since the start, by step and
+    member (-1: the family).
     """
 
     index: int
@@ -36,26 +37,29 @@ class Family:
     members: pd.DataFrame
     distances: pd.DataFrame
     verdict: Verdict
+    terms: pd.DataFrame
 
     def worst(self, law: str) -> float:
         """The largest distance from `law`; nan if it predicted nothing."""
         return float(self.distances[law].max())
 
 
-def families(meta: Mapping[str, Any], charges: pd.DataFrame) -> list[Family]:
+def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[Family]:
     """Every family that was found or has rows, in the order of the records; missing columns count as nan."""
+    moved = _by_symmetry(terms)
     rows = charges.reindex(columns=["step", "symmetry", "member", *COLUMNS])
     rows = rows.assign(member=rows["member"].fillna(-1)).sort_values("step", kind="stable")
     groups = {int(group["symmetry"].iloc[0]): group for _, group in rows.groupby("symmetry")}
     known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
     default = str(meta.get("dtype") or "")
+    coarser = gradients_in(meta)
     empty = rows[:0]
     out = []
     for index in sorted({*range(len(known)), *groups}):
         data = known[index] if index < len(known) else {}
         group = groups.get(index, empty).drop(columns="symmetry")
         whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
-        dtype = str(data.get("dtype") or default)
+        dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
         out.append(
             Family(
                 index=index,
@@ -70,9 +74,30 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame) -> list[Family]:
                 members=group[group["member"] >= 0].reset_index(drop=True),
                 distances=distances(whole),
                 verdict=judge(whole, dtype),
+                terms=moved.get(index, moved[-1]),
             )
         )
     return out
+
+
+def _by_symmetry(terms: pd.DataFrame | None) -> dict[int, pd.DataFrame]:
+    """Rows of the table of terms by symmetry, each step and member once; -1: none."""
+    import pandas as pd
+
+    if terms is None or "symmetry" not in terms:
+        return {-1: pd.DataFrame({"step": [], "member": []})}
+    once = terms.drop_duplicates(["step", "symmetry", "member"], keep="last").sort_values("step", kind="stable")
+    groups = {int(rows["symmetry"].iloc[0]): rows.reset_index(drop=True) for _, rows in once.groupby("symmetry")}
+    return {-1: once[:0]} | groups
+
+
+def gradients_in(meta: Mapping[str, Any]) -> str:
+    """The dtype of autocast, where gradients that are rounded to it enter a law; else nothing.
+
+    Under SGD a symmetry protects what the law does not measure, up to the rounding of gradients; other laws measure it.
+    """
+    known = [o.get("law") for o in meta.get("optimizers") or ()]
+    return str(meta.get("autocast") or "") if not known or "exact" in known else ""
 
 
 def by_kind(found: Sequence[Family]) -> dict[str, list[Family]]:

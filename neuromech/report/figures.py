@@ -15,6 +15,7 @@ import numpy as np
 from neuromech.dynamics.rounding import rounding_bound
 from neuromech.report.canvas import POINTS, corners, drawable, even, fit, lifted, log_axis, peaks, stacked
 from neuromech.report.families import Family
+from neuromech.report.terms import draw_terms, visible
 from neuromech.report.verdict import eps_of
 
 if TYPE_CHECKING:
@@ -40,12 +41,15 @@ MEMBERS = 6
 
 
 def family_figure(family: Family) -> Figure:
-    """The charge of the family, some of its members, and how far each law was off."""
+    """The charge of the family, some of its members, how far each law was off, and what moved the charge."""
     panels: list[tuple[float, Callable[[Axes], None]]] = [(1.6, partial(_draw_charge, family=family))]
     if members := _some_members(family.members):
         panels.append((1.0, partial(_draw_members, members=members, size=family.size)))
     if laws := _laws_of(family):
         panels.append((1.0, partial(_draw_distances, family=family, laws=laws)))
+    moved = family.terms[family.terms["member"] < 0]
+    if len(moved) > 1 and visible([moved]):
+        panels.append((1.1, partial(draw_terms, rows=moved)))
     return stacked(4.6, panels)
 
 

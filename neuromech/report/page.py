@@ -14,6 +14,8 @@ from neuromech.record import Run, read
 from neuromech.report import faults, figures, story, words
 from neuromech.report.canvas import svg
 from neuromech.report.families import Family, by_kind, families, law_table, measured
+from neuromech.report.forecasts import forecasts, knobs, remarks
+from neuromech.report.terms import TERMS, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,11 +76,12 @@ def render(record: Run) -> str:
     import jinja2
 
     meta, steps, events = record.meta, record.frame("steps"), record.frame("events")
-    found = families(meta, record.frame("charges"))
+    found = families(meta, record.frame("charges"), record.frame("terms"))
     n_steps = max(story.number_of_steps(steps), *(int(f.whole["step"].max()) for f in found if len(f.whole)), 0)
     told = faults.faults(record.frame("faults"))
     tone, headline = story.headline(meta, n_steps, found, events)
     overview = figures.overview_figure(found, steps)
+    foreseen = forecasts(meta, found, steps)
     template = resources.files("neuromech.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -92,11 +95,17 @@ def render(record: Run) -> str:
         n_steps=n_steps,
         laws=[{**row, "title": LAWS[row["law"]][0], "what": LAWS[row["law"]][1]} for row in law_table(found)],
         overview=_embedded(overview) if overview else None,
+        forecasts=foreseen,
+        remarks=remarks(knobs(meta), foreseen),
         kinds=[_kind(kind, fs, n_steps) for kind, fs in by_kind(found).items()],
         shown=SHOWN,
         legend=_legend(found),
         monitored=faults.verdict(told, n_steps) if told or "monitor" in meta else "",
         faults=told,
+        terms=[
+            {"title": TERMS[name][0], "colour": TERMS[name][1]}
+            for name in visible([f.terms[f.terms["member"] < 0] for f in found])
+        ],
         caveats=story.caveats(meta, found),
         completeness=story.completeness(meta, n_steps, found),
         opaque=[{"op": "?", "module": "", "why": "", "blocks": ()} | o for o in meta.get("opaque") or ()],

@@ -6,12 +6,13 @@ The class and its configuration are looked up by name, so that the table can be 
 from __future__ import annotations
 
 import importlib.util
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from architectures.base import Make, architecture, constant, ids, real
+from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ids, real
 
 AVAILABLE = importlib.util.find_spec("transformers") is not None
 TEXT = {"input_ids": ids(11, 2, 5)}
@@ -26,17 +27,16 @@ def make(model: str, config: str, train: bool = False, **options: Any) -> nn.Mod
     for m in made.modules():
         if isinstance(m, nn.Embedding):
             m.padding_idx = None  # the gradient of a padding row is withheld, which is no symmetry
+            if unread := getattr(m, "offset", 0):  # positions are counted from here: the rows before are never read
+                m.weight, m.offset = nn.Parameter(m.weight.detach()[unread:].clone()), 0
     return made
 
 
 def model(
     name: str, cls: str, config: str, inputs: dict[str, Make], loss: str = "cross entropy", **options: Any
 ) -> None:
-    def build() -> nn.Module:
-        return make(cls, config, **options)
-
-    build.__name__, build.__module__ = name, __name__
-    architecture(loss=loss, **inputs)(build)
+    build = partial(make, cls, config, **options)
+    ARCHITECTURES[name] = Architecture(name, "huggingface", build, inputs, loss)
 
 
 # fmt: off
@@ -128,14 +128,12 @@ model("hf_dinov2", "Dinov2ForImageClassification", "Dinov2Config", PICTURE, hidd
       num_attention_heads=2, mlp_ratio=1, image_size=8, patch_size=4, num_labels=3)
 model("hf_swin", "SwinForImageClassification", "SwinConfig", PICTURE, image_size=8, patch_size=2, embed_dim=4,
       depths=[2, 1], num_heads=[1, 2], window_size=2, mlp_ratio=1.0, num_labels=3)
-model("hf_swinv2", "Swinv2ForImageClassification", "Swinv2Config", PICTURE, image_size=8, patch_size=2, embed_dim=4,
-      depths=[1], num_heads=[2], window_size=2, mlp_ratio=1.0, num_labels=3)
 model("hf_convnext", "ConvNextForImageClassification", "ConvNextConfig", PICTURE, num_channels=3, patch_size=2,
       hidden_sizes=[4, 6], depths=[1, 1], num_stages=2, num_labels=3)
 model("hf_convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", PICTURE, num_channels=3, patch_size=2,
       hidden_sizes=[3, 4], depths=[1, 1], num_stages=2, num_labels=3)
 model("hf_resnet", "ResNetForImageClassification", "ResNetConfig", {"pixel_values": real(3, 3, 16, 16)}, train=True,
-      num_channels=3, embedding_size=4, hidden_sizes=[4, 6], depths=[1, 2], layer_type="basic", num_labels=3)
+      num_channels=3, embedding_size=2, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3)
 model("hf_resnet_bottleneck", "ResNetForImageClassification", "ResNetConfig", {"pixel_values": real(3, 3, 16, 16)},
       train=True, num_channels=3, embedding_size=4, hidden_sizes=[8], depths=[2], layer_type="bottleneck",
       num_labels=3)

@@ -1,0 +1,112 @@
+"""Draws and judges the runs of `experiments.paper_figures`: predicted on observed, as in Kunin et al. 2021, fig. 3-5.
+
+    python -m analysis.paper_figures runs/paper_figures
+
+Writes one figure a network beside the runs. Exits with 1 if an exact law is off by more than 1e-12, or if
+the continuous law is not at least 1e6 times further off where momentum or weight decay moves the charge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from neuromech.record import read
+from neuromech.report.figures import OBSERVED
+
+EXACT, TIMES = 1e-12, 1e6
+KINDS = {"translation": "sum of weights", "scale": "squared length", "rescale": "difference of squared lengths"}
+DECAYS = ("#0072B2", "#009E73", "#D55E00", "#AA4499")
+NAMES = {True: "VGG with batch norm", False: "VGG without batch norm"}
+
+
+def load(directory: Path) -> pd.DataFrame:
+    """One row a recorded step and family of one run: its charge, the laws, and the settings of the run."""
+    run, config = read(directory), json.loads((directory / "config.json").read_text())
+    charges = run.frame("charges").query("member == -1")
+    families = [(s["kind"], s["name"]) for s in run.meta["symmetries"]]
+    kinds, names = ([families[i][k] for i in charges["symmetry"]] for k in (0, 1))
+    settings = {k: config[k] for k in ("batch_norm", "momentum", "weight_decay")}
+    return charges.assign(run=directory.name, kind=kinds, family=names, **settings)
+
+
+def liveliest(data: pd.DataFrame) -> set[str]:
+    """Of every kind the family that moves most over all runs, relative to its size."""
+    best: dict[str, tuple[float, str]] = {}
+    for (kind, name), rows in data.groupby(["kind", "family"]):
+        of_run = rows.groupby("run")
+        moved = float(((of_run["observed"].max() - of_run["observed"].min()) / of_run["scale"].max()).sum())
+        best[str(kind)] = max(best.get(str(kind), (-1.0, "")), (moved, str(name)))
+    return {name for _, name in best.values()}
+
+
+def judge(data: pd.DataFrame) -> pd.DataFrame:
+    """One row a run and kind: how far the laws are off at worst, relative to the largest size so far."""
+    rows = []
+    for (run, kind), own in data.groupby(["run", "kind"]):
+        size = own.groupby("symmetry")["scale"].cummax()
+        off = {law: float(((own[law] - own["observed"]).abs() / size).max()) for law in ("exact", "continuous")}
+        # Without weight decay nothing moves a translation, and without momentum both laws are one.
+        same = not own["weight_decay"].iloc[0] and (kind == "translation" or not own["momentum"].iloc[0])
+        holds = off["exact"] <= EXACT and (same or off["continuous"] >= TIMES * off["exact"])
+        rows.append({"run": run, "kind": kind} | off | {"times": off["continuous"] / off["exact"], "holds": holds})
+    return pd.DataFrame(rows)
+
+
+def draw(data: pd.DataFrame, path: Path) -> Path:
+    """Rows: kinds of symmetry; columns: optimizers; colours: weight decays."""
+    from matplotlib.figure import Figure
+
+    kinds = [k for k in KINDS if k in set(data["kind"])]
+    momenta, shown = sorted(set(data["momentum"])), data["family"].isin(liveliest(data))
+    figure = Figure(figsize=(9.6, 2.5 * len(kinds) + 0.9), layout="constrained")
+    axes: Any = figure.subplots(len(kinds), len(momenta), squeeze=False, sharex=True)
+    for i, kind in enumerate(kinds):
+        for j, momentum in enumerate(momenta):
+            ax, here = axes[i, j], data[(data["kind"] == kind) & (data["momentum"] == momentum) & shown]
+            for colour, (decay, rows) in zip(DECAYS, here.groupby("weight_decay"), strict=False):
+                some = rows.iloc[np.unique(np.linspace(0, len(rows) - 1, 26).astype(int))]
+                ax.plot(some["step"], some["observed"], "o", color=colour, markersize=5, markerfacecolor="white")
+                ax.plot(rows["step"], rows["exact"], color=colour, linewidth=1.5, label=f"weight decay {decay:g}")
+                ax.plot(rows["step"], rows["continuous"], color="#222222", linewidth=0.9, linestyle=(0, (2, 2)))
+            ax.spines[["top", "right"]].set_visible(False)
+            ax.grid(axis="y", color="#eeeeee")
+            if i == 0:
+                ax.set_title("SGD" if momentum == 0 else f"SGD with momentum {momentum:g}", fontsize=11)
+            if j == 0:
+                ax.set_ylabel(f"{kind}\n{KINDS[kind]}")
+            if i == len(kinds) - 1:
+                ax.set_xlabel("step")
+    axes[0, 0].plot([], [], "o", color=OBSERVED, markerfacecolor="white", label="observed")
+    axes[0, 0].plot([], [], color=OBSERVED, linewidth=1.5, label="exact law")
+    axes[0, 0].plot([], [], color="#222222", linewidth=0.9, linestyle=(0, (2, 2)), label="continuous law")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.suptitle(f"{NAMES[bool(data['batch_norm'].iloc[0])]}: charges predicted and observed", fontsize=12)
+    figure.savefig(path, dpi=130)
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    directory: Path = parser.parse_args().runs
+    data = pd.concat([load(p) for p in sorted(directory.iterdir()) if p.is_dir()], ignore_index=True)
+    for norm, own in data.groupby("batch_norm"):
+        print(draw(own, directory / f"{'batch_norm' if norm else 'plain'}.png"))
+    table = judge(data)
+    with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
+        print(table.to_string(index=False))
+    missed = int((~table["holds"]).sum())
+    print("every law holds" if not missed else f"{missed} laws miss their bounds")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

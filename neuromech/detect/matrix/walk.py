@@ -1,0 +1,203 @@
+"""One pass over a recorded graph that follows the indices of tensors, as labels (indices.py).
+
+If the index n of a tensor is mixed by an invertible matrix M, x -> M x, every operator must carry this on: sums add
+tensors that are mixed alike; a contraction over n pairs M with its inverse transpose; an operator that sees the entries
+along n in any other way forbids it. So each operator makes statements about indices:
+
+    alike(a, b)       mixed by the same matrix
+    dual(a, b)        contracted with each other: the inverse transpose
+    fix(a)            not mixed at all
+    separate(a, b)    b is summed, or moved to other positions, while a stays: neither numbers matrices of the other
+    block(a, s, k)    a in a tensor that was cut down to entry k of its index s (the thirds of a fused projection)
+
+Labels that stay in the result of an operator say that nothing happened to an index.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from torch.utils._pytree import tree_map_only
+
+from neuromech.detect.graph import Graph, Node, Value
+from neuromech.detect.matrix.indices import Axis, Label, NonNested, axis, leaves, length, unify
+
+
+class Unsupported(Exception):
+    """A rule met an option that it does not understand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Indexed:
+    """A tensor as far as it matters here: its axes."""
+
+    axes: tuple[Axis, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    @property
+    def labels(self) -> list[Label]:
+        return leaves(x for a in self.axes for x in a)
+
+    def along(self, dims: Iterable[int]) -> list[Label]:
+        """The labels of some axes; negative numbers count from the last."""
+        return leaves(x for d in dims for x in self.axes[d])
+
+
+class Block(NamedTuple):
+    """`label` stands for `of` in tensors cut down to entry `at` of the axis `selector`."""
+
+    label: Label
+    of: Label
+    selector: Axis
+    at: int
+
+
+Rule = Callable[..., Any]
+_WITH_EMPTY = {"cat", "concat", "concatenate"}  # operators to which an empty input makes no difference
+
+
+@dataclass
+class Walk:
+    """The statements of one pass. `rules` are functions (walk, *args, **kwargs) of an operator's own arguments."""
+
+    graph: Graph
+    rules: Mapping[str, Rule]
+    elementwise: Callable[[str], bool]
+    relations: list[tuple[Label, Label, int]] = field(default_factory=list)  # 1: alike, -1: dual
+    fixed: list[Label] = field(default_factory=list)
+    apart: list[tuple[list[Label], list[Label]]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
+    known: dict[Value, Indexed] = field(default_factory=dict)
+    moving: list[Value] = field(default_factory=list)
+    node: Node | None = None
+
+    def run(self) -> Walk:
+        """Visit every operator that a parameter passes on its way to the outputs."""
+        reached = self.graph.ancestors(self.graph.outputs)
+        self.moving = [
+            v
+            for v in self.graph.parameters
+            if v in reached and v.trainable and v.dtype.is_floating_point and 0 not in v.shape
+        ]
+        varying = self.graph.descendants(self.moving)
+        escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
+        live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
+        for node in self.graph.nodes:
+            if any(v in varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
+                self._visit(node)
+        for value in self.graph.outputs:
+            self.fix(self.indexed(value).labels)
+        return self
+
+    def indexed(self, value: Value) -> Indexed:
+        if value not in self.known:
+            self.known[value] = Indexed(tuple(axis(n) for n in value.shape))
+            if value not in self.moving:
+                self.fix(self.known[value].labels)
+        return self.known[value]
+
+    def _visit(self, node: Node) -> None:
+        self.node = node
+        op = node.op.removeprefix("aten.")
+        rule = self.rules.get(op)
+        plain = not any(v.dtype.is_complex for v in (*node.inputs, *node.outputs))
+        plain &= not any(0 in v.shape for v in (*node.outputs, *(() if op in _WITH_EMPTY else node.inputs)))
+        if plain and not node.escape and not node.stop and (rule or self.elementwise(op)):
+            try:
+                self._apply(rule, node)
+                return
+            except (Unsupported, NonNested):
+                pass
+        for v in node.inputs:
+            self.fix(self.indexed(v).labels)
+        for v in node.outputs:
+            self.known[v] = self.unrelated(v.shape)
+
+    def _apply(self, rule: Rule | None, node: Node) -> None:
+        if rule is None:
+            made: Any = self.pointwise(*map(self.indexed, node.inputs))
+        else:
+            args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
+            try:
+                inspect.signature(rule).bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise Unsupported(str(error)) from error
+            made = rule(self, *args, **kwargs)
+        results = made if isinstance(made, list) else [made]
+        if [tuple(map(length, t.axes)) for t in results] != [v.shape for v in node.outputs]:
+            raise Unsupported("its results have other shapes than the rule says")
+        self.known.update(zip(node.outputs, results, strict=True))
+
+    # -- statements -------------------------------------------------------------------------------------------------
+
+    def fix(self, labels: Iterable[Label]) -> None:
+        self.fixed += labels
+
+    def alike(self, a: Axis, b: Axis) -> None:
+        self.relations += [(x, y, 1) for x, y in unify(a, b)]
+
+    def dual(self, a: Axis, b: Axis) -> None:
+        self.relations += [(x, y, -1) for x, y in unify(a, b)]
+
+    def separate(self, stays: Sequence[Label], gone: Sequence[Label]) -> None:
+        if stays and gone:
+            self.apart.append((list(stays), list(gone)))
+
+    def block(self, x: Indexed, selector: Axis, index: int, kept: Sequence[Axis]) -> Indexed:
+        """What is left of `x`, the axes `kept`, when the index `selector` is put to one value."""
+        new = {y: Label(y.atom) for y in leaves(y for a in kept for y in a)}
+        self.blocks += [Block(label, of, selector, index) for of, label in new.items()]
+        return Indexed(tuple(tuple(new[y] for y in leaves(a)) for a in kept))
+
+    # -- what several rules do --------------------------------------------------------------------------------------
+
+    def unrelated(self, shape: Sequence[int]) -> Indexed:
+        """A tensor about whose indices nothing is known."""
+        new = Indexed(tuple(axis(n) for n in shape))
+        self.fix(new.labels)
+        return new
+
+    @staticmethod
+    def align(*tensors: Indexed) -> list[Indexed]:
+        """The tensors with axes that line up from the right, as elementwise operators want them."""
+        ndim = max(t.ndim for t in tensors)
+        return [replace(t, axes=((),) * (ndim - t.ndim) + t.axes) for t in tensors]
+
+    def broadcast(self, *tensors: Indexed) -> Indexed:
+        """The axes of an elementwise result; shared ones are alike."""
+        aligned = self.align(*tensors)
+        axes: list[Axis] = []
+        for d in range(aligned[0].ndim):
+            having = [t.axes[d] for t in aligned if t.axes[d]]
+            for other in having[1:]:
+                self.alike(having[0], other)
+            axes.append(having[0] if having else ())
+        return Indexed(tuple(axes))
+
+    def pointwise(self, *tensors: Indexed) -> Indexed:
+        """Any function of the entries, one by one."""
+        for t in tensors:
+            self.fix(t.labels)
+        return self.broadcast(*tensors)
+
+    def contract(
+        self, x: Indexed, w: Indexed, over: Sequence[tuple[int, int]], both: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """x and w are contracted over the axes `over`, for every index of the axes `both`."""
+        for i, j in over:
+            self.dual(x.axes[i], w.axes[j])
+        for i, j in both:
+            if x.axes[i] and w.axes[j]:
+                self.alike(x.axes[i], w.axes[j])
+                self.fix([*x.along([i]), *w.along([j])])
+        of_x = [d % x.ndim for d, _ in (*over, *both)]
+        of_w = [d % w.ndim for _, d in (*over, *both)]
+        gone = [*x.along(i for i, _ in over), *w.along(j for _, j in over)]
+        free = [*x.along(set(range(x.ndim)) - set(of_x)), *w.along(set(range(w.ndim)) - set(of_w))]
+        self.separate(free, gone)

@@ -1,0 +1,98 @@
+"""Forecasts for weights whose length the loss does not see: where their squared length C goes, and how fast they turn.
+
+Finite steps and what they remember lengthen such weights, weight decay shrinks them (van Laarhoven 2017; Wan et al.
+2021; Kosson et al. 2023). Per step, with rates that are per unit of lr and of lr^2,
+
+    C+ - C = -decay lr C + strength lr^2 / C^power
+
+`power` says how the update answers to the length: 1 for SGD, whose gradients shrink as 1 / length; 0 for updates of a
+size of their own (Adam, Lion, Muon, ...); -1 for updates relative to the weights (Adafactor). Decay and strength are
+measured while training goes on: the forecast assumes that they stay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Balance:
+    """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power))."""
+
+    decay: float
+    strength: float
+    power: int = 1
+
+    def equilibrium(self, lr: float) -> float:
+        """The squared length at which both are equal; infinite without decay or for updates relative to the weights."""
+        if self.decay <= 0 or self.power < 0:
+            return math.inf
+        return float((lr * self.strength / self.decay) ** (1.0 / (1 + self.power)))
+
+    def time_constant(self, lr: float) -> float:
+        """Steps in which a small distance of C from the equilibrium falls to 1/e; infinite if there is none."""
+        rate = (1 + self.power) * self.decay * lr
+        return 1.0 / rate if rate > 0 else math.inf
+
+    def advance(self, length2: float, lrs: Iterable[float]) -> float:
+        """The squared length after steps with these learning rates.
+
+        C^(1 + power) obeys a linear equation, which is solved exactly over each step.
+        """
+        n = 1 + self.power
+        if n == 0:  # then ln C does
+            return length2 * math.exp(sum(lr * (lr * self.strength - self.decay) for lr in lrs))
+        y = length2**n
+        for lr in lrs:
+            x = n * self.decay * lr
+            y = y * math.exp(-x) + n * lr**2 * self.strength * (-math.expm1(-x) / x if x > 0 else 1.0)
+        return float(y ** (1.0 / n))
+
+
+def measure(length2: Sequence[float], decayed: Sequence[float], driven: Sequence[float], lrs: Sequence[Sequence[float]],
+            power: int) -> Balance:  # fmt: skip
+    """The balance over intervals: the squared length in each, what weight decay and all else changed in it, its lrs."""
+    shrunk = sum(sum(lr) * c for lr, c in zip(lrs, length2, strict=True))
+    kicked = sum(lr**2 for some in lrs for lr in some)
+    lengthened = sum(x * c**power for x, c in zip(driven, length2, strict=True))
+    return Balance(
+        max(0.0, -sum(decayed) / shrunk) if shrunk > 0 else 0.0,
+        max(0.0, lengthened / kicked) if kicked > 0 else 0.0,
+        power,
+    )
+
+
+def angular_update(lr: float, decay: float, memory: float) -> float:
+    """The angle (rad, root mean square) by which one step turns weights that are in equilibrium.
+
+    `memory`: momentum or beta1; `decay` as in `Balance`. With decay = 2 kappa weight_decay / (1 - momentum) this is
+    sqrt(2 lr kappa weight_decay / (1 + momentum)) for heavy ball, and sqrt(2 lr weight_decay (1 - b) / (1 + b)) for
+    AdamW, where decay = 2 weight_decay. Gradients are assumed to be white in time.
+    """
+    return math.sqrt(max(0.0, lr * decay * (1.0 - memory) / (1.0 + memory)))
+
+
+def effective_lr(lr: float, length2: float, memory: float, power: int) -> float:
+    """The learning rate that unit weights would feel: lr / ((1 - momentum) C) under SGD, lr / sqrt(C) under Adam."""
+    if power < 1:
+        return float(lr / length2 ** (0.5 * (1 + power)))
+    return lr / ((1.0 - memory) * length2)
+
+
+def sgd_equilibrium(lr: float, weight_decay: float, momentum: float, dampening: float, gradient2: float) -> float:
+    """The squared length in equilibrium under heavy ball and white gradients of mean squared length `gradient2` at
+    unit weights: sqrt(lr kappa gradient2 / (2 weight_decay (1 - momentum)))."""
+    return math.sqrt(lr * (1.0 - dampening) * gradient2 / (2.0 * weight_decay * (1.0 - momentum)))
+
+
+def adamw_equilibrium(lr: float, weight_decay: float, entries: int) -> float:
+    """The squared length in equilibrium under AdamW, of weights with so many entries: lr entries / (2 weight_decay)."""
+    return lr * entries / (2.0 * weight_decay)
+
+
+def equivalent(lr: float, weight_decay: float, factor: float, power: int) -> tuple[float, float, float]:
+    """(lr, weight decay, length) that train scale-invariant weights to the same function at every step: with weights
+    longer by the last of these. Exact for SGD (power 1); for Adam (power 0) up to its eps."""
+    return lr * factor, weight_decay / factor, factor ** (1.0 / (1 + power))

@@ -1,0 +1,97 @@
+"""Matrix symmetries: what writes n values is multiplied by an invertible matrix M, what reads them by its inverse.
+
+Where nothing but linear maps lie in between, W2 W1 = (W2 M^-1)(M W1), so the whole group GL(n) leaves a network's
+function alone. Its members are taken from its Lie algebra gl(n) in two families: the symmetric generators
+
+    S_jk = (E_jk + E_kj) / 2,  j <= k         theta -> exp(alpha S) theta for writers, exp(-alpha S) theta for readers
+
+whose charges are the entries of the matrix C = W1 W1^T - W2^T W2, conserved by gradient flow (Arora, Cohen & Hazan,
+ICML 2018; Du, Hu & Lee, NeurIPS 2018), and the skew-symmetric generators, rotations,
+
+    A_jk = (E_jk - E_kj) / 2,  j < k          theta -> exp(alpha A) theta for writers and readers
+
+which have no charge: the angular momentum that belongs to a rotation is zero under gradient flow, always.
+
+Shapes: a family has `blocks` independent matrices of n x n (attention heads, for example), and members (block, j, k) in
+this order. A term's `matrices` are [blocks, n, rest]: rows are mixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from neuromech.errors import SymmetryError
+from neuromech.params import Params
+from neuromech.symmetry.term import Term
+
+
+def members(blocks: int, n: int, skew: bool) -> int:
+    """The size of a family."""
+    return blocks * (n * (n - 1) // 2 if skew else n * (n + 1) // 2)
+
+
+def shape_of(term: Term, shape: Sequence[int]) -> tuple[int, int]:
+    """(blocks, n) of a term in a parameter of `shape`. Raises `SymmetryError` if it mixes no axis."""
+    if term.along is None:
+        raise SymmetryError(f"{term}: a term of a matrix symmetry says which axis is mixed (along)")
+    return term.size(shape), term.view(shape)[term.along]
+
+
+def assemble(entries: Tensor, n: int, skew: bool) -> Tensor:
+    """Entries [size], one a member, as matrices [blocks, n, n]: symmetric with these entries on and above the diagonal,
+    or skew-symmetric with them above it."""
+    j, k = torch.triu_indices(n, n, offset=int(skew), device=entries.device)
+    out = entries.new_zeros(entries.numel() // len(j), n, n)
+    out[:, j, k] = entries.reshape(len(out), -1)
+    out[:, k, j] = out[:, j, k] * (-1 if skew else 1)
+    return out
+
+
+def algebra(alpha: Tensor, n: int, skew: bool) -> Tensor:
+    """The element sum_i alpha_i G_i of the Lie algebra, G_i = S_jk or A_jk, for `alpha` [size]: [blocks, n, n]."""
+    whole = assemble(alpha, n, skew) / 2
+    return whole + torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
+
+
+def tangent(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool) -> Params:
+    """d theta under the generators of `alpha` [size], over the parameters that move."""
+    out: Params = {}
+    for t in terms:
+        p = params[t.parameter]
+        g = _acting(t, p, alpha, skew)
+        moved = t.with_matrices(torch.zeros_like(p), g @ t.matrices(p))
+        out[t.parameter] = out[t.parameter] + moved if t.parameter in out else moved
+    return out
+
+
+def transform(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool) -> Params:
+    """The parameters that move, moved by exp of the generators of `alpha` [size]."""
+    out: Params = {}
+    for t in terms:  # terms of one parameter act on different axes, and so commute
+        p = out.get(t.parameter, params[t.parameter])
+        out[t.parameter] = t.with_matrices(p, torch.linalg.matrix_exp(_acting(t, p, alpha, skew)) @ t.matrices(p))
+    return out
+
+
+def charge(terms: Sequence[Term], params: Mapping[str, Tensor], skew: bool) -> Tensor:
+    """The entries C_jk, j <= k, of sum_t weight_t X_t X_t^T, member by member; zeros for rotations. [size], float64."""
+    first = params[terms[0].parameter]
+    blocks, n = shape_of(terms[0], first.shape)
+    if skew:
+        return torch.zeros(members(blocks, n, skew), dtype=torch.float64, device=first.device)
+    total = torch.zeros(blocks, n, n, dtype=torch.float64, device=first.device)
+    for t in terms:
+        x = t.matrices(params[t.parameter].detach().double())
+        total += float(t.weight) * x @ x.mT
+    j, k = torch.triu_indices(n, n, device=first.device)
+    return total[:, j, k].reshape(-1)
+
+
+def _acting(t: Term, p: Tensor, alpha: Tensor, skew: bool) -> Tensor:
+    """The generator as it acts on the rows of a term's matrices: the inverse transpose for readers."""
+    _, n = shape_of(t, p.shape)
+    g = algebra(alpha, n, skew).to(dtype=p.dtype, device=p.device)
+    return g if t.weight > 0 or skew else -g

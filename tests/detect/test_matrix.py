@@ -1,0 +1,224 @@
+"""Matrix families: by name, on the real model, and against a null space that knows nothing of graphs."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from torch import Tensor, nn
+from torch.nn import functional as F
+from zoo import CASES as ZOO
+from zoo import Case
+from zoo import build as build_zoo
+
+from detect.matrix_nets import CASES, CLOSED, OPEN, Attention, Between
+from detect.random_nets import programs
+from neuromech.detect.capture import record
+from neuromech.detect.graph import Graph
+from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
+from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
+from neuromech.symmetry import Symmetry
+
+
+def built(name: str) -> tuple[nn.Module, Tensor]:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        model, x = CASES[name][0]()
+        return model.double(), x.double() if x.is_floating_point() else x
+
+
+def shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def gradient(model: nn.Module, x: Tensor, seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Parameters and gradients at a random point, for a random projection of the output."""
+    g = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.data = torch.randn(p.shape, generator=g, dtype=p.dtype)
+    if x.is_floating_point():
+        x = torch.randn(x.shape, generator=g, dtype=x.dtype)
+    y = model(x)
+    y = y[0] if isinstance(y, tuple) else y
+    loss = (y * torch.randn(y.shape, generator=g, dtype=y.dtype)).sum()
+    grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True)
+    names = [name for name, _ in model.named_parameters()]
+    return {n: p.detach() for n, p in model.named_parameters()}, dict(zip(names, grads, strict=True))
+
+
+def linear_symmetries(model: nn.Module, x: Tensor) -> int:
+    """The dimension of all d W = L W + W R, with any matrices L and R for every parameter, that no gradient sees.
+
+    For matrices less one each, which moves nothing: L = 1, R = -1.
+    """
+    rows = []
+    size = sum(p.shape[0] ** 2 + math.prod(p.shape[1:]) ** 2 for p in model.parameters())
+    for seed in range(int(1.2 * size) + 5):
+        theta, grads = gradient(model, x, seed)
+        row = []
+        for name, p in theta.items():
+            w, g = p.reshape(len(p), -1), grads[name].reshape(len(p), -1)
+            row += [(g @ w.T).flatten(), (w.T @ g).flatten()]
+        rows.append(torch.cat(row) / torch.cat(row).norm())
+    s = torch.linalg.svdvals(torch.stack(rows))
+    s = s / s[0]
+    assert not ((s > 1e-11) & (s < 1e-6)).any(), "which singular values are zero?"
+    return size - int((s > 1e-8).sum()) - len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_families_by_name(name: str) -> None:
+    model, x = built(name)
+    _, expected, dimension = CASES[name]
+    found = matrix_families(record(model, (x,)))
+    assert [f"{s.size} {s.name}" for s in found] == expected
+    assert beyond_the_diagonal(found, shapes(model)) == dimension
+    verdict = verify(Experiment(model, (x,), {}, outputs_as_they_are), found)
+    assert all(verdict.true)
+    assert max(verdict.defects) < 1e-12
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_they_are_no_accident_of_the_verifier(name: str) -> None:
+    """Gradients at random points of other inputs, and the rotations that the families stand for."""
+    model, x = built(name)
+    found = matrix_families(record(model, (x,)))
+    for seed in range(3):
+        theta, grads = gradient(model, x, seed)
+        for family in found:
+            for s in {family, family.rotations(theta)}:
+                v = s.tangent(theta, torch.randn(s.size, dtype=torch.float64))
+                torque = sum((grads[n] * d).sum() for n, d in v.items())
+                assert abs(torque) < 1e-11 * sum(grads[n].norm() * d.norm() for n, d in v.items())
+
+
+# With the rescale symmetries: the diagonal, and whatever else is linear.
+DIAGONAL = {
+    "linear": 2 + 3, "attention": 12, "attention, fused projection": 12, "grouped queries": 8, "lora": 2,
+    "merged lora": 2, "tied": 0, "recurrence": 3, "branches": 3, "heads that mix": 2 + 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_all_are_found(name: str) -> None:
+    """Recall one, against every linear vector field that moves each parameter by itself.
+
+    A fused projection is one parameter there: its three blocks move apart, each less one motion that moves nothing.
+    """
+    model, x = built(name)
+    extra = {"heads that mix": -1}  # the factor that mixing heads and mixing within them share
+    expected = beyond_the_diagonal(matrix_families(record(model, (x,))), shapes(model)) + DIAGONAL[name]
+    assert linear_symmetries(model, x) == expected + extra.get(name, 0)
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_what_forbids_a_matrix(name: str) -> None:
+    model = Between(CLOSED[name]).double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    assert matrix_families(record(model, (x,))) == []
+
+
+@pytest.mark.parametrize("name", OPEN)
+def test_what_lets_a_matrix_pass(name: str) -> None:
+    model = Between(OPEN[name]).double()
+    x = torch.randn(6, 4, dtype=torch.float64)
+    (family,) = matrix_families(record(model, (x,)))
+    assert family.name == "a.weight[m], a.bias[m] / c.weight[:, m]"
+    assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [family]).true == [True]
+
+
+def rotary(q: Tensor) -> Tensor:
+    n = q.shape[-1] // 2
+    angle = torch.arange(q.shape[-2], dtype=q.dtype)[:, None] * torch.tensor([1.0, 0.3], dtype=q.dtype)[:n]
+    cos, sin = torch.cat([angle, angle], -1).cos(), torch.cat([angle, angle], -1).sin()
+    return q * cos + torch.cat([-q[..., n:], q[..., :n]], -1) * sin
+
+
+class Rotary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(8, 8, bias=False) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (y(x).view(2, 5, 2, 4).transpose(1, 2) for y in (self.q, self.k, self.v))
+        return self.o(F.scaled_dot_product_attention(rotary(q), rotary(k), v).transpose(1, 2).reshape(2, 5, 8))
+
+
+def test_rotary_embeddings_leave_no_matrix_to_queries_and_keys() -> None:
+    model, x = Rotary().double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    (family,) = matrix_families(record(model, (x,)))
+    assert family.parameters == ("v.weight", "o.weight")
+
+
+def test_pytorch_transformer() -> None:
+    """The encoder layer of PyTorch: fused projections with bias; the key's bias is at rest if it may be shifted."""
+    model, x = nn.TransformerEncoderLayer(6, 3, 4, dropout=0.0).double(), torch.randn(4, 2, 6, dtype=torch.float64)
+    graph = record(model, (x,))
+    qk, vo = matrix_families(graph)
+    assert qk.size == vo.size == 9
+    assert "self_attn.in_proj_bias" in qk.parameters
+    assert "self_attn.in_proj_bias" not in matrix_families(graph, {"self_attn.in_proj_bias"})[0].parameters
+    assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [qk, vo]).true == [True, True]
+
+
+def test_reasons_say_why() -> None:
+    def reasons(model: nn.Module, x: Tensor) -> list[str]:
+        return [s.reason for s in matrix_families(record(model, (x,)))]
+
+    assert reasons(*built("lora")) == [
+        "an invertible matrix on a is undone by its inverse on b: nothing but linear maps lie in between; diagonal "
+        "matrices are the rescale family of these"
+    ]
+    assert reasons(*built("tied")) == [
+        "a rotation on a.weight cancels: only inner products enter; its charge, an angular momentum, is always zero "
+        "under gradient flow"
+    ]
+
+
+def test_frozen_parameters_hold_their_index() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3)).double()
+    model[0].requires_grad_(False)
+    assert matrix_families(record(model, (torch.randn(4, 3, dtype=torch.float64),))) == []
+
+
+def test_the_order_is_that_of_the_parameters_and_does_not_change() -> None:
+    model, x = built("attention")
+    names = [[s.name for s in matrix_families(record(model, (x,)))] for _ in range(3)]
+    assert names[0] == names[1] == names[2]
+
+
+def false_claims(model: nn.Module, graph: Graph, x: tuple[Tensor, ...]) -> list[Symmetry]:
+    found = matrix_families(graph)
+    verdict = verify(Experiment(model, x, {}, outputs_as_they_are), found)
+    return [s for s, true in zip(found, verdict.true, strict=True) if not true]
+
+
+@pytest.mark.parametrize("case", ZOO, ids=str)
+def test_no_false_claim_in_the_zoo(case: Case) -> None:
+    model, x = build_zoo(case), case.inputs(torch.Generator().manual_seed(1))
+    assert false_claims(model, record(model, x), x) == []
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_no_false_claim_in_random_networks(case: Case) -> None:
+    model, x = build_zoo(case), case.inputs(torch.Generator().manual_seed(1))
+    assert false_claims(model, record(model, x), x) == []
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, suppress_health_check=list(HealthCheck))
+@given(programs())
+def test_no_false_claim_in_two_thousand_random_networks(case: Case) -> None:
+    model, x = build_zoo(case), case.inputs(torch.Generator().manual_seed(1))
+    assert false_claims(model, record(model, x), x) == []
+
+
+def test_cost_does_not_grow_with_width() -> None:
+    counts = []
+    for heads in (4, 64):
+        with torch.device("meta"):
+            model, x = Attention(heads=heads, kv=heads), torch.empty(2, 3, 2 * heads)
+        graph = record(model, (x,))
+        counts.append([s.size / heads for s in matrix_families(graph)])
+    assert counts[0] == counts[1] == [3, 3]

@@ -1,0 +1,91 @@
+"""Modified flows against the optimizers that they follow: fitted orders of convergence."""
+
+import math
+
+import pytest
+import torch
+
+from neuromech.dynamics import Settings
+from neuromech.dynamics.charge import Block, Forms
+from neuromech.dynamics.modified import drive, highest, modified_step, radius, rate, start
+
+from .cases import smooth, train
+
+MOMENTA = {
+    "heavy ball": {"momentum": 0.5},
+    "dampening": {"momentum": 0.5, "dampening": 0.3},
+    "nesterov": {"momentum": 0.5, "nesterov": True},
+}
+
+
+def slow(s: Settings) -> float:
+    """The rate of the slow root of the step itself, of weights that nothing but weight decay moves."""
+    x, mu = s.lr * s.weight_decay, s.momentum
+    a, b = ((1 + mu) * (1 - x), mu * (1 - x)) if s.lookahead else (1 + mu - s.force * x, mu)
+    return -math.log((a + math.sqrt(a * a - 4 * b)) / 2) / s.lr
+
+
+@pytest.mark.parametrize("options", [{}, *MOMENTA.values()], ids=["plain", *MOMENTA])
+def test_every_order_of_the_rate_agrees_by_one_more_power_of_lr(options: dict[str, float]) -> None:
+    for order in range(highest(Settings(0.1, **options)) + 1):  # type: ignore[arg-type]
+        errors = []
+        for lr in (0.004, 0.002):
+            s = Settings(lr, weight_decay=1.0, **options)  # type: ignore[arg-type]
+            errors.append(abs(rate(s, order) - (slow(s) if options else -math.log1p(-lr) / lr)))
+        assert math.log2(errors[0] / errors[1]) == pytest.approx(order + 1, abs=0.05)
+
+
+def error(lr: float, order: int, family: int, **options: float) -> float:
+    """|flow - observed| at t = 2 of one family, on a smooth full-batch loss."""
+    case = smooth()
+    settings = Settings(lr, weight_decay=0.4, **options)  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(case.model.parameters(), lr=lr, weight_decay=0.4, **options)  # type: ignore[arg-type]
+    s = case.symmetries[family]
+    forms, degree = Forms([Block.of(s)], case.params), 1 if s.is_linear else 2
+    flow = [s.charge(case.params) * (start(settings, degree) if order else 1.0)]
+
+    def each(step: int) -> None:
+        grads = {name: p.grad for name, p in case.params.items() if p.grad is not None}
+        gradient = 0.0 if s.is_linear else forms([(grads, grads)])[0]
+        flow.append(modified_step(flow[-1], gradient, settings, degree, order))
+
+    run = train(case, optimizer, round(2 / lr), each=each)
+    return float((flow[-1] - run.observed[-1][run.laws.slices[family]]).abs().max())
+
+
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+@pytest.mark.parametrize("family", [0, 1])
+def test_plain_sgd_follows_its_modified_flow_to_every_order(order: int, family: int) -> None:
+    """With kicks under weight decay, which act at the ends of steps, to the order of the rate."""
+    coarse, fine = (error(lr, order, family) for lr in (0.04, 0.02))
+    assert math.log2(coarse / fine) == pytest.approx(order + 1, abs=0.2)
+
+
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("options", MOMENTA.values(), ids=MOMENTA)
+def test_momentum_follows_its_modified_flow(options: dict[str, float], order: int) -> None:
+    for family in (0, 1):
+        coarse, fine = (error(lr, order, family, **options) for lr in (0.01, 0.005))
+        assert math.log2(coarse / fine) == pytest.approx(order + 1, abs=0.3)
+
+
+def test_orders_that_are_not_known_are_refused() -> None:
+    with pytest.raises(ValueError, match="from order 0 to 2"):
+        rate(Settings(0.1, 0.9), 3)
+    assert highest(Settings(0.1)) == 3
+
+
+def test_radius_is_where_the_roots_meet() -> None:
+    """Beyond it the slow and the fast mode are a pair of complex numbers."""
+    for options in (MOMENTA["heavy ball"], MOMENTA["nesterov"]):
+        edge = radius(Settings(1.0, **options))  # type: ignore[arg-type]
+        for factor, real in ((0.999, True), (1.001, False)):
+            s = Settings(1.0, weight_decay=edge * factor, **options)  # type: ignore[arg-type]
+            if s.lookahead:
+                a, b = (1 + s.momentum) * (1 - s.weight_decay), s.momentum * (1 - s.weight_decay)
+                assert s.weight_decay < 1
+                meets = a * a - 4 * b
+                assert (meets > 0) == real
+            else:
+                assert ((1 + s.momentum - s.weight_decay) ** 2 > 4 * s.momentum) == real
+    assert drive(Settings(0.1)) == 1.0
