@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,16 @@ class Options:
         return {name: getattr(self, name) for name in names} | {"replicas": bool(self.replicas)}
 
 
+class Measured(Protocol):
+    """What the monitor needs of the measurement beside it."""
+
+    @property
+    def laws(self) -> Laws: ...
+
+    def start_over(self) -> None:
+        """Called where predictions can no longer be right."""
+
+
 class Monitor:
     """Watches one run; made by `Probe.monitor`. `faults`: what was found so far, each once."""
 
@@ -139,7 +149,7 @@ class Monitor:
             self._gradients.arm(symmetries)
             self._rhythm.excuse(inactive)
             eps = [max(torch.finfo(self._params[n].dtype).eps for n in s.parameters) for s in symmetries]
-            self._laws = LawCheck(symmetries, laws.slices, eps)
+            self._laws = LawCheck(symmetries, measured.laws.slices, eps)
 
     def accuse(self, betrayed: Sequence[tuple[Symmetry, float]]) -> None:
         """Symmetries of the forward that its gradient violates, by how much: told ahead of the first step."""
