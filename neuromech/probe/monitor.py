@@ -139,12 +139,9 @@ class Monitor:
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
-    def arm(self, symmetries: Sequence[Symmetry], inactive: Names, laws: Laws, start_over: Callable[[], None]) -> None:
-        """The symmetries are known; `inactive` parameters do not reach the loss, and are not expected to move.
-
-        `start_over` is called where the predictions of `laws` can no longer be right.
-        """
-        self._start_over = start_over
+    def arm(self, symmetries: Sequence[Symmetry], inactive: Names, measured: Measured) -> None:
+        """The symmetries are known; `inactive` parameters do not reach the loss, and are not expected to move."""
+        self._start_over = measured.start_over
         if self._laws is None:
             self._gradients.arm(symmetries)
             self._rhythm.excuse(inactive)
