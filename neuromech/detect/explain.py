@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
+from neuromech.detect.abstract import Event
 from neuromech.detect.equations import Component, components
 from neuromech.detect.expr import expand
-from neuromech.detect.interpret import Event
 from neuromech.detect.solve import Vector
 from neuromech.symmetry import Kind, Term
 

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-from neuromech.detect.axes import Label, Piece, Regrouping, Renaming, by_parts, count, leaves
+from neuromech.detect.axes import Label, by_parts, count, leaves
+from neuromech.detect.regroup import Piece, Regrouping, Renaming
 
 Names = Mapping[Label, Label]
 BlockId = tuple[

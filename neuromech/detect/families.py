@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
+from neuromech.detect.abstract import Domain, Event
 from neuromech.detect.blocks import Block, joined, members_joined, series, term
 from neuromech.detect.explain import Events, Shapes, reason
-from neuromech.detect.interpret import Domain, Event
 from neuromech.detect.solve import Family
 from neuromech.symmetry import Kind, Symmetry
 

@@ -1,93 +1,154 @@
-"""Axes as products of atoms: the factorisations that come out are those of the index arithmetic, for real shapes."""
+"""Axes as sums and products: after any merging, cutting and regrouping, every index still finds its own element.
+
+The oracle is index arithmetic: a function of the indices of one axis is written down element by element, its labels are
+renamed as the operation says, and then it is read again at every index of the other axis.
+"""
 
 import math
-from itertools import pairwise
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuromech.detect.axes import Label, NonNested, axis, leaves, regroup, unify
+from neuromech.detect.axes import Label, axis, leaves
+from neuromech.detect.expr import Expr, Unknown, expand
+from neuromech.detect.regroup import NonNested, Renaming, assemble, pieces, regroup, sum_of, unify
+
+Address = tuple[frozenset[Label], dict[Label, int]]  # the segments that an index lies in, the value of every label
 
 
-def sizes(labels: list[Label]) -> list[int]:
-    return [x.n for x in leaves(labels)]
+def addresses(labels: Sequence[Label]) -> list[Address]:
+    """Every index of an axis, in order."""
+    out: list[Address] = [(frozenset(), {})]
+    for label in labels:
+        out = [(g | h, a | b) for g, a in out for h, b in _of(label)]
+    return out
 
 
-def boundaries(lengths: list[int]) -> set[int]:
-    """Where a row-major factorisation cuts, counted from the fast end."""
-    return {math.prod(lengths[i:]) for i in range(len(lengths) + 1)}
+def _of(label: Label) -> list[Address]:
+    if label.root.factors:
+        return addresses(label.parts)
+    if label.segments:
+        return [(g | {s}, a) for s in label.segments for g, a in _of(s)]
+    return [(frozenset(), {label: i} if label.n > 1 else {}) for i in range(label.n)]
 
 
-factorisations = st.lists(st.integers(2, 5), min_size=1, max_size=4)
+def elements(expr: Expr, labels: Sequence[Label]) -> list[list[int]]:
+    """Which elements of its unknown an expression stands for, at every index of an axis."""
+    out = []
+    for guards, at in addresses(labels):
+        here = []
+        for f, c in (t for whole in expr.terms.items() for t in expand(*whole)):
+            if f.guards() <= guards:
+                assert c == 1
+                steps = [k for _, k in f.unknown.indices()]
+                here.append(f.unknown.start + sum(k * at[x] for k, x in zip(steps, leaves(f.labels), strict=True)))
+        out.append(here)
+    return out
 
 
-@given(factorisations, factorisations)
-def test_unify_finds_the_coarsest_common_refinement(f: list[int], g: list[int]) -> None:
-    """Cut at every boundary of either, if these nest; else refuse."""
-    size = math.lcm(math.prod(f), math.prod(g))
-    f, g = [[size // math.prod(v), *v] for v in (f, g)]
-    left, right = ([x for n in v for x in axis(n)] for v in (f, g))
-    cuts = sorted(boundaries(f) | boundaries(g))
-    if any(b % a for a, b in pairwise(cuts)):
-        with pytest.raises(NonNested):
-            unify(left, right)
-        return
-    same = unify(left, right)
-    assert sizes(left) == sizes(right) == [b // a for a, b in pairwise(cuts)][::-1]
-    assert [x.root for x in leaves(left)] == [x.root for x in leaves(right)]
-    assert [same[x] for x in leaves(right)] == leaves(left)
+def product(lengths: Sequence[int]) -> list[Label]:
+    return [x for n in lengths for x in axis(n)]
 
 
-@given(factorisations, st.data())
-def test_regroup_is_reshape(lengths: list[int], data: st.DataObject) -> None:
-    """Any reshape along the boundaries goes through, and back again."""
-    labels = [x for n in lengths for x in axis(n)]
-    cut = data.draw(st.lists(st.booleans(), min_size=len(lengths), max_size=len(lengths)))
-    shape: list[int] = []
-    for n, new in zip(lengths, cut, strict=True):
-        if new or not shape:
-            shape.append(n)
-        else:
-            shape[-1] *= n
-    axes = regroup(labels, [1, *shape, 1])
-    assert [math.prod(x.n for x in a) for a in axes] == [1, *shape, 1]
-    again = regroup([x for a in axes for x in a], lengths)
-    assert [x for a in again for x in a] == leaves(labels)
+@st.composite
+def axes_of(draw: st.DrawFn, n: int) -> list[Label]:
+    """Some way to address n indices: products, sums, and sums inside of products."""
+    if n == 1:
+        return []
+    divisors = [d for d in range(2, n) if n % d == 0]
+    how = draw(st.sampled_from(["one", "sum", "product"] if divisors else ["one", "sum"]))
+    if how == "product":
+        d = draw(st.sampled_from(divisors))
+        return [*draw(axes_of(d)), *draw(axes_of(n // d))]
+    if how == "sum":
+        k = draw(st.integers(1, n - 1))
+        return [sum_of([k, n - k])]
+    return list(axis(n))
+
+
+def function_of(labels: Sequence[Label]) -> Expr:
+    return Expr.of(Unknown(labels, "f"))
+
+
+@given(st.data(), st.sampled_from([2, 4, 6, 8, 12, 24]))
+def test_two_ways_to_address_one_axis_are_made_to_agree(data: st.DataObject, n: int) -> None:
+    f, g, other = (data.draw(axes_of(n)) for _ in range(3))
+    of_f, of_g = function_of(f), function_of(g)
+    renamed = of_g.rename(unify(f, g))
+    assert elements(renamed, f) == [[i] for i in range(n)]
+    again = of_f.rename(unify(other, f))  # what was cut on the way is cut for all who have the atoms
+    assert elements(again, other) == [[i] for i in range(n)]
+    assert elements(of_g, g) == [[i] for i in range(n)]
+
+
+@given(st.data(), st.sampled_from([4, 6, 12, 24]))
+def test_regroup_is_reshape(data: st.DataObject, n: int) -> None:
+    """Any reshape, whether or not the lengths nest, and back again."""
+    labels = data.draw(axes_of(n))
+    shape = [n]
+    while len(shape) < 4 and data.draw(st.booleans()):
+        d = data.draw(st.sampled_from([d for d in range(1, shape[-1] + 1) if shape[-1] % d == 0]))
+        shape[-1:] = [d, shape[-1] // d]
+    axes, names = regroup(labels, shape)
+    assert [math.prod(x.n for x in a) for a in axes] == shape
+    flat = [x for a in axes for x in a]
+    there = function_of(labels).rename(names)
+    assert elements(there, flat) == [[i] for i in range(n)]
+    (back,), names = regroup(flat, [n])
+    assert elements(there.rename(names), back) == [[i] for i in range(n)]
+
+
+@given(st.data(), st.sampled_from([2, 6, 12]))
+def test_what_is_taken_stands_in_its_new_order(data: st.DataObject, n: int) -> None:
+    labels = data.draw(axes_of(n))
+    places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8))
+    found = pieces(labels, [c for i in places for c in (i, i + 1)])
+    how = assemble(leaves(labels), [next(p for p in found if p.start == i) for i in places])
+    taken = function_of(labels).rename(Renaming({}, (how,)))
+    assert elements(taken, how.to) == [[i] for i in places]
+
+
+@given(st.data(), st.sampled_from([6, 12]), st.lists(st.integers(0, 12), max_size=4))
+def test_pieces_cover_the_axis_in_order(data: st.DataObject, n: int, cuts: list[int]) -> None:
+    found = pieces(data.draw(axes_of(n)), cuts)
+    starts = [p.start for p in found]
+    assert {c for c in cuts if 0 < c < n} <= set(starts)
+    assert [p.start + p.n for p in found] == [*starts[1:], n]
+
+
+def test_products_stay_products() -> None:
+    """The coarsest common refinement: nothing is cut into segments that nests."""
+    (x,), (y,) = axis(24), axis(24)
+    regroup([x], (4, 6))
+    assert not unify([x], [y]).regroupings
+    assert not unify(product([2, 12]), [y]).regroupings
+    assert [a.n for a in leaves([x])] == [a.n for a in leaves([y])] == [2, 2, 6]
+    assert not any(a.segments for a in leaves([x]))
 
 
 def test_a_split_reaches_every_tensor_with_the_atom() -> None:
     (x,) = axis(12)
     y = Label(x.atom)
     regroup([x], (3, 4))
-    assert sizes([x]) == sizes([y]) == [3, 4]
+    assert [a.n for a in leaves([y])] == [3, 4]
     assert x.leaves()[0].root is y.leaves()[0].root
     assert x.leaves()[0] is not y.leaves()[0]
-    assert sizes([x.twin]) == [3, 4]
     assert [p.twin for p in x.leaves()] == x.twin.leaves()
-
-
-def test_splits_that_come_before_and_after_a_merge_agree() -> None:
-    (x,), (y,) = axis(12), axis(12)
-    regroup([x], (3, 4))
-    unify([x], [y])
-    regroup([y], (3, 2, 2))
-    assert sizes([x]) == sizes([y]) == [3, 2, 2]
 
 
 def test_one_atom_on_both_sides() -> None:
     """A square weight: both of its axes over the channels of the stream."""
     (rows,), (columns,) = axis(6), axis(6)
     unify([rows], [columns])
-    assert unify([rows], [columns]) == {columns: rows}
+    assert unify([rows], [columns]).same == {columns: rows}
     regroup([columns], (2, 3))
-    assert sizes([rows]) == [2, 3]
+    assert [x.n for x in leaves([rows])] == [2, 3]
 
 
-def test_cuts_that_do_not_nest_are_refused() -> None:
-    with pytest.raises(NonNested, match="is cut at"):
-        unify([*axis(2), *axis(3)], [*axis(3), *axis(2)])
-    with pytest.raises(NonNested, match="cuts a factor"):
-        regroup([*axis(4), *axis(3)], (6, 2))
+def test_what_cannot_agree_is_refused() -> None:
     with pytest.raises(NonNested, match="differ"):
         unify(axis(4), axis(6))
+    with pytest.raises(NonNested, match="would have to be cut into"):
+        unify([*axis(9973), *axis(9967)], [*axis(9967), *axis(9973)])

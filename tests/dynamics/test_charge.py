@@ -25,7 +25,11 @@ TERMS = [
     # rows 2 to 6 one by one; the first half of each of three heads, by head or as a whole; every third row, one column
     *(("fused", 0, Part((4, 4), (), (4, 1), 8)), ("fused", (0,), Part((3, 2, 4), (), (16, 4, 1), 0))),
     *(("fused", None, Part((3, 2, 4), (), (16, 4, 1), 8)), ("fused", (1,), Part((4, 4), (), (12, 1), 4))),
-    *(("fused", 0, Part((4,), (), (4,), 34)), ("flat", (0,), Part((4, 2), (), (12, 5), 1)), ("bias", None, Part((2,), (), (1,), 1))),
+    *(
+        ("fused", 0, Part((4,), (), (4,), 34)),
+        ("flat", (0,), Part((4, 2), (), (12, 5), 1)),
+        ("bias", None, Part((2,), (), (1,), 1)),
+    ),
     *(("square", 0, None), ("square", (1, 0), None), ("square", (0, 1), None)),
 ]
 

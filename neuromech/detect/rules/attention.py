@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from neuromech.detect.interpret import Abstract, Interpreter
+from neuromech.detect.abstract import Abstract
+from neuromech.detect.interpret import Interpreter
 from neuromech.detect.rules.index import length, repeat_interleave
 from neuromech.detect.rules.linear import matmul, plus
 from neuromech.detect.rules.movement import swap_last

@@ -10,9 +10,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from neuromech.detect.axes import Axis, Label, Renaming, assemble, axis, count, leaves, pieces, regroup, sum_of, unify
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import Renaming, assemble, pieces, regroup, sum_of, unify
 
 T = TypeVar("T")
 
@@ -249,6 +251,15 @@ def pixel_unshuffle(s: Interpreter, x: Abstract, r: int) -> Abstract:
     return replace(x, axes=(*outer, (*c_, *r1, *r2), h_, w_))
 
 
+def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
+    """Channels (group, i) as (i, group)."""
+    n, c, *space = [count(a) for a in x.axes]
+    axes, names = regroup(x.labels, [n, groups, c // groups, *space])
+    x = x.rename(names, axes)
+    batch, group, inner, *rest = x.axes
+    return replace(x, axes=(batch, (*inner, *group), *rest))
+
+
 TABLE: dict[str, Callable[..., Any]] = {
     "slice": slice_,
     "select": select,
@@ -263,6 +274,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     **dict.fromkeys("repeat tile".split(), repeat),
     "repeat_interleave": repeat_interleave,
     **dict.fromkeys("pad constant_pad_nd".split(), pad),
+    "channel_shuffle": channel_shuffle,
     "pixel_shuffle": pixel_shuffle,
     "pixel_unshuffle": pixel_unshuffle,
 }

@@ -12,9 +12,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from neuromech.detect.axes import Axis, Label, axis, leaves, unify
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Expr
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import unify
 
 
 def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over: Sequence[Label]) -> Abstract:

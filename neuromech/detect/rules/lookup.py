@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 
-from neuromech.detect.axes import Axis, axis, leaves, unify
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, axis, leaves
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.graph import Value
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import unify
 from neuromech.detect.rules.index import length, put, relabelled, take, varies
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from neuromech.detect.interpret import Abstract, Event, Interpreter
+from neuromech.detect.abstract import Abstract, Event
+from neuromech.detect.interpret import Interpreter
 
 
 def cross_entropy(s: Interpreter, x: Abstract, target: Abstract, *others: Any, **named: Any) -> Abstract:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from neuromech.detect.axes import axis, regroup
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import axis
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import regroup
 
 
 def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:

@@ -10,8 +10,10 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from neuromech.detect.axes import Label, axis, leaves, unify
-from neuromech.detect.interpret import Abstract, Event, Interpreter
+from neuromech.detect.abstract import Abstract, Event
+from neuromech.detect.axes import Label, axis, leaves
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import unify
 from neuromech.detect.rules.linear import plus
 from neuromech.detect.rules.pointwise import mul
 
@@ -135,8 +137,8 @@ def rms_norm(
 
 
 def weight_norm(s: Interpreter, v: Abstract, g: Abstract, dim: int = 0) -> Abstract:
-    """g v / |v|, the length taken over all axes but `dim`."""
-    over = v.along([d for d in range(v.ndim) if d != dim % v.ndim])
+    """g v / |v|, the length taken over all axes but `dim`, or over all for -1."""
+    over = v.along([d for d in range(v.ndim) if d != dim])
     return mul(s, divided_by_length(s, v, over, f"weight norm{s.at}", 0), g)
 
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count
 from neuromech.detect.expr import Data
-from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
 from neuromech.detect.rules.index import cut
 from neuromech.detect.rules.linear import exact, plus, times
 
@@ -222,9 +223,9 @@ HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
 }
 NONLINEAR = (
     "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid exp expm1 log log1p sin "
-    "cos tan erf erfc erfinv sinh cosh asin acos atan asinh acosh atanh log2 log10 exp2 logit sinc log_sigmoid softshrink "
-    "hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 alpha_dropout "
-    "feature_alpha_dropout lgamma digamma polygamma i0 special_expit xlogy special_xlogy"
+    "cos tan erf erfc erfinv sinh cosh asin acos atan asinh acosh atanh log2 log10 exp2 logit sinc log_sigmoid "
+    "softshrink hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 "
+    "lgamma digamma polygamma i0 special_expit xlogy special_xlogy alpha_dropout feature_alpha_dropout"
 )
 IDENTITY = (
     "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach "

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from neuromech.detect.axes import axis, count, unify
-from neuromech.detect.interpret import Abstract, Interpreter, Unsupported
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import axis, count
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.regroup import unify
 from neuromech.detect.rules.index import cat, cut, stack
 from neuromech.detect.rules.linear import linear, plus
 from neuromech.detect.rules.movement import transpose

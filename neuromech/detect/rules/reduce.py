@@ -7,9 +7,10 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis
 from neuromech.detect.expr import Data, Expr
-from neuromech.detect.interpret import Abstract, Event, Interpreter, Unsupported
+from neuromech.detect.interpret import Interpreter
 from neuromech.detect.rules.pointwise import maximum
 
 

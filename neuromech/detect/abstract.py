@@ -1,0 +1,126 @@
+"""Tensors as detection sees them, and the equations that they have to obey."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from neuromech.detect.axes import Axis, Label, by_parts, leaves
+from neuromech.detect.equations import Equation
+from neuromech.detect.expr import Data, Expr, Unknown, renamed_data
+from neuromech.detect.regroup import NonNested, Renaming
+
+
+class Unsupported(Exception):
+    """A rule met an option or a shape that it does not understand."""
+
+
+@dataclass(frozen=True, eq=False)
+class Abstract:
+    """A tensor as detection sees it; `data` stands for its content, with its indices in an order that never changes."""
+
+    axes: tuple[Axis, ...]
+    data: Data
+    scale: Expr = field(default_factory=Expr)
+    shift: Expr = field(default_factory=Expr)
+    masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
+    lowest: bool = False  # all entries are
+    empty: bool = False  # there are none
+
+    @property
+    def ndim(self) -> int:
+        return len(self.axes)
+
+    @property
+    def labels(self) -> list[Label]:
+        return [x for a in self.axes for x in leaves(a)]
+
+    def along(self, dims: Iterable[int]) -> list[Label]:
+        """The labels of some axes; negative numbers count from the last."""
+        return [x for d in dims for x in leaves(self.axes[d])]
+
+    def rename(self, how: Renaming | Mapping[Label, Label], axes: Sequence[Axis] | None = None) -> Abstract:
+        """The tensor with its indices called by other labels; `axes` where a regrouping goes across axes."""
+        how = how if isinstance(how, Renaming) else Renaming(how)
+        if axes is None:
+            axes = [_renamed(a, how) for a in self.axes]
+        return replace(
+            self,
+            axes=tuple(axes),
+            data=renamed_data(self.data, how),
+            scale=self.scale.rename(how),
+            shift=self.shift.rename(how),
+        )
+
+    def fresh(self) -> Abstract:
+        """The same tensor under labels that nothing else has, so that two uses cannot be mixed up."""
+        return self.rename({x: Label(x.atom) for x in self.labels})
+
+
+def _renamed(axis: Axis, how: Renaming) -> Axis:
+    labels = leaves(axis)
+    for regrouping in how.regroupings:
+        of = leaves(regrouping.of)
+        if of[0] in labels:
+            at = labels.index(of[0])
+            if labels[at : at + len(of)] != of:
+                raise NonNested("an index is read anew across axes")
+            labels[at : at + len(of)] = leaves(regrouping.to)
+    to = by_parts(how.same)
+    return tuple(to.get(x, x) for x in labels)
+
+
+class Event(NamedTuple):
+    """Something that happened to a carried quantity, kept to explain a symmetry later."""
+
+    verb: str  # "normalises", "absorbs", "passes"
+    words: str
+    expr: Expr
+    broken_by: str = ""
+
+
+@dataclass
+class Domain:
+    """The equations of one kind of symmetry (scaling or translation), and the events that explain their solutions."""
+
+    equations: list[Equation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    auxiliary: list[Unknown] = field(default_factory=list)
+    _zero: dict[int, Expr] = field(default_factory=dict)  # by identity
+
+    def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
+        """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
+        if expr:
+            self.equations.append(Equation(expr, None if along is None else tuple(along)))
+            if along is None:
+                self._zero[id(expr)] = expr
+
+    def simplified(self, expr: Expr) -> Expr:
+        """The expression, or zero where it was required to be: else what a stream carries would double at every use."""
+        return Expr() if id(expr) in self._zero else expr
+
+    def free(self, labels: Iterable[Label]) -> Expr:
+        """An unknown function of its own, which nothing constrains yet."""
+        bound = leaves(labels)
+        name = Unknown(Label(x.atom) for x in bound)
+        self.auxiliary.append(name)
+        return Expr.of(name).rename(dict(zip(name.labels, bound, strict=True)))
+
+    def uniform(self, expr: Expr, over: Sequence[Label]) -> Expr:
+        """Require that `expr` does not depend on the indices `over`, and drop them."""
+        self.vanish(expr, along=over)
+        return self._named(expr.averaged(over))
+
+    def equal(self, a: Expr, b: Expr) -> Expr:
+        """Require a = b; returns the shorter of the two."""
+        self.vanish(a - b)
+        return min(a, b, key=lambda e: len(e.terms))
+
+    def _named(self, expr: Expr, longest: int = 3) -> Expr:
+        """A long expression gets a name of its own, so that depth does not add up."""
+        if len(expr.terms) <= longest:
+            return expr
+        short = self.free(expr.labels())
+        self.vanish(expr - short)
+        return short
