@@ -19,6 +19,8 @@ if TYPE_CHECKING:
         ConvergenceError,
         DetectionError,
         EoMError,
+        FaultError,
+        FaultWarning,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
         SymmetryError,
     )
     from neuromech.gauge import Balanced, balance, transform
+    from neuromech.monitor import Fault
     from neuromech.probe import Probe, instrument
     from neuromech.symmetry import Part, Symmetry, SymmetrySet, Term
 
@@ -38,6 +41,8 @@ _HOME = {
         "ConvergenceError",
         "DetectionError",
         "EoMError",
+        "FaultError",
+        "FaultWarning",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
@@ -46,6 +51,7 @@ _HOME = {
         "SymmetryError",
     ),
     "neuromech.gauge": ("Balanced", "balance", "transform"),
+    "neuromech.monitor": ("Fault",),
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
@@ -59,6 +65,9 @@ __all__ = [
     "DetectionError",
     "EoMError",
     "EoMOptimizer",
+    "Fault",
+    "FaultError",
+    "FaultWarning",
     "Findings",
     "InstrumentError",
     "NeuromechError",

@@ -46,16 +46,28 @@ class ConvergenceError(PhysicsError):
     states: Any = None
 
 
+class FaultError(NeuromechError):
+    """The monitor has found something wrong with the run, and was asked to stop it; `fault` says what."""
+
+    def __init__(self, message: str, fault: object = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
 
 
-def warn(message: str) -> None:
-    """A `NeuromechWarning` that points at the line of the user: the nearest one outside of neuromech and torch."""
+class FaultWarning(NeuromechWarning):
+    """The monitor has found something wrong with the run."""
+
+
+def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
+    """A warning that points at the line of the user: the nearest one outside of neuromech and torch."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, NeuromechWarning, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}

@@ -13,7 +13,7 @@ FLOORS = {
     "errors": 0, "params": 0,
     "symmetry": 1, "record": 1,
     "detect": 2, "dynamics": 2, "eom": 2, "physics": 2,
-    "gauge": 3, "report": 3,
+    "gauge": 3, "monitor": 3, "report": 3,
     "probe": 4,
     "__init__": 5,
     "integrations": 6, "demo": 6, "subject": 6,

@@ -47,6 +47,20 @@ def test_physics_example_keeps_its_energy(tmp_path) -> None:
     assert done.stdout.splitlines() == ["identity: True", "energy kept: True"]
 
 
+def test_the_monitor_tells_what_the_readme_says(tmp_path) -> None:
+    section = README[README.index("**Catches what goes wrong.**") :]
+    example, shown = re.search(r"```python\n(.*?)```.*?```\n(.*?)```", section, re.DOTALL).groups()
+    (tmp_path / "example.py").write_text(example)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told, promised = done.stdout.splitlines(), shown.splitlines()
+    assert len(told) == len(promised) == 2
+    for line, start in zip(told, promised, strict=True):
+        assert line.startswith(start.removesuffix("..."))
+
+
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"make ([a-z-]+)", README)):

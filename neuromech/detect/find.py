@@ -17,9 +17,10 @@ from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.recognise import in_words, seen_of
+from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
-from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
+from neuromech.detect.verify import Experiment, against_the_gradient, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
 
@@ -127,6 +128,36 @@ def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int,
     """The parameters every element of which may be shifted by itself, with nothing else moving."""
     sole = [s for s in claims if s.kind == "translation" and len(s.terms) == 1]
     return {s.parameters[0] for s in sole if s.size == prod(shapes[s.parameters[0]])}
+
+
+def betrayed(
+    model: nn.Module, graph: Graph, free: Sequence[Invariance], experiment: Experiment, known: Sequence[Symmetry]
+) -> list[tuple[Symmetry, float]]:
+    """Symmetries of the forward, beyond those `known`, that its gradient violates, and how much, in units of what is
+    allowed. A custom backward, or a hook, is wrong; or it is meant to be something else, as a straight-through one is.
+
+    Claims pass custom autograd functions here as their forward does, through which `analyse` claims nothing.
+    """
+    custom = [node for node in graph.nodes if node.opaque.startswith(CUSTOM)]
+    reasons = [node.opaque for node in custom]
+    try:
+        for node in custom:
+            node.opaque = ""
+        interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
+        interpreter.run(free)
+        families = _families(interpreter)
+    finally:
+        for node, reason in zip(custom, reasons, strict=True):
+            node.opaque = reason
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    names = {s.name for s in known}
+    claims = [
+        claim.symmetry
+        for domain, found in families.items()
+        for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
+        if claim.symmetry.name not in names
+    ]
+    return [(s, by) for s, by in zip(claims, against_the_gradient(experiment, claims), strict=True) if by > 1]
 
 
 def _families(interpreter: Interpreter) -> dict[str, list[Family]]:

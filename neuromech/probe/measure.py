@@ -35,6 +35,7 @@ class Measurement:
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
         self._laws = Laws(SymmetrySet(s for s in found.symmetries if s.kind != "matrix"), self._params)
         self._observed: Tensor | None = None
+        self.reading: Reading | None = None  # of the last step
         rows = Rows(self._laws.slices, members, self._laws.device)
         self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
@@ -61,6 +62,14 @@ class Measurement:
         self._check_untouched(known, motions)
         gradients = {name: g for name in motions if (g := self._params[name].grad) is not None}
         self._laws.before(self._params, gradients, motions)
+
+    @property
+    def laws(self) -> Laws:
+        return self._laws
+
+    def start_over(self) -> None:
+        """Predictions start over from the weights as they are: something is known to have changed them."""
+        self._laws.restart(self._params)
 
     def after(self, optimizer: Optimizer) -> None:
         """The step is done: observe the charges, and advance every prediction."""
@@ -100,7 +109,7 @@ class Measurement:
             self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
-        self._observed = reading.observed
+        self._observed, self.reading = reading.observed, reading
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
         terms = self._tally.read(reading.observed) if kept else None
