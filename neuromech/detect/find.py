@@ -51,7 +51,12 @@ def find_symmetries(
         shapes = ", ".join(str(v.shape) for v in graph.outputs)
         raise DetectionError(f"the loss must return one number, it returned tensors of shape {shapes}: reduce it")
     seen = outputs_as_they_are if closed is None else lambda output: tensors_of(closed(output))
-    notes = ["the loss was given" if closed else "no loss was given: the output itself must stay unchanged"]
+    if closed:
+        notes = ["the loss was given"]
+    elif [v.shape for v in graph.outputs] == [()]:
+        notes = ["no loss was given: the one number that the model returns must stay unchanged"]
+    else:
+        notes = ["no loss was given: the output itself must stay unchanged"]
     if not verify:
         notes.append("nothing was verified, as verify=False asks")
     whole = [Invariance()] * len(graph.outputs)
