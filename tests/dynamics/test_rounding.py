@@ -30,9 +30,8 @@ def test_the_residual_of_the_exact_law_grows_as_the_square_root_of_the_steps(mom
         optimizer.zero_grad()
         F.cross_entropy(model(x[rows]), y[rows]).backward()
         optimizer.step()
-    (pair,) = [i for i, s in enumerate(probe.symmetries) if s.kind == "rescale"]
-    history = probe.history
-    single = history[(history["symmetry"] == pair) & (history["member"] >= 0) & (history["step"] > 0)]
+    history, kinds = probe.history, [s.kind for s in probe.symmetries]
+    single = history[(history["symmetry"] == kinds.index("rescale")) & (history["member"] >= 0) & (history["step"] > 0)]
     off = single.assign(off=(single["observed"] - single["exact"]) ** 2)  # weights grow here, so not relative to them
     typical = off.groupby("step")["off"].mean() ** 0.5
     exponent = np.polyfit(np.log(typical.index), np.log(typical.to_numpy()), 1)[0]
