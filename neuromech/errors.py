@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 class NeuromechError(Exception):
@@ -23,6 +24,10 @@ class SymmetryError(NeuromechError):
     """A symmetry is ill-formed, or does not fit the parameters that it is applied to."""
 
 
+class EoMError(NeuromechError):
+    """An equation of motion, a step along the gradient flow or a derivative was asked for that does not exist."""
+
+
 class RecordError(NeuromechError):
     """A run directory or a saved state cannot be written, read or resumed."""
 
@@ -31,16 +36,38 @@ class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
 
 
+class PhysicsError(NeuromechError):
+    """A physical model, its structure, its data or its states make no sense, or cannot be treated exactly."""
+
+
+class ConvergenceError(PhysicsError):
+    """An implicit step was not solved to its tolerance; says for which samples. `states`: those reached before."""
+
+    states: Any = None
+
+
+class FaultError(NeuromechError):
+    """The monitor has found something wrong with the run, and was asked to stop it; `fault` says what."""
+
+    def __init__(self, message: str, fault: object = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
 class NeuromechWarning(UserWarning):
     """Something in the run limits what can be said about it; training itself is untouched."""
 
 
-def warn(message: str) -> None:
-    """A `NeuromechWarning` that points at the line of the user: the nearest one outside of neuromech and torch."""
+class FaultWarning(NeuromechWarning):
+    """The monitor has found something wrong with the run."""
+
+
+def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
+    """A warning that points at the line of the user: the nearest one outside of neuromech and torch."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, NeuromechWarning, stacklevel=level)
+    warnings.warn(message, kind, stacklevel=level)
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}

@@ -13,14 +13,14 @@ FLOORS = {
     "errors": 0, "params": 0,
     "symmetry": 1, "record": 1,
     "detect": 2, "dynamics": 2, "eom": 2, "physics": 2,
-    "gauge": 3, "report": 3,
+    "gauge": 3, "monitor": 3, "report": 3,
     "probe": 4,
     "__init__": 5,
     "integrations": 6, "demo": 6, "subject": 6,
     "cli": 7,
     "__main__": 8,
 }  # fmt: skip
-HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy"}
+HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy", "torchdiffeq"}
 LONGEST = 350
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,12 +15,14 @@ from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
+from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.recognise import in_words, seen_of
+from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.solve import Family, dimension, solve, without
-from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
+from neuromech.detect.verify import Experiment, against_the_gradient, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
-from neuromech.symmetry import SymmetrySet
+from neuromech.symmetry import Symmetry, SymmetrySet
 
 Loss = Callable[..., Any]
 
@@ -31,7 +34,7 @@ def find_symmetries(
     target: Any = None,
     verify: bool = True,
 ) -> Findings:
-    """The translation, scale and rescale symmetries of a model's parameters.
+    """The translation, scale, rescale and matrix symmetries of a model's parameters.
 
     `example`: what the model is called with: a tensor, a tuple (positional) or a dict (by keyword). `loss`:
     `loss(output, target)` or `loss(output)`, a scalar; without it the output itself must be left unchanged (or its
@@ -86,6 +89,7 @@ def analyse(
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
     claims = [claim.symmetry for _, claim in drawn]
+    claims += matrix_families(graph, _shifted_at_will(claims, shapes))
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -95,9 +99,11 @@ def analyse(
         if verdict.unjudged:
             notes = (*notes, f"nothing was verified: {verdict.unjudged}")
     dimensions = {
-        domain: dimension([f for (d, c), t in zip(drawn, true, strict=True) if t and d == domain for f in c.families])
+        domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
         for domain in families
     }
+    mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
+    dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
         warn(
@@ -116,6 +122,42 @@ def analyse(
         dimensions,
         notes,
     )
+
+
+def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """The parameters every element of which may be shifted by itself, with nothing else moving."""
+    sole = [s for s in claims if s.kind == "translation" and len(s.terms) == 1]
+    return {s.parameters[0] for s in sole if s.size == prod(shapes[s.parameters[0]])}
+
+
+def betrayed(
+    model: nn.Module, graph: Graph, free: Sequence[Invariance], experiment: Experiment, known: Sequence[Symmetry]
+) -> list[tuple[Symmetry, float]]:
+    """Symmetries of the forward, beyond those `known`, that its gradient violates, and how much, in units of what is
+    allowed. A custom backward, or a hook, is wrong; or it is meant to be something else, as a straight-through one is.
+
+    Claims pass custom autograd functions here as their forward does, through which `analyse` claims nothing.
+    """
+    custom = [node for node in graph.nodes if node.opaque.startswith(CUSTOM)]
+    reasons = [node.opaque for node in custom]
+    try:
+        for node in custom:
+            node.opaque = ""
+        interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
+        interpreter.run(free)
+        families = _families(interpreter)
+    finally:
+        for node, reason in zip(custom, reasons, strict=True):
+            node.opaque = reason
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    names = {s.name for s in known}
+    claims = [
+        claim.symmetry
+        for domain, found in families.items()
+        for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
+        if claim.symmetry.name not in names
+    ]
+    return [(s, by) for s, by in zip(claims, against_the_gradient(experiment, claims), strict=True) if by > 1]
 
 
 def _families(interpreter: Interpreter) -> dict[str, list[Family]]:

@@ -35,6 +35,7 @@ _UNFILLED = {"aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_em
 _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
 # ... or as bare memory, which the dispatcher never hears of.
 _MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
+CUSTOM = "it is part of the custom autograd function"  # why no claim passes an operator
 _STOPS = {"aten.detach", "aten.detach_"}
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
@@ -158,7 +159,7 @@ class Recorder(TorchDispatchMode):
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         inputs = [] if name in _FILLS else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
-        node.opaque = f"it is part of the custom autograd function {function}" if function else ""
+        node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
         random = torch.Tag.nondeterministic_seeded in func.tags or name in _UNFILLED
         fixed = not random and all(v.content is not None for v in node.inputs)

@@ -18,6 +18,7 @@ from neuromech.probe import describe
 from neuromech.probe.journal import Journal, some
 from neuromech.probe.ledger import FIELDS, Ledger, Rows, Tally
 from neuromech.record import Record
+from neuromech.symmetry import SymmetrySet
 
 
 class Measurement:
@@ -31,8 +32,10 @@ class Measurement:
         self._params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._owners = _owners(model, self._params)
-        self._laws = Laws(found.symmetries, self._params)
+        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
+        self._laws = Laws(SymmetrySet(s for s in found.symmetries if s.kind != "matrix"), self._params)
         self._observed: Tensor | None = None
+        self.reading: Reading | None = None  # of the last step
         rows = Rows(self._laws.slices, members, self._laws.device)
         self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
@@ -59,6 +62,14 @@ class Measurement:
         self._check_untouched(known, motions)
         gradients = {name: g for name in motions if (g := self._params[name].grad) is not None}
         self._laws.before(self._params, gradients, motions)
+
+    @property
+    def laws(self) -> Laws:
+        return self._laws
+
+    def start_over(self) -> None:
+        """Predictions start over from the weights as they are: something is known to have changed them."""
+        self._laws.restart(self._params)
 
     def after(self, optimizer: Optimizer) -> None:
         """The step is done: observe the charges, and advance every prediction."""
@@ -98,7 +109,7 @@ class Measurement:
             self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
-        self._observed = reading.observed
+        self._observed, self.reading = reading.observed, reading
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
         terms = self._tally.read(reading.observed) if kept else None

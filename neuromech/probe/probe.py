@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,22 +21,26 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect.capture import Graph, record
-from neuromech.detect.find import Findings, analyse, arguments, find_under
+from neuromech.detect.find import Findings, analyse, arguments
 from neuromech.detect.interpret import Invariance
-from neuromech.detect.recognise import recognise
 from neuromech.detect.verify import Experiment, outputs_as_they_are
 from neuromech.dynamics.descent import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.given import bare, check, find_now
+from neuromech.probe.given import bare, check, find_betrayed, find_now, find_recognised
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
+from neuromech.probe.monitor import SCHEDULED, Monitor, Options
 from neuromech.probe.watch import Forward, ForwardWatch, StepWatch
 from neuromech.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from neuromech.monitor.fault import Reaction
+    from neuromech.probe.expectations import Expect
+    from neuromech.probe.replicas import Gather
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
 
@@ -87,7 +91,9 @@ class Probe:
         members: int | None,
         resume: bool,
     ) -> None:
-        self._model = bare(model)
+        self._model, self._outer = bare(model), model
+        self._monitor: Monitor | None = None
+        self._saved_monitor: dict[str, Any] | None = None
         self._every, self._members = every, members
         self._graph: tuple[Forward, Graph] | None = None
         self._found = None if loss is None else find_now(self._model, loss, example)
@@ -147,6 +153,36 @@ class Probe:
         self._explain_silence()
         return write_report(self._record, path or (self._record.path or Path()) / "report.html")
 
+    def monitor(
+        self,
+        on_fault: Reaction = "warn",
+        *,
+        clip_norm: float | None = None,
+        expect: Expect | None = None,
+        scheduled: Collection[str] = SCHEDULED,
+        precision: torch.dtype | None = None,
+        replicas: bool | Gather = False,
+        ignore: Collection[str] = (),
+    ) -> Monitor:
+        """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
+
+        `on_fault`: "warn", "raise" (`FaultError`, ahead of the step if it is seen ahead of it), or a function of the
+        `Fault`. Each fault is told once, and recorded. What the monitor cannot know may be declared. `clip_norm`: what
+        gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
+        may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
+        coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
+        torch.distributed; all have to. `ignore`: causes that are no faults here.
+
+        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        """
+        if self._monitor is not None or self._removed:
+            raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
+        options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
+        self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
+        if self._measurement is not None:
+            self._monitor.go_on(self._measurement.step, self._saved_monitor)
+        return self._monitor
+
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
         if self._measurement is not None:
@@ -160,6 +196,8 @@ class Probe:
             self._explain_silence()
             self._forwards.remove()
             self._steps.remove()
+            if self._monitor is not None:
+                self._monitor.remove()
             _watched.discard(self._model)
             self._record.close()
 
@@ -184,7 +222,8 @@ class Probe:
         """
         if self._measurement is None or self._found is None:
             raise RecordError("nothing has been measured yet, so there is no state to save: take at least one step")
-        return {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
+        state = {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
+        return state | ({"monitor": self._monitor.state_dict()} if self._monitor else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`: predictions continue as if the run had never been interrupted.
@@ -206,6 +245,9 @@ class Probe:
         except SymmetryError as error:
             raise RecordError(f"the saved state is of another model: {error}") from error
         self._measure(found).load_state_dict(state["measurement"])
+        self._saved_monitor = state.get("monitor")
+        if self._monitor is not None and self._measurement is not None:
+            self._monitor.go_on(self._measurement.step, self._saved_monitor)
 
     # -- waiting ----------------------------------------------------------------------------------------------------
 
@@ -221,7 +263,9 @@ class Probe:
             if self._graph is None or (trained is None and not self._has_example):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
-            self._found = self.symmetries if trained is None else self._recognised(trained, self._graph[1])
+            self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
+            if trained is not None and self._monitor is not None:
+                self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
         if self._record.session:
             self._journal.once(
                 "no state",
@@ -233,16 +277,6 @@ class Probe:
             )
         self._measure(self._found).begin()
         return True
-
-    def _recognised(self, trained: Forward, graph: Graph) -> Findings:
-        """What holds for the loss that sent the gradients which `trained` has received."""
-        free = [
-            Invariance() if g is None else recognise(y, g)
-            for y, g in zip(trained.outputs, trained.cotangents, strict=True)
-        ]
-        if len(free) != len(graph.outputs):
-            free = [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
-        return find_under(self._model, trained.args, trained.kwargs, graph, free)
 
     def _names(self) -> dict[Tensor, str]:
         return {p: name for name, p in named_parameters(self._model).items()}
@@ -277,11 +311,16 @@ class Probe:
             return  # a step before any backward, or one that a GradScaler skips: nothing begins
         if self._measurement is not None or self._start():
             assert self._measurement is not None
+            if self._monitor is not None and self._found is not None:
+                self._monitor.arm(self._found.symmetries, self._found.inactive, self._measurement)
+                self._monitor.before(optimizer)
             self._measurement.before(optimizer)
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             self._measurement.after(optimizer)
+            if self._monitor is not None:
+                self._monitor.after(optimizer, self._measurement.reading)
 
     def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """Once measuring has begun, no failure of the instrument may end the run that it watches."""
@@ -305,5 +344,7 @@ class Probe:
                     f"recorded is kept. {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
                 )
                 self.remove()
+            if self._monitor is not None:
+                self._monitor.react()  # what it raises is meant to end the run
 
         return guarded

@@ -45,7 +45,7 @@ class ForwardWatch:
         self._seen = seen
         self._candidate: Forward | None = None
         self._failure: Exception | None = None
-        before, after = _Hook(self._before), _Hook(self._after)
+        before, after = Hook(self._before), Hook(self._after)
         self._handles = (
             model.register_forward_pre_hook(before, with_kwargs=True),
             model.register_forward_hook(after),
@@ -98,7 +98,7 @@ def _autocast(model: nn.Module) -> torch.dtype | None:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
 
 
-class _Hook:
+class Hook:
     """Calls a function, until it is copied or pickled: the copy does nothing."""
 
     def __init__(self, function: Callable[..., None] | None = None) -> None:
@@ -108,11 +108,11 @@ class _Hook:
         if self.function is not None:
             self.function(*args)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hook:
-        return _Hook()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
+        return Hook()
 
-    def __reduce__(self) -> tuple[type[_Hook], tuple[()]]:
-        return _Hook, ()
+    def __reduce__(self) -> tuple[type[Hook], tuple[()]]:
+        return Hook, ()
 
 
 class StepWatch:
@@ -143,6 +143,8 @@ class StepWatch:
 
     def consider(self, optimizer: Optimizer) -> None:
         """Attach to `optimizer` if it holds one of our parameters; if attached already, go behind its other hooks."""
+        if isinstance(getattr(optimizer, "base", None), Optimizer):
+            return  # a wrapper, as EoMOptimizer: its base will step, and is met then
         if optimizer in self._attached:
             begin, end = self._attached[optimizer]
             begin.remove()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.report.verdict import EPS64, rounding_bound
+from neuromech.dynamics.rounding import EPS64, rounding_bound
 from neuromech.report.words import power_of_ten
 
 if TYPE_CHECKING:

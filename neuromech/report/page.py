@@ -8,14 +8,14 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from neuromech.dynamics.rounding import CONFIDENCE, LAW_OPERATIONS
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
-from neuromech.report import figures, story, words
+from neuromech.report import faults, figures, story, words
 from neuromech.report.canvas import svg
 from neuromech.report.families import Family, by_kind, families, law_table, measured
 from neuromech.report.forecasts import forecasts, knobs, remarks
 from neuromech.report.terms import TERMS, visible
-from neuromech.report.verdict import CONFIDENCE, LAW_OPERATIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -78,6 +78,7 @@ def render(record: Run) -> str:
     meta, steps, events = record.meta, record.frame("steps"), record.frame("events")
     found = families(meta, record.frame("charges"), record.frame("terms"))
     n_steps = max(story.number_of_steps(steps), *(int(f.whole["step"].max()) for f in found if len(f.whole)), 0)
+    told = faults.faults(record.frame("faults"))
     tone, headline = story.headline(meta, n_steps, found, events)
     overview = figures.overview_figure(found, steps)
     foreseen = forecasts(meta, found, steps)
@@ -99,6 +100,8 @@ def render(record: Run) -> str:
         kinds=[_kind(kind, fs, n_steps) for kind, fs in by_kind(found).items()],
         shown=SHOWN,
         legend=_legend(found),
+        monitored=faults.verdict(told, n_steps) if told or "monitor" in meta else "",
+        faults=told,
         terms=[
             {"title": TERMS[name][0], "colour": TERMS[name][1]}
             for name in visible([f.terms[f.terms["member"] < 0] for f in found])

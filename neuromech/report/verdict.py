@@ -1,11 +1,6 @@
 """Does a law hold? Judged against what rounding can do, derived and not tuned.
 
-A charge is a sum over parameters. When a step rounds a parameter (relative error at most eps/2), its square errs by at
-most eps, so the charge errs by at most eps times its scale, the same sum of absolute values. The law itself adds less
-than `LAW_OPERATIONS` roundings of float64 a step. These errors are independent from step to step, so by Hoeffding's
-inequality (1963, theorem 2) the sum of k of them exceeds `CONFIDENCE` sqrt(k) times the largest one with a probability
-below 2 exp(-CONFIDENCE^2 / 2) = 3e-14. An error stays when the charge itself decays: everything is therefore relative
-to the largest scale so far.
+The bound on rounding is that of `dynamics.rounding`; everything is relative to the largest scale so far.
 
 What the bound leaves out: gradients of an exact symmetry cancel only up to their own rounding, which the records do not
 tell. A law that exceeds the bound is therefore first said to hold within so much; it is called broken when more than
@@ -21,14 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from neuromech.dynamics.rounding import rounding_bound
 from neuromech.report.words import number, share
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CONFIDENCE = 8.0
-LAW_OPERATIONS = 3
-EPS64 = torch.finfo(torch.float64).eps
 
 Status = Literal["rounding", "close", "broken", "diverged", "observed", "empty"]
 LAWS = ("exact", "ideal", "continuous", "flow")
@@ -58,11 +50,6 @@ def eps_of(dtype: str) -> float:
     found = [getattr(torch, name.strip().removeprefix("torch."), None) for name in dtype.split(",")]
     kinds = [d for d in found if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)]
     return max((float(torch.finfo(d).eps) for d in kinds), default=math.nan)
-
-
-def rounding_bound(steps: np.ndarray, eps: float) -> np.ndarray:
-    """What rounding can add up to after each of `steps`, relative to the largest scale so far."""
-    return CONFIDENCE * (eps + LAW_OPERATIONS * EPS64) * np.sqrt(steps + 1.0)
 
 
 def distances(rows: pd.DataFrame) -> pd.DataFrame:

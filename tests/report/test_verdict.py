@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from neuromech.dynamics.rounding import CONFIDENCE, EPS64, rounding_bound
 from neuromech.report.families import COLUMNS, families
-from neuromech.report.verdict import CONFIDENCE, EPS64, LAWS, distances, eps_of, judge, rounding_bound
+from neuromech.report.verdict import LAWS, distances, eps_of, judge
 
 from .simulate import train
 

@@ -1,0 +1,166 @@
+"""The causes that are told apart: what each is called, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Cause(NamedTuple):
+    """`lasting`: it goes on from step to step, so it is told once, whichever parameters show it."""
+
+    title: str
+    advice: str
+    lasting: bool = False
+
+
+CAUSES: dict[str, Cause] = {
+    "wrong backward": Cause(
+        "a gradient is not the derivative of the forward",
+        "check custom autograd functions, backward hooks and checkpointed parts between the parameters that are named "
+        "(torch.autograd.gradcheck tells which)",
+        lasting=True,
+    ),
+    "evaluation mode": Cause(
+        "training goes on in the wrong mode",
+        "call model.train() after every evaluation; freeze batch norm before the run if it is meant to be frozen",
+        lasting=True,
+    ),
+    "penalty": Cause(
+        "the loss has an L2 term of its own",
+        "use either weight decay or the penalty, or leave it out of the loss that the laws are told",
+        lasting=True,
+    ),
+    "other loss": Cause(
+        "the loss sees what it did not see at first",
+        "look for a term that was added to the loss, or for another loss than in the first step",
+        lasting=True,
+    ),
+    "stale gradient": Cause(
+        "the gradient was taken at other weights than those that it steps",
+        "compute forward, backward and step on the same weights: no step in between, no gradient kept from before",
+        lasting=True,
+    ),
+    "not cleared": Cause(
+        "gradients were not cleared after the last step",
+        "call optimizer.zero_grad() once a step, before the backward",
+        lasting=True,
+    ),
+    "repeated step": Cause(
+        "a step was taken without a new gradient",
+        "call backward() before every step, and step() once",
+        lasting=True,
+    ),
+    "second optimizer": Cause(
+        "a second hand steps the same weights",
+        "give every parameter to one optimizer, and take out updates by hand",
+        lasting=True,
+    ),
+    "edited weights": Cause(
+        "weights were changed outside of the optimizer's step",
+        "look for code that writes to the parameters between steps: clamping, averaging, load_state_dict, hooks",
+        lasting=True,
+    ),
+    "edited state": Cause(
+        "the optimizer's state was changed outside of its step",
+        "look for code that writes to optimizer.state between steps",
+        lasting=True,
+    ),
+    "bit flip in weight": Cause(
+        "one bit of a weight has flipped in memory", "restore the last checkpoint; test the memory of the machine"
+    ),
+    "bit flip in gradient": Cause(
+        "one bit of a gradient has flipped in memory",
+        "skip the step or restore the last checkpoint; test the memory of the machine",
+    ),
+    "bit flip in momentum": Cause(
+        "one bit of the optimizer's state has flipped in memory",
+        "restore the last checkpoint; test the memory of the machine",
+    ),
+    "modified gradient": Cause(
+        "gradients were changed between the backward and the step",
+        "clip last: look for what writes to .grad after the clipping (noise, a second unscale, a late all-reduce)",
+        lasting=True,
+    ),
+    "not finite": Cause(
+        "gradients are not finite",
+        "look at the batch and the loss of this step; lower the learning rate, or clip. A GradScaler that searches for "
+        "its scale does this at first only",
+        lasting=True,
+    ),
+    "frozen": Cause(
+        "parameters that were trained have been frozen",
+        "check what set requires_grad to False",
+        lasting=True,
+    ),
+    "detached": Cause(
+        "a branch is cut off: its parameters receive no gradient any more",
+        "look for detach(), no_grad(), .data or .item() on the way from the parameters to the loss",
+        lasting=True,
+    ),
+    "not held": Cause(
+        "trained parameters are in no optimizer",
+        "make the optimizer from all of them, after the last one was added, or freeze them",
+        lasting=True,
+    ),
+    "replaced": Cause(
+        "a parameter was replaced by another tensor, and the optimizer steps the old one",
+        "make the optimizer anew, or copy into the parameter instead of assigning it",
+        lasting=True,
+    ),
+    "settings": Cause(
+        "a param group has other settings than thought",
+        "print optimizer.param_groups at this step; declare what is scheduled: monitor(scheduled=...)",
+        lasting=True,
+    ),
+    "learning rate": Cause(
+        "the learning rate is not applied as it is set",
+        "check that the schedule writes to the optimizer that steps, and that its step() reads its param groups",
+        lasting=True,
+    ),
+    "wrong step": Cause(
+        "the optimizer's step does something else than its settings say",
+        "compare its code with torch.optim of the same name; check hooks on its step",
+        lasting=True,
+    ),
+    "weight decay": Cause(
+        "weight decay is not applied as it is set",
+        "check the weight_decay of every param group, and that nothing decays the weights a second time",
+        lasting=True,
+    ),
+    "momentum": Cause(
+        "momentum is not applied as it is set",
+        "check the momentum (betas) of every param group and the code of the step",
+        lasting=True,
+    ),
+    "momentum lost": Cause(
+        "the optimizer has lost its momentum (its averages)",
+        "load the optimizer's state_dict with the model's; do not make the optimizer anew in mid-run",
+    ),
+    "step count lost": Cause(
+        "the optimizer counts its steps from another number",
+        "load the optimizer's whole state_dict: bias corrections depend on the number of steps",
+    ),
+    "schedule lost": Cause(
+        "the learning rate starts over",
+        "load the scheduler's state_dict with the optimizer's",
+    ),
+    "wrong checkpoint": Cause(
+        "the restored weights are not those that were saved",
+        "load model, optimizer and probe from one checkpoint",
+    ),
+    "not reduced": Cause(
+        "a rank steps with gradients that were not reduced",
+        "call the wrapped model (DistributedDataParallel), keep no_sync() to the micro-batches before the last, reduce "
+        "every gradient before clipping",
+        lasting=True,
+    ),
+    "replicas differ": Cause(
+        "the weights of the ranks have drifted apart",
+        "broadcast them from one rank; look for the first rank and step that differ",
+        lasting=True,
+    ),
+    "unknown": Cause(
+        "an exact law is broken, and nothing that is known explains it",
+        "look at the families that are named, and at what touches their parameters in this step",
+    ),
+}

@@ -1,0 +1,117 @@
+"""What was seen to be wrong at one moment of a run, as plain data: the input of a diagnosis.
+
+Every field is empty if nothing of its kind is wrong. Each comes from a check of its own, and each check is exact or has
+a threshold that follows from the number format: see checksum.py, replay.py, torque.py, habit.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from neuromech.monitor.replay import Difference
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A tensor that changed while nobody was to write to it.
+
+    `what`: "weight", "gradient", or an entry of the optimizer's state. `bit`: the one that flipped, if one flip
+    explains it. `by_code`: PyTorch has counted a write, which a fault of the memory does not cause; None: not known.
+    `how`: the change of the sampled elements; None: none of them changed, or they are not known.
+    """
+
+    name: str
+    what: str
+    bit: int | None = None
+    by_code: bool | None = None
+    how: Difference | None = None
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A family whose torque is no rounding error: `members` of its `size`, by `excess` times what is allowed."""
+
+    index: int
+    name: str
+    parameters: Names
+    kind: str
+    size: int
+    members: int
+    excess: float
+
+
+@dataclass(frozen=True)
+class Torn:
+    """How the gradients of a step differ from those of the backward pass.
+
+    `how`: "added" (other directions), "factors" (some tensors more than others), "before" (those of the backward
+    before), "norm" (longer than the clipping allows); `norm` and `allowed` go with the last.
+    """
+
+    how: str
+    names: Names
+    norm: float = 0.0
+    allowed: float = 0.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a param group that is `found` where `expected` was thought; `names`: the parameters of the group."""
+
+    key: str
+    expected: object
+    found: object
+    names: Names
+    declared: bool = False
+
+
+@dataclass(frozen=True)
+class Replica:
+    """Ranks whose `what` ("weight", "gradient") differs from that of the others; no ranks: there is no majority."""
+
+    what: str
+    ranks: tuple[int, ...]
+    world: int
+    names: Names
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that was found at one moment: ahead of a step, or behind it (`edits` to `clock` are seen ahead)."""
+
+    edits: tuple[Edit, ...] = ()
+    restored: bool = False  # the comparison is with a saved state, not with the last step
+    lost: Names = ()  # parameters whose optimizer state has gone
+    kept: str = ""  # the optimizer that holds the state that is lost elsewhere
+    clock: tuple[tuple[str, float, float], ...] = ()  # parameter, steps that its state should count, steps it counts
+    restarted: Setting | None = None  # the learning rate is that of step 1 again
+    torques: tuple[Broken, ...] = ()
+    families: int = 0  # how many families there are
+    since_start: bool = False  # the torques were broken at the first gradient that was seen
+    cut: Names = ()  # without a gradient, in a family that is broken, for the first time
+    penalty: float | None = None  # all torques are one multiple of the charges
+    delayed: bool = False  # the torques vanish at the weights of one step before
+    between: bool = False  # a step was taken between the forward and its backward
+    torn: Torn | None = None
+    mode: Names = ()  # modules that went from training to evaluation, or back
+    frozen: Names = ()
+    silent: Names = ()
+    repeated: Names = ()  # stepped again without a new gradient
+    uncleared: Names = ()  # a backward added to a gradient that a step had used
+    shared: Names = ()  # held by two optimizers
+    unheld: Names = ()  # trained, but no optimizer holds it
+    replaced: Names = ()  # the model has another tensor now
+    infinite: Names = ()  # gradient not finite, when it came from the backward
+    skipped: bool = False  # ... and no step was taken with it
+    settings: tuple[Setting, ...] = ()
+    replicas: tuple[Replica, ...] = ()
+    steps: tuple[Difference, ...] = ()  # a step that does not do what its settings say
+    laws: tuple[Broken, ...] = ()  # an exact law that left its bound in this step
+    lr: float = field(default=0.0, compare=False)
+
+    @property
+    def empty(self) -> bool:
+        silent = ("restored", "families", "since_start", "lr", "kept", "cut", "delayed", "between", "skipped")
+        return not any(getattr(self, f.name) for f in fields(self) if f.name not in silent)

@@ -1,0 +1,152 @@
+"""Noether's theorem for one gradient: along a symmetry the loss does not change, so <g, D theta> = 0 and <c, g> = 0.
+
+This *torque* is checked before the optimizer has done anything: it separates a wrong gradient from a wrong step.
+
+**The threshold.** Gradients are sums that cancel in part, and what is left of them is rounded relative to the terms. A
+torque is called rounding while half of the digits are right, sqrt(eps), relative to |theta| |g| of the member (for
+elements whose gradient is nothing but rounding: that of the model, element for element), plus `CONFIDENCE` times the
+largest torque of the member that passed before: as gradients shrink in the course of a run their rounding stays. What
+breaks a symmetry by itself (the eps of a norm) counts as its eps: its measured defect.
+
+Shapes: [rows] over all members of all families, float64, on the device of the parameters; nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.charge import Block, Forms, Values, blank
+from neuromech.dynamics.rounding import CONFIDENCE
+from neuromech.symmetry import Symmetry, Term
+
+
+class Torques(NamedTuple):
+    """What was measured of one gradient, by member: [rows]; by parameter: [parameters]."""
+
+    torque: Tensor
+    charge: Tensor
+    size: Tensor  # what a torque is compared with: |theta| |g|
+    squares: Tensor  # |g|^2 of the member
+    gradients: Tensor  # |g|^2 of the parameter
+
+
+class TorqueMeter:
+    """Measures torques for `symmetries` over `params` (their values are not read here)."""
+
+    def __init__(self, symmetries: Sequence[Symmetry], params: Values) -> None:
+        self.symmetries, self.names = tuple(symmetries), tuple(params)
+        signed = [Block.of(s) for s in self.symmetries]
+        unsigned = [Block(s.size, False, tuple(_positive(t) for t in s.terms)) for s in self.symmetries]
+        whole = [Block(1, False, (Term(name, None, Fraction(1)),)) for name in self.names]
+        self._forms = Forms([*signed, *unsigned, *whole], blank(params))
+        n, slices = len(signed), self._forms.slices
+        device = self._forms.device
+        self.slices = _end_to_end([s.size for s in self.symmetries])
+        self._signed, self._unsigned = _rows(slices[:n], device), _rows(slices[n : 2 * n], device)
+        self._whole = _rows(slices[2 * n :], device)
+        linear = [torch.full((s.size,), s.is_linear) for s in self.symmetries]
+        self._linear = torch.cat(linear).to(device) if linear else torch.zeros(0, dtype=torch.bool)
+        count = [sum(float(abs(t.weight)) * params[t.parameter].numel() / s.size for t in s.terms) for s in symmetries]
+        self._count = _spread(count, self.symmetries).to(device)
+        self._elements = float(sum(p.numel() for p in params.values()))
+
+    def __call__(self, params: Values, grads: Values) -> Torques:
+        """Measure; a parameter without a gradient counts as one whose gradient is zero."""
+        forms = self._forms
+        products, squares, weights = forms.bilinear([(grads, params), (grads, grads), (params, params)])
+        force, sums = forms.linear([grads, params])
+        gradients = squares[self._whole]
+        rms = (gradients.sum() / max(self._elements, 1.0)).sqrt()
+        squared = squares[self._unsigned]
+        length = torch.where(self._linear, self._count, weights[self._unsigned]).sqrt()
+        size = length * (squared.sqrt() + self._count.sqrt() * rms)
+        torque = torch.cat((products, force))[self._signed]
+        return Torques(torque, torch.cat((weights, sums))[self._signed], size, squared, gradients)
+
+    def along(self, grads: Values, others: Values) -> Tensor:
+        """<g, D x> for another vector x; 0 for translations, whose torque does not ask where it is taken: [rows]."""
+        (products,) = self._forms.bilinear([(grads, others)])
+        return torch.cat((products, products.new_zeros(self._forms.rows[1])))[self._signed]
+
+
+class TorqueJudge:
+    """Tells rounding from a broken law; `eps`: of each family's arithmetic, the defect of its symmetry included."""
+
+    def __init__(self, meter: TorqueMeter) -> None:
+        self._meter = meter
+        self._passed: Tensor | None = None
+        self._largest: Tensor | None = None
+
+    @property
+    def fresh(self) -> bool:
+        """True before the first judgement."""
+        return self._passed is None
+
+    def __call__(self, found: Torques, eps: float) -> Tensor:
+        """|torque| / what is allowed: [rows]; more than 1: the law is broken."""
+        half = _spread([_own_eps(s, eps) ** 0.5 for s in self._meter.symmetries], self._meter.symmetries)
+        allowed = half.to(found.size.device) * found.size
+        if self._passed is None or self._largest is None:
+            self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
+        excess = found.torque.abs() / (allowed + CONFIDENCE * self._passed)
+        excess = torch.where(found.torque == 0, 0.0, excess)
+        self._largest = torch.maximum(self._largest, allowed)
+        passed = torch.where(excess <= 1, found.torque.abs(), 0.0)
+        self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)
+        return excess
+
+
+def penalty(found: Torques, excess: Tensor) -> float | None:
+    """The coefficient if all torques that are broken are one multiple of their charges: of an L2 term in the loss."""
+    broken = excess > 1
+    torque, charge = found.torque[broken], found.charge[broken]
+    allowed = torque.abs() / excess[broken]
+    if len(torque) < 2 or not bool(charge.any()):
+        return None
+    weight = allowed.square()
+    factor = float((torque * charge / weight).sum() / (charge * charge / weight).sum())
+    rest = (torque - factor * charge).abs()
+    return factor if factor > 0 and bool((rest <= allowed).all()) else None
+
+
+def _own_eps(s: Symmetry, eps: float) -> float:
+    return max(eps, s.defect) if s.broken_by and math.isfinite(s.defect) else eps
+
+
+def _positive(t: Term) -> Term:
+    return Term(t.parameter, t.axis, abs(t.weight), t.part)
+
+
+def _end_to_end(sizes: Sequence[int]) -> tuple[slice, ...]:
+    stops = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return tuple(slice(stop - n, stop) for n, stop in zip(sizes, stops, strict=True))
+
+
+def _rows(slices: Sequence[slice], device: torch.device) -> Tensor:
+    parts = [torch.arange(s.start, s.stop) for s in slices]
+    return (torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)).to(device)
+
+
+def _spread(values: Sequence[float], symmetries: Sequence[Symmetry]) -> Tensor:
+    parts = [torch.full((s.size,), v, dtype=torch.float64) for v, s in zip(values, symmetries, strict=True)]
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.float64)
+
+
+def broken_families(excess: Tensor, slices: Sequence[slice]) -> dict[int, tuple[int, float]]:
+    """Family -> (how many members are broken, the largest excess); `excess` on the CPU."""
+    out: dict[int, tuple[int, float]] = {}
+    for i, rows in enumerate(slices):
+        some = excess[rows]
+        if n := int((some > 1).sum()):
+            out[i] = n, float(some.max())
+    return out
+
+
+def parameters_of(symmetries: Sequence[Symmetry], families: Mapping[int, object]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for i in families for name in symmetries[i].parameters))

@@ -1,0 +1,110 @@
+"""How the gradients of a training loop are seen before anyone can touch them: at the end of every backward."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.variable import Variable
+from torch.utils.hooks import RemovableHandle
+
+Mark = tuple[int, int]
+
+
+def mark(t: Tensor) -> Mark:
+    """Where a tensor lies in memory, and how often code has written to it."""
+    return (t.data_ptr() if t.layout is torch.strided else id(t)), t._version
+
+
+class BackwardWatch:
+    """Calls `done()` at the end of every backward that reaches one of `params`, once gradients are complete.
+
+    `arrived`: how many gradients each parameter has received since `used` was told that a step has taken them.
+    `uncleared`: the parameters to whose gradient a backward added although a step had used it.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None]) -> None:
+        self.arrived: Counter[str] = Counter()
+        self.uncleared: set[str] = set()
+        self.finished = 0
+        self._params, self._done = params, done
+        self._used: dict[str, Mark] = {}
+        self._task = -1
+        self._full: set[str] = set()
+        self._handles: dict[str, tuple[RemovableHandle, RemovableHandle]] = {}
+        self.attach()
+
+    def attach(self) -> None:
+        """Watch the parameters that require a gradient by now."""
+        for name, p in self._params.items():
+            if p.requires_grad and name not in self._handles:
+                ahead, behind = self._hook(BackwardWatch._arrive, name), self._hook(BackwardWatch._arrived, name)
+                self._handles[name] = p.register_hook(ahead), p.register_post_accumulate_grad_hook(behind)
+
+    def watches(self, name: str) -> bool:
+        return name in self._handles
+
+    def used(self, names: Collection[str]) -> None:
+        """A step has taken the gradients of `names`."""
+        self.uncleared.difference_update(names)
+        for name in names:
+            self.arrived[name] = 0
+            if (g := self._params[name].grad) is not None:
+                self._used[name] = mark(g)
+
+    def unchanged(self, name: str) -> bool:
+        """True if the gradient is the one that the last step took, and nobody wrote to it since."""
+        g = self._params[name].grad
+        return g is not None and self._used.get(name) == mark(g)
+
+    def _hook(self, method: Callable[[BackwardWatch, str], None], name: str) -> Callable[[Tensor], None]:
+        # The parameter keeps its hooks for ever: they must not keep a forgotten probe alive.
+        me = weakref.ref(self)
+
+        def hook(_: Tensor) -> None:
+            if (watch := me()) is not None:
+                method(watch, name)
+
+        return hook
+
+    def _arrive(self, name: str) -> None:
+        """A gradient is about to be added to what there is; or not, if it was asked for by `torch.autograd.grad`."""
+        g = self._params[name].grad
+        self._full.discard(name)
+        if g is None or (name in self.uncleared and not bool(g.count_nonzero())):
+            self.uncleared.discard(name)
+        # Some clear by g.data.zero_(), which PyTorch does not count as a write.
+        if g is not None and self.unchanged(name) and bool(g.count_nonzero()):
+            self._full.add(name)
+
+    def _arrived(self, name: str) -> None:
+        task = torch._C._current_graph_task_id()
+        if task != self._task:
+            self._task = task
+            _at_the_end(self._wait)
+        if name in self._full:
+            self.uncleared.add(name)
+        self.arrived[name] += 1
+
+    def _wait(self) -> None:
+        """Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them."""
+        _at_the_end(self._finish)
+
+    def _finish(self) -> None:
+        self.finished += 1
+        self._done()
+
+    def remove(self) -> None:
+        for pair in self._handles.values():
+            for handle in pair:
+                handle.remove()
+        self._handles.clear()
+
+
+def _at_the_end(callback: Callable[[], None]) -> None:
+    engine: Any = Variable._execution_engine
+    engine.queue_callback(callback)

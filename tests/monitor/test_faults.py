@@ -1,0 +1,46 @@
+"""Faults are injected, the monitor has to catch them and name the cause; clean runs have to stay silent.
+
+The full table (each fault ten times, two hundred clean runs) is `slow`; each fault once and a few clean runs are not.
+"""
+
+import pytest
+
+from analysis.monitor import KINDS, WANTED, by_fault, share
+from experiments.clean import HABITS
+from experiments.faults import INJECTIONS
+from experiments.monitor import Config, run, silence, trial
+from neuromech import NeuromechWarning
+from neuromech.record import read
+
+pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
+
+
+@pytest.mark.parametrize("name", INJECTIONS)
+def test_each_fault_once(name: str) -> None:
+    done = trial(INJECTIONS[name], 0, Config(earliest=4, latest=8))
+    assert done.alarms == 0
+    assert 0 <= done.delay < 100
+    assert done.rank in (1, 2), done.told
+
+
+@pytest.mark.parametrize("seed", range(len(HABITS)))
+def test_each_habit_once(seed: int) -> None:
+    done = silence(seed, Config(steps=15))
+    assert done.steps >= 8  # a `GradScaler` skips some
+    assert done.alarms == 0, done.told
+
+
+def test_there_are_enough_kinds_of_fault() -> None:
+    assert len(INJECTIONS) >= KINDS
+    assert issubclass(NeuromechWarning, UserWarning)
+
+
+@pytest.mark.slow
+def test_the_whole_table(tmp_path) -> None:
+    runs = read(run(Config(), tmp_path / "monitor"))
+    trials, clean = runs.frame("trials"), runs.frame("clean")
+    print("\n" + by_fault(trials).to_string(index=False))
+    assert trials["alarms"].sum() == 0
+    assert share(trials) >= WANTED
+    assert len(clean) == 200
+    assert clean["alarms"].sum() == 0, clean.loc[clean["alarms"] > 0, ["run", "told"]].to_string()

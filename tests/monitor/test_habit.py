@@ -1,0 +1,44 @@
+"""A silence is chance or it is not: against a brute-force count of coins."""
+
+import math
+import random
+
+import pytest
+
+from neuromech.dynamics.rounding import CHANCE
+from neuromech.monitor.habit import Habit
+
+
+def run_until_told(habit: Habit, most: int = 10_000) -> int:
+    for k in range(1, most):
+        habit.note(False)
+        if habit.stopped:
+            return k
+    return most
+
+
+def test_what_always_moved_is_missed_soon_and_sooner_the_longer_it_moved() -> None:
+    lengths = []
+    for moves in (1, 10, 100, 1000):
+        habit = Habit()
+        for _ in range(moves):
+            habit.note(True)
+        lengths.append(run_until_told(habit))
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[:2] == [46, 46]
+    assert lengths[2] == 10
+
+
+def test_what_never_moved_is_compared_with_a_fair_coin() -> None:
+    assert run_until_told(Habit()) == math.ceil(math.log2(1 / CHANCE))
+
+
+@pytest.mark.parametrize("rest", [0.1, 0.3, 0.5])
+def test_layers_that_are_dropped_at_random_are_never_missed(rest: float) -> None:
+    """200 series of 500 steps: by chance none is told, at a probability of 3e-14 each step."""
+    r = random.Random(0)
+    for _ in range(200):
+        habit = Habit()
+        for _ in range(500):
+            habit.note(r.random() > rest)
+            assert not (habit.run and habit.stopped)

@@ -1,0 +1,130 @@
+"""Every rule against torch, in every precision: no element is ever beyond the bound; and what is wrong is named."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neuromech.monitor.replay import explained
+from neuromech.monitor.rules import rule_of
+from neuromech.monitor.sample import Sample
+from neuromech.probe.custody import state_of
+from neuromech.probe.stepcheck import Done, StepCheck
+
+CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
+    (torch.optim.SGD, {"lr": 0.1}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
+    (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9, "maximize": True, "foreach": True}),
+    (torch.optim.SGD, {"lr": torch.tensor(0.1), "momentum": 0.9}),
+    (torch.optim.SGD, {"lr": 0.0, "momentum": 0.9}),
+    (torch.optim.Adam, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1, "foreach": True}),
+    (torch.optim.AdamW, {"lr": 1e-2, "weight_decay": 0.1, "fused": True}),
+    (torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True, "maximize": True}),
+    (torch.optim.RMSprop, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.RMSprop, {"lr": 1e-2, "momentum": 0.9}),
+    (torch.optim.Adagrad, {"lr": 1e-2, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
+]
+
+
+def steps(kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype, meddle: Any = None) -> Done:
+    """40 steps of random gradients, of sizes from 1e-6 to 1e2; the first step that was off, else the last.
+
+    `meddle(group)` changes the settings of step 20 after they were read.
+    """
+    g = torch.Generator().manual_seed(0)
+    params = {
+        "w": nn.Parameter(torch.randn(40, 7, generator=g).to(dtype)),
+        "b": nn.Parameter(torch.ones(9, dtype=dtype)),
+    }
+    names: dict[Tensor, str] = {p: n for n, p in params.items()}
+    optimizer = kind(params.values(), **options)
+    sample = Sample({n: p.shape for n, p in params.items()})
+    check = StepCheck(params, sample)
+    for k in range(40):
+        for p in params.values():
+            p.grad = (torch.randn(p.shape, generator=g) * 10.0 ** (k % 9 - 6)).to(dtype)
+        check.before(optimizer, names, state_of(optimizer, names), sample.read(list(params), params))
+        if meddle and k == 20:
+            meddle(optimizer.param_groups[0])
+        optimizer.step()
+        done = check.after(optimizer, state_of(optimizer, names))
+        if done.differences or done.clock:
+            return done
+    return done
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_rounding_is_never_taken_for_a_fault(
+    kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    done = steps(kind, options, dtype)
+    assert done.differences == ()
+    assert done.clock == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "meddle", "expected"),
+    [
+        ({"momentum": 0.9}, {"lr": 0.03}, {"weight": ("step", -0.7)}),
+        ({"momentum": 0.9}, {"lr": 0.0}, {"weight": ("step", -1.0)}),
+        ({}, {"weight_decay": 0.02}, {"weight": ("weights", -0.002)}),
+        ({"momentum": 0.9}, {"weight_decay": 0.02}, {"momentum_buffer": ("weights", 0.02)}),
+        (
+            {"momentum": 0.9, "nesterov": True},
+            {"momentum": 0.8},
+            {"weight": ("momentum", 0.01), "momentum_buffer": ("momentum", -0.1)},
+        ),
+    ],
+)
+def test_what_a_step_did_instead_of_its_settings_is_measured(
+    options: dict[str, Any], meddle: dict[str, Any], expected: dict[str, tuple[str, float]]
+) -> None:
+    done = steps(torch.optim.SGD, {"lr": 0.1} | options, torch.float64, lambda group: group.update(meddle))
+    assert {d.name for d in done.differences} == {"w", "b"}
+    for d in done.differences:
+        by, factor = expected[d.what]
+        assert (d.by, d.share) == (by, 1.0)
+        assert d.factor == pytest.approx(factor, rel=1e-9)
+
+
+def test_a_fit_is_bounded_by_the_errors_it_is_made_from() -> None:
+    """The factor of least squares is off by what the errors allow, and no multiple is missed for it."""
+    g = torch.Generator().manual_seed(0)
+    eps = torch.full((200,), 1e-7, dtype=torch.float64)
+    for _ in range(200):
+        x, noise = torch.randn(200, generator=g).double(), 2 * torch.rand(200, generator=g).double() - 1
+        slack = torch.rand(200, generator=g).double() * 1e-2
+        assert "x" in explained(0.3 * x + noise * slack, slack, {"x": x}, eps)
+        assert not explained(torch.randn(200, generator=g).double(), slack, {"x": x}, eps)
+
+
+def test_unknown_rules_are_not_guessed() -> None:
+    p = [nn.Parameter(torch.ones(2))]
+
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            pass
+
+    assert rule_of(Own(p, lr=0.1)) is None
+    assert rule_of(torch.optim.RMSprop(p, centered=True)) is None
+    assert rule_of(torch.optim.Rprop(p)) is None
+    optimizer = torch.optim.SGD(p, lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 1)  # wraps step
+    assert rule_of(optimizer) is not None
+
+
+def test_samples_lie_in_all_columns() -> None:
+    sample = Sample({"w": (64, 64), "v": (128, 3, 3, 3), "s": ()})
+    assert all(n <= 128 for n in sample.counts(["w", "v", "s"]))
+    assert sample.counts(["s"]) == [1]
+    index = torch.arange(64.0 * 64).reshape(64, 64)
+    columns = sample.read(["w"], {"w": index}) % 64
+    assert len(columns.unique()) > 50
+    turned = torch.randn(128, 3, 3, 3)
+    last = turned.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(sample.read(["v"], {"v": turned}), sample.read(["v"], {"v": last}))
