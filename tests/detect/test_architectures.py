@@ -36,7 +36,6 @@ LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "pairwise_distance": ("there is no rule for it", {"scaling": 1, "translation": 4}),
     "distance_matrix": ("there is no rule for it", {"scaling": 1, "translation": 4}),
     "orthogonal": ("the diagonal and the upper triangle of a skew matrix do nothing", {"translation": 6}),
-    "flatten_and_unflatten": ("there is no rule for channel_shuffle", {"scaling": 3}),
 }
 MISSED = {name: missed for name, (_, missed) in LISTED.items()}
 
