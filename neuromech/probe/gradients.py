@@ -81,7 +81,8 @@ class GradientCheck:
     def arm(self, symmetries: Sequence[Symmetry]) -> None:
         """The symmetries are known."""
         if self._symmetries is None:
-            self._symmetries = tuple(symmetries)
+            # Torques are about single elements; the charges of matrix families are not.
+            self._symmetries = tuple(s for s in symmetries if s.kind != "matrix")
             self._know(self._symmetries)
 
     def finished(self, stepped: bool) -> None:
