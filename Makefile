@@ -23,12 +23,13 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	$(PYTHON) -m experiments.benchmarks.overhead
+	$(PYTHON) -m experiments.benchmarks.eom
 	$(PYTHON) -m experiments.predicted_charges --out runs/predicted_charges-$$$$ && \
 	$(PYTHON) -m analysis.predicted_charges runs/predicted_charges-$$$$
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(PYTHON) || python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,physics,test,lint]'
 	touch $@
 
 # Detection against the null-space oracle, on every architecture of the zoo.

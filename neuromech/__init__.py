@@ -13,14 +13,18 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from neuromech.detect import Findings, find_symmetries
+    from neuromech.eom import EoMOptimizer
     from neuromech.errors import (
         CaptureError,
+        ConvergenceError,
         DetectionError,
+        EoMError,
         FaultError,
         FaultWarning,
         InstrumentError,
         NeuromechError,
         NeuromechWarning,
+        PhysicsError,
         RecordError,
         SymmetryError,
     )
@@ -31,14 +35,18 @@ if TYPE_CHECKING:
 
 _HOME = {
     "neuromech.detect": ("Findings", "find_symmetries"),
+    "neuromech.eom": ("EoMOptimizer",),
     "neuromech.errors": (
         "CaptureError",
+        "ConvergenceError",
         "DetectionError",
+        "EoMError",
         "FaultError",
         "FaultWarning",
         "InstrumentError",
         "NeuromechError",
         "NeuromechWarning",
+        "PhysicsError",
         "RecordError",
         "SymmetryError",
     ),
@@ -47,12 +55,16 @@ _HOME = {
     "neuromech.probe": ("Probe", "instrument"),
     "neuromech.symmetry": ("Part", "Symmetry", "SymmetrySet", "Term"),
 }
+_PACKAGES = ("physics",)  # so that `neuromech.physics.rollout` needs no import of its own
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "Balanced",
     "CaptureError",
+    "ConvergenceError",
     "DetectionError",
+    "EoMError",
+    "EoMOptimizer",
     "Fault",
     "FaultError",
     "FaultWarning",
@@ -61,6 +73,7 @@ __all__ = [
     "NeuromechError",
     "NeuromechWarning",
     "Part",
+    "PhysicsError",
     "Probe",
     "RecordError",
     "Symmetry",
@@ -76,6 +89,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"neuromech.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'neuromech' has no attribute {name!r}")
     value = getattr(import_module(_MODULE_OF[name]), name)
@@ -84,4 +99,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_PACKAGES])

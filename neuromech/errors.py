@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 
 class NeuromechError(Exception):
@@ -23,12 +24,26 @@ class SymmetryError(NeuromechError):
     """A symmetry is ill-formed, or does not fit the parameters that it is applied to."""
 
 
+class EoMError(NeuromechError):
+    """An equation of motion, a step along the gradient flow or a derivative was asked for that does not exist."""
+
+
 class RecordError(NeuromechError):
     """A run directory or a saved state cannot be written, read or resumed."""
 
 
 class InstrumentError(NeuromechError):
     """`instrument` was asked for something that cannot work."""
+
+
+class PhysicsError(NeuromechError):
+    """A physical model, its structure, its data or its states make no sense, or cannot be treated exactly."""
+
+
+class ConvergenceError(PhysicsError):
+    """An implicit step was not solved to its tolerance; says for which samples. `states`: those reached before."""
+
+    states: Any = None
 
 
 class FaultError(NeuromechError):

@@ -5,7 +5,7 @@ Scalars are accumulated in float64 whatever the dtype of the tensors: a charge i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -27,3 +27,17 @@ def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
 def norm(x: Mapping[str, Tensor]) -> Tensor:
     """|x|, the Euclidean norm over all tensors: a float64 scalar."""
     return dot(x, x).sqrt()
+
+
+def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Params:
+    """sum of coefficient * x over all (coefficient, x), of which there is at least one; all hold the same names."""
+    (first, x), *rest = terms
+    names = list(x)
+    if first == 1.0 and rest:  # one pass over memory instead of two
+        (coefficient, y), *rest = rest
+        total = torch._foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
+    else:
+        total = torch._foreach_mul([x[name] for name in names], first)
+    for coefficient, y in rest:
+        torch._foreach_add_(total, [y[name] for name in names], alpha=coefficient)
+    return dict(zip(names, total, strict=True))

@@ -147,7 +147,10 @@ def _example_of(model: Any) -> dict[str, Any]:
     config, accepted = model.config, inspect.signature(model.forward).parameters
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     vision = getattr(config, "vision_config", config)
-    ids = torch.randint(0, getattr(text, "vocab_size", 2) or 2, (_BATCH, _TOKENS))
+    vocabulary, padding = getattr(text, "vocab_size", None) or 2, getattr(text, "pad_token_id", None)
+    ids = torch.randint(0, vocabulary, (_BATCH, _TOKENS))
+    if padding is not None:  # PyTorch gives that row of an embedding no gradient, whatever it does to the loss
+        ids = torch.where(ids == padding, (padding + 1) % vocabulary, ids)
     makers: dict[str, Callable[[], Tensor]] = {
         "input_ids": lambda: ids,
         "pixel_values": lambda: torch.randn(_BATCH, getattr(vision, "num_channels", 3), *_sides(vision)),

@@ -58,7 +58,7 @@ def test_detect_json_is_what_find_symmetries_says(nets, capsys) -> None:
     assert main(["detect", "cli_nets:small", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {s["kind"]: s["size"] for s in found["symmetries"] if s["kind"] == "rescale"} == {"rescale": 6}
-    assert found["dimension"] == {"scaling": 6, "translation": 7}
+    assert found["dimension"] == {"scaling": 6, "translation": 7, "matrix": 0}
     assert all(s["defect"] < 1e-12 for s in found["symmetries"])
 
 

@@ -20,7 +20,7 @@ FLOORS = {
     "cli": 7,
     "__main__": 8,
 }  # fmt: skip
-HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy"}
+HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy", "torchdiffeq"}
 LONGEST = 350
 FILES = sorted(ROOT.rglob("*.py"))
 

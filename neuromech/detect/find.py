@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, can_move
+from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.rules import COMPLEX, RULES, SAME_CONTENT
@@ -32,7 +34,7 @@ def find_symmetries(
     target: Any = None,
     verify: bool = True,
 ) -> Findings:
-    """The translation, scale and rescale symmetries of a model's parameters.
+    """The translation, scale, rescale and matrix symmetries of a model's parameters.
 
     `example`: what the model is called with: a tensor, a tuple (positional) or a dict (by keyword). `loss`:
     `loss(output, target)` or `loss(output)`, a scalar; without it the output itself must be left unchanged (or its
@@ -49,7 +51,12 @@ def find_symmetries(
         shapes = ", ".join(str(v.shape) for v in graph.outputs)
         raise DetectionError(f"the loss must return one number, it returned tensors of shape {shapes}: reduce it")
     seen = outputs_as_they_are if closed is None else lambda output: tensors_of(closed(output))
-    notes = ["the loss was given" if closed else "no loss was given: the output itself must stay unchanged"]
+    if closed:
+        notes = ["the loss was given"]
+    elif [v.shape for v in graph.outputs] == [()]:
+        notes = ["no loss was given: the one number that the model returns must stay unchanged"]
+    else:
+        notes = ["no loss was given: the output itself must stay unchanged"]
     if not verify:
         notes.append("nothing was verified, as verify=False asks")
     whole = [Invariance()] * len(graph.outputs)
@@ -87,6 +94,7 @@ def analyse(
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
     claims = [claim.symmetry for _, claim in drawn]
+    claims += matrix_families(graph, _shifted_at_will(claims, shapes))
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -96,9 +104,11 @@ def analyse(
         if verdict.unjudged:
             notes = (*notes, f"nothing was verified: {verdict.unjudged}")
     dimensions = {
-        domain: dimension([f for (d, c), t in zip(drawn, true, strict=True) if t and d == domain for f in c.families])
+        domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
         for domain in families
     }
+    mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
+    dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
         warn(
@@ -117,6 +127,12 @@ def analyse(
         dimensions,
         notes,
     )
+
+
+def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """The parameters every element of which may be shifted by itself, with nothing else moving."""
+    sole = [s for s in claims if s.kind == "translation" and len(s.terms) == 1]
+    return {s.parameters[0] for s in sole if s.size == prod(shapes[s.parameters[0]])}
 
 
 def betrayed(

@@ -26,7 +26,9 @@ _LINES = 12  # of one family
 
 def page(f: Findings) -> Iterator[str]:
     """The lines of the page."""
-    independent = [f"{n:,} of {domain}" for domain, n in f.dimension.items()]
+    words = {"matrix": "mixing"}
+    said = {domain: n for domain, n in f.dimension.items() if n or domain not in words}
+    independent = [f"{n:,} of {words.get(domain, domain)}" for domain, n in said.items()]
     listed = " and ".join(filter(None, [", ".join(independent[:-1]), *independent[-1:]])) or "none"
     yield f"{_counted(len(f), 'family', 'families')} of symmetries; independent directions: {listed}"
     yield from (f"  {note}" for note in f.notes)

@@ -152,10 +152,12 @@ class Recorder(TorchDispatchMode):
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
-        values, named = tree_map_only(Tensor, lambda t: before[id(t)], (args, kwargs))
+        filled = {a.name for a in func._schema.arguments if a.is_out}  # what they held before is not read
+        read = args, {k: v for k, v in kwargs.items() if k not in filled}
+        values, named = tree_map_only(Tensor, lambda t: before[id(t)], read)
         function = "" if torch.is_grad_enabled() else _custom_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
-        inputs = [] if name in _FILLS else list(before.values())
+        inputs = [] if name in _FILLS else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)

@@ -19,7 +19,6 @@ float64, on the device of the parameters. Nothing here waits for the device.
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -27,13 +26,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of, window_of
+from neuromech.dynamics.chunks import Chunk, Piece, Range, chunks, piece_of, places
 from neuromech.symmetry import Symmetry, Term
 
-# Elements of a chunk. On a CPU a chunk should stay in the cache, and all chunks together below a hundredth of the
-# parameters; elsewhere launching kernels costs more than memory.
-CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**16, 2**12, 2**22
-CHUNKS = 170  # of a model, at least, on a CPU
+# Elements of a chunk. On a CPU a chunk should stay in the cache, and be about a hundredth of the parameters at most;
+# elsewhere launching kernels costs more than memory.
+CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**12, 2**22
+CHUNKS = 85  # of a model, at least, on a CPU
 
 Window = Callable[[Tensor], Tensor]
 """Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
@@ -134,18 +133,18 @@ class _Sums:
     """The compiled sums of blocks of one kind."""
 
     def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch) -> None:
-        places = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
-        read = {p.parameter: params[p.parameter] for p in places.values()}
+        read_from = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
+        read = {p.parameter: params[p.parameter] for p in read_from.values()}
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
         self.rows = sum(b.size for b in blocks)
 
-        pieces = _in_order(places.values())
+        pieces = _in_order(read_from.values())
         stops = accumulate(p.size for p in pieces)
         offsets = {p: stop - p.size for p, stop in zip(pieces, stops, strict=True)}
         self._pieces = sum(p.size for p in pieces)
         self._chunks = chunks(offsets, _chunk_size(params, self.device))
-        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, places, offsets, params))
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, read_from, offsets))
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
@@ -267,26 +266,8 @@ def _chunk_size(params: Values, device: torch.device) -> int:
     return min(CHUNK_CPU, max(LEAST_CHUNK_CPU, sum(p.numel() for p in params.values()) // CHUNKS))
 
 
-def _members(t: Term, piece: Piece, shape: Sequence[int]) -> Tensor:
-    """Where in the piece the members of the term stand, in their order: [members, entries of each]."""
-    place = torch.arange(piece.size)
-    window = window_of(t, shape)
-    if window is None:
-        assert t.part is not None
-        place = t.part.of(place)
-        axes = list(t.axes)
-    else:
-        place = place.reshape([piece.view[a] for a in piece.kept])
-        for d, a in enumerate(piece.kept):
-            place = place.narrow(d, *window.ranges[a])
-        axes = [piece.kept.index(a) for a in window.axes]
-    rest = [d for d in range(place.ndim) if d not in axes]
-    size = math.prod(place.shape[d] for d in axes)
-    return place.permute([*axes, *rest]).reshape(size, -1)
-
-
 def _weave(
-    blocks: Sequence[Block], places: Mapping[Term, Piece], offsets: Mapping[Piece, int], params: Values
+    blocks: Sequence[Block], pieces: Mapping[Term, Piece], offsets: Mapping[Piece, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
     rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
@@ -298,10 +279,9 @@ def _weave(
     start = 0
     for b in blocks:
         for t in b.terms:
-            members = _members(t, places[t], params[t.parameter].shape)
-            each = members.shape[1]
-            rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(each))
-            index.append((offsets[places[t]] + members.reshape(-1)).int())
-            weights.append(torch.full((members.numel(),), float(t.weight), dtype=dtype))
+            found = places(t, pieces[t])
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(found.shape[1]))
+            index.append((offsets[pieces[t]] + found.reshape(-1)).int())
+            weights.append(torch.full((found.numel(),), float(t.weight), dtype=dtype))
         start += b.size
     return torch.cat(rows), torch.cat(index), torch.cat([torch.zeros(0, dtype=dtype), *weights])

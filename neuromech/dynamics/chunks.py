@@ -12,7 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise, product
 from typing import NamedTuple
 
-from neuromech.symmetry import Term
+import torch
+from torch import Tensor
+
+from neuromech.symmetry import Part, Term
 
 
 class Piece(NamedTuple):
@@ -56,55 +59,64 @@ class Chunk(NamedTuple):
     reads: tuple[Read, ...]
 
 
-class Window(NamedTuple):
-    """A term as ranges of a `view` of its whole parameter: `ranges` holds (start, length) of every axis of the view,
-    `axes` those that tell members apart, in their order."""
-
-    view: tuple[int, ...]
-    ranges: tuple[tuple[int, int], ...]
-    axes: tuple[int, ...]
-
-    @property
-    def kept(self) -> tuple[int, ...]:
-        """The axes that the term does not sum over in full."""
-        partly = (a for a, (n, (_, length)) in enumerate(zip(self.view, self.ranges, strict=True)) if length < n)
-        return tuple(sorted({*self.axes, *partly}))
-
-
-def window_of(t: Term, shape: Sequence[int]) -> Window | None:
-    """Where the elements of a term stand in a parameter of `shape`; None if they are no ranges of any view."""
-    t.size(shape)  # raises if the term does not fit
-    if t.part is None:
-        return Window(tuple(shape), tuple((0, n) for n in shape), t.axes)
-    if t.part.strides is None:
-        fixed = dict(t.part.select)
-        return Window(
-            t.part.shape, tuple((fixed[a], 1) if a in fixed else (0, n) for a, n in enumerate(t.part.shape)), t.axes
-        )
-    # Digits: a number system whose places are the strides of the block and of the parameter.
-    places = sorted({*t.part.strides, *(math.prod(shape[d:]) for d in range(len(shape) + 1))}, reverse=True)
-    view = tuple(a // b for a, b in pairwise(places))
-    ranges, left = [], t.part.start
-    of_stride = {k: (a, t.part.shape[a]) for a, k in enumerate(t.part.strides)}
-    place: dict[int, int] = {}
-    for k, (size, stride) in enumerate(zip(view, places[1:], strict=True)):
-        first, left = divmod(left, stride)
-        axis, length = of_stride.get(stride, (-1, 1))
-        place[axis] = k
-        ranges.append((first, length))
-        if first + length > size:
-            return None
-    if any(a % b for a, b in pairwise(places)) or len(of_stride) < len(t.part.strides):
-        return None
-    return Window(view, tuple(ranges), tuple(place[a] for a in t.axes))
-
-
 def piece_of(t: Term, shape: Sequence[int]) -> Piece:
     """The piece from which a term of a parameter of `shape` is read."""
-    window = window_of(t, shape)
-    if window is None:  # every element by itself
-        return Piece(t.parameter, (math.prod(shape),), (0,))
-    return Piece(t.parameter, window.view, window.kept)
+    t.size(shape)  # raises if the term does not fit
+    if t.part is not None and t.part.strides is not None:
+        return _piece_of_block(t, t.part, shape)
+    selected = tuple(a for a, _ in t.part.select) if t.part else ()
+    view = tuple(t.part.shape) if t.part else tuple(shape)
+    return Piece(t.parameter, view, tuple(sorted((*t.axes, *selected))))
+
+
+def places(t: Term, piece: Piece) -> Tensor:
+    """Where in the piece stands what makes up each member of the term: [members, places that are added up]."""
+    if t.part is not None and t.part.strides is not None:
+        return _places_of_block(t, t.part, piece)
+    place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
+    left = list(piece.kept)
+    for axis, i in t.part.select if t.part else ():
+        place = place.select(left.index(axis), i)
+        left.remove(axis)
+    return place.permute([left.index(a) for a in t.axes]).reshape(-1, 1)
+
+
+def _piece_of_block(t: Term, part: Part, shape: Sequence[int]) -> Piece:
+    """A block is read from the view in which each of its axes is a range of one axis; only those that it covers whole,
+    and that the term does not tell apart, are summed. If there is no such view, nothing is summed."""
+    assert part.strides is not None
+    numel, fixed = math.prod(shape), dict(part.select)
+    first = part.start + sum(i * part.strides[a] for a, i in fixed.items())
+    axes = {part.strides[a]: a for a, n in enumerate(part.shape) if n > 1 and a not in fixed}
+    tails = sorted({numel, 1, *axes}, reverse=True)
+    many = sum(n > 1 and a not in fixed for a, n in enumerate(part.shape))
+    if len(axes) != many or any(x % y for x, y in pairwise(tails)):
+        return Piece(t.parameter, (numel,), (0,))
+    view, kept = tuple(x // y for x, y in pairwise(tails)) or (1,), []
+    for v, tail in enumerate(tails[1:]):
+        a, begin = axes.get(tail), first // tail % view[v]
+        if a is not None and begin + part.shape[a] > view[v]:
+            return Piece(t.parameter, (numel,), (0,))
+        if a is None or a in t.axes or part.shape[a] != view[v]:
+            kept.append(v)
+    return Piece(t.parameter, view, tuple(kept))
+
+
+def _places_of_block(t: Term, part: Part, piece: Piece) -> Tensor:
+    assert part.strides is not None
+    fixed = dict(part.select)
+    tails = [math.prod(piece.view[v + 1 :]) for v in range(len(piece.view))]
+    summed = {tails[v] for v in range(len(piece.view)) if v not in piece.kept}
+    flat = torch.tensor(part.start)
+    for a, (n, stride) in enumerate(zip(part.shape, part.strides, strict=True)):
+        once = n > 1 and a not in fixed and stride in summed  # the piece holds the sum over this axis
+        along = torch.tensor([fixed[a]]) if a in fixed else torch.arange(1 if once else n)
+        flat = flat[..., None] + stride * along
+    place = torch.zeros_like(flat)
+    for v in piece.kept:
+        place = place * piece.view[v] + flat // tails[v] % piece.view[v]
+    rest = [a for a in range(len(part.shape)) if a not in t.axes]
+    return place.permute([*t.axes, *rest]).reshape(math.prod(part.shape[a] for a in t.axes), -1)
 
 
 def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:

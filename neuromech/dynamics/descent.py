@@ -190,7 +190,10 @@ def buffers(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> di
 
 
 def _is_sgd(optimizer: torch.optim.Optimizer) -> bool:
+    """Not so the base of an `EoMOptimizer`: no symmetry of the loss protects the gradients that it is handed."""
     sgd = torch.optim.SGD
+    if getattr(optimizer, "follows_flow", False):
+        return False
     return (isinstance(optimizer, sgd) and takes_step_of(optimizer, sgd)) or _is_sgdw(optimizer)
 
 

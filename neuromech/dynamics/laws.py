@@ -82,13 +82,20 @@ class _Held(NamedTuple):
 class Laws:
     """The charges of `symmetries` over `params`, and their laws. Predictions start at `params`, as with `restart`.
 
-    Raises `SymmetryError` if a symmetry does not fit the parameters.
+    Raises `SymmetryError` if a symmetry does not fit the parameters, or is of kind "matrix".
     """
 
     def __init__(self, symmetries: Sequence[Symmetry], params: Values) -> None:
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
+            if s.kind == "matrix":
+                raise SymmetryError(
+                    f"{s.name}: there is no law for the charges of matrix families yet; pass those of the other kinds, "
+                    "symmetries.of(kind=...)"
+                )
             s.check(params)
+            if s.kind == "matrix":
+                raise SymmetryError(f"{s.name}: these laws are about single elements, not about matrix charges")
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
         self._like = blank(params)

@@ -18,6 +18,7 @@ from neuromech.probe import describe
 from neuromech.probe.journal import Journal, some
 from neuromech.probe.ledger import FIELDS, Ledger, Rows, Tally
 from neuromech.record import Record
+from neuromech.symmetry import SymmetrySet
 
 
 class Measurement:
@@ -31,7 +32,8 @@ class Measurement:
         self._params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._owners = _owners(model, self._params)
-        self._laws = Laws(found.symmetries, self._params)
+        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
+        self._laws = Laws(SymmetrySet(s for s in found.symmetries if s.kind != "matrix"), self._params)
         self._observed: Tensor | None = None
         self.reading: Reading | None = None  # of the last step
         rows = Rows(self._laws.slices, members, self._laws.device)

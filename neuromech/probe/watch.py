@@ -143,6 +143,8 @@ class StepWatch:
 
     def consider(self, optimizer: Optimizer) -> None:
         """Attach to `optimizer` if it holds one of our parameters; if attached already, go behind its other hooks."""
+        if isinstance(getattr(optimizer, "base", None), Optimizer):
+            return  # a wrapper, as EoMOptimizer: its base will step, and is met then
         if optimizer in self._attached:
             begin, end = self._attached[optimizer]
             begin.remove()

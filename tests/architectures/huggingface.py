@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ids, real
+from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ended, ids, real
 
 AVAILABLE = importlib.util.find_spec("transformers") is not None
 TEXT = {"input_ids": ids(11, 2, 5)}
 PICTURE = {"pixel_values": real(2, 3, 8, 8)}
+LARGER = {"pixel_values": real(2, 3, 16, 16)}  # so that no tap of a kernel meets padding alone
 
 
 def make(model: str, config: str, train: bool = False, **options: Any) -> nn.Module:
@@ -128,9 +129,9 @@ model("hf_dinov2", "Dinov2ForImageClassification", "Dinov2Config", PICTURE, hidd
       num_attention_heads=2, mlp_ratio=1, image_size=8, patch_size=4, num_labels=3)
 model("hf_swin", "SwinForImageClassification", "SwinConfig", PICTURE, image_size=8, patch_size=2, embed_dim=4,
       depths=[2, 1], num_heads=[1, 2], window_size=2, mlp_ratio=1.0, num_labels=3)
-model("hf_convnext", "ConvNextForImageClassification", "ConvNextConfig", PICTURE, num_channels=3, patch_size=2,
+model("hf_convnext", "ConvNextForImageClassification", "ConvNextConfig", LARGER, num_channels=3, patch_size=2,
       hidden_sizes=[4, 6], depths=[1, 1], num_stages=2, num_labels=3)
-model("hf_convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", PICTURE, num_channels=3, patch_size=2,
+model("hf_convnextv2", "ConvNextV2ForImageClassification", "ConvNextV2Config", LARGER, num_channels=3, patch_size=2,
       hidden_sizes=[3, 4], depths=[1, 1], num_stages=2, num_labels=3)
 model("hf_resnet", "ResNetForImageClassification", "ResNetConfig", {"pixel_values": real(3, 3, 16, 16)}, train=True,
       num_channels=3, embedding_size=2, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3)
@@ -154,7 +155,7 @@ model("hf_efficientnet", "EfficientNetForImageClassification", "EfficientNetConf
       hidden_dim=12, kernel_sizes=[3, 3], in_channels=[32, 400], out_channels=[400, 400], strides=[1, 1],
       num_block_repeats=[1, 1], expand_ratios=[1, 2], depthwise_padding=[], num_labels=3, dropout_rate=0.0,
       drop_connect_rate=0.0, squeeze_expansion_ratio=0.25)
-model("hf_clip", "CLIPModel", "CLIPConfig", {"input_ids": ids(10, 2, 4), "pixel_values": real(2, 3, 4, 4)}, "output",
+model("hf_clip", "CLIPModel", "CLIPConfig", {"input_ids": ended(10, 2, 4), "pixel_values": real(2, 3, 4, 4)}, "output",
       text_config={"vocab_size": 11, "hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1,
                    "num_attention_heads": 2, "max_position_embeddings": 4, "projection_dim": 3, "eos_token_id": 10,
                    "bos_token_id": 0, "pad_token_id": 1},

@@ -122,10 +122,13 @@ def _draws(subject: Subject, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     model = subject.model()
     params = [p for p in model.parameters() if p.requires_grad]
     state = torch.random.get_rng_state()  # dropout
+    buffers = [(b, b.clone()) for b in model.buffers()]  # vectors of a power iteration
 
     def gradients(example: Any, targets: list[Tensor], eps: float) -> Iterator[Tensor]:
         without_eps(model, eps)
         torch.set_rng_state(state)
+        for buffer, first in buffers:
+            buffer.copy_(first)
         output = _call(model, example)
         for k in range(TARGETS):
             if k == len(targets):

@@ -500,7 +500,7 @@ def test_a_false_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(found) == []
     assert [s.name for s in found.rejected] == [RESCALE]
     assert found.rejected[0].defect > 1e-3
-    assert found.dimension == {"scaling": 0, "translation": 0}
+    assert found.dimension == {"scaling": 0, "translation": 0, "matrix": 0}
     assert "withdrawn: claimed, but the numbers contradict it" in str(found)
 
 

@@ -110,4 +110,4 @@ def test_nothing_found_is_said() -> None:
     assert str(nothing).startswith(
         "0 families of symmetries; independent directions: 0 of scaling and 0 of translation"
     )
-    assert nothing.dimension == {"scaling": 0, "translation": 0}
+    assert nothing.dimension == {"scaling": 0, "translation": 0, "matrix": 0}

@@ -13,6 +13,7 @@ from zoo import build as build_zoo
 
 from detect.matrix_nets import CASES, CLOSED, OPEN, Attention, Between
 from detect.random_nets import programs
+from neuromech.detect import find_symmetries
 from neuromech.detect.capture import record
 from neuromech.detect.graph import Graph
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
@@ -222,3 +223,32 @@ def test_cost_does_not_grow_with_width() -> None:
         graph = record(model, (x,))
         counts.append([s.size / heads for s in matrix_families(graph)])
     assert counts[0] == counts[1] == [3, 3]
+
+
+class Written(nn.Module):
+    """Two biases of one sum: shifts of one are undone by the other, yet neither is at rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.a(x) + self.b(x.tanh()))
+
+
+def test_find_symmetries_reports_them() -> None:
+    model, x = Written().double(), torch.randn(6, 4, dtype=torch.float64)
+    found = find_symmetries(model, x)
+    (family,) = found.symmetries.of(kind="matrix")
+    assert family.name == "a.weight[m], a.bias[m], b.weight[m], b.bias[m] / c.weight[:, m]"
+    assert family.defect < 1e-12
+    assert found.dimension["matrix"] == 6
+    assert "and 6 of mixing" in str(found)
+
+
+def test_the_bias_of_keys_is_at_rest() -> None:
+    model = nn.MultiheadAttention(4, 2, batch_first=True, kdim=3, vdim=3).double()
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    found = find_symmetries(model, (torch.randn(2, 4, 4, dtype=torch.float64), x, x))
+    assert len(found.symmetries.of(kind="matrix")) == 2
+    assert not found.rejected

@@ -22,6 +22,10 @@ TERMS = [
     *(("fused", (2,), Part((3, 4, 4), ((1, 1), (0, 2)))), ("fused", 0, None), ("fused", (0, 1), Part((4, 3, 4)))),
     *(("flat", 1, Part((4, 4, 3))), ("flat", (2,), Part((4, 4, 3))), ("flat", 0, None), ("flat", 1, None)),
     *(("bias", 0, None), ("scalar", None, None)),
+    *(("fused", 0, Part((4, 4), (), (4, 1), 12)), ("fused", 1, Part((4, 4), (), (4, 1), 20))),  # rows 3:7, 5:9
+    *(("fused", 0, Part((5, 2), (), (4, 1), 9)), ("flat", 1, Part((3, 5), (), (12, 1), 4))),  # corners
+    *(("flat", 1, Part((2, 4), (), (24, 3), 1)), ("conv", (0,), Part((4, 2, 2), ((1, 1),), (12, 4, 3), 0))),  # combs
+    *(("square", 0, Part((4,), (), (5,))), ("square", 1, Part((2, 3), (), (3, 3), 2))),  # diagonals
     # rows 2 to 6 one by one; the first half of each of three heads, by head or as a whole; every third row, one column
     *(("fused", 0, Part((4, 4), (), (4, 1), 8)), ("fused", (0,), Part((3, 2, 4), (), (16, 4, 1), 0))),
     *(("fused", None, Part((3, 2, 4), (), (16, 4, 1), 8)), ("fused", (1,), Part((4, 4), (), (12, 1), 4))),

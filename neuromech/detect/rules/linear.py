@@ -110,6 +110,7 @@ def conv(
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
     padded = any(padding) if isinstance(padding, (list, tuple)) else padding not in (0, "valid")
+    padded = padded and not (padding == "same" and not taps)  # a kernel of one needs none
     kernel = w.data.derived(geometry, *space_in, *taps, *where)
     if padded:
         local, constant = x.shift, Expr()

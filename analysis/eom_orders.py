@@ -1,0 +1,92 @@
+"""Judges the runs of `experiments.eom_orders`: fitted slopes of log error against log lr, and a figure of the errors.
+
+    python -m analysis.eom_orders runs/eom_orders [--figure eom_orders.png]
+
+Exits with 1 if a smooth case of order p misses p + 1 by more than 0.1 at its two smallest learning rates. What ReLU
+networks reach is reported, not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from neuromech.record import read
+
+TOLERANCE = 0.1
+
+
+def slopes(directory: Path) -> pd.DataFrame:
+    """One row per direction, rule and order of one network, with the slope at the two smallest learning rates."""
+    run = read(directory)
+    rows = []
+    for (direction, rule, order), group in run.frame("errors").groupby(["direction", "rule", "order"]):
+        fine = group.sort_values("lr").head(2)
+        slope = float(np.diff(np.log(fine["error"]))[0] / np.diff(np.log(fine["lr"]))[0])
+        rows.append((run.meta["network"], direction, rule, order, slope, fine["error"].iloc[0], run.meta["sign_flips"]))
+    columns = ["network", "direction", "rule", "order", "slope", "error", "flips"]
+    table = pd.DataFrame(rows, columns=columns)
+    off = (table["slope"] - table["order"] - 1).abs()
+    table["verdict"] = np.where(off <= TOLERANCE, "holds", "MISSES ITS ORDER")
+    table.loc[table["network"] == "relu", "verdict"] = "not judged"
+    return table
+
+
+def figure(root: Path, path: Path) -> None:
+    """Errors against lr, of gradient descent in both directions, with the slopes that they should have."""
+    import matplotlib as mpl
+    import seaborn as sns
+    from matplotlib.figure import Figure
+
+    frame = read(root / "mlp").frame("errors")
+    panels = {
+        "descent on the equation of motion": ("analysis", "gd"),
+        "heavy ball on its flow": ("analysis", "heavy ball"),
+        "EoMOptimizer on the gradient flow": ("steps, hvp", "gd"),
+    }
+    with sns.axes_style("ticks"), mpl.rc_context({"font.size": 9, "axes.titlesize": 9}):
+        canvas = Figure(figsize=(8.4, 2.9), layout="constrained")
+        axes = canvas.subplots(1, len(panels), sharey=True)
+        for ax, (title, (direction, rule)) in zip(axes, panels.items(), strict=True):
+            some = frame[(frame["direction"] == direction) & (frame["rule"] == rule)]
+            colors = sns.color_palette("viridis", 4)
+            for order in sorted(set(map(int, some["order"]))):
+                group = some[some["order"] == order]
+                group = group.sort_values("lr")
+                lr, error = group["lr"].to_numpy(), group["error"].to_numpy()
+                guide = error[0] * (lr / lr[0]) ** (order + 1)
+                ax.loglog(lr, guide, color="#bbbbbb", lw=1, zorder=1)
+                ax.loglog(lr, error, "o", color=colors[order], ms=4, label=f"order {order}", zorder=2)
+                ax.annotate(f"slope {order + 1}", (lr[-1], guide[-1]), (4, 0), textcoords="offset points",
+                            va="center", fontsize=8, color="#666666")  # fmt: skip
+            ax.set_title(title)
+            ax.set_xlabel("learning rate")
+            ax.set_xlim(0.0021, lr[-1] * 2.4)
+            ax.set_xticks([0.0025, 0.005, 0.01, 0.02], ["0.0025", "", "0.01", ""])
+            ax.set_xticks([], minor=True)
+            sns.despine(ax=ax)
+        axes[0].set_ylabel("distance after time 0.2")
+        axes[0].legend(frameon=False, handletextpad=0.1, loc="lower right", fontsize=8)
+        canvas.savefig(path, dpi=160)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--figure", type=Path)
+    options = parser.parse_args()
+    table = pd.concat([slopes(p) for p in sorted(options.runs.iterdir()) if p.is_dir()], ignore_index=True)
+    with pd.option_context("display.float_format", "{:.3g}".format, "display.width", 160, "display.max_rows", 500):
+        print(table.to_string(index=False))
+    figure(options.runs, options.figure or options.runs / "eom_orders.png")
+    missed = int((table["verdict"] == "MISSES ITS ORDER").sum())
+    print("every order holds" if not missed else f"{missed} orders are missed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

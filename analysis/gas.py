@@ -1,0 +1,86 @@
+"""Judges the runs of `experiments.gas`: errors of density and flux, continuity and mass.
+
+    python -m analysis.gas runs/gas [--figures figures]
+
+Exits with 1 if by construction the density's mean error exceeds 1.2 times that by penalty, or if mass or continuity
+are not rounding (1e-6, float32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from experiments.gas import DURATION, Built, Config, Penalised, exact
+from neuromech.physics.taylor import jacobian
+from neuromech.record import read
+
+ROUNDING = 1e-6
+LEVEL = 1.2
+
+
+def draw(paths: dict[str, Path], directory: Path) -> Path:
+    """The density over space and time, its error and the continuity residual, by both methods."""
+    from matplotlib.figure import Figure
+
+    n = 80
+    t, x = torch.cartesian_prod(torch.linspace(0, DURATION, n), (torch.arange(n) + 0.5) / n).T
+    y, right = torch.stack([t, x], -1), exact(t, x)[0]
+    figure = Figure(figsize=(8.4, 5.2), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    extent = (0.0, 1.0, 0.0, DURATION)
+    for row, (method, path) in enumerate(paths.items()):
+        config = Config(**{k: v for k, v in read(path).meta.items() if k in Config.__dataclass_fields__})
+        model = (Built if method == "ncl" else Penalised)(config)
+        model.load_state_dict(torch.load(path / "checkpoint.pt", weights_only=True)["model"])
+        density, j = model(y).detach()[:, 0].double(), jacobian(model, y).detach()
+        rest = (j[:, 0, 0] + j[:, 1, 1]).abs().clamp_min(1e-9).log10()
+        shown = [
+            (density, 0.6, 1.4, "viridis"),
+            ((density - right).abs(), 0, 0.03, "magma_r"),
+            (rest, -8, 0, "magma_r"),
+        ]
+        for ax, (values, low, high, colours) in zip(axes[row], shown, strict=True):
+            image = values.reshape(n, n)
+            drawn = ax.imshow(image, origin="lower", extent=extent, aspect="auto", vmin=low, vmax=high, cmap=colours)
+            if row == 1:
+                ax.set_xlabel("x")
+                figure.colorbar(drawn, ax=axes[:, list(axes[row]).index(ax)], orientation="horizontal", shrink=0.8)
+        axes[row, 0].set_ylabel(f"{method}\nt")
+    for ax, title in zip(axes[0], ("density", "error of the density", "log10 |continuity residual|"), strict=True):
+        ax.set_title(title)
+    directory.mkdir(parents=True, exist_ok=True)
+    out = directory / "gas.png"
+    figure.savefig(out, dpi=130)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
+    options = parser.parse_args()
+    done = sorted(p for p in options.runs.iterdir() if (p / "done").exists())
+    rows = [{"method": read(p).meta["method"]} | read(p).frame("progress").iloc[-1].to_dict() for p in done]
+    groups = pd.DataFrame(rows).groupby("method")
+    table = groups[["step", "density_error", "flux_error"]].mean().join(groups[["continuity", "mass"]].max())
+    table["seeds"] = groups.size()
+    with pd.option_context("display.float_format", "{:.2g}".format, "display.width", 160):
+        print(table)
+    firsts = {str(read(p).meta["method"]): p for p in reversed(done)}
+    print(draw(dict(sorted(firsts.items())), options.figures or options.runs.parent / "figures"))
+    errors = table["density_error"].to_dict()
+    ratio = errors["ncl"] / errors["pinn"]
+    rounding = bool((table[["continuity", "mass"]].to_numpy(float)[list(table.index).index("ncl")] <= ROUNDING).all())
+    print(f"error by construction over error by penalty: {ratio:.2f}; mass and continuity rounding: {rounding}")
+    holds = bool(ratio <= LEVEL) and rounding
+    print("by construction is level, and conserves exactly" if holds else "MISSED")
+    return 0 if holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

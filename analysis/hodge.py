@@ -1,0 +1,77 @@
+"""Judges the runs of `experiments.hodge`: orthogonality of the parts, and how far each is from the known one.
+
+    python -m analysis.hodge runs/hodge [--figures figures]
+
+Exits with 1 if the inner product of two parts exceeds 1e-3 of the field's energy, or its cosine 1e-3.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from experiments.hodge import Config, domain_of, parts_of
+from neuromech.physics import HodgeDecomposition
+from neuromech.record import read
+
+BOUND = 1e-3
+
+
+def draw(path: Path, directory: Path) -> Path:
+    """The known parts of a two-dimensional case, above those that were found, as arrows on their size."""
+    from matplotlib.figure import Figure
+
+    torch.set_default_dtype(torch.float64)
+    meta = read(path).meta
+    config = Config(**{k: v for k, v in meta.items() if k in Config.__dataclass_fields__})
+    hodge = HodgeDecomposition(domain_of(config.case), width=config.width, depth=config.depth)
+    hodge.load_state_dict(torch.load(path / "model.pt", weights_only=True))
+    parts = parts_of(config.case)
+    hodge.remember(lambda x: torch.stack([f(x) for f in parts.values()]).sum(0))
+    axis = (torch.arange(24) + 0.5) / 24
+    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    points = torch.stack([x.flatten(), y.flatten()], -1)
+    found = hodge.parts(points)
+    figure = Figure(figsize=(8.4, 5.8), layout="constrained")
+    axes = figure.subplots(2, 3, sharex=True, sharey=True)
+    for k, (name, part) in enumerate(parts.items()):
+        for row, field in enumerate((part(points), found[name])):
+            ax, (u, v) = axes[row, k], field.T.reshape(2, 24, 24)
+            ax.imshow((u * u + v * v).sqrt(), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", vmin=0, vmax=1.6)
+            ax.quiver(x, y, u, v, scale=30, width=0.004, color="#333333")
+            ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes[0, k].set_title(name.replace("_", "-"))
+    axes[0, 0].set_ylabel("known")
+    axes[1, 0].set_ylabel("found")
+    directory.mkdir(parents=True, exist_ok=True)
+    out = directory / f"hodge_{config.case}.png"
+    figure.savefig(out, dpi=130)
+    return out
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
+    options = parser.parse_args()
+    paths = sorted(p for p in options.runs.iterdir() if (p / "done").exists())
+    pairs = pd.concat([read(p).frame("pairs").assign(case=p.name) for p in paths])
+    parts = pd.concat([read(p).frame("parts").assign(case=p.name) for p in paths])
+    errors = parts.pivot(index="case", columns="part", values="error").add_prefix("error of ")
+    worst = pairs.groupby("case")[["inner", "cosine"]].max()
+    with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160, "display.max_columns", 9):
+        print(errors.join(worst))
+    for p in paths:
+        if p.name.endswith("-2"):
+            print(draw(p, options.figures or options.runs.parent / "figures"))
+    missed = int((worst > BOUND).any(axis=1).sum())
+    print(f"the parts are orthogonal to {BOUND:g}" if not missed else f"{missed} cases MISSED {BOUND:g}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

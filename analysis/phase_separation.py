@@ -1,0 +1,112 @@
+"""Judges the run of `experiments.phase_separation`: the stencils that were learned, and the motion that they make.
+
+    python -m analysis.phase_separation runs/phase_separation
+
+Prints each stencil with the properties that its form promises, as measured, and writes phases.png. Exits with 1 if one
+of them does not hold, if the learned energy grows in any step, or if the stencil with the true energy is no Laplacian
+to a tenth: smooth fields see edge + 2 corner alone, and only the first few steps from noise tell the two apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.phase_separation import Config, schemes, system_of
+
+
+def largest_symbol(kernel: Tensor, n: int) -> float:
+    """The largest eigenvalue on a periodic n x n grid but that of the constants, relative to the most negative."""
+    whole = torch.zeros(n, n, dtype=kernel.dtype)
+    whole[:3, :3] = kernel
+    symbol = torch.fft.fft2(whole.roll((-1, -1), (0, 1))).real.flatten()
+    return float(symbol[1:].max() / symbol.abs().max())
+
+
+def judge(name: str, kernel: Tensor, energy: Tensor, total: Tensor, n: int) -> list[str]:
+    """Print what is measured; return what is not as claimed."""
+    size = float(kernel.abs().max())
+    turned = float((kernel - kernel.rot90()).abs().max()) / size
+    found = {
+        "sum of the entries": abs(float(kernel.sum())) / size,
+        "change under a quarter turn": turned,
+        "largest eigenvalue but that of the constants": largest_symbol(kernel, n),
+        "largest growth of its energy in a step": float(energy.diff(dim=0).max() / energy.abs().max()),
+        "largest change of the total": float((total - total[0]).abs().max()),
+    }
+    bounds = (1e-13, 1e-13, 0.0, 1e-12, 1e-9)
+    rows = "\n".join("  " + "".join(f"{x:10.4f}" for x in row) for row in kernel.tolist())
+    corner, edge = float(kernel[0, 0]), float(kernel[0, 1])
+    print(f"\n{name}: stencil in units of 1/dx^2, corner : edge = {corner / edge:.3f}\n{rows}")
+    missed = []
+    for (what, value), bound in zip(found.items(), bounds, strict=True):
+        ok = value <= bound
+        print(f"  {what:46} {value:9.1e}   {'holds' if ok else 'DOES NOT HOLD'}")
+        missed += [] if ok else [f"{name}: {what} is {value:.1e}"]
+    return missed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    directory = parser.parse_args().run
+    config = Config(**json.loads((directory / "config.json").read_text()))
+    stored = torch.load(directory / "data.pt", weights_only=True)
+    states = {"exact": stored["u"][config.train :].transpose(0, 1)}
+    missed: list[str] = []
+    for name, scheme in schemes(config).items():
+        scheme.load_state_dict(torch.load(directory / f"{name}.pt", weights_only=True, map_location="cpu")["scheme"])
+        kept = torch.load(directory / f"{name}-prediction.pt", weights_only=True)
+        if kept["gave_up"]:
+            missed.append(f"{name}: the prediction gave up: {kept['gave_up']}")
+            continue
+        u = states[name] = kept["u"]
+        with torch.no_grad():
+            energy = torch.stack([scheme.model.energy(x) for x in u])
+        kernel = scheme.model.structure.kernel()
+        missed += judge(name, kernel, energy, u.flatten(2).mean(-1), config.n)
+        print(f"  mean squared error of the state {float(((u - states['exact']) ** 2).mean()):.2e}")
+        if name == "energy known":
+            moment = float(kernel[0, 1] + 2 * kernel[0, 0])
+            print(f"  edge + 2 corner {moment:.3f} (any Laplacian has 1)")
+            missed += [] if abs(moment - 1) < 0.1 else [f"with the true energy edge + 2 corner is {moment:.3f}"]
+    plot(directory, config, states)
+    print("\nverdict: " + ("the learned structures are as claimed" if not missed else "; ".join(missed)))
+    return 1 if missed else 0
+
+
+def plot(directory: Path, config: Config, states: dict[str, Tensor]) -> None:
+    """phases.png: the first test state at five times, exact and predicted; and the true energy of each motion."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    times = [round(k * config.length / 4) for k in range(5)]
+    figure, grid = plt.subplots(
+        len(states), 6, figsize=(12, 2 * len(states)), layout="constrained", width_ratios=[1] * 5 + [1.6], squeeze=False
+    )
+    energy = system_of(config).energy
+    for row, (name, u) in zip(grid, states.items(), strict=True):
+        for axes, k in zip(row, times, strict=False):
+            axes.imshow(u[k, 0], vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            axes.set_title(f"t = {k * config.dt:.3g}", fontsize=8)
+        row[0].set_ylabel(name)
+        t = torch.arange(len(u)) * config.dt
+        row[5].plot(t, energy(states["exact"][:, 0]), color="black", lw=2.5, label="exact")
+        if name != "exact":
+            row[5].plot(t, energy(u[:, 0]), "--", color="tab:red", label=name)
+        row[5].set(xlabel="time", ylabel="true energy")
+        row[5].legend(frameon=False, fontsize=8)
+    figure.savefig(directory / "phases.png", dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,212 @@
+"""`Rule`: a discrete optimizer as mathematics, and the vector fields whose flow its steps follow, as series in lr.
+
+    theta+ = a theta - lr u,   b+ = momentum b + kappa g,   u = b+ (heavy ball) or g + momentum b+ (Nesterov)
+
+with a = 1 - lr decay for decoupled weight decay, else 1 (coupled decay is a part of g). The steps lie on the flow of
+F = F_0 + lr F_1 + ..., theta_(k+1) = exp(lr F) theta_k, which by elimination of the buffer solves, order by order,
+
+    (1 - momentum) decay theta + sum_(i>=1) lr^(i-1)/i! (1 + (-1)^i momentum a) D_F^(i-1) F = -sigma
+
+where D_F is differentiation along F, and sigma is kappa g, or (1 + momentum) g - momentum exp(-lr D_F) g for Nesterov.
+Without momentum this is the equation of motion of Miyagawa (NeurIPS 2022), and of Hairer, Lubich, Wanner, ch. IX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from math import factorial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from neuromech.eom.trees import GRADIENT, IDENTITY, Series, add, lie
+from neuromech.errors import EoMError
+
+Kind = Literal["sgd", "adam", "rmsprop"]
+KINDS: tuple[Kind, ...] = ("sgd", "adam", "rmsprop")
+MAX_ORDER = 6  # the series is asymptotic, and a term of order n costs about 3^n gradients
+
+
+def check_order(order: int, most: int = MAX_ORDER) -> None:
+    """Raises `EoMError` for an order that is no whole number from 0 to `most`."""
+    if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= most:
+        why = (
+            "the Adam family is worked out to order 1" if most == 1 else "the series is asymptotic: more makes it worse"
+        )
+        raise EoMError(f"order is the number of counter terms, a whole number from 0 to {most} ({why}); got {order!r}")
+
+
+def check_lr(lr: float) -> None:
+    """Raises `EoMError` for a learning rate that is not a positive finite number."""
+    if not 0.0 < float(lr) < float("inf"):
+        raise EoMError(f"lr is {lr!r}: flows are expanded around lr = 0, so it has to be a positive finite number")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop` does to parameters, apart from its learning rate.
+
+    `momentum`, `dampening` and `nesterov` belong to "sgd", `betas` and `eps` to "adam" (both) and "rmsprop" (the
+    second). `decoupled`: weight decay shrinks the parameters by themselves (AdamW) instead of being added to the
+    gradient.
+
+    Raises `EoMError` if the values make no sense together.
+    """
+
+    kind: Kind = "sgd"
+    momentum: float = 0.0
+    dampening: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise EoMError(f"no rule is called {self.kind!r}: there are {', '.join(KINDS)}")
+        if not 0.0 <= self.momentum < 1.0:
+            raise EoMError(f"momentum is {self.momentum}: a flow exists for values in [0, 1) only")
+        if not 0.0 <= self.dampening < 1.0:
+            raise EoMError(f"dampening is {self.dampening}: only values in [0, 1) let gradients act downhill")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise EoMError("nesterov needs momentum > 0 and dampening 0, as in torch.optim.SGD")
+        if self.weight_decay < 0:
+            raise EoMError(f"weight_decay is {self.weight_decay}: it has to be 0 or more")
+        if self.kind == "rmsprop" and (self.betas[0] or self.decoupled):
+            raise EoMError("rmsprop has one beta, the second (write (0, alpha)), and coupled decay only")
+        if self.kind != "sgd" and not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise EoMError(f"betas are {self.betas}: they have to be in [0, 1)")
+        if self.kind != "sgd" and (self.momentum or self.nesterov):
+            raise EoMError(f"momentum and nesterov belong to 'sgd'; {self.kind} has betas")
+
+    @classmethod
+    def of(cls, optimizer: torch.optim.Optimizer) -> Rule:
+        """The rule of a torch optimizer. Its parameter groups have to agree, apart from their lr.
+
+        Raises `EoMError` if they do not, or for an optimizer whose flow is not known.
+        """
+        rules = {cls._of_group(optimizer, group) for group in optimizer.param_groups}
+        if len(rules) > 1:
+            raise EoMError(f"the parameter groups follow different rules, {rules}: one flow needs one rule")
+        return rules.pop()
+
+    @classmethod
+    def _of_group(cls, optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rule:
+        decay = float(group.get("weight_decay", 0.0))
+        if group.get("maximize"):
+            raise EoMError("maximize=True climbs: negate the loss instead")
+        if isinstance(optimizer, torch.optim.SGD):
+            momentum = float(group["momentum"])
+            if momentum == 0:  # torch then ignores the others
+                return cls(weight_decay=decay)
+            nesterov = bool(group["nesterov"])
+            return cls("sgd", momentum, float(group["dampening"]), nesterov, decay)
+        name = type(optimizer).__name__
+        if isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"]:  # AdamW is a subclass
+            decoupled = bool(group["decoupled_weight_decay"])
+            beta1, beta2 = map(float, group["betas"])
+            return cls("adam", weight_decay=decay, decoupled=decoupled, betas=(beta1, beta2), eps=float(group["eps"]))
+        if isinstance(optimizer, torch.optim.RMSprop) and not (group["centered"] or group["momentum"]):
+            return cls("rmsprop", weight_decay=decay, betas=(0.0, float(group["alpha"])), eps=float(group["eps"]))
+        raise EoMError(
+            f"the flow that {name} follows with these settings is not known: SGD with all its options, Adam and AdamW "
+            "without amsgrad, RMSprop without momentum and centered are"
+        )
+
+    def optimizer(self, params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
+        """The torch optimizer of this rule; decoupled decay of "sgd" has none, and is left to the caller."""
+        params = list(params)
+        decay, own = self.weight_decay, 0.0 if self.decoupled else self.weight_decay
+        if self.kind == "adam":
+            kind = torch.optim.AdamW if self.decoupled else torch.optim.Adam
+            return kind(params, lr=lr, betas=self.betas, eps=self.eps, weight_decay=decay)
+        if self.kind == "rmsprop":
+            return torch.optim.RMSprop(params, lr=lr, alpha=self.betas[1], eps=self.eps, weight_decay=own)
+        return torch.optim.SGD(
+            params, lr=lr, momentum=self.momentum, dampening=self.dampening, nesterov=self.nesterov, weight_decay=own
+        )
+
+    @property
+    def kappa(self) -> float:
+        """Weight of a gradient in the buffer."""
+        return 1.0 - self.dampening if self.momentum else 1.0
+
+    @property
+    def speed(self) -> float:
+        """The flow of lr -> 0 is theta' = -speed * g."""
+        return self.kappa / (1.0 - self.momentum)
+
+    @property
+    def radius(self) -> float:
+        """The memory-less flow of "sgd" exists on a mode of curvature h only for lr kappa h below this."""
+        if self.nesterov:
+            return ((1.0 - self.momentum) / (1.0 + self.momentum)) ** 2
+        return (1.0 - self.momentum**0.5) ** 2
+
+    @property
+    def edge(self) -> float:
+        """Steps of "sgd" on a mode of curvature h are stable for lr kappa h below this; 2 without momentum."""
+        if self.nesterov:
+            return 2.0 * (1.0 + self.momentum) / (1.0 + 2.0 * self.momentum)
+        return 2.0 * (1.0 + self.momentum)
+
+    @property
+    def startup(self) -> float:
+        """s in theta_0 + lr s g(theta_0), where the slow flow starts for torch's first step, with buffer b = g."""
+        friction = 1.0 - self.momentum
+        if self.nesterov:
+            return self.momentum**2 / friction**2
+        return self.kappa / friction**2 - 1.0 / friction
+
+    def fields(self, order: int) -> tuple[Series, ...]:
+        """F_0, .., F_order of "sgd": series of elementary differentials of g; coupled decay is a part of g.
+
+        Raises `EoMError` for a wrong order, or for another kind.
+        """
+        check_order(order)
+        if self.kind != "sgd":
+            raise EoMError(f"the field of {self.kind} is no series of elementary differentials: see adaptive_field")
+        # A coupled decay is no part of the series: without it equal series are computed once.
+        return _fields(self if self.decoupled else replace(self, weight_decay=0.0, decoupled=False), order)
+
+
+def _exact(x: float) -> Fraction:
+    return Fraction(repr(float(x)))  # 0.9 is meant as 9/10
+
+
+@lru_cache(maxsize=64)
+def _fields(rule: Rule, order: int) -> tuple[Series, ...]:
+    mu, decay = _exact(rule.momentum), _exact(rule.weight_decay)
+    kappa = 1 - _exact(rule.dampening) if mu else Fraction(1)
+    fields: list[Series] = []
+    # moved[i][n], pulled[i][n]: coefficients of lr^n in D_F^i F and, for Nesterov, in D_F^i g.
+    moved: list[list[Series]] = [fields]
+    pulled: list[list[Series]] = [[{GRADIENT: Fraction(1)}]]
+
+    def at(powers: list[list[Series]], i: int, n: int) -> Series:
+        while len(powers) <= i:
+            powers.append([])
+        while len(powers[i]) <= n:
+            m = len(powers[i])
+            below = [(fields[k], at(powers, i - 1, m - k)) for k in range(m + 1)] if i else []
+            powers[i].append(add(*((1, lie(along, field)) for along, field in below)))
+        return powers[i][n]
+
+    for n in range(order + 1):
+        terms: list[tuple[Fraction | int, Series]] = []
+        if n == 0:
+            terms += [(-(1 - mu) * decay, {IDENTITY: Fraction(1)})]
+            terms += [(-(1 + mu) if rule.nesterov else -kappa, {GRADIENT: Fraction(1)})]
+        for i in range(2, n + 2):
+            terms.append((-Fraction(1 + (-1) ** i * mu, factorial(i)), at(moved, i - 1, n - i + 1)))
+        for i in range(1, n + 1):
+            terms.append(((-1) ** i * mu * decay / factorial(i), at(moved, i - 1, n - i)))
+        if rule.nesterov:
+            terms += [((-1) ** i * mu / factorial(i), at(pulled, i, n - i)) for i in range(n + 1)]
+        fields.append(add(*((c / (1 - mu), series) for c, series in terms)))
+    return tuple(fields)

@@ -1,0 +1,196 @@
+"""Where a field lives: its points, its walls, how to draw points in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from neuromech.errors import PhysicsError
+
+
+def inspecting(x: Tensor) -> bool:
+    """False where values cannot be looked at: in torch.func transforms, compiled regions and recordings."""
+    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return not watched and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
+def check_points(x: object, columns: int, who: str, single: bool = False) -> None:
+    """Raise `PhysicsError` unless x is a floating-point tensor of points [B, columns] ([columns] too if `single`)."""
+    shape = f"[B, {columns}]" + (f" or [{columns}]" if single else "")
+    if not isinstance(x, Tensor):
+        raise PhysicsError(f"{who}: expected a tensor of points {shape}, got {type(x).__name__}")
+    if x.ndim not in ((1, 2) if single else (2,)) or x.shape[-1] != columns:
+        raise PhysicsError(f"{who}: points have shape {list(x.shape)}, expected {shape}")
+    if not x.dtype.is_floating_point:
+        raise PhysicsError(f"{who}: points are {x.dtype}, expected float32 or float64: use x.float()")
+
+
+@dataclass(frozen=True)
+class FreeSpace:
+    """All of R^d; what the other domains share."""
+
+    d: int
+
+    def __post_init__(self) -> None:
+        if self.d < 1:
+            raise PhysicsError(f"d={self.d}: expected 1 or more space dimensions")
+
+    @property
+    def periods(self) -> tuple[float | None, ...]:
+        return (None,) * self.d
+
+    @property
+    def volume(self) -> float:
+        return math.inf
+
+    @property
+    def walls(self) -> bool:
+        return False
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Which points lie in the domain, up to rounding: [B], of bool."""
+        return torch.isfinite(x).all(-1)
+
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A smooth function, positive inside, zero on the boundary and at most 1, and its gradient: [B], [B, d]."""
+        return torch.ones_like(x[..., 0]), torch.zeros_like(x)
+
+    def place(self, unit: Tensor) -> Tensor:
+        """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
+        raise PhysicsError("free space has no uniform distribution: draw points from the density instead")
+
+    def sample(self, count: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:
+        """Uniform random points, [count, d]."""
+        return self.place(torch.rand(count, self.d, dtype=dtype, device=device))
+
+
+@dataclass(frozen=True)
+class Torus(FreeSpace):
+    """[0, period)^d with opposite faces identified; any real point stands for its class."""
+
+    period: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.period > 0:
+            raise PhysicsError(f"period={self.period}: expected a positive length")
+
+    @property
+    def periods(self) -> tuple[float | None, ...]:
+        return (self.period,) * self.d
+
+    @property
+    def volume(self) -> float:
+        return self.period**self.d
+
+    def place(self, unit: Tensor) -> Tensor:
+        return self.period * unit
+
+
+@dataclass(frozen=True)
+class Box(FreeSpace):
+    """The closed box from `low` to `high` (the same for every axis), with impermeable walls."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.low < self.high:
+            raise PhysicsError(f"a box from {self.low} to {self.high} is empty: expected low < high")
+
+    @property
+    def volume(self) -> float:
+        return (self.high - self.low) ** self.d
+
+    @property
+    def walls(self) -> bool:
+        return True
+
+    def inside(self, x: Tensor) -> Tensor:
+        slack = 8 * torch.finfo(x.dtype).eps * max(abs(self.low), abs(self.high))
+        return ((x >= self.low - slack) & (x <= self.high + slack)).all(-1)
+
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        # On the wall a factor is 0: the product of the others is formed without division.
+        others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]
+        return f.prod(-1), slope * torch.stack(others, -1)
+
+    def place(self, unit: Tensor) -> Tensor:
+        return self.low + (self.high - self.low) * unit
+
+
+@dataclass(frozen=True)
+class Ball(FreeSpace):
+    """The closed ball about the origin, with an impermeable wall."""
+
+    radius: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.radius > 0:
+            raise PhysicsError(f"radius={self.radius}: expected a positive radius")
+
+    @property
+    def volume(self) -> float:
+        return math.pi ** (self.d / 2) / math.gamma(self.d / 2 + 1) * self.radius**self.d
+
+    @property
+    def walls(self) -> bool:
+        return True
+
+    def inside(self, x: Tensor) -> Tensor:
+        return x.square().sum(-1) <= self.radius**2 * (1 + 16 * torch.finfo(x.dtype).eps)
+
+    def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return 1 - x.square().sum(-1) / self.radius**2, -2 / self.radius**2 * x
+
+    def place(self, unit: Tensor) -> Tensor:
+        """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""
+        r = unit[:, :1] ** (1 / self.d)
+        if self.d == 1:
+            return self.radius * (2 * unit - 1)
+        if self.d <= 3:
+            angle = 2 * math.pi * unit[:, 1:2]
+            around = torch.cat([angle.cos(), angle.sin()], -1)
+            if self.d == 3:
+                height = 2 * unit[:, 2:] - 1
+                around = torch.cat([(1 - height * height).sqrt() * around, height], -1)
+            return self.radius * r * around
+        x = torch.randn_like(unit)
+        return self.radius * r * x / x.norm(dim=-1, keepdim=True)
+
+
+def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:
+    """Raise `PhysicsError` if a point lies outside the domain."""
+    if not inspecting(x) or bool((ok := domain.inside(x)).all()):
+        return
+    bad = int((~ok).sum())
+    first: Sequence[float] = [round(v, 6) for v in x[~ok][0].tolist()]
+    raise PhysicsError(f"{who}: {bad} of {len(x)} points lie outside {domain}, the first at {first}: move them inside")
+
+
+@torch.no_grad()
+def check_periodic(
+    potential: Callable[[Tensor], Tensor], domain: FreeSpace, x: Tensor, t: Tensor | None = None
+) -> None:
+    """Raise `PhysicsError` if the potential, of [t, x], is not periodic where the domain is; looks at three points."""
+    x = x[:3].detach()
+    before = x[:, :0] if t is None else t[:3].detach()
+    value = potential(torch.cat([before, x], -1))
+    for axis, period in enumerate(domain.periods):
+        if period is not None:
+            there = x.clone()
+            there[:, axis] += period
+            jump = (potential(torch.cat([before, there], -1)) - value).abs().max()
+            if not jump <= 1e4 * torch.finfo(x.dtype).eps * (1 + value.abs().max()):
+                raise PhysicsError(
+                    f"the potential jumps by {float(jump):.2g} across the seam of {domain} along axis {axis}: it must "
+                    f"have the period {period}. Begin it with neuromech.physics.Periodic, or use mlp(periods=...)"
+                )

@@ -1,0 +1,214 @@
+"""Divided differences (f(a) - f(b)) / (a - b) of functions of one variable, f'(a) where a = b.
+
+The quotient itself loses every digit as a -> b, in its value and worse in the derivatives that training needs. So each
+is a closed form where a is near b, smooth through a = b wherever f is, and the quotient where that is well conditioned.
+
+A secant takes (a, b, f(a), f(b)): the values are at hand in the sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Secant = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def _join(d: Tensor, limit: float, close: Callable[[Tensor], Tensor], change: Tensor) -> Tensor:
+    """`close(d)` where |d| < limit, else change / d; neither sees the other's arguments, so no gradient is 0 * inf.
+
+    The choice is arithmetic, by a factor that is 1 or 0, so that a recording of the operators has no branch in it.
+    """
+    near = _is_positive(limit - d.abs())
+    far = 1 - near
+    return near * close(near * d) + far * change / (near + far * d)
+
+
+def _is_positive(x: Tensor) -> Tensor:
+    """1 or 0."""
+    return torch.relu(torch.sign(x))
+
+
+# -- f(x)/x near 0 ----------------------------------------------------------------------------------------------------
+
+
+def _series(coefficient: Callable[[int], float], limit: float) -> Callable[[Tensor], Tensor]:
+    """sum_k c_k x^(2k), with as many terms as matter in double precision for |x| <= limit; Horner's rule."""
+    terms: list[float] = []
+    for k in count():
+        terms.append(coefficient(k))
+        if abs(terms[-1]) * limit ** (2 * k) < 1e-17:
+            break
+
+    def value(x: Tensor) -> Tensor:
+        y = x * x
+        total = y * terms[-1] + terms[-2]
+        for c in reversed(terms[:-2]):
+            total = total * y + c
+        return total
+
+    return value
+
+
+_sin_over = _series(lambda k: (-1) ** k / math.factorial(2 * k + 1), 0.25)
+_sinh_over = _series(lambda k: 1 / math.factorial(2 * k + 1), 0.25)
+_atan_over = _series(lambda k: (-1) ** k / (2 * k + 1), 0.26)
+_atanh_over = _series(lambda k: 1 / (2 * k + 1), 0.25)
+
+
+def _tanh_over(x: Tensor) -> Tensor:
+    """Lambert's continued fraction 1/(1 + y/(3 + y/(5 + ...))), y = x^2, cut after 11: to 4e-17 for |x| <= 1/4."""
+    y = x * x
+    return ((21 * y + 1260) * y + 10395) / (((y + 210) * y + 4725) * y + 10395)
+
+
+# -- secants ----------------------------------------------------------------------------------------------------------
+
+
+def tanh(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """tanh a - tanh b = (1 - tanh a tanh b) tanh(a - b)."""
+    return _join(a - b, 0.25, lambda d: (1 - fa * fb) * _tanh_over(d), fa - fb)
+
+
+def sigmoid(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """tanh's, of half the argument."""
+    return _join(a - b, 0.5, lambda d: ((fa + fb) / 2 - fa * fb) * _tanh_over(d / 2), fa - fb)
+
+
+def exp(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _join(a - b, 0.5, lambda d: torch.exp((a + b) / 2) * _sinh_over(d / 2), fa - fb)
+
+
+def sinh(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _join(a - b, 0.5, lambda d: torch.cosh((a + b) / 2) * _sinh_over(d / 2), fa - fb)
+
+
+def cosh(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _join(a - b, 0.5, lambda d: torch.sinh((a + b) / 2) * _sinh_over(d / 2), fa - fb)
+
+
+def sin(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _join(a - b, 0.5, lambda d: torch.cos((a + b) / 2) * _sin_over(d / 2), fa - fb)
+
+
+def cos(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _join(a - b, 0.5, lambda d: -torch.sin((a + b) / 2) * _sin_over(d / 2), fa - fb)
+
+
+def tan(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """tan a - tan b = sin(a - b) / (cos a cos b)."""
+    return _join(a - b, 0.25, lambda d: _sin_over(d) / (torch.cos(a) * torch.cos(b)), fa - fb)
+
+
+def atan(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """atan a - atan b = atan((a - b) / (1 + a b)) while 1 + a b > 0, as it is for |a - b| < 2."""
+    d = a - b
+    scale = 1 + _is_positive(0.25 - d.abs()) * a * b
+    return _join(d, 0.25, lambda d: _atan_over(d / scale) / scale, fa - fb)
+
+
+def _log(d: Tensor, total: Tensor, change: Tensor) -> Tensor:
+    """log p - log q = 2 atanh(d / (p + q)), with d = p - q: where d is small beside p + q."""
+    near = _is_positive(0.25 * total - d.abs())
+    far = 1 - near
+    return near * 2 / total * _atanh_over(near * d / total) + far * change / (near + far * d)
+
+
+def log(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _log(a - b, a + b, fa - fb)
+
+
+def log1p(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _log(a - b, a + b + 2, fa - fb)
+
+
+def softplus(beta: float, threshold: float) -> Secant:
+    """log(1 + e^a) - log(1 + e^b) = (a - b)/2 + 2 atanh(tanh((a + b)/4) tanh((a - b)/4)).
+
+    Above its threshold PyTorch's softplus is the identity, 2e-9 lower at the usual 20; between two states on either
+    side of that jump the slope is the smooth function's.
+    """
+
+    def secant(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+        a, b = beta * a, beta * b
+        t = torch.tanh((a + b) / 4)
+
+        def close(d: Tensor) -> Tensor:
+            quarter = _tanh_over(d / 4)
+            slope = (1 + t * quarter * _atanh_over(t * quarter * d / 4)) / 2
+            above = _is_positive(a - threshold) * _is_positive(b - threshold)
+            return above + (1 - above) * slope
+
+        return _join(a - b, 1.0, close, beta * (fa - fb))
+
+    return secant
+
+
+def erf(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """The mean of the derivative by Gauss-Legendre: to rounding, for an entire function this near."""
+    middle = (a + b) / 2
+
+    def close(d: Tensor) -> Tensor:
+        mean = sum((w * torch.exp(-((middle + x * d / 2) ** 2)) for x, w in gauss_legendre(6)), torch.zeros_like(d))
+        return 2 / math.sqrt(math.pi) * mean
+
+    return _join(a - b, 0.3, close, fa - fb)
+
+
+def sqrt(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return 1 / (fa + fb)
+
+
+def rsqrt(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    product = fa * fb
+    return -product * product / (fa + fb)
+
+
+def reciprocal(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return -fa * fb
+
+
+def power(n: int) -> Secant:
+    """x^n for n >= 1: sum_k a^(n-1-k) b^k."""
+
+    def secant(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+        total = b_power = torch.ones_like(a)
+        for _ in range(n - 1):
+            b_power = b_power * b
+            total = total * a + b_power
+        return total
+
+    return secant
+
+
+def relu(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """(relu a + relu b)/(|a| + |b|): 1 or 0 where the signs agree, the positive share where they do not."""
+    return _ratio(fa + fb, a.abs() + b.abs())
+
+
+def absolute(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    return _ratio(a + b, fa + fb)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """0/0 = 0 for a denominator that is never negative: the subgradient that autograd takes at a kink."""
+    return numerator / (denominator + (1 - torch.sign(denominator)))
+
+
+# -- means ------------------------------------------------------------------------------------------------------------
+
+
+def logarithmic_mean(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """(p - q)/(log p - log q), which lies between p and q."""
+    return exp(log_p, log_q, torch.exp(log_p), torch.exp(log_q))
+
+
+def gauss_legendre(n: int) -> Iterator[tuple[float, float]]:
+    """Nodes on [-1, 1] with weights that sum to 1: the mean over the interval, exact up to degree 2n - 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    return zip(nodes.tolist(), (weights / 2).tolist(), strict=True)

@@ -1,0 +1,72 @@
+"""Models that fit on no machine, by their shapes alone: Llama on the meta device, against the closed form."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+# layers, width, hidden units, query heads; all with 8 heads for keys and values, and heads of 128
+SHAPES = {
+    "two layers of 8B": (2, 4096, 14336, 32),
+    "8B": (32, 4096, 14336, 32),
+    "70B": (80, 8192, 28672, 64),
+    "405B": (126, 16384, 53248, 128),
+}
+ASKED = {"8B": 4, "405B": 15}  # CPU-seconds
+MEGABYTES = 600
+
+SCRIPT = """
+import json, resource, sys, time, warnings
+warnings.simplefilter("ignore")
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+import neuromech
+layers, width, hidden, heads = json.loads(sys.argv[1])
+config = LlamaConfig(
+    hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+    num_key_value_heads=8, vocab_size=128256, rms_norm_eps=1e-5, tie_word_embeddings=False, use_cache=False,
+)
+with torch.device("meta"):
+    model = LlamaForCausalLM(config)
+    ids = torch.zeros(1, 16, dtype=torch.long)
+start = time.process_time()
+found = neuromech.find_symmetries(model, {"input_ids": ids, "labels": ids})
+spent = time.process_time() - start
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([found.dimension, spent, peak, [s.name for s in found.symmetries.of(kind="rescale")[:5]]]))
+"""
+
+
+def detected(shape: tuple[int, ...]) -> tuple[dict[str, int], float, float, list[str]]:
+    """In a process of its own, so that its memory can be told."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, json.dumps(shape)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def closed_form(layers: int, width: int, hidden: int, heads: int) -> int:
+    """Value rows, rotary pairs, hidden units and gains of two norms a layer; the gains of the last norm; the stream."""
+    kv = 8 * width // heads
+    return layers * (kv + kv // 2 + hidden + 2 * width) + width + 1
+
+
+@pytest.mark.parametrize(
+    "name", [n if n.startswith("two") else pytest.param(n, marks=pytest.mark.slow) for n in SHAPES]
+)
+def test_llama_has_the_dimension_of_the_closed_form(name: str) -> None:
+    shape = SHAPES[name]
+    dimension, spent, peak, names = detected(shape)
+    print(f"{name}: {dimension}, {spent:.1f} CPU-seconds, {peak:.0f} MB")
+    assert dimension["scaling"] == closed_form(*shape)
+    assert dimension["translation"] == shape[1]
+    assert spent <= ASKED.get(name, 15)
+    assert peak <= MEGABYTES
+    assert "model.layers.0.input_layernorm.weight[i] / model.layers.0.self_attn.q_proj.weight[:, i], " in names[0]
+
+
+def test_the_closed_form_is_that_of_the_study() -> None:
+    assert closed_form(*SHAPES["405B"]) == 11_047_937
+    assert closed_form(*SHAPES["8B"]) == 774_145

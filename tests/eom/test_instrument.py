@@ -1,0 +1,77 @@
+"""An instrumented run with EoMOptimizer: charges stay on the law of the gradient flow, to the promised order."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import neuromech
+from neuromech import EoMOptimizer
+
+
+def drifts(lr: float, order: int, base: dict, backend: str = "hvp", time: float = 0.4) -> dict[str, float]:
+    """By kind of symmetry, the largest distance of a charge from the flow's law after `time`, relative to its scale."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 12), nn.Linear(12, 3)).double()  # ReLU kinks would spoil order 2
+    x, y = torch.randn(16, 5).double(), torch.randint(0, 3, (16,))
+    optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=lr, **base), order, backend=backend)
+    with neuromech.instrument(model, members=None) as probe:
+        for _ in range(round(time / lr)):
+            optimizer.step(lambda: F.cross_entropy(model(x), y))
+        rows = probe.history
+    kinds = [s.kind for s in probe.symmetries]
+    out: dict[str, float] = {}
+    decay = base.get("weight_decay", 0.0) / (1.0 - base.get("momentum", 0.0))
+    for (symmetry, _), one in rows[rows["member"] >= 0].groupby(["symmetry", "member"]):
+        kind = kinds[symmetry]
+        degree = 1 if kind == "translation" else 2
+        start, end = one.iloc[0], one.iloc[-1]
+        law = start["observed"] * math.exp(-degree * decay * end["time"])
+        off = abs(end["observed"] - law) / end["scale"]
+        out[kind] = max(out.get(kind, 0.0), off)
+    return out
+
+
+@pytest.mark.parametrize("base", [{}, {"weight_decay": 0.1}, {"momentum": 0.5, "weight_decay": 0.05}])
+def test_charges_stay_on_the_law_of_the_flow(base: dict) -> None:
+    fine = (0.01, 0.005)
+    for order in (0, 1, 2):
+        coarse, close = (drifts(lr, order, base)["rescale"] for lr in fine)
+        assert math.log2(coarse / close) == pytest.approx(order + 1, abs=0.25)
+    for backend in ("hvp", "gradients"):
+        assert drifts(0.01, 1, base, backend)["rescale"] < 0.2 * drifts(0.01, 0, base)["rescale"]
+
+
+def test_the_exact_law_of_plain_sgd_is_not_claimed() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3)).double()
+    x, y = torch.randn(16, 5).double(), torch.randint(0, 3, (16,))
+    optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5), 1)
+    with neuromech.instrument(model, optimizer=optimizer) as probe:
+        for _ in range(10):
+            optimizer.step(lambda: F.cross_entropy(model(x), y))
+        rows = probe.history
+    assert rows["step"].max() == 10
+    residual = rows["residual"].dropna()
+    assert (residual < 1e-12).all()  # what is predicted, if anything is, is right
+
+
+def test_the_run_is_the_same_with_and_without_the_instrument() -> None:
+    ends = []
+    for watched in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 3))
+        x, y = torch.randn(16, 5), torch.randint(0, 3, (16,))
+        optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=0.05), backend="gradients")
+        probe = neuromech.instrument(model) if watched else None
+        for _ in range(5):
+            optimizer.step(lambda model=model, x=x, y=y: F.cross_entropy(model(x), y))
+        if probe:
+            kinds = {s.kind for s in probe.symmetries}
+            assert {"scale", "translation"} <= kinds
+            assert not [e for e in probe.history["observed"] if not math.isfinite(e)]
+            probe.remove()
+        ends.append(torch.cat([t.detach().reshape(-1).double() for t in model.state_dict().values()]))
+    assert torch.equal(*ends)

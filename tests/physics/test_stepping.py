@@ -1,0 +1,160 @@
+"""Implicit steps: solved to rounding, conserving over long times, of the order they claim, with exact gradients."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neuromech.errors import ConvergenceError, PhysicsError
+from neuromech.physics import (
+    ConvEnergy,
+    Damped,
+    EnergyModel,
+    Laplacian,
+    MLPEnergy,
+    Solver,
+    Symplectic,
+    rollout,
+    systems,
+)
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+class Anharmonic(nn.Module):
+    """1 - cos q + p^2 + q^4."""
+
+    def forward(self, u: Tensor) -> Tensor:
+        q, p = u.unbind(-1)
+        return 1 - torch.cos(q) + p**2 + q**4
+
+
+def energies(model: EnergyModel, states: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.stack([model.energy(u) for u in states])
+
+
+def test_the_step_is_the_equation() -> None:
+    model = EnergyModel(MLPEnergy(4, 16), Symplectic())
+    u0 = torch.randn(5, 4)
+    u1 = rollout(model, u0, 0.1, 1).u[1]
+    torch.testing.assert_close(u1, u0 + 0.1 * model(u0, u1), rtol=1e-14, atol=1e-14)
+
+
+def test_mass_spring_by_hand() -> None:
+    """H = q^2 + p^2 is quadratic, so the step is the implicit midpoint rule: a rotation by 2 atan(dt)."""
+    system = systems.mass_spring()
+    dt = 0.3
+    path = rollout(system.model, torch.tensor([[1.0, 0.0]]), dt, 20).u[:, 0]
+    angle = -2 * math.atan(dt) * torch.arange(21)
+    torch.testing.assert_close(path, torch.stack([angle.cos(), angle.sin()], -1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["known", "learned"])
+def test_energy_does_not_drift_over_ten_thousand_steps(kind: str) -> None:
+    """At the rounding of the solver, and the second half adds no more than a random walk would."""
+    energy = Anharmonic() if kind == "known" else MLPEnergy(2, 16)
+    model = EnergyModel(energy, Symplectic())
+    with torch.no_grad():
+        path = rollout(model, torch.randn(4, 2), 0.2, 10_000).u
+    h = energies(model, path)
+    error = (h - h[0]).abs() / (1 + h[0].abs())
+    assert float(error.max()) < 1e-12
+    assert float(error[5000:].max()) < 4 * float(error[:5000].max()) + 1e-14
+
+
+def test_energy_over_some_steps_is_kept_at_any_step_size() -> None:
+    model = EnergyModel(Anharmonic(), Symplectic())
+    for dt in (1e-3, 0.1, 0.5):
+        h = energies(model, rollout(model, torch.randn(3, 2), dt, 25).u)
+        assert float((h - h[0]).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("order", [2, 4])
+def test_order(order: int) -> None:
+    model = EnergyModel(Anharmonic(), Symplectic())
+    u0 = torch.tensor([[0.7, 0.2], [-0.3, 0.5]])
+    exact = rollout(model, u0, 1 / 96, 96, order=4).u[-1]
+    counts = torch.tensor([12.0, 24.0])
+    errors = torch.stack(
+        [(rollout(model, u0, 1 / int(k), int(k), order=order).u[-1] - exact).abs().max() for k in counts]
+    )
+    fitted = -torch.linalg.lstsq(torch.stack([counts.log(), torch.ones(2)], 1), errors.log()[:, None]).solution[0]
+    assert float(fitted) == pytest.approx(order, abs=0.15)
+
+
+def test_krylov_and_dense_solve_the_same_equation() -> None:
+    model = EnergyModel(ConvEnergy(1, 0.1, 4), Laplacian(0.1))
+    u0 = 0.3 * torch.randn(2, 10)
+    dense = rollout(model, u0, 1e-4, 3).u
+    with torch.no_grad():
+        krylov = rollout(model, u0, 1e-4, 3, solver=Solver("krylov")).u
+    torch.testing.assert_close(krylov, dense, rtol=1e-11, atol=1e-11)
+    with pytest.raises(PhysicsError, match="gradients do not flow through GMRES"):
+        rollout(model, u0, 1e-4, 1, solver=Solver("krylov"))
+
+
+def test_steps_of_different_sizes() -> None:
+    system = systems.mass_spring()
+    sizes = [0.1, 0.3, 0.05]
+    found = rollout(system.model, torch.tensor([[0.3, 0.4]]), sizes)
+    torch.testing.assert_close(found.t, torch.tensor([0.0, 0.1, 0.4, 0.45]))
+    turned = -2 * sum(math.atan(dt) for dt in sizes) + math.atan2(0.4, 0.3)
+    torch.testing.assert_close(found.u[-1, 0], 0.5 * torch.tensor([math.cos(turned), math.sin(turned)]))
+
+
+@pytest.mark.parametrize("structure", [Symplectic(), Damped(2, 0.3)], ids=["conserves", "dissipates"])
+def test_gradients_flow_through_the_solution(structure: nn.Module) -> None:
+    """By the initial state and by a parameter, against central differences over several steps."""
+    model = EnergyModel(MLPEnergy(2, 3), structure)
+    u0 = torch.randn(1, 2, requires_grad=True)
+    weight = model.energy.network[0].bias
+    assert torch.autograd.gradcheck(lambda u: rollout(model, u, 0.1, 2).u, u0)
+
+    class Call(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self) -> Tensor:
+            return rollout(model, u0.detach(), 0.1, 2).u
+
+    name = "model.energy.network.0.bias"
+    assert torch.autograd.gradcheck(lambda w: torch.func.functional_call(Call(), {name: w}, ()), weight)
+
+
+def test_single_precision() -> None:
+    model = EnergyModel(MLPEnergy(2, 16), Symplectic()).float()
+    h = energies(model, rollout(model, torch.randn(4, 2, dtype=torch.float32), 0.1, 30).u)
+    assert float((h - h[0]).abs().max()) < 1e-4
+
+
+def test_a_step_that_is_not_solved_says_for_whom() -> None:
+    model = EnergyModel(Anharmonic(), Symplectic())
+    u0 = torch.tensor([[0.0, 0.0], [3.0, 2.0]])  # the first rests, which is solved at once
+    with pytest.raises(ConvergenceError, match=r"1 of 2 samples, \[1\]") as caught:
+        rollout(model, u0, 5.0, 3, solver=Solver(iterations=2))
+    assert caught.value.states.shape == (1, 2, 2)
+    assert "in step 1 of 3" in caught.value.__notes__[0]
+
+
+def test_refused() -> None:
+    model = EnergyModel(Anharmonic(), Symplectic())
+    u0 = torch.randn(2, 2)
+    for dt in (0.0, float("nan"), [0.1, 0.0], torch.tensor([0.1, float("inf")])):
+        with pytest.raises(PhysicsError, match="dt is 0 or not finite"):
+            rollout(model, u0, dt, 2)
+    with pytest.raises(PhysicsError, match="how many steps"):
+        rollout(model, u0, 0.1)
+    with pytest.raises(PhysicsError, match="not finite, the first at index"):
+        rollout(model, u0 * torch.nan, 0.1, 2)
+    with pytest.raises(PhysicsError, match="order 2"):
+        rollout(EnergyModel(Anharmonic(), Damped(2)), u0, 0.1, 2, order=4)
+    with pytest.raises(PhysicsError, match="method"):
+        Solver("direct")  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="tolerance above 0"):
+        Solver(tolerance=0.0)
+    with pytest.raises(PhysicsError, match=r"the energy is function; expected an nn\.Module"):
+        EnergyModel(lambda u: u.sum(), Symplectic())  # type: ignore[arg-type]
