@@ -3,10 +3,14 @@
 This *torque* is checked before the optimizer has done anything: it separates a wrong gradient from a wrong step.
 
 **The threshold.** Gradients are sums that cancel in part, and what is left of them is rounded relative to the terms. A
-torque is called rounding while half of the digits are right, sqrt(eps), relative to |theta| |g| of the member (for
-elements whose gradient is nothing but rounding: that of the model, element for element), plus `CONFIDENCE` times the
-largest torque of the member that passed before: as gradients shrink in the course of a run their rounding stays. What
-breaks a symmetry by itself (the eps of a norm) counts as its eps: its measured defect.
+torque is called rounding while half of the digits are right, sqrt(eps), relative to |theta| |g| of the member, with at
+least the gradient of the model, element for element. Sums that vanish altogether, as that of a bias ahead of a batch
+norm, are nothing but rounding, of terms that are as large as the largest gradients: for translations it is those. To
+this comes `CONFIDENCE` times the largest torque of the member that passed before: as gradients shrink in the course of
+a run their rounding stays. What breaks a symmetry by itself (the eps of a norm) counts as its eps: its measured defect.
+That is one of the family, while a channel that hardly varies leaks more than others, all of it in the end, and rounds
+more: a family that an eps breaks is off only if half of its members are, a translation only if the family is, root mean
+square against root mean square.
 
 Shapes: [rows] over all members of all families, float64, on the device of the parameters; nothing waits for the device.
 """
@@ -54,7 +58,8 @@ class TorqueMeter:
         self._linear = torch.cat(linear).to(device) if linear else torch.zeros(0, dtype=torch.bool)
         count = [sum(float(abs(t.weight)) * params[t.parameter].numel() / s.size for t in s.terms) for s in symmetries]
         self._count = _spread(count, self.symmetries).to(device)
-        self._elements = float(sum(p.numel() for p in params.values()))
+        elements = [float(max(p.numel(), 1)) for p in params.values()]
+        self._elements = torch.tensor(elements, dtype=torch.float64, device=device)
 
     def __call__(self, params: Values, grads: Values) -> Torques:
         """Measure; a parameter without a gradient counts as one whose gradient is zero."""
@@ -62,7 +67,9 @@ class TorqueMeter:
         products, squares, weights = forms.bilinear([(grads, params), (grads, grads), (params, params)])
         force, sums = forms.linear([grads, params])
         gradients = squares[self._whole]
-        rms = (gradients.sum() / max(self._elements, 1.0)).sqrt()
+        typical = (gradients.sum() / self._elements.sum().clamp(min=1.0)).sqrt()
+        largest = (gradients / self._elements).sqrt().amax() if len(self.names) else typical
+        rms = torch.where(self._linear, largest, typical)
         squared = squares[self._unsigned]
         length = torch.where(self._linear, self._count, weights[self._unsigned]).sqrt()
         size = length * (squared.sqrt() + self._count.sqrt() * rms)
@@ -96,10 +103,21 @@ class TorqueJudge:
             self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
         excess = found.torque.abs() / (allowed + CONFIDENCE * self._passed)
         excess = torch.where(found.torque == 0, 0.0, excess)
+        excess = torch.minimum(excess, self._of_families(found.torque, allowed, excess))
         self._largest = torch.maximum(self._largest, allowed)
         passed = torch.where(excess <= 1, found.torque.abs(), 0.0)
         self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)
         return excess
+
+    def _of_families(self, torque: Tensor, allowed: Tensor, excess: Tensor) -> Tensor:
+        """The same for families as wholes: [rows]; infinite where every member counts by itself."""
+        out = torch.full_like(torque, torch.inf)
+        for s, rows in zip(self._meter.symmetries, self._meter.slices, strict=True):
+            if s.broken_by:
+                out[rows] = excess[rows].median()
+            elif s.is_linear:
+                out[rows] = torque[rows].norm() / allowed[rows].norm().clamp(min=torch.finfo(torch.float64).tiny)
+        return out
 
 
 def penalty(found: Torques, excess: Tensor) -> float | None:
