@@ -81,8 +81,7 @@ class GradientCheck:
     def arm(self, symmetries: Sequence[Symmetry]) -> None:
         """The symmetries are known."""
         if self._symmetries is None:
-            # Torques are about single elements; the charges of matrix families are not.
-            self._symmetries = tuple(s for s in symmetries if s.kind != "matrix")
+            self._symmetries = tuple(symmetries)
             self._know(self._symmetries)
 
     def finished(self, stepped: bool) -> None:

@@ -33,7 +33,8 @@ class Measurement:
         self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
         self._owners = _owners(model, self._params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
-        self._laws = Laws(SymmetrySet(s for s in found.symmetries if s.kind != "matrix"), self._params)
+        self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
+        self._laws = Laws(self.symmetries, self._params)
         self._observed: Tensor | None = None
         self.reading: Reading | None = None  # of the last step
         rows = Rows(self._laws.slices, members, self._laws.device)

@@ -312,7 +312,7 @@ class Probe:
         if self._measurement is not None or self._start():
             assert self._measurement is not None
             if self._monitor is not None and self._found is not None:
-                self._monitor.arm(self._found.symmetries, self._found.inactive, self._measurement)
+                self._monitor.arm(self._measurement.symmetries, self._found.inactive, self._measurement)
                 self._monitor.before(optimizer)
             self._measurement.before(optimizer)
 
