@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuromech.report.verdict import LAWS, Status, Verdict, distances, judge
+from neuromech.report.verdict import LAWS, UNFOLLOWED, Status, Verdict, distances, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
                 whole=whole,
                 members=group[group["member"] >= 0].reset_index(drop=True),
                 distances=distances(whole),
-                verdict=judge(whole, dtype),
+                verdict=UNFOLLOWED if data.get("kind") == "matrix" and whole.empty else judge(whole, dtype),
                 terms=moved.get(index, moved[-1]),
             )
         )

@@ -80,7 +80,8 @@ def run_facts(
         facts.append(("learning rate", f"from {exactly(used.iloc[0])} to {used.iloc[-1]:.3g}"))
     dimension = {k: int(n) for k, n in (meta.get("dimension") or {}).items()}
     if dimension:
-        facts.append(("symmetries", listing([f"{n:,} by {k}" for k, n in dimension.items()]) + ", independent"))
+        found = [f"{n:,} by {'mixing' if k == 'matrix' else k}" for k, n in dimension.items() if n or k != "matrix"]
+        facts.append(("symmetries", listing(found) + ", independent"))
     if len(sessions) > 1:
         facts.append(("sessions", f"{len(sessions)}, resumed {many(len(sessions) - 1, 'time')}"))
     if sessions:

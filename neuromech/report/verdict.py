@@ -72,6 +72,10 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
+# Families whose charges are matrices are found, but nothing follows these charges beside training.
+UNFOLLOWED = Verdict("observed", "found, but not followed in training")
+
+
 def judge(rows: pd.DataFrame, dtype: str) -> Verdict:
     """The verdict on the exact law of one family, from its rows by step."""
     rows = rows.reset_index(drop=True)
