@@ -23,11 +23,6 @@ def ids(n: int, *shape: int, low: int = 0) -> Make:
     return lambda g: torch.randint(low, n, shape, generator=g)
 
 
-def ended(n: int, *shape: int) -> Make:
-    """Token numbers below n, and n at the end of every sentence."""
-    return lambda g: torch.cat([ids(n, *shape)(g)[..., 1:], torch.full((*shape[:-1], 1), n)], dim=-1)
-
-
 def constant(t: Tensor) -> Make:
     return lambda g: t.clone()
 

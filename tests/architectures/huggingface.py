@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ended, ids, real
+from architectures.base import ARCHITECTURES, Architecture, Make, architecture, constant, ids, real
 
 AVAILABLE = importlib.util.find_spec("transformers") is not None
 TEXT = {"input_ids": ids(11, 2, 5)}
@@ -155,9 +155,9 @@ model("hf_efficientnet", "EfficientNetForImageClassification", "EfficientNetConf
       hidden_dim=12, kernel_sizes=[3, 3], in_channels=[32, 400], out_channels=[400, 400], strides=[1, 1],
       num_block_repeats=[1, 1], expand_ratios=[1, 2], depthwise_padding=[], num_labels=3, dropout_rate=0.0,
       drop_connect_rate=0.0, squeeze_expansion_ratio=0.25)
-model("hf_clip", "CLIPModel", "CLIPConfig", {"input_ids": ended(10, 2, 4), "pixel_values": real(2, 3, 4, 4)}, "output",
+model("hf_clip", "CLIPModel", "CLIPConfig", {"input_ids": ids(11, 2, 4), "pixel_values": real(2, 3, 4, 4)}, "output",
       text_config={"vocab_size": 11, "hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1,
-                   "num_attention_heads": 2, "max_position_embeddings": 4, "projection_dim": 3, "eos_token_id": 10,
+                   "num_attention_heads": 2, "max_position_embeddings": 4, "projection_dim": 3, "eos_token_id": 2,
                    "bos_token_id": 0, "pad_token_id": 1},
       vision_config={"hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2,
                      "image_size": 4, "patch_size": 2, "projection_dim": 3},

@@ -113,7 +113,15 @@ def norm(m: RandomNet, x: Tensor, k: int, seen: list[Tensor]) -> Step | None:
     else:
         layer = nn.BatchNorm2d(c, affine=affine)
     layer = m.module(layer.eval() if k == 3 else layer)
-    return lambda x, _: layer(x)
+
+    def step(x: Tensor, _: list[Tensor]) -> Tensor:
+        y = layer(x)
+        if y.requires_grad and not y.is_inference():
+            # PyTorch 2.13 returns wrong gradients of batch norm on the CPU for strides like (6, 1, 2, 2) of its own.
+            y.register_hook(Tensor.contiguous)
+        return y
+
+    return step
 
 
 @operator

@@ -22,7 +22,7 @@ LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "hf_vit": (CLASS_TOKEN, {"scaling": 1}),
     "hf_deit": (CLASS_TOKEN, {"scaling": 2}),
     "hf_beit": (CLASS_TOKEN, {"scaling": 1}),
-    "hf_clip": (f"{CLASS_TOKEN}; the rows of its tables", {"scaling": 2, "translation": 10}),
+    "hf_clip": (CLASS_TOKEN, {"scaling": 1, "translation": 5}),
     "sentence_classifier": ("rows of a table that a norm reads directly have one factor in common", {"scaling": 6}),
     "coordinate_convolution": ("what multiplies a constant channel is a bias", {"translation": 12}),
     "hf_t5": ("a table that is never read whole", {"translation": 2}),
