@@ -20,7 +20,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Computed, Forms, Values
+from neuromech.dynamics.charge import Forms
+from neuromech.dynamics.sums import Block
+from neuromech.dynamics.vectors import Computed, Values
 from neuromech.errors import InstrumentError
 from neuromech.symmetry import Symmetry
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from neuromech.symmetry import Part, Term
 
+JOINED = 16  # what is copied together, to be read at once, is at most so small a part of a chunk
+
 
 class Piece(NamedTuple):
     """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`."""
@@ -120,15 +122,14 @@ def _places_of_block(t: Term, part: Part, piece: Piece) -> Tensor:
 
 
 def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
-    """Chunks of at most `limit` elements (or one row of a parameter), for pieces that lie at `offsets`.
-
-    Pieces of one parameter stand side by side.
+    """Chunks of at most `limit` elements (or one row of a parameter), for pieces that lie at `offsets`. What is small
+    is joined. Pieces of one parameter stand side by side.
     """
     out: list[Chunk] = []
     for name, same in groupby(offsets, key=lambda p: p.parameter):
         for shape, kept in _refined([(p, offsets[p]) for p in same]):
             for start, stop, reads in _ranges(shape, kept, limit):
-                if not out or out[-1].length + stop - start > limit:
+                if not out or out[-1].length + stop - start > limit // JOINED:
                     out.append(Chunk((), 0, ()))
                 ranges, length, so_far = out[-1]
                 moved = [r._replace(start=r.start + length, stop=r.stop + length) for r in reads]
@@ -165,7 +166,8 @@ def _ranges(shape: tuple[int, ...], kept: Sequence[_Kept], limit: int) -> Iterat
     while k < len(shape) - 1 and math.prod(shape[k + 1 :]) > limit:
         k += 1
     row = math.prod(shape[k + 1 :])
-    many = max(1, limit // max(row, 1))
+    parts = math.ceil(shape[k] / max(1, limit // max(row, 1))) or 1
+    many = math.ceil(shape[k] / parts)  # of even length: a short rest would cost as much as a whole range
     strides = [{a: math.prod(shape[b] for b in axes if b > a) for a in axes} for axes, _ in kept]
     for number, outer in enumerate(product(*map(range, shape[:k]))):
         for first in range(0, shape[k], many):

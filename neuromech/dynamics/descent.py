@@ -24,8 +24,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Computed, Window
 from neuromech.dynamics.updates import Moving, decay_factor, number, rule_of, takes_step_of
+from neuromech.dynamics.vectors import Computed, Window
 
 Regime = Literal["free", "overdamped", "critical", "underdamped"]
 

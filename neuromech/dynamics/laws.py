@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, turn
-from neuromech.dynamics.charge import Computed, Scratch, Values, Vector, blank
 from neuromech.dynamics.descent import Drift, Motion, Settings
 from neuromech.dynamics.discrete import Displacement
 from neuromech.dynamics.parts import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.dynamics.track import Drives, Track, advance_drift, advance_linear, advance_quadratic
+from neuromech.dynamics.vectors import Computed, Scratch, Values, Vector, blank
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.symmetry import Symmetry
 
@@ -261,7 +261,8 @@ class Laws:
         layout = self._layout
         (quadratic, linear), (asks_quadratic, asks_linear) = layout.torque.split(layout.forms.rows, 1), layout.measures
         pairs: list[tuple[Vector, Vector]] = [(followed, followed)] + [(buffers, followed)] * bool(buffers)
-        forms = layout.forms.bilinear(pairs + [(followed, params)] * (asks_quadratic or early))
+        few = () if early else (len(pairs),)  # SGD asks for torque only where a symmetry is approximate or split
+        forms = layout.forms.bilinear(pairs + [(followed, params)] * (asks_quadratic or early), few)
         sums = layout.forms.linear([followed]) if asks_linear or early else None
         torque = torch.where(quadratic, forms[-1], 0.0) if asks_quadratic else 0.0
         force = torch.where(linear, sums[0], 0.0) if asks_linear and sums is not None else 0.0

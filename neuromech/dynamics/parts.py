@@ -18,8 +18,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Forms, Scratch, Values
+from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.descent import Drift, Motion, Settings
+from neuromech.dynamics.sums import Block
+from neuromech.dynamics.vectors import Scratch, Values
 from neuromech.symmetry import Symmetry
 
 Division = tuple[tuple[int, ...], ...]  # of one family: its parts, each the indices of its terms
@@ -103,7 +105,8 @@ class Layout:
         for f, terms in parts:
             s = symmetries[f]
             blocks.append(Block(s.size, s.is_linear, tuple(s.terms[i] for i in terms)))
-        self.forms = Forms(blocks, params, scratch)
+        takes_torque = [i for i, (f, _) in enumerate(parts) if f in self.split or approximate(symmetries[f])]
+        self.forms = Forms(blocks, params, scratch, few=takes_torque)
         self.rows = dict(zip(parts, self.forms.slices, strict=True))
 
         charges = Forms([Block.of(s) for s in symmetries], params)

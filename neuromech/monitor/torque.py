@@ -25,8 +25,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Block, Forms, Values, blank
+from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.rounding import CONFIDENCE
+from neuromech.dynamics.sums import Block
+from neuromech.dynamics.vectors import Values, blank
 from neuromech.symmetry import Symmetry, Term
 
 

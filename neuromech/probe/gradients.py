@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Values
+from neuromech.dynamics.vectors import Values
 from neuromech.monitor.checksum import checksums, flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Torn
 from neuromech.monitor.sample import Sample

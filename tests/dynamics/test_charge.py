@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuromech.dynamics import charge
-from neuromech.dynamics.charge import Block, Forms
+from neuromech.dynamics import sums
+from neuromech.dynamics.charge import Forms
+from neuromech.dynamics.sums import Block
 from neuromech.symmetry import Part, Term
 
 from .cases import normed
@@ -68,7 +69,7 @@ def plainly(block: Block, a: dict[str, Tensor], b: dict[str, Tensor], absolute: 
 
 @pytest.fixture(params=[1, 20, 10**6])
 def bucket(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(charge, "CHUNK_CPU", request.param)
+    monkeypatch.setattr(sums, "CHUNK_CPU", request.param)
 
 
 @pytest.mark.usefixtures("bucket")

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neuromech.dynamics import Laws, Settings, regime
-from neuromech.dynamics.charge import Block, Forms
+from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.discrete import Quadratic
 from neuromech.dynamics.flow import Oscillator, Push, continuous_step, gradient_flow, propagator
+from neuromech.dynamics.sums import Block
 
 from .cases import Case, Run, backward, normed, smooth, train, watched
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from neuromech.dynamics import Settings
-from neuromech.dynamics.charge import Block, Forms
+from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.modified import drive, highest, modified_step, radius, rate, start
+from neuromech.dynamics.sums import Block
 
 from .cases import smooth, train
 
