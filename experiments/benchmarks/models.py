@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from neuromech.symmetry import Symmetry, SymmetrySet, Term
 
 
 class Block(nn.Module):
@@ -71,40 +67,3 @@ class Transformer(nn.Module):
             x = layer(x)
         out: Tensor = self.head(self.norm(x))
         return out
-
-
-def _moves(name: str, axis: int | None, sign: int) -> Term:
-    return Term(name, axis, Fraction(sign))
-
-
-def symmetries_of(model: Transformer) -> SymmetrySet:
-    """The families of the transformer, written by hand: every parameter is in at least one."""
-    width = model.token.embedding_dim
-    writers, families = [_moves("token.weight", None, 1), _moves("place.weight", None, 1)], []
-    for i in range(len(model.layers)):
-        at = f"layers.{i}."
-
-        def out(*names: str, sign: int = 1, at: str = at) -> tuple[Term, ...]:
-            return tuple(_moves(f"{at}{name}.{kind}", 0, sign) for name in names for kind in ("weight", "bias"))
-
-        def into(*names: str, at: str = at) -> tuple[Term, ...]:
-            return tuple(_moves(f"{at}{name}.weight", 1, -1) for name in names)
-
-        families += [
-            Symmetry("rescale", width, (*out("q"), *out("k", sign=-1)), "queries against keys"),
-            Symmetry("rescale", width, (*out("v"), *into("o")), "values against the output"),
-            Symmetry("rescale", width, (*out("norm1"), *into("q", "k", "v")), "gains against readers"),
-            Symmetry("rescale", width, (*out("norm2"), *into("up")), "gains against readers"),
-            Symmetry("rescale", 4 * width, (*out("up"), *into("down")), "ReLU"),
-            Symmetry("translation", width, (_moves(f"{at}k.bias", 0, 1),), "softmax over keys"),
-        ]
-        writers += [_moves(f"{at}{name}.{kind}", None, 1) for name in ("o", "down") for kind in ("weight", "bias")]
-    families += [
-        Symmetry(
-            "rescale", width, (_moves("norm.weight", 0, 1), _moves("norm.bias", 0, 1), _moves("head.weight", 1, -1))
-        ),
-        Symmetry("translation", width, (_moves("head.weight", 1, 1),), "softmax of the loss"),
-        Symmetry("translation", 1, (_moves("head.bias", None, 1),), "softmax of the loss"),
-        Symmetry("scale", 1, tuple(writers), "every reader of the stream is a norm", broken_by=("eps of the norms",)),
-    ]
-    return SymmetrySet(families)

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +26,8 @@ from torch.nn import functional as F
 from torch.optim.optimizer import Optimizer
 
 import neuromech
-from experiments.benchmarks.models import Transformer, resnet18, symmetries_of
+from experiments.benchmarks.models import Transformer, resnet18
 from neuromech.demo import digits, vgg
-from neuromech.detect.find import Findings
-from neuromech.probe.journal import Journal
-from neuromech.probe.measure import Measurement
-from neuromech.record import Record
 
 
 @dataclass(frozen=True)
@@ -91,35 +86,6 @@ def training_step(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) 
     return step
 
 
-@contextmanager
-def instrumented(model: nn.Module, optimizer: Optimizer, run: Path) -> Iterator[None]:
-    """`neuromech.instrument`; for the transformer with families written by hand."""
-    if not isinstance(model, Transformer):
-        with neuromech.instrument(model, run=run):
-            yield
-        return
-    with Record(run, {}) as record:
-        journal = Journal(record)
-        measurement = Measurement(model, Findings(symmetries_of(model)), record, journal, every=1, members=8)
-        measurement.begin()
-
-        def quietly(work: Callable[[Optimizer], None]) -> Callable[..., None]:
-            def hook(stepping: Optimizer, args: object, kwargs: object) -> None:
-                with torch.no_grad():
-                    work(stepping)
-
-            return hook
-
-        hooks = (
-            optimizer.register_step_pre_hook(quietly(measurement.before)),
-            optimizer.register_step_post_hook(quietly(measurement.after)),
-        )
-        yield
-        measurement.flush()
-        for hook in hooks:
-            hook.remove()
-
-
 def paired(a: Callable[[], None], b: Callable[[], None], config: Config, repeats: int) -> list[float]:
     """Ratios time(a) / time(b) of neighbouring calls, the order within a pair alternating."""
 
@@ -165,7 +131,7 @@ def measure(case: Case, config: Config) -> tuple[list[float], float]:
         steps.append(training_step(m, optimizer, x, y))
         steps[-1]()  # gradients and buffers are there from now on
     before = kept()
-    with tempfile.TemporaryDirectory() as directory, instrumented(model, optimizers[0], Path(directory) / "run"):
+    with tempfile.TemporaryDirectory() as directory, neuromech.instrument(model, run=Path(directory) / "run"):
         ratios = paired(steps[0], steps[1], config, case.repeats)
         parameters = sum(p.numel() * p.element_size() for p in model.parameters())
         return ratios, (kept() - before) / parameters

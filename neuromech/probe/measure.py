@@ -36,7 +36,6 @@ class Measurement:
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
         self._laws = Laws(self.symmetries, self._params)
         self._observed: Tensor | None = None
-        self.reading: Reading | None = None  # of the last step
         rows = Rows(self._laws.slices, members, self._laws.device)
         self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
@@ -72,7 +71,7 @@ class Measurement:
         """Predictions start over from the weights as they are: something is known to have changed them."""
         self._laws.restart(self._params)
 
-    def after(self, optimizer: Optimizer) -> None:
+    def after(self, optimizer: Optimizer) -> Reading:
         """The step is done: observe the charges, and advance every prediction."""
         reading, known = self._laws.after(self._params), self._known[optimizer]
         lr = float(optimizer.param_groups[0].get("lr", 0.0))
@@ -82,6 +81,7 @@ class Measurement:
         self._keep(known.index, lr, reading)
         self._weights = _marks(self._params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
+        return reading
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
@@ -110,7 +110,7 @@ class Measurement:
             self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
-        self._observed, self.reading = reading.observed, reading
+        self._observed = reading.observed
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
         terms = self._tally.read(reading.observed) if kept else None

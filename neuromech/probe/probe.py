@@ -318,9 +318,9 @@ class Probe:
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
-            self._measurement.after(optimizer)
+            reading = self._measurement.after(optimizer)
             if self._monitor is not None:
-                self._monitor.after(optimizer, self._measurement.reading)
+                self._monitor.after(optimizer, reading)
 
     def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """Once measuring has begun, no failure of the instrument may end the run that it watches."""
