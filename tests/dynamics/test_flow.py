@@ -218,6 +218,9 @@ def test_the_stamps_of_the_papers_code_are_beaten(
     print(f"momentum {momentum}: paper {paper.tolist()}, midpoints {midpoint.tolist()}, ours {ours.tolist()}")
     print(f"    paper / ours {(paper / ours).tolist()}, midpoints / ours {(midpoint / ours).tolist()}")
     assert (paper / ours).min() > least
+    exact = deviation(run, run.exact)
+    print(f"    paper / exact law {(paper / exact).tolist()}")
+    assert (paper / exact).min() > 1e6
     quadratic = [i for i, s in enumerate(case.symmetries) if not s.is_linear]
     assert (midpoint / ours)[quadratic].min() > 2
 
@@ -238,6 +241,9 @@ def test_end_stamps_without_momentum_beat_start_stamps() -> None:
     quadratic = [i for i, s in enumerate(case.symmetries) if not s.is_linear]
     print("start stamps / end stamps", (start / end)[quadratic].tolist())
     assert (start / end)[quadratic].min() > 5
+    exact = deviation(run, run.exact)
+    print("start stamps / exact law", (start / exact)[quadratic].tolist())
+    assert (start / exact)[quadratic].min() > 1e6
 
 
 WRONG = [
