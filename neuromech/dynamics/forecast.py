@@ -7,7 +7,9 @@ Finite steps and what they remember lengthen such weights, weight decay shrinks 
 
 `power` says how the update answers to the length: 1 for SGD, whose gradients shrink as 1 / length; 0 for updates of a
 size of their own (Adam, Lion, Muon, ...); -1 for updates relative to the weights (Adafactor). Decay and strength are
-measured while training goes on: the forecast assumes that they stay.
+measured while training goes on. The forecast assumes that decay stays and that strength goes on as it has: gradients
+fade while a model fits its data, and `fade` is the power of the step number with which they were seen to. A trend is
+followed as far again as it was seen, and no further: followed to the end it does worse (Gardner and McKenzie 1985).
 """
 
 from __future__ import annotations
@@ -16,14 +18,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+TREND = 2.0
+
 
 @dataclass(frozen=True)
 class Balance:
-    """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power))."""
+    """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power)).
+
+    Strength is that at step `at`; at step k it is (k / at)^-fade times as much, from step `TREND` at on it stays.
+    """
 
     decay: float
     strength: float
     power: int = 1
+    fade: float = 0.0
+    at: int = 1
 
     def equilibrium(self, lr: float) -> float:
         """The squared length at which both are equal; infinite without decay or for updates relative to the weights."""
@@ -36,19 +45,36 @@ class Balance:
         rate = (1 + self.power) * self.decay * lr
         return 1.0 / rate if rate > 0 else math.inf
 
+    def strength_at(self, step: int) -> float:
+        return self.strength * min(step / self.at, TREND) ** -self.fade
+
     def advance(self, length2: float, lrs: Iterable[float]) -> float:
-        """The squared length after steps with these learning rates.
+        """The squared length after steps with these learning rates, the first of which follows step `at`."""
+        return self.path(length2, lrs)[-1]
+
+    def path(self, length2: float, lrs: Iterable[float]) -> list[float]:
+        """The squared lengths before these steps and after each of them.
 
         C^(1 + power) obeys a linear equation, which is solved exactly over each step.
         """
-        n = 1 + self.power
-        if n == 0:  # then ln C does
-            return length2 * math.exp(sum(lr * (lr * self.strength - self.decay) for lr in lrs))
-        y = length2**n
-        for lr in lrs:
-            x = n * self.decay * lr
-            y = y * math.exp(-x) + n * lr**2 * self.strength * (-math.expm1(-x) / x if x > 0 else 1.0)
-        return float(y ** (1.0 / n))
+        n, out = 1 + self.power, [length2]
+        for k, lr in enumerate(lrs, self.at + 1):
+            c, kick, x = out[-1], lr**2 * self.strength_at(k), n * self.decay * lr
+            if n == 0:  # then ln C does
+                out.append(c * math.exp(kick - self.decay * lr))
+            else:
+                y = c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)
+                out.append(y ** (1.0 / n))
+        return out
+
+    def angle(self, lr: float, length2: float, memory: float, step: int) -> float:
+        """The angle (rad, root mean square) by which step number `step` turns weights of squared length `length2`.
+
+        `memory`: momentum or beta1. A step of squared length d^2 lengthens weights, by what is remembered of it, by
+        d^2 (1 + memory) / (1 - memory) if gradients are white in time. In equilibrium this is `angular_update`.
+        """
+        kick = lr**2 * self.strength_at(step) / length2 ** (1 + self.power)
+        return math.sqrt(max(0.0, kick * (1.0 - memory) / (1.0 + memory)))
 
 
 def measure(length2: Sequence[float], decayed: Sequence[float], driven: Sequence[float], lrs: Sequence[Sequence[float]],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuromech.dynamics import TERMS
-from neuromech.dynamics.forecast import Balance, angular_update, effective_lr, equivalent, measure
+from neuromech.dynamics.forecast import Balance, effective_lr, equivalent, measure
 from neuromech.report.families import Family
 from neuromech.report.words import exactly, number, share
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MADE_AT = 0.2  # of the run
 LEAST_STEPS = 50
+FADES = 3.0  # a gradient's strength is not taken to change faster than this power of the step number
 NOTHING = 0.01  # a change of the squared length that does not matter
 
 
@@ -104,24 +105,24 @@ def forecast(family: Family, told: Knobs, rates: np.ndarray) -> Forecast | None:
     if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows["observed"]).all():
         return None
     first = int(at)
-    single = [_balance(own, told, rates) for _, own in window.groupby("member")]
+    fade = _fade(rows[rows["step"] <= at], told, rates)
+    single = [replace(_balance(own, told, rates), fade=fade, at=first) for _, own in window.groupby("member")]
     now, came = (rows.loc[rows["step"] == k].sort_values("member")["observed"].to_numpy() for k in (first, last))
     if len(now) != len(came) or (np.concatenate([now, came]) <= 0).any():
         return None
     ahead, lr = rates[first + 1 : last + 1].tolist(), float(rates[first])
-    decay = float(np.mean([b.decay for b in single]))
-    tail = rates[int(0.8 * last) + 1 : last + 1]
+    paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
     return Forecast(
         family=family,
         made_at=first,
         members=len(now),
         now=float(now.sum()),
-        end=sum(b.advance(c, ahead) for b, c in zip(single, now, strict=True)),
+        end=sum(path[-1] for path in paths),
         came=float(came.sum()),
-        undecayed=sum(Balance(0.0, b.strength, b.power).advance(c, ahead) for b, c in zip(single, now, strict=True)),
+        undecayed=sum(replace(b, decay=0.0).advance(c, ahead) for b, c in zip(single, now, strict=True)),
         equilibrium=sum(b.equilibrium(lr) for b in single),
         time_constant=float(np.mean([b.time_constant(lr) for b in single])),
-        angle=angular_update(float(tail.mean()), decay, told.memory) if decay > 0 else math.nan,
+        angle=_angle(single, paths, told.memory, rates, last),
         turned=_turned(family, last),
         effective=float(np.mean([effective_lr(lr, c, told.memory, told.power) for c in now])),
     )
@@ -136,6 +137,32 @@ def _balance(own: pd.DataFrame, told: Knobs, rates: np.ndarray) -> Balance:
     middle = (length2[1:] + length2[:-1]) / 2
     lrs = [rates[a + 1 : b + 1].tolist() for a, b in pairwise(steps)]
     return measure(middle.tolist(), decayed.tolist(), driven.tolist(), lrs, told.power)
+
+
+def _fade(rows: pd.DataFrame, told: Knobs, rates: np.ndarray) -> float:
+    """How fast the strength has been falling, as a power of the step number, over all members together."""
+    last = int(rows["step"].max())
+    thirds = [rows[(rows["step"] >= a * last) & (rows["step"] <= b * last)] for a, b in ((0.25, 0.5), (0.5, 1.0))]
+    if any(third["step"].nunique() < 3 for third in thirds):
+        return 0.0
+    early, late = (sum(_balance(x, told, rates).strength for _, x in third.groupby("member")) for third in thirds)
+    return min(max(math.log(early / late) / math.log(2.0), -FADES), FADES) if early > 0 and late > 0 else 0.0
+
+
+def _angle(
+    single: Sequence[Balance], paths: Sequence[Sequence[float]], memory: float, rates: np.ndarray, last: int
+) -> float:
+    """The angle of one step forecast for the last fifth of the run, root mean square over its steps and all members;
+    `paths`: squared lengths from the step at which the forecast is made to the last."""
+    if math.isnan(memory):
+        return math.nan
+    tail = range(int(0.8 * last) + 1, last + 1)
+    turned = [
+        b.angle(float(rates[k]), path[k - 1 - b.at], memory, k) ** 2
+        for b, path in zip(single, paths, strict=True)
+        for k in tail
+    ]
+    return math.sqrt(float(np.mean(turned)))
 
 
 def _turned(family: Family, last: int) -> float:

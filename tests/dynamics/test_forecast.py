@@ -136,3 +136,22 @@ def test_effective_learning_rates() -> None:
     assert forecast.effective_lr(0.1, 4.0, 0.9, 1) == pytest.approx(0.25)
     assert forecast.effective_lr(0.1, 4.0, 0.9, 0) == pytest.approx(0.05)
     assert forecast.effective_lr(0.1, 4.0, 0.9, -1) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("power", [-1, 0, 1])
+def test_a_trend_is_followed_as_far_again_and_no_further(power: int) -> None:
+    """One step at a time with the strength of that step, as an oracle."""
+    b, lrs = Balance(0.3, 2.0, power, fade=1.5, at=20), [0.1, 0.05] * 20
+    length2 = 1.7
+    for k, lr in enumerate(lrs, 21):
+        length2 = Balance(0.3, 2.0 * min(k / 20, 2.0) ** -1.5, power).advance(length2, [lr])
+    assert b.advance(1.7, lrs) == pytest.approx(length2, rel=1e-12)
+    assert b.strength_at(20) == 2.0
+    assert b.strength_at(40) == b.strength_at(400) == pytest.approx(2.0 * 2**-1.5)
+
+
+@pytest.mark.parametrize("power", [0, 1])
+def test_in_equilibrium_the_angle_is_that_of_the_settings(power: int) -> None:
+    b = Balance(0.3, 2.0, power)
+    expected = forecast.angular_update(0.1, 0.3, 0.9)
+    assert b.angle(0.1, b.equilibrium(0.1), 0.9, 1000) == pytest.approx(expected)
