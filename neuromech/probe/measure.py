@@ -29,12 +29,12 @@ class Measurement:
     ) -> None:
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every = model, record, journal, every
-        self._params = named_parameters(model)
-        self._names: dict[Tensor, str] = {p: name for name, p in self._params.items()}
-        self._owners = _owners(model, self._params)
+        self.params = named_parameters(model)
+        self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
+        self._owners = _owners(model, self.params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
-        self._laws = Laws(self.symmetries, self._params)
+        self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
         rows = Rows(self._laws.slices, members, self._laws.device)
         self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
@@ -42,17 +42,17 @@ class Measurement:
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
-        record.update_meta(describe.of_findings(found, self._params))
+        record.update_meta(describe.of_findings(found, self.params))
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
             journal.once("none found", 0, "none found", message)
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
-        reading = self._laws.initial(self._params)
+        reading = self._laws.initial(self.params)
         self._tally.start(reading.observed)
         self._keep(0, 0.0, reading)
-        self._weights = _marks(self._params.items())
+        self._weights = _marks(self.params.items())
 
     def before(self, optimizer: Optimizer) -> None:
         """The gradients of a step are ready: measure what drives the charges."""
@@ -60,32 +60,36 @@ class Measurement:
         motions = read(optimizer, self._names)
         self._notice(known, frozenset(motions))
         self._check_untouched(known, motions)
-        gradients = {name: g for name in motions if (g := self._params[name].grad) is not None}
-        self._laws.before(self._params, gradients, motions)
+        gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
+        self._laws.before(self.params, gradients, motions)
 
     @property
     def laws(self) -> Laws:
         return self._laws
 
+    def charges(self) -> Tensor:
+        """The charges of the weights as the last step left them, or as they are: [rows]."""
+        return self._laws.observe(self.params)[0] if self._observed is None else self._observed
+
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something is known to have changed them."""
-        self._laws.restart(self._params)
+        self._laws.restart(self.params)
 
     def after(self, optimizer: Optimizer) -> Reading:
         """The step is done: observe the charges, and advance every prediction."""
-        reading, known = self._laws.after(self._params), self._known[optimizer]
+        reading, known = self._laws.after(self.params), self._known[optimizer]
         lr = float(optimizer.param_groups[0].get("lr", 0.0))
         self.step += 1
         self.time += lr
         self._tally.add(reading)
         self._keep(known.index, lr, reading)
-        self._weights = _marks(self._params.items())
+        self._weights = _marks(self.params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
         return reading
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
-        new = named_parameters(self._model).keys() - self._params.keys()
+        new = named_parameters(self._model).keys() - self.params.keys()
         if new:
             self._journal.once(
                 f"added {sorted(new)}",
@@ -168,7 +172,7 @@ class Measurement:
             if names:
                 self._journal.event(self.step, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
-            if owner._parameters.get(attribute) is not self._params[name]:
+            if owner._parameters.get(attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
                     self.step,
@@ -181,7 +185,7 @@ class Measurement:
         """Start over if anything but a step has moved weights or momentum since the last one: no law speaks of that."""
         held = _marks((name, b) for name, m in motions.items() if (b := m.buffer) is not None)
         other = {f"momentum of {name}" for name, mark in held.items() if known.buffers.get(name, mark) != mark}
-        now = _marks(self._params.items())
+        now = _marks(self.params.items())
         change: Tensor | None = None
         if self._weights is None or self._weights != now:
             touched = {name for name, mark in now.items() if self._weights is None or self._weights[name] != mark}
@@ -189,7 +193,7 @@ class Measurement:
             other |= touched if change is not None else set()
         if not other:
             return
-        self._laws.restart(self._params)
+        self._laws.restart(self.params)
         if change is not None:
             self._tally.outside(change)
         known.buffers = held
@@ -204,9 +208,9 @@ class Measurement:
         """By how much charges differ from those after the last step; None: by no more than rounding."""
         if self._observed is None:
             return None
-        observed, scale = self._laws.observe(self._params)
+        observed, scale = self._laws.observe(self.params)
         change = observed - self._observed
-        eps = max((torch.finfo(self._params[name].dtype).eps for name in touched), default=0.0)
+        eps = max((torch.finfo(self.params[name].dtype).eps for name in touched), default=0.0)
         return change if bool((change.abs() > 8 * eps * scale).any()) else None
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import traceback
 import weakref
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ from neuromech.detect.verify import Experiment, outputs_as_they_are
 from neuromech.dynamics.descent import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.params import named_parameters
-from neuromech.probe import describe
+from neuromech.probe import describe, silence
+from neuromech.probe.averages import Averages
 from neuromech.probe.given import bare, check, find_betrayed, find_now, find_recognised
+from neuromech.probe.history import averages, history
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
 from neuromech.probe.monitor import SCHEDULED, Monitor, Options
@@ -98,6 +101,7 @@ class Probe:
         self._graph: tuple[Forward, Graph] | None = None
         self._found = None if loss is None else find_now(self._model, loss, example)
         self._measurement: Measurement | None = None
+        self._averages: Averages | None = None
         self._removed = False
         self._record = Record(run, describe.of_model(self._model), resume)
         self._journal = Journal(self._record)
@@ -135,15 +139,23 @@ class Probe:
         scale, and the residual of each law, |law - observed| / scale.
         """
         self.flush()
-        charges, steps = self._record.frame("charges"), self._record.frame("steps")
-        if charges.empty:
-            return charges
-        names = [s.name for s in self._found or ()]
-        out = charges.merge(steps[["step", "lr", "time"]], on="step", how="left")
-        out["name"] = [names[i] for i in out["symmetry"]]
-        first = ["step", "symmetry", "name", "member", "lr", "time"]
-        out = out[[*first, *out.columns.difference(first, sort=False)]]
-        return out.sort_values(["step", "symmetry", "member"], ignore_index=True)
+        return history(self._record, [s.name for s in self._found or ()])
+
+    @property
+    def averages(self) -> pd.DataFrame:
+        """One row per family and update of averaged weights: observed, exact, the `spread` it lags by, residual."""
+        self.flush()
+        return averages(self._record, [s.name for s in self._found or ()])
+
+    def averaging(self, averaged: nn.Module, weight: float) -> AbstractContextManager[None]:
+        """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.
+
+        `weight`: with which the model's weights are taken in; `neuromech.dynamics.average.averaging_weight` knows that
+        of `AveragedModel`. Raises `InstrumentError` before the first step, or for what is no average of this model.
+        """
+        if self._averages is None:
+            raise InstrumentError("nothing has been measured yet: averages are followed from the first step on")
+        return self._averages.averaging(averaged, weight)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
@@ -185,7 +197,8 @@ class Probe:
 
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
-        if self._measurement is not None:
+        if self._measurement is not None and self._averages is not None:
+            self._averages.flush()
             self._measurement.flush()
 
     def remove(self) -> None:
@@ -249,7 +262,7 @@ class Probe:
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
 
-    # -- waiting ----------------------------------------------------------------------------------------------------
+    # -- waiting
 
     def _on_forward(self, forward: Forward) -> None:
         """Record the graph at the first forward, and again if the model went from eval to train before it trained."""
@@ -267,14 +280,7 @@ class Probe:
             if trained is not None and self._monitor is not None:
                 self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
         if self._record.session:
-            self._journal.once(
-                "no state",
-                0,
-                "no state",
-                "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, "
-                "and what was recorded before stays on disk, as a branch that was given up. To go on where it stopped, "
-                "save probe.state_dict() and pass it to probe.load_state_dict() before the first step",
-            )
+            self._journal.once("no state", 0, "no state", silence.NO_STATE)
         self._measure(self._found).begin()
         return True
 
@@ -287,24 +293,17 @@ class Probe:
         if self._forwards.autocast is not None:
             self._record.update_meta({"autocast": str(self._forwards.autocast).removeprefix("torch.")})
         self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
+        self._averages = Averages(self._measurement, self._record)
         return self._measurement
 
     def _why_nothing(self) -> str:
         if self._found is None and self._graph is None:
-            return (
-                "no forward of the instrumented model has been seen with gradients enabled: call the model itself, not "
-                "its parts (a compiled or wrapped model, if that is what you call, is what to instrument), or pass "
-                "example= to instrument()"
-            )
-        if self._found is None and self._forwards.trained is None:
-            return "no gradient has reached the model's output: no backward has been seen"
-        return "no optimizer has stepped this model's parameters"
+            return silence.NO_FORWARD
+        return silence.NO_BACKWARD if self._found is None and self._forwards.trained is None else silence.NO_STEP
 
     def _explain_silence(self) -> None:
         if self._measurement is None:
             self._journal.once("silence", 0, "nothing measured", self._why_nothing(), warn=False)
-
-    # -- measuring --------------------------------------------------------------------------------------------------
 
     def _before(self, optimizer: Optimizer) -> None:
         if self._measurement is None and not read(optimizer, self._names()):
