@@ -72,8 +72,14 @@ class Measurement:
         return self._laws.observe(self.params)[0] if self._observed is None else self._observed
 
     def start_over(self) -> None:
-        """Predictions start over from the weights as they are: something is known to have changed them."""
+        """Predictions start over from the weights as they are: something has changed them, and has been told."""
+        change = self._change(set(self.params))
         self._laws.restart(self.params)
+        if change is not None:
+            self._tally.outside(change)
+        self._weights = _marks(self.params.items())
+        for known in self._known.values():
+            known.buffers = {}
 
     def after(self, optimizer: Optimizer) -> Reading:
         """The step is done: observe the charges, and advance every prediction."""

@@ -13,9 +13,6 @@ import neuromech
 from neuromech import Fault, FaultError, FaultWarning, InstrumentError
 from neuromech.record import read
 
-# The probe says by itself that its predictions start over where weights were changed between steps.
-pytestmark = pytest.mark.filterwarnings("ignore:before step:neuromech.NeuromechWarning")
-
 X, Y = torch.randn(64, 6, generator=torch.Generator().manual_seed(1)), torch.arange(64) % 3
 
 
