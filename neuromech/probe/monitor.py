@@ -49,8 +49,6 @@ from neuromech.symmetry import Symmetry
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEDULED = ("lr", "momentum", "betas")
-
 
 @dataclass(frozen=True)
 class Options:
@@ -59,7 +57,7 @@ class Options:
     on_fault: Reaction = "warn"
     clip_norm: float | None = None
     expect: Expect | None = None
-    scheduled: Collection[str] = SCHEDULED
+    scheduled: Collection[str] = ("lr", "momentum", "betas")
     precision: torch.dtype | None = None
     replicas: bool | Gather = False
     ignore: Collection[str] = ()

@@ -34,7 +34,6 @@ from neuromech.probe.given import bare, check, find_betrayed, find_now, find_rec
 from neuromech.probe.history import averages, history
 from neuromech.probe.journal import Journal
 from neuromech.probe.measure import Measurement
-from neuromech.probe.monitor import SCHEDULED, Monitor, Options
 from neuromech.probe.watch import Forward, ForwardWatch, StepWatch
 from neuromech.record import Record
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from neuromech.monitor.fault import Reaction
     from neuromech.probe.expectations import Expect
+    from neuromech.probe.monitor import Monitor
     from neuromech.probe.replicas import Gather
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
@@ -171,7 +171,7 @@ class Probe:
         *,
         clip_norm: float | None = None,
         expect: Expect | None = None,
-        scheduled: Collection[str] = SCHEDULED,
+        scheduled: Collection[str] = ("lr", "momentum", "betas"),
         precision: torch.dtype | None = None,
         replicas: bool | Gather = False,
         ignore: Collection[str] = (),
@@ -189,6 +189,8 @@ class Probe:
         """
         if self._monitor is not None or self._removed:
             raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
+        from neuromech.probe.monitor import Monitor, Options  # a quarter of the package, for those who ask
+
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
         self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
         if self._measurement is not None:
@@ -248,9 +250,7 @@ class Probe:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         if not (isinstance(state, dict) and state.keys() >= {"found", "measurement"}):
             what = f"a dict of {sorted(map(str, state))}" if isinstance(state, dict) else type(state).__name__
-            raise RecordError(
-                f"expected what state_dict() of a probe returns, a dict of found, measurement; got {what}"
-            )
+            raise RecordError(f"expected what state_dict() of a probe returns (found, measurement), got {what}")
         found = Findings.from_dict(state["found"])
         try:
             for s in found:
