@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import os
 import statistics
 import subprocess
 import sys
@@ -140,9 +141,12 @@ def measure(case: Case, config: Config) -> tuple[list[float], float]:
 def import_ratio(config: Config) -> float:
     """Median over fresh interpreters of importing the instrument against importing torch, in turns."""
 
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}  # compiled once, as for any user
+
     def seconds(module: str) -> float:
         code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
-        return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+        return float(run.stdout)
 
     # `import neuromech` alone loads next to nothing; `neuromech.probe` is what instrument() needs, torch included.
     seconds("neuromech.probe"), seconds("torch")  # the first imports read from a cold disk
