@@ -94,8 +94,6 @@ class Laws:
                     "symmetries.of(kind=...)"
                 )
             s.check(params)
-            if s.kind == "matrix":
-                raise SymmetryError(f"{s.name}: these laws are about single elements, not about matrix charges")
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
         self._like = blank(params)
