@@ -2,7 +2,7 @@
 
 Fused attention has no second derivative. The second derivatives that torch has for batch, instance and layer norm
 treat the saved mean and variance as constants, so that third derivatives come out wrong, without a word (measured: by
-20 to 70 %).
+20 to 70 %). Where two derivatives are enough, some operators are put in a form that makes them cheap, see `twice`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,22 +18,35 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from neuromech.eom import twice
+
+# Operators as torch has them (right in forward mode), in a cheap form for two reverse derivatives, or norms by
+# elementary operators.
+Form = Literal["torch", "twice", "open"]
+
 
 @contextmanager
-def mathematical(norms: bool) -> Iterator[None]:
-    """Attention, and `norms` if more than second derivatives of the loss are to be taken, by elementary operators."""
+def mathematical(form: Form) -> Iterator[None]:
+    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if norms:
-            stack.enter_context(_Norms())
+        if form != "torch":
+            stack.enter_context(_Forms(form))
         yield
 
 
-class _Norms(TorchFunctionMode):
+class _Forms(TorchFunctionMode):
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._open = form == "open"
+
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return FORMS.get(function, function)(*args, **(kwargs or {}))
+        form = (FORMS if self._open else twice.FORMS).get(function)
+        if form is None or not (self._open or twice.applies()):
+            form = function
+        return form(*args, **(kwargs or {}))
 
 
 def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,6 +20,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from neuromech.eom.duals import prepare_duals
 from neuromech.eom.landscape import Function, Landscape, Look, Loss
@@ -74,7 +75,8 @@ class Point:
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
-        gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
+        with self._exact(deep=False):  # for checkpoints, which evaluate again what backward needs
+            gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
         self.gradient: Params = {name: g.detach() for name, g in gradient.items()}
         if self.form == "reverse":
             self._attach(look.leaves, gradient)
@@ -90,7 +92,8 @@ class Point:
         if self.form in ("difference", "gradient"):
             yield
         else:
-            with mathematical(norms=deep):
+            # Forward mode knows torch's own rules only, which are right there.
+            with mathematical("open" if deep else "twice" if self.form == "reverse" else "torch"):
                 yield
 
     def hvp(self, v: Params) -> Params:
@@ -122,15 +125,16 @@ class Point:
         if len(directions) > 1 and not self._deep:
             with self._exact(deep=True):
                 look = self._landscape.look()
-            self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
+                self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
         prefix: tuple[int, ...] = ()
-        for v in directions[:-1]:
-            longer = (*prefix, id(v))
-            if longer not in self._attached:
-                self._directions.append(v)
-                self._attached[longer] = _along(self._attached[prefix], self._leaves, v, graph=True)
-            prefix = longer
-        return _along(self._attached[prefix], self._leaves, directions[-1], graph=False)
+        with self._exact(self._deep):
+            for v in directions[:-1]:
+                longer = (*prefix, id(v))
+                if longer not in self._attached:
+                    self._directions.append(v)
+                    self._attached[longer] = _along(self._attached[prefix], self._leaves, v, graph=True)
+                prefix = longer
+            return _along(self._attached[prefix], self._leaves, directions[-1], graph=False)
 
     def _forward(self, directions: tuple[Params, ...]) -> Params:
         *others, last = directions
@@ -219,8 +223,8 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
             retain_graph=True,
             allow_unused=True,
         )
-    zeros = ((name, torch.zeros_like(p, requires_grad=False)) for name, p in leaves.items())
-    out = {name: z if x is None else x for (name, z), x in zip(zeros, found, strict=True)}
+    pairs = zip(leaves.items(), found, strict=True)
+    out = {name: torch.zeros_like(p, requires_grad=False) if x is None else x for (name, p), x in pairs}
     return {name: x.detach() for name, x in out.items()} if detach and not graph else out
 
 
@@ -233,6 +237,11 @@ def _explained(form: str) -> Iterator[None]:
         text = str(error)
         if "inplace operation" in text:
             raise EoMError(f"a tensor was modified in place between the loss and its derivatives: {text}") from error
+        if isinstance(error, CheckpointError):
+            raise EoMError(
+                "norms are evaluated in another form for derivatives beyond the second, and a checkpoint evaluates "
+                "them again without it: use order 1, or hvp='difference', backend='gradients', or no checkpoints"
+            ) from error
         missing = "not implemented" in text or "once_differentiable" in text or "does not support" in text
         missing = missing or "ZeroTensors" in text  # a bug of torch's forward mode, in mse_loss among others
         if not missing:

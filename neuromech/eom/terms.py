@@ -39,7 +39,7 @@ def directional(field: Field, params: Params) -> Derivative:
         along = field
         for v in directions:
             along = _pushed(along, v)
-        with mathematical(norms=True):
+        with mathematical("open"):
             return along(params)
 
     return derivative
