@@ -7,8 +7,6 @@ one forward has left it. Parameters are written in place, as the closure knows t
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from neuromech.eom.chance import States, restore, states
 from neuromech.eom.duals import dual
 from neuromech.eom.landscape import Look, check_loss
 from neuromech.errors import EoMError
@@ -40,8 +39,8 @@ class Live:
         self._moved, self._looks = False, 0
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
-        self._start = None if once else _random_states(params)
-        self._end: list[Callable[[], None]] | None = None
+        self._start = None if once else states({p.device for p in params.values()})
+        self._end: States | None = None
 
     @property
     def here(self) -> Params:
@@ -58,7 +57,7 @@ class Live:
             )
         if self._looks and self._start is not None:
             if self._end is None:
-                self._end = _random_states(self._params)
+                self._end = states({p.device for p in self._params.values()})
                 self._after = {b: b.detach().clone() for b in self._before}
             _restore(self._start, self._before)
         self._write(params, tangent)
@@ -135,24 +134,8 @@ class _Buffers:
             self._handle.remove()
 
 
-def _random_states(params: Params) -> list[Callable[[], None]]:
-    """What puts every random generator back to where it is now: Python's, numpy's if loaded, and torch's."""
-    mine = random.getstate()
-    states: list[Callable[[], None]] = [lambda: random.setstate(mine)]
-    if (numpy := sys.modules.get("numpy")) is not None:
-        its = numpy.random.get_state()
-        states.append(lambda: numpy.random.set_state(its))
-    cpu = torch.get_rng_state()
-    states.append(lambda: torch.set_rng_state(cpu))
-    for device in {p.device for p in params.values() if p.device.type == "cuda"}:
-        state = torch.cuda.get_rng_state(device)
-        states.append(lambda state=state, device=device: torch.cuda.set_rng_state(state, device))  # type: ignore[misc]
-    return states
-
-
 @torch.no_grad()
-def _restore(states: list[Callable[[], None]], buffers: dict[Tensor, Tensor]) -> None:
-    for put_back in states:
-        put_back()
+def _restore(at: States, buffers: dict[Tensor, Tensor]) -> None:
+    restore(at)
     for buffer, value in buffers.items():
         buffer.copy_(value)
