@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from neuromech.eom.duals import dual
 from neuromech.errors import EoMError
-from neuromech.params import Params, named_parameters
+from neuromech.params import Params, combine, named_parameters
 
 Loss = Callable[[Params], Tensor]
+Terms = Sequence[tuple[float, Params]]  # a sum of coefficient * x
 
 
 class Look(NamedTuple):
@@ -32,8 +33,8 @@ class Landscape(Protocol):
     @property
     def here(self) -> Params: ...
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
-        """Evaluate at `params` (None: here), as dual numbers if there is a `tangent`."""
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
+        """Evaluate at `params` (None: here), or at here + `shift`; as dual numbers if there is a `tangent`."""
         ...
 
 
@@ -48,7 +49,9 @@ class Function:
         self._loss = loss
         self.here: Params = {name: p.detach() for name, p in params.items()}
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
+        if shift:
+            params = combine([(1.0, self.here), *shift])
         # Fresh leaves: views of one tensor must not be shared between evaluations, nor with the caller's graph.
         leaves = {name: p.detach().requires_grad_() for name, p in (params or self.here).items()}
         with torch.enable_grad():

@@ -17,7 +17,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from neuromech.eom.chance import States, restore, states
 from neuromech.eom.duals import dual
-from neuromech.eom.landscape import Look, check_loss
+from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
 from neuromech.params import Params
 
@@ -50,7 +50,7 @@ class Live:
             self._home = {name: p.detach().clone() for name, p in self._params.items()}
         return self._home
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
         if self._once and self._looks:
             raise EoMError(
                 "the closure ran backward in this step, but not in earlier ones: it has to do always the same"
@@ -60,7 +60,7 @@ class Live:
                 self._end = states({p.device for p in self._params.values()})
                 self._after = {b: b.detach().clone() for b in self._before}
             _restore(self._start, self._before)
-        self._write(params, tangent)
+        self._shift(shift) if shift else self._write(params, tangent)
         torch.clear_autocast_cache()  # it knows weights by their identity, and these may just have moved
         for p in self._params.values():
             p.grad = None
@@ -95,14 +95,23 @@ class Live:
             # An in-place copy of a dual number gives the leaf a tangent, until the level of duals is left.
             p.copy_(value if tangent is None else dual(value.clone(), tangent[name]))
 
+    @torch.no_grad()
+    def _shift(self, terms: Terms) -> None:
+        """Move by a sum, in as few passes over memory as it takes."""
+        home, live = self.here, list(self._params.values())
+        if self._moved:
+            torch._foreach_copy_(live, [home[name] for name in self._params])
+        self._moved = True
+        for coefficient, x in terms:
+            torch._foreach_add_(live, [x[name] for name in self._params], alpha=coefficient)
+
     def __enter__(self) -> Live:
         return self
 
     @torch.no_grad()
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._moved:
-            for name, p in self._params.items():
-                p.copy_(self.here[name])
+            torch._foreach_copy_(list(self._params.values()), [self.here[name] for name in self._params])
         if self._spectator and self._start is not None:
             _restore(self._start, self._before)
         elif self._end is not None:

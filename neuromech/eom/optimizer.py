@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from neuromech.eom.audit import check_difference, check_repeats, check_small
 from neuromech.eom.hand import Role, Slope, hand_over
-from neuromech.eom.landscape import check_parameters
+from neuromech.eom.landscape import Terms, check_parameters
 from neuromech.eom.live import Closure, Live
 from neuromech.eom.point import FORMS, Form, Point, gradient_at
 from neuromech.eom.rule import Rule, check_order
@@ -27,6 +27,7 @@ from neuromech.eom.terms import (
     lie_powers,
     lie_powers_by_gradients,
     motion_by_gradients,
+    runge_kutta,
 )
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
@@ -215,12 +216,12 @@ class EoMOptimizer(Optimizer):
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
         if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
             if slope.uniform is not None:
-                return flow_gradient_by_gradients(
-                    lambda at: point.gradient if at is theta else gradient_at(live, at),
-                    theta,
-                    slope.uniform,
-                    self.order,
-                )
+
+                def shifted(shift: Terms) -> Params:
+                    return gradient_at(live, shift=shift)
+
+                w, decay, sign = slope.uniform
+                return runge_kutta(shifted, point.gradient, theta, w, self.order, decay, sign)
             step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
             extra = combine([(1.0, step), (-1.0, field(theta))])
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)

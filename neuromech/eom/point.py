@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from neuromech.eom.duals import prepare_duals
-from neuromech.eom.landscape import Function, Landscape, Look, Loss
+from neuromech.eom.landscape import Function, Landscape, Look, Loss, Terms
 from neuromech.eom.mathematical import mathematical
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
@@ -58,18 +58,21 @@ class Point:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
         self._landscape = landscape
-        sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
-        self.form: Exact = ("difference" if sharded else "reverse") if hvp == "auto" else hvp
+        asked = hvp
+        if hvp == "auto":
+            sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
+            hvp = "difference" if sharded else "reverse"
+        self.form: Exact = hvp
         with self._exact(deep=False):
             look = landscape.look()
         if look.gradient is not None:
-            if hvp in ("reverse", "forward"):
+            if asked in ("reverse", "forward"):
                 raise EoMError(
-                    f"the closure runs backward itself, so nothing is left for hvp={hvp!r} to differentiate: return "
+                    f"the closure runs backward itself, so nothing is left for hvp={asked!r} to differentiate: return "
                     f"the "
                     "loss without calling backward, or use hvp='difference' or backend='gradients'"
                 )
-            self.form = "gradient" if hvp == "gradient" else "difference"
+            self.form = "gradient" if asked == "gradient" else "difference"
         if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
             raise EoMError(_missing(", ".join(lacking), "reverse", "its backward is marked once_differentiable"))
         self.loss = look.loss.detach()
@@ -155,23 +158,18 @@ class Point:
         eps = max(torch.finfo(p.dtype).eps for p in here.values())
         reach = widen * eps ** (1 / (len(directions) + 2)) * (1.0 + float(norm(here)))
 
-        def shifted(shift: Params | None, rest: tuple[Params, ...]) -> Params:
+        def shifted(shift: Terms, rest: tuple[Params, ...]) -> Params:
             if not rest:
-                at = here if shift is None else combine([(1.0, here), (1.0, shift)])
-                return gradient_at(self._landscape, at)
+                return gradient_at(self._landscape, shift=shift)
             *inner, v = rest
             length = float(norm(v))
             if length == 0.0:
                 return {name: torch.zeros_like(p) for name, p in here.items()}
             h = reach / length
+            ahead, behind = (shifted([*shift, (by, v)], tuple(inner)) for by in (h, -h))
+            return combine([(0.5 / h, ahead), (-0.5 / h, behind)])
 
-            def moved(by: float) -> Params:
-                step = combine([(by, v)] if shift is None else [(1.0, shift), (by, v)])
-                return shifted(step, tuple(inner))
-
-            return combine([(0.5 / h, moved(h)), (-0.5 / h, moved(-h))])
-
-        return shifted(None, directions)
+        return shifted((), directions)
 
     def difference_error(self, v: Params) -> float:
         """A bound of the relative error of the difference form of Hv: what changes if its reach is doubled.
@@ -205,9 +203,9 @@ def first_gradient(look: Look, graph: bool) -> tuple[Params, frozenset[str]]:
     return {name: found[name] if name in found else torch.zeros_like(p) for name, p in look.leaves.items()}, unused
 
 
-def gradient_at(landscape: Landscape, params: Params | None = None) -> Params:
-    """The gradient alone, without a graph."""
-    return {name: g.detach() for name, g in first_gradient(landscape.look(params), graph=False)[0].items()}
+def gradient_at(landscape: Landscape, params: Params | None = None, shift: Terms = ()) -> Params:
+    """The gradient alone, without a graph, at `params` or at here + `shift`."""
+    return first_gradient(landscape.look(params, shift=shift), graph=False)[0]
 
 
 def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: bool = True) -> Params:
