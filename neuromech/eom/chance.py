@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import pickle
 import random
 import sys
 from collections.abc import Iterable
@@ -25,6 +26,13 @@ def states(devices: Iterable[torch.device]) -> States:
     """Where the generators stand; of CUDA those of `devices`."""
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
     return States(random.getstate(), _numpy_state(), torch.get_rng_state(), cuda)
+
+
+def same(a: States, b: States) -> bool:
+    """Whether the same numbers come from both."""
+    tensors = [(a.torch, b.torch), *((x, b.cuda[device]) for device, x in a.cuda.items())]
+    numpy = a.numpy is b.numpy or pickle.dumps(a.numpy) == pickle.dumps(b.numpy)
+    return a.python == b.python and numpy and all(torch.equal(x, y) for x, y in tensors)
 
 
 def restore(states: States) -> None:

@@ -75,9 +75,6 @@ class Slope:
         self._scale = [role.w * role.sign for role in roles.values()]
         self._pull = [role.w * role.rule.weight_decay for role in roles.values()]
         self._decay = [role.rule.weight_decay for role in roles.values()]
-        same = {(role.w, role.rule.weight_decay, role.sign) for role in roles.values()}
-        # w, decay and sign if they are the same for all parameters: then nothing has to be scaled there and back.
-        self.uniform = same.pop() if len(same) == 1 else None
 
     def derivative(self, raw: Derivative, theta: Params) -> Derivative:
         """d^n V[v1, .., vn] at theta from d^n g."""

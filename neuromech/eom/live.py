@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from neuromech.eom.chance import States, restore, states
+from neuromech.eom.chance import States, restore, same, states
 from neuromech.eom.duals import dual
 from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
@@ -27,19 +27,26 @@ Closure = Callable[[], Any]
 class Live:
     """Use as a context: leaving it puts parameters, buffers and random states where one plain forward leaves them.
 
-    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `spectator`: leave
-    not even the traces of one forward. `look` takes the gradients that the closure's own backward leaves, if it runs
-    one. Raises `EoMError` if the closure changes parameters.
+    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `alike`: and that
+    every look draws as many random numbers as the first, so that the last one leaves the generators where they should
+    be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward.
+
+    `look` takes the gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure
+    changes parameters.
     """
 
-    def __init__(self, closure: Closure, params: Params, once: bool = False, spectator: bool = False) -> None:
+    def __init__(
+        self, closure: Closure, params: Params, once: bool = False, alike: bool = False, spectator: bool = False
+    ) -> None:
         self._closure, self._params, self._once = closure, params, once
-        self._spectator = spectator
+        self.alike, self._spectator = alike, spectator
+        self._tensors = list(params.values())
+        self._devices = {p.device for p in self._tensors}
         self._home: Params | None = None
         self._moved, self._looks = False, 0
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
-        self._start = None if once else states({p.device for p in params.values()})
+        self._start = None if once else states(self._devices)
         self._end: States | None = None
 
     @property
@@ -56,27 +63,28 @@ class Live:
                 "the closure ran backward in this step, but not in earlier ones: it has to do always the same"
             )
         if self._looks and self._start is not None:
-            if self._end is None:
-                self._end = states({p.device for p in self._params.values()})
+            if self._looks == 1:
+                self._end = None if self.alike else states(self._devices)
                 self._after = {b: b.detach().clone() for b in self._before}
             _restore(self._start, self._before)
         self._shift(shift) if shift else self._write(params, tangent)
         torch.clear_autocast_cache()  # it knows weights by their identity, and these may just have moved
-        for p in self._params.values():
+        versions = []
+        for p in self._tensors:
             p.grad = None
-        versions = {name: p._version for name, p in self._params.items()}
+            versions.append(p._version)
         self._looks += 1
         with torch.enable_grad(), _Buffers(self._before, watch=self._looks == 1 and not self._once):
             loss = self._closure()
-        for name, p in self._params.items():
-            if p._version != versions[name]:
+        gradient: Params = {}
+        for (name, p), version in zip(self._params.items(), versions, strict=True):
+            if p._version != version:
                 raise EoMError(
                     f"the closure changed parameter {name} in place (clipping of weights, Embedding(max_norm=..), an "
                     "optimizer step): a loss has to leave the point alone where it is evaluated; do it after the step"
                 )
-        gradient = {name: p.grad for name, p in self._params.items() if p.grad is not None}
-        for p in self._params.values():
-            p.grad = None
+            if p.grad is not None:
+                gradient[name], p.grad = p.grad, None
         if not gradient:
             check_loss(loss)
             return Look(loss, self._params)
@@ -95,27 +103,29 @@ class Live:
             # An in-place copy of a dual number gives the leaf a tangent, until the level of duals is left.
             p.copy_(value if tangent is None else dual(value.clone(), tangent[name]))
 
-    @torch.no_grad()
     def _shift(self, terms: Terms) -> None:
         """Move by a sum, in as few passes over memory as it takes."""
-        home, live = self.here, list(self._params.values())
-        if self._moved:
-            torch._foreach_copy_(live, [home[name] for name in self._params])
-        self._moved = True
-        for coefficient, x in terms:
-            torch._foreach_add_(live, [x[name] for name in self._params], alpha=coefficient)
+        home = self.here
+        with torch.no_grad():
+            if self._moved:
+                torch._foreach_copy_(self._tensors, list(home.values()))
+            self._moved = True
+            for coefficient, x in terms:
+                torch._foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
 
     def __enter__(self) -> Live:
         return self
 
-    @torch.no_grad()
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._moved:
-            torch._foreach_copy_(list(self._params.values()), [self.here[name] for name in self._params])
-        if self._spectator and self._start is not None:
-            _restore(self._start, self._before)
-        elif self._end is not None:
-            _restore(self._end, self._after)
+        with torch.no_grad():
+            if self._moved:
+                torch._foreach_copy_(self._tensors, list(self.here.values()))
+            if self._spectator and self._start is not None:
+                _restore(self._start, self._before)
+            elif self._looks > 1:
+                if self._end is not None:
+                    self.alike = error is None and same(self._end, states(self._devices))
+                _restore(self._end, self._after)
 
 
 class _Buffers:
@@ -128,12 +138,13 @@ class _Buffers:
     def _remember(self, module: nn.Module, args: Any) -> None:
         if module in self._seen:
             return
-        for inside in module.modules():
-            if inside not in self._seen:
-                self._seen.add(inside)
-                for buffer in inside._buffers.values():
-                    if buffer is not None and buffer not in self._before:
-                        self._before[buffer] = buffer.detach().clone()
+        self._seen.add(module)
+        for buffer in module._buffers.values():
+            if buffer is not None and buffer not in self._before:
+                self._before[buffer] = buffer.detach().clone()
+        for inside in module._modules.values():
+            if inside is not None:
+                self._remember(inside, args)
 
     def __enter__(self) -> None:
         self._handle = register_module_forward_pre_hook(self._remember) if self._watch else None
@@ -143,8 +154,9 @@ class _Buffers:
             self._handle.remove()
 
 
-@torch.no_grad()
-def _restore(at: States, buffers: dict[Tensor, Tensor]) -> None:
-    restore(at)
-    for buffer, value in buffers.items():
-        buffer.copy_(value)
+def _restore(at: States | None, buffers: dict[Tensor, Tensor]) -> None:
+    if at is not None:
+        restore(at)
+    with torch.no_grad():
+        for buffer, value in buffers.items():
+            buffer.copy_(value)

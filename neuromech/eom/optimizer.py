@@ -76,7 +76,7 @@ class EoMOptimizer(Optimizer):
         # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
         base.follows_flow = order > 0  # type: ignore[attr-defined]
         self.steps = 0
-        self._form, self._warned = "unknown", False
+        self._form, self._warned, self._alike = "unknown", False, False
         groups, state, defaults = base.param_groups, base.state, base.defaults
         super().__init__([dict(group) for group in groups], dict(defaults))
         # What Optimizer.__init__ has made went through to the base: put back what was there.
@@ -139,7 +139,7 @@ class EoMOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base" in state:  # a copy or a pickle
-            self.__dict__.update(state, closure=None, _form="unknown", _warned=False)
+            self.__dict__.update(state, closure=None, _form="unknown", _warned=False, _alike=False)
             super().__setstate__({})
         else:  # from Optimizer.load_state_dict
             self.base.__setstate__(state)
@@ -169,7 +169,8 @@ class EoMOptimizer(Optimizer):
         once = not audit and (
             self.order == 0 or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
         )
-        with Live(closure, values, once) as live:
+        # What an audit has seen to be the same at every evaluation is trusted until the next one.
+        with Live(closure, values, once, alike=self._alike and not audit) as live:
             form = self.hvp if self.backend == "hvp" and self.order else "gradient"
             point = Point.on(live, form, trusted=not audit)
             self._form = point.form
@@ -178,6 +179,7 @@ class EoMOptimizer(Optimizer):
                 check_repeats(live, point)
                 if self.backend == "hvp" and self.order and point.form == "difference":
                     check_difference(point)
+        self._alike = live.alike
         for name, role in roles.items():  # a parameter that the loss does not use has to stay as it is
             role.parameter.grad = None if name in point.unused else handed[name]
         try:
@@ -203,7 +205,14 @@ class EoMOptimizer(Optimizer):
         """The gradients with which the base's step goes where it should."""
         if self.order == 0:
             return point.gradient
-        theta, slope = live.here, Slope(roles)
+        theta = live.here
+        if self.backend == "gradients" and self.follow == "flow" and self.order in TABLEAUS and (one := _one(roles)):
+
+            def shifted(shift: Terms) -> Params:
+                return gradient_at(live, shift=shift)
+
+            return runge_kutta(shifted, point.gradient, theta, one.w, self.order, one.rule.weight_decay, one.sign)
+        slope = Slope(roles)
         explicit = slope.derivative(point.derivative, theta)
         field = slope.field(lambda at: gradient_at(live, at), theta, point.gradient)
         if self.follow == "descent":
@@ -215,13 +224,6 @@ class EoMOptimizer(Optimizer):
                 )
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
         if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
-            if slope.uniform is not None:
-
-                def shifted(shift: Terms) -> Params:
-                    return gradient_at(live, shift=shift)
-
-                w, decay, sign = slope.uniform
-                return runge_kutta(shifted, point.gradient, theta, w, self.order, decay, sign)
             step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
             extra = combine([(1.0, step), (-1.0, field(theta))])
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
@@ -247,6 +249,14 @@ class EoMOptimizer(Optimizer):
         if used:
             self.state[role.parameter][MEMORY] = list(handed.memory)
         return handed.gradient
+
+
+def _one(roles: dict[str, Role]) -> Role | None:
+    """Any of the roles, if all are the same, without momentum: then nothing has to be scaled there and back."""
+    first, *others = roles.values()
+    if first.rule.momentum or any(role[1:] != first[1:] for role in others):
+        return None
+    return first
 
 
 _steady = lru_cache(maxsize=1024)(hand_over)  # parameters of a group share their numbers
