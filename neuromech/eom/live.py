@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from neuromech.eom.chance import States, restore, same, states
 from neuromech.eom.duals import dual
@@ -29,18 +30,26 @@ class Live:
 
     `once`: the caller promises to look only here and only once, and nothing has to be remembered. `alike`: and that
     every look draws as many random numbers as the first, so that the last one leaves the generators where they should
-    be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward.
+    be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward. `parallel`:
+    processes share the work, and only backward() makes them meet; found out where more than one look is taken.
 
     `look` takes the gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure
     changes parameters.
     """
 
     def __init__(
-        self, closure: Closure, params: Params, once: bool = False, alike: bool = False, spectator: bool = False
+        self,
+        closure: Closure,
+        params: Params,
+        once: bool = False,
+        alike: bool = False,
+        spectator: bool = False,
+        parallel: bool = False,
     ) -> None:
         self._closure, self._params, self._once = closure, params, once
         self.alike, self._spectator = alike, spectator
         self._tensors = list(params.values())
+        self.parallel = parallel or any(hasattr(p, "device_mesh") for p in self._tensors)
         self._devices = {p.device for p in self._tensors}
         self._home: Params | None = None
         self._moved, self._looks = False, 0
@@ -74,13 +83,17 @@ class Live:
             p.grad = None
             versions.append(p._version)
         self._looks += 1
-        with torch.enable_grad(), _Buffers(self._before, watch=self._looks == 1 and not self._once):
+        with torch.enable_grad(), _Watch(self._before, on=self._looks == 1 and not self._once) as watch:
             loss = self._closure()
+            self.parallel |= watch.parallel
+            if self.parallel and all(p.grad is None for p in self._tensors):
+                check_loss(loss)
+                loss.backward()  # FSDP2 and DDP meet the other processes in nothing else
         gradient: Params = {}
         for (name, p), version in zip(self._params.items(), versions, strict=True):
             if p._version != version:
                 raise EoMError(
-                    f"the closure changed parameter {name} in place (clipping of weights, Embedding(max_norm=..), an "
+                    f"the closure changed {name} in place (clipping of weights, Embedding(max_norm=..), an "
                     "optimizer step): a loss has to leave the point alone where it is evaluated; do it after the step"
                 )
             if p.grad is not None:
@@ -108,10 +121,14 @@ class Live:
         home = self.here
         with torch.no_grad():
             if self._moved:
-                torch._foreach_copy_(self._tensors, list(home.values()))
+                self._return()
             self._moved = True
             for coefficient, x in terms:
                 torch._foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
+
+    def _return(self) -> None:
+        for p, home in zip(self._tensors, self.here.values(), strict=True):
+            p.copy_(home)  # one by one: DTensors have no foreach form of it
 
     def __enter__(self) -> Live:
         return self
@@ -119,7 +136,7 @@ class Live:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         with torch.no_grad():
             if self._moved:
-                torch._foreach_copy_(self._tensors, list(self.here.values()))
+                self._return()
             if self._spectator and self._start is not None:
                 _restore(self._start, self._before)
             elif self._looks > 1:
@@ -128,17 +145,21 @@ class Live:
                 _restore(self._end, self._after)
 
 
-class _Buffers:
-    """Remembers, while it is entered, the buffers of every module that is called, as they were before the call."""
+class _Watch:
+    """Remembers, while it is entered, the buffers of every module that is called, as they were before the call.
 
-    def __init__(self, before: dict[Tensor, Tensor], watch: bool) -> None:
-        self._before, self._watch = before, watch
+    `parallel`: whether one of the modules is `DistributedDataParallel`.
+    """
+
+    def __init__(self, before: dict[Tensor, Tensor], on: bool) -> None:
+        self._before, self._on, self.parallel = before, on, False
         self._seen: set[nn.Module] = set()
 
     def _remember(self, module: nn.Module, args: Any) -> None:
         if module in self._seen:
             return
         self._seen.add(module)
+        self.parallel |= isinstance(module, DistributedDataParallel)
         for buffer in module._buffers.values():
             if buffer is not None and buffer not in self._before:
                 self._before[buffer] = buffer.detach().clone()
@@ -146,8 +167,9 @@ class _Buffers:
             if inside is not None:
                 self._remember(inside, args)
 
-    def __enter__(self) -> None:
-        self._handle = register_module_forward_pre_hook(self._remember) if self._watch else None
+    def __enter__(self) -> _Watch:
+        self._handle = register_module_forward_pre_hook(self._remember) if self._on else None
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._handle is not None:

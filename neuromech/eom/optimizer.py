@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.optim import Optimizer
 
-from neuromech.eom.audit import check_difference, check_repeats, check_small
+from neuromech.eom.audit import check_difference, check_repeats, check_scale, check_small
 from neuromech.eom.hand import Role, Slope, hand_over
 from neuromech.eom.landscape import Terms, check_parameters
 from neuromech.eom.live import Closure, Live
@@ -76,7 +76,7 @@ class EoMOptimizer(Optimizer):
         # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
         base.follows_flow = order > 0  # type: ignore[attr-defined]
         self.steps = 0
-        self._form, self._warned, self._alike = "unknown", False, False
+        self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
         groups, state, defaults = base.param_groups, base.state, base.defaults
         super().__init__([dict(group) for group in groups], dict(defaults))
         # What Optimizer.__init__ has made went through to the base: put back what was there.
@@ -139,7 +139,7 @@ class EoMOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base" in state:  # a copy or a pickle
-            self.__dict__.update(state, closure=None, _form="unknown", _warned=False, _alike=False)
+            self.__dict__.update(state, closure=None, _form="unknown", _warned=False, _alike=False, _parallel=False)
             super().__setstate__({})
         else:  # from Optimizer.load_state_dict
             self.base.__setstate__(state)
@@ -167,19 +167,22 @@ class EoMOptimizer(Optimizer):
         check_parameters(values)
         audit = (self.steps + 1) & self.steps == 0
         once = not audit and (
-            self.order == 0 or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
+            (self.order == 0 and self._form == "gradient")
+            or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
         )
         # What an audit has seen to be the same at every evaluation is trusted until the next one.
-        with Live(closure, values, once, alike=self._alike and not audit) as live:
+        waiting = {name: p.grad for name, p in values.items() if audit and p.grad is not None}
+        with Live(closure, values, once, self._alike and not audit, parallel=self._parallel) as live:
             form = self.hvp if self.backend == "hvp" and self.order else "gradient"
             point = Point.on(live, form, trusted=not audit)
             self._form = point.form
             handed = self._handed(point, live, roles, audit)
             if audit:
                 check_repeats(live, point)
+                check_scale(waiting, point.gradient)
                 if self.backend == "hvp" and self.order and point.form == "difference":
                     check_difference(point)
-        self._alike = live.alike
+        self._alike, self._parallel = live.alike, live.parallel
         for name, role in roles.items():  # a parameter that the loss does not use has to stay as it is
             role.parameter.grad = None if name in point.unused else handed[name]
         try:

@@ -68,9 +68,9 @@ class Point:
         if look.gradient is not None:
             if asked in ("reverse", "forward"):
                 raise EoMError(
-                    f"the closure runs backward itself, so nothing is left for hvp={asked!r} to differentiate: return "
-                    f"the "
-                    "loss without calling backward, or use hvp='difference' or backend='gradients'"
+                    f"the gradient came from backward(), so nothing is left for hvp={asked!r} to differentiate. "
+                    "Closures have to return the loss without calling it; under FSDP2 and DDP there is no other way: "
+                    "use hvp='difference' or backend='gradients'"
                 )
             self.form = "gradient" if asked == "gradient" else "difference"
         if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
