@@ -106,8 +106,11 @@ def cases(config: Config) -> Iterator[tuple[str, str, int, float]]:
     def rates(rule: Rule, finer: bool) -> list[float]:
         # Momentum and the Adam family show their order at smaller lr, the more so on the conv net, the most curved one,
         # and in steps of Nesterov's rule, whose series converges latest.
-        slow = rule.momentum > 0 or rule.kind != "sgd"
-        divisor = (2 if finer and rule.nesterov else 1) * (2 if slow and config.network == "conv net" else 1)
+        adaptive = rule.kind != "sgd"
+        slow = rule.momentum > 0 or adaptive
+        divisor = (2 if adaptive or (finer and rule.nesterov) else 1) * (
+            2 if slow and config.network == "conv net" else 1
+        )
         return [lr / divisor for lr in (config.rates if slow else config.rates[:-1])]
 
     for name in RULES if config.network != "relu" else ["gd"]:
