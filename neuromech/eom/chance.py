@@ -22,9 +22,11 @@ class States(NamedTuple):
     cuda: dict[torch.device, Tensor]
 
 
-def states(devices: Iterable[torch.device]) -> States:
+def states(devices: Iterable[torch.device], only_torch: bool = False) -> States:
     """Where the generators stand; of CUDA those of `devices`."""
     cuda = {device: torch.cuda.get_rng_state(device) for device in devices if device.type == "cuda"}
+    if only_torch:
+        return States(None, None, torch.get_rng_state(), cuda)
     return States(random.getstate(), _numpy_state(), torch.get_rng_state(), cuda)
 
 
@@ -37,7 +39,8 @@ def same(a: States, b: States) -> bool:
 
 def restore(states: States) -> None:
     """Put the generators where they stood."""
-    random.setstate(states.python)
+    if states.python is not None:
+        random.setstate(states.python)
     if states.numpy is not None and states.numpy is not _numpy_state():
         sys.modules["numpy"].random.set_state(states.numpy)
     torch.set_rng_state(states.torch)

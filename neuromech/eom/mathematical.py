@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.backends import cuda
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from neuromech.eom import twice
@@ -28,11 +28,29 @@ Form = Literal["torch", "twice", "open"]
 @contextmanager
 def mathematical(form: Form) -> Iterator[None]:
     """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if form != "torch":
-            stack.enter_context(_Forms(form))
-        yield
+    # What sdpa_kernel does, which takes as long as a layer to do it.
+    fused = [enable for enabled, enable in FUSED if enabled()]
+    plain = cuda.math_sdp_enabled()
+    for enable in fused:
+        enable(False)
+    cuda.enable_math_sdp(True)
+    try:
+        if form == "torch":
+            yield
+        else:
+            with _Forms(form):
+                yield
+    finally:
+        for enable in fused:
+            enable(True)
+        cuda.enable_math_sdp(plain)
+
+
+FUSED = (
+    (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+    (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+)
 
 
 class _Forms(TorchFunctionMode):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
@@ -78,7 +78,7 @@ class Point:
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
-        with self._exact(deep=False):  # for checkpoints, which evaluate again what backward needs
+        with self._backward():
             gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
         self.gradient: Params = {name: g.detach() for name, g in gradient.items()}
         if self.form == "reverse":
@@ -89,15 +89,16 @@ class Point:
         self._versions = {name: leaf._version for name, leaf in leaves.items()}
         self._attached, self._directions = {(): gradient}, []
 
-    @contextmanager
-    def _exact(self, deep: bool) -> Iterator[None]:
+    def _exact(self, deep: bool) -> AbstractContextManager[None]:
         """Inside, operators are evaluated in a form that has the derivatives that will be asked for."""
         if self.form in ("difference", "gradient"):
-            yield
-        else:
-            # Forward mode knows torch's own rules only, which are right there.
-            with mathematical("open" if deep else "twice" if self.form == "reverse" else "torch"):
-                yield
+            return nullcontext()
+        # Forward mode knows torch's own rules only, which are right there.
+        return mathematical("open" if deep else "twice" if self.form == "reverse" else "torch")
+
+    def _backward(self) -> AbstractContextManager[None]:
+        """Inside, checkpoints evaluate attention again as it was evaluated before."""
+        return nullcontext() if self.form in ("difference", "gradient") else mathematical("torch")
 
     def hvp(self, v: Params) -> Params:
         """The Hessian times v."""
@@ -130,7 +131,7 @@ class Point:
                 look = self._landscape.look()
                 self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
         prefix: tuple[int, ...] = ()
-        with self._exact(self._deep):
+        with self._backward():
             for v in directions[:-1]:
                 longer = (*prefix, id(v))
                 if longer not in self._attached:
