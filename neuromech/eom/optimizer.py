@@ -174,7 +174,7 @@ class EoMOptimizer(Optimizer):
         waiting = {name: p.grad for name, p in values.items() if audit and p.grad is not None}
         with Live(closure, values, once, self._alike and not audit, parallel=self._parallel) as live:
             form = self.hvp if self.backend == "hvp" and self.order else "gradient"
-            point = Point.on(live, form, trusted=not audit)
+            point = Point.on(live, form, trusted=not audit, once=self.order == 1)
             self._form = point.form
             handed = self._handed(point, live, roles, audit)
             if audit:

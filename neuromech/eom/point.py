@@ -36,28 +36,37 @@ Exact = Literal["reverse", "forward", "difference", "gradient"]
 class Point:
     """One point of a loss. `loss(params)` is a pure function of a dict of tensors, see `as_function` for a model.
 
-    `loss`: 0-d tensor. `gradient`: by name, zeros for `unused` parameters. Tensors carry no graph.
+    `loss`: 0-d tensor. `gradient`: by name, zeros for `unused` parameters. Tensors carry no graph. `once`: one product
+    is all that will be asked for; memory is then free earlier.
 
     Raises `EoMError` for a loss that is no scalar, or that does not depend on any parameter.
     """
 
-    def __init__(self, loss: Loss, params: Params, hvp: Form = "auto") -> None:
-        self._begin(Function(loss, params), hvp)
+    def __init__(self, loss: Loss, params: Params, hvp: Form = "auto", once: bool = False) -> None:
+        self._begin(Function(loss, params), hvp, once=once)
 
     @classmethod
-    def on(cls, landscape: Landscape, hvp: Form | Literal["gradient"] = "auto", trusted: bool = False) -> Point:
+    def on(
+        cls,
+        landscape: Landscape,
+        hvp: Form | Literal["gradient"] = "auto",
+        trusted: bool = False,
+        once: bool = False,
+    ) -> Point:
         """The point where `landscape` stands. "gradient": no derivatives will be asked for.
 
         `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
         """
         point = cls.__new__(cls)
-        point._begin(landscape, hvp, trusted)
+        point._begin(landscape, hvp, trusted, once)
         return point
 
-    def _begin(self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False) -> None:
+    def _begin(
+        self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False, once: bool = False
+    ) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
-        self._landscape = landscape
+        self._landscape, self._once = landscape, once
         asked = hvp
         if hvp == "auto":
             sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
@@ -119,6 +128,8 @@ class Point:
             return self._reverse(directions) if self.form == "reverse" else self._forward(directions)
 
     def _reverse(self, directions: tuple[Params, ...]) -> Params:
+        if not self._attached or (self._once and len(directions) > 1):
+            raise EoMError("this point was made for one product, with once=True: make it without to take more")
         for name, leaf in self._leaves.items():
             if leaf._version != self._versions[name]:
                 raise EoMError(
@@ -138,7 +149,10 @@ class Point:
                     self._directions.append(v)
                     self._attached[longer] = _along(self._attached[prefix], self._leaves, v, graph=True)
                 prefix = longer
-            return _along(self._attached[prefix], self._leaves, directions[-1], graph=False)
+            out = _along(self._attached[prefix], self._leaves, directions[-1], graph=False, keep=not self._once)
+        if self._once:
+            self._attached = {}
+        return out
 
     def _forward(self, directions: tuple[Params, ...]) -> Params:
         *others, last = directions
@@ -209,7 +223,7 @@ def gradient_at(landscape: Landscape, params: Params | None = None, shift: Terms
     return first_gradient(landscape.look(params, shift=shift), graph=False)[0]
 
 
-def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: bool = True) -> Params:
+def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: bool = True, keep: bool = True) -> Params:
     """The derivative of <gradient, v> with respect to the leaves: by symmetry that of the gradient along v."""
     live = [name for name, g in gradient.items() if g.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(leaves)
@@ -219,7 +233,7 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
             list(leaves.values()),
             [v[name] for name in live],
             create_graph=graph,
-            retain_graph=True,
+            retain_graph=keep,
             allow_unused=True,
         )
     pairs = zip(leaves.items(), found, strict=True)
