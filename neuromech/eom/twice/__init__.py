@@ -72,11 +72,13 @@ def _convolution(of: Callable[..., Tensor], axes: int) -> Callable[..., Tensor]:
 
 
 def applies() -> bool:
-    """Not under functorch's transforms, which know torch's operators only, nor under hooks on what is saved.
+    """Not where torch's own operators are expected: functorch's transforms, dispatch modes (what traces a model).
 
+    Nor under hooks on what is saved.
     Checkpoints are such hooks: they evaluate operators again during backward, where nothing puts them in another form.
     """
-    return not torch._C._are_functorch_transforms_active() and _top_hooks(True) is None
+    watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
+    return not watched and _top_hooks(True) is None
 
 
 _top_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
