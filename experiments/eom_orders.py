@@ -1,6 +1,6 @@
 """Do flows and steps follow each other to the order that is promised, for every rule, on every small network?
 
-    python -m experiments.eom_orders [--out runs/eom_orders]
+    python -m experiments.eom_orders [--out runs/eom_orders]     (resumes where it was interrupted)
     python -m analysis.eom_orders runs/eom_orders
 
 Two directions. *Analysis*: the steps of an optimizer against the flow that they should lie on. *Steps*: EoMOptimizer
@@ -11,7 +11,7 @@ there the signs that flip between two learning rates are counted.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from neuromech.eom import EoMOptimizer, Rule, as_function, descend, flow_of
 from neuromech.eom.landscape import Function, Loss
 from neuromech.eom.point import gradient_at
+from neuromech.eom.terms import Backend
 from neuromech.params import Params, combine, norm
 from neuromech.record import Record
 
@@ -37,7 +38,8 @@ RULES: dict[str, Rule] = {
     "adamw": Rule("adam", betas=(0.5, 0.6), eps=0.1, weight_decay=0.1, decoupled=True),
     "rmsprop": Rule("rmsprop", betas=(0.0, 0.6), eps=0.1),
 }
-STEPS: dict[str, Rule] = {name: RULES[name] for name in ("gd", "coupled decay", "heavy ball", "dampening", "nesterov")}
+STEPS = ("gd", "coupled decay", "heavy ball", "dampening", "nesterov")
+KEYS = ("direction", "rule", "order", "lr")
 
 
 class Attention(nn.Module):
@@ -98,37 +100,56 @@ def orders_of(rule: Rule, most: int) -> range:
     return range(min(most, 2 if rule.kind != "sgd" else 3 if rule.momentum else 4))
 
 
-def run(config: Config, directory: Path) -> Path:
-    """Measure every error of one network; returns the run directory. Table errors: direction, rule, order, lr, "
-    "error."""
+def cases(config: Config) -> Iterator[tuple[str, str, int, float]]:
+    """Direction, rule, order and lr of every error that is measured of one network."""
+
+    def rates(rule: Rule, finer: bool) -> list[float]:
+        # Momentum and the Adam family show their order at smaller lr, the more so on the conv net, the most curved one,
+        # and in steps of Nesterov's rule, whose series converges latest.
+        adaptive = rule.kind != "sgd"
+        slow = rule.momentum > 0 or adaptive
+        divisor = (2 if adaptive or (finer and rule.nesterov) else 1) * (
+            2 if slow and config.network == "conv net" else 1
+        )
+        return [lr / divisor for lr in (config.rates if slow else config.rates[:-1])]
+
+    for name in RULES if config.network != "relu" else ["gd"]:
+        for order in orders_of(RULES[name], config.orders):
+            yield from (("analysis", name, order, lr) for lr in rates(RULES[name], finer=False))
+    for name in STEPS if config.network != "relu" else ["gd"]:
+        for order in range(config.orders):
+            for lr in rates(RULES[name], finer=True):
+                yield from ((f"steps, {backend}", name, order, lr) for backend in ("hvp", "gradients"))
+
+
+def run(config: Config, directory: Path, progress: bool = False) -> Path:
+    """Measure every error of one network that is not recorded yet; returns the run directory.
+
+    Table errors: direction, rule, order, lr, error.
+    """
+    from tqdm import tqdm
+
     model, loss, params, x = problem(config)
     flips = sign_flips(model, loss, params, x, config) if config.network == "relu" else 0
-    record = Record(directory, {"network": config.network, "sign_flips": flips, "seed": config.seed}, False)
-
-    def keep(direction: str, name: str, order: int, lr: float, error: float) -> None:
-        row = {"direction": direction, "rule": name, "order": order, "lr": lr, "error": error}
-        record.append("errors", {key: [value] for key, value in row.items()})
-
-    rules = RULES if config.network == "mlp" else {"gd": RULES["gd"]}
-    for name, rule in rules.items():
-        fine = config.rates if rule.momentum or rule.kind != "sgd" else config.rates[:-1]
-        for order in orders_of(rule, config.orders):
-            for lr in fine:
-                keep("analysis", name, order, lr, analysis_error(rule, order, lr, loss, params, config))
-    for name, rule in STEPS.items() if config.network == "mlp" else [("gd", RULES["gd"])]:
-        end = flow_of(rule, loss, params, 1.0, 0).at(config.time, rtol=config.rtol, atol=config.atol)
-        for order in range(config.orders):
-            # The series of Nesterov's rule converges latest, and shows its order at smaller lr.
-            for lr in (r / (2 if rule.nesterov else 1) for r in (config.rates if rule.momentum else config.rates[:-1])):
-                for backend in ("hvp", "gradients"):
-                    keep(
-                        f"steps, {backend}",
-                        name,
-                        order,
-                        lr,
-                        steps_error(rule, order, lr, backend, loss, params, end, config),
-                    )
-    record.close()
+    ends: dict[str, Params] = {}  # of the gradient flow, with the decay of a rule
+    meta = {"network": config.network, "sign_flips": flips, "seed": config.seed}
+    with Record(directory, meta, resume=True) as record:
+        known = record.frame("errors") if "errors" in record.tables else None
+        done = set() if known is None else {tuple(row) for row in known[list(KEYS)].itertuples(index=False)}
+        for case in tqdm(list(cases(config)), desc=config.network, unit="error", disable=not progress):
+            if case in done:
+                continue
+            direction, name, order, lr = case
+            rule = RULES[name]
+            if direction == "analysis":
+                error = analysis_error(rule, order, lr, loss, params, config)
+            else:
+                if name not in ends:
+                    flow = flow_of(rule, loss, params, 1.0, 0)
+                    ends[name] = flow.at(config.time, rtol=config.rtol, atol=config.atol)
+                backend: Backend = "hvp" if direction == "steps, hvp" else "gradients"
+                error = steps_error(rule, order, lr, backend, loss, params, ends[name], config)
+            record.append("errors", dict(zip((*KEYS, "error"), ([v] for v in (*case, error)), strict=True)))
     return directory
 
 
@@ -145,11 +166,11 @@ def analysis_error(rule: Rule, order: int, lr: float, loss: Loss, params: Params
 
 
 def steps_error(
-    rule: Rule, order: int, lr: float, backend: str, loss: Loss, params: Params, end: Params, config: Config
+    rule: Rule, order: int, lr: float, backend: Backend, loss: Loss, params: Params, end: Params, config: Config
 ) -> float:
     live = {name: p.clone().requires_grad_() for name, p in params.items()}
     base = rule.optimizer(live.values(), lr)
-    optimizer = EoMOptimizer(base, order, backend="hvp" if backend == "hvp" else "gradients")
+    optimizer = EoMOptimizer(base, order, backend=backend)
     for _ in range(round(config.time / lr)):
         optimizer.step(lambda: loss(live))
     return distance({name: p.detach() for name, p in live.items()}, end)
@@ -164,13 +185,11 @@ def sign_flips(model: nn.Module, loss: Loss, params: Params, x: Tensor, config: 
 
 
 def main() -> None:
-    from tqdm import tqdm
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/eom_orders"))
     options = parser.parse_args()
-    for name in tqdm(NETWORKS, unit="network"):
-        run(Config(name), options.out / name.replace(" ", "_"))
+    for name in NETWORKS:
+        run(Config(name), options.out / name.replace(" ", "_"), progress=True)
     print(f"records in {options.out}; now: python -m analysis.eom_orders {options.out}")
 
 

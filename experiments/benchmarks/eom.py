@@ -88,7 +88,7 @@ def products(config: Config) -> None:
     flat = torch.cat([t.reshape(-1) for t in v.values()])
 
     def ours() -> None:
-        Point(loss, params).hvp(v)
+        Point(loss, params, once=True).hvp(v)
 
     def textbook() -> None:
         gradient = torch.autograd.grad(criterion(model(x), y), live, create_graph=True)

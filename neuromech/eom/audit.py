@@ -44,6 +44,20 @@ def check_difference(point: Point) -> None:
         )
 
 
+def check_scale(waiting: Params, gradient: Params) -> None:
+    """Warn if .grad held the gradient of the closure before the step, but by far smaller or larger."""
+    mine = {name: gradient[name] for name in waiting}
+    a, b = float(norm(mine)), float(norm(waiting))
+    if not (a > 0 and b > 0) or 0.1 < a / b < 10.0 or abs(float(dot(mine, waiting))) < 0.9999 * a * b:
+        return  # that of another point, perhaps
+    warnings.warn(
+        f"the gradient of the closure is {a / b:.3g} times the one in .grad, of which EoMOptimizer takes no notice. "
+        "Return the loss from the closure as it is, not scaled for GradScaler; and clip gradients by lowering lr",
+        NeuromechWarning,
+        stacklevel=4,
+    )
+
+
 def check_small(
     handed: Params,
     coefficients: list[tuple[float, ...]],
@@ -56,7 +70,7 @@ def check_small(
     rule = momenta[max(momenta)]
     bare = {name: c[0] * gradient[name] for c, name in zip(coefficients, roles, strict=True)}
     plain = float(norm(bare))
-    if not plain or float(norm({n: handed[n] - bare[n] for n in bare})) <= plain:
+    if not plain or not float(norm({n: handed[n] - bare[n] for n in bare})) > plain:  # or it is not a number
         return False
     curvature = float(dot(powers[0], powers[1]) / dot(powers[0], powers[0]).clamp_min(torch.finfo(torch.float64).tiny))
     bound = rule.radius * rule.speed / rule.kappa

@@ -142,6 +142,7 @@ def flow_of(
     rate = float(lr or 0.0)
     slope = _field(rule, loss, rate, order, backend, hvp)
     start = Function(loss, params).here
+    gradient_at(Function(loss, start))  # what is no loss is refused now
     if rule.momentum and order and startup == "torch":
         if rule.decoupled and rule.weight_decay:
             raise EoMError(
@@ -155,10 +156,11 @@ def flow_of(
 def _field(rule: Rule, loss: Loss, lr: float, order: int, backend: Backend | None, hvp: Form) -> Field:
     if backend not in (None, "gradients", "hvp"):
         raise EoMError(f"backend is {backend!r}: it has to be 'gradients' or 'hvp'")
+    if backend == "gradients" and (rule.momentum or rule.kind != "sgd"):
+        what = "momentum" if rule.kind == "sgd" else rule.kind
+        raise EoMError(f"gradients alone give the flow of rules without memory: use backend='hvp' for {what}")
     if rule.kind != "sgd":
         return _adaptive(rule, loss, lr, order, hvp)
-    if backend == "gradients" and rule.momentum:
-        raise EoMError("gradients alone give the flow of rules without memory: use backend='hvp' for momentum")
     if backend == "gradients" or (backend is None and not rule.momentum):
         return lambda theta: motion_by_gradients(lambda at: gradient_at(Function(loss, at)), theta, rule, lr, order)
 

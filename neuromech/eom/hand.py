@@ -75,9 +75,6 @@ class Slope:
         self._scale = [role.w * role.sign for role in roles.values()]
         self._pull = [role.w * role.rule.weight_decay for role in roles.values()]
         self._decay = [role.rule.weight_decay for role in roles.values()]
-        plain = not any(self._decay) and min(self._signs) > 0 and len(set(self._w)) == 1
-        # The one w of all parameters if V = w g, else None: then nothing has to be scaled there and back.
-        self.uniform = self._w[0] if plain else None
 
     def derivative(self, raw: Derivative, theta: Params) -> Derivative:
         """d^n V[v1, .., vn] at theta from d^n g."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from neuromech.eom.chance import restore, states
 from neuromech.eom.duals import dual
 from neuromech.errors import EoMError
-from neuromech.params import Params, named_parameters
+from neuromech.params import Params, combine, named_parameters
 
 Loss = Callable[[Params], Tensor]
+Terms = Sequence[tuple[float, Params]]  # a sum of coefficient * x
 
 
 class Look(NamedTuple):
@@ -32,8 +34,8 @@ class Landscape(Protocol):
     @property
     def here(self) -> Params: ...
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
-        """Evaluate at `params` (None: here), as dual numbers if there is a `tangent`."""
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
+        """Evaluate at `params` (None: here), or at here + `shift`; as dual numbers if there is a `tangent`."""
         ...
 
 
@@ -48,7 +50,9 @@ class Function:
         self._loss = loss
         self.here: Params = {name: p.detach() for name, p in params.items()}
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
+        if shift:
+            params = combine([(1.0, self.here), *shift])
         # Fresh leaves: views of one tensor must not be shared between evaluations, nor with the caller's graph.
         leaves = {name: p.detach().requires_grad_() for name, p in (params or self.here).items()}
         with torch.enable_grad():
@@ -90,16 +94,16 @@ def as_function(model: nn.Module, loss: Callable[..., Tensor], inputs: Any, *tar
     frozen = {name: b.detach().clone() for name, b in model.named_buffers()}
     args: tuple[Any, ...] = () if isinstance(inputs, dict) else inputs if isinstance(inputs, tuple) else (inputs,)
     kwargs: dict[str, Any] = inputs if isinstance(inputs, dict) else {}
-    devices = sorted({p.device.index or 0 for p in trainable.values() if p.device.type == "cuda"})
-    with torch.random.fork_rng(devices):
-        states = [torch.get_rng_state(), *(torch.cuda.get_rng_state(i) for i in devices)]
+    devices = {p.device for p in trainable.values()}
+    start = states(devices, only_torch=True)
 
     def of(params: Params) -> Tensor:
-        with torch.random.fork_rng(devices):
-            torch.set_rng_state(states[0])
-            for i, state in zip(devices, states[1:], strict=True):
-                torch.cuda.set_rng_state(state, i)
+        before = states(devices, only_torch=True)
+        try:
+            restore(start)
             buffers = {name: b.clone() for name, b in frozen.items()}
             return loss(torch.func.functional_call(model, (params, buffers), args, kwargs), *target)
+        finally:
+            restore(before)
 
     return of, {name: p.detach().clone() for name, p in trainable.items()}

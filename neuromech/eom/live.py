@@ -7,8 +7,6 @@ one forward has left it. Parameters are written in place, as the closure knows t
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -16,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.nn.parallel import DistributedDataParallel
 
+from neuromech.eom.chance import States, restore, same, states
 from neuromech.eom.duals import dual
-from neuromech.eom.landscape import Look, check_loss
+from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
 from neuromech.params import Params
 
@@ -28,20 +28,35 @@ Closure = Callable[[], Any]
 class Live:
     """Use as a context: leaving it puts parameters, buffers and random states where one plain forward leaves them.
 
-    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `spectator`: leave
-    not even the traces of one forward. `look` takes the gradients that the closure's own backward leaves, if it runs
-    one. Raises `EoMError` if the closure changes parameters.
+    `once`: the caller promises to look only here and only once, and nothing has to be remembered. `alike`: and that
+    every look draws as many random numbers as the first, so that the last one leaves the generators where they should
+    be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward. `parallel`:
+    processes share the work, and only backward() makes them meet; found out where more than one look is taken.
+
+    `look` takes the gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure
+    changes parameters.
     """
 
-    def __init__(self, closure: Closure, params: Params, once: bool = False, spectator: bool = False) -> None:
+    def __init__(
+        self,
+        closure: Closure,
+        params: Params,
+        once: bool = False,
+        alike: bool = False,
+        spectator: bool = False,
+        parallel: bool = False,
+    ) -> None:
         self._closure, self._params, self._once = closure, params, once
-        self._spectator = spectator
+        self.alike, self._spectator = alike, spectator
+        self._tensors = list(params.values())
+        self.parallel = parallel or any(hasattr(p, "device_mesh") for p in self._tensors)
+        self._devices = {p.device for p in self._tensors}
         self._home: Params | None = None
         self._moved, self._looks = False, 0
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
-        self._start = None if once else _random_states(params)
-        self._end: list[Callable[[], None]] | None = None
+        self._start = None if once else states(self._devices)
+        self._end: States | None = None
 
     @property
     def here(self) -> Params:
@@ -51,33 +66,38 @@ class Live:
             self._home = {name: p.detach().clone() for name, p in self._params.items()}
         return self._home
 
-    def look(self, params: Params | None = None, tangent: Params | None = None) -> Look:
+    def look(self, params: Params | None = None, tangent: Params | None = None, shift: Terms = ()) -> Look:
         if self._once and self._looks:
             raise EoMError(
                 "the closure ran backward in this step, but not in earlier ones: it has to do always the same"
             )
         if self._looks and self._start is not None:
-            if self._end is None:
-                self._end = _random_states(self._params)
+            if self._looks == 1:
+                self._end = None if self.alike else states(self._devices)
                 self._after = {b: b.detach().clone() for b in self._before}
             _restore(self._start, self._before)
-        self._write(params, tangent)
+        self._shift(shift) if shift else self._write(params, tangent)
         torch.clear_autocast_cache()  # it knows weights by their identity, and these may just have moved
-        for p in self._params.values():
+        versions = []
+        for p in self._tensors:
             p.grad = None
-        versions = {name: p._version for name, p in self._params.items()}
+            versions.append(p._version)
         self._looks += 1
-        with torch.enable_grad(), _Buffers(self._before, watch=self._looks == 1 and not self._once):
+        with torch.enable_grad(), _Watch(self._before, on=self._looks == 1 and not self._once) as watch:
             loss = self._closure()
-        for name, p in self._params.items():
-            if p._version != versions[name]:
+            self.parallel |= watch.parallel
+            if self.parallel and all(p.grad is None for p in self._tensors):
+                check_loss(loss)
+                loss.backward()  # FSDP2 and DDP meet the other processes in nothing else
+        gradient: Params = {}
+        for (name, p), version in zip(self._params.items(), versions, strict=True):
+            if p._version != version:
                 raise EoMError(
-                    f"the closure changed parameter {name} in place (clipping of weights, Embedding(max_norm=..), an "
+                    f"the closure changed {name} in place (clipping of weights, Embedding(max_norm=..), an "
                     "optimizer step): a loss has to leave the point alone where it is evaluated; do it after the step"
                 )
-        gradient = {name: p.grad for name, p in self._params.items() if p.grad is not None}
-        for p in self._params.values():
-            p.grad = None
+            if p.grad is not None:
+                gradient[name], p.grad = p.grad, None
         if not gradient:
             check_loss(loss)
             return Look(loss, self._params)
@@ -96,63 +116,69 @@ class Live:
             # An in-place copy of a dual number gives the leaf a tangent, until the level of duals is left.
             p.copy_(value if tangent is None else dual(value.clone(), tangent[name]))
 
+    def _shift(self, terms: Terms) -> None:
+        """Move by a sum, in as few passes over memory as it takes."""
+        home = self.here
+        with torch.no_grad():
+            if self._moved:
+                self._return()
+            self._moved = True
+            for coefficient, x in terms:
+                torch._foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
+
+    def _return(self) -> None:
+        for p, home in zip(self._tensors, self.here.values(), strict=True):
+            p.copy_(home)  # one by one: DTensors have no foreach form of it
+
     def __enter__(self) -> Live:
         return self
 
-    @torch.no_grad()
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        if self._moved:
-            for name, p in self._params.items():
-                p.copy_(self.here[name])
-        if self._spectator and self._start is not None:
-            _restore(self._start, self._before)
-        elif self._end is not None:
-            _restore(self._end, self._after)
+        with torch.no_grad():
+            if self._moved:
+                self._return()
+            if self._spectator and self._start is not None:
+                _restore(self._start, self._before)
+            elif self._looks > 1:
+                if self._end is not None:
+                    self.alike = error is None and same(self._end, states(self._devices))
+                _restore(self._end, self._after)
 
 
-class _Buffers:
-    """Remembers, while it is entered, the buffers of every module that is called, as they were before the call."""
+class _Watch:
+    """Remembers, while it is entered, the buffers of every module that is called, as they were before the call.
 
-    def __init__(self, before: dict[Tensor, Tensor], watch: bool) -> None:
-        self._before, self._watch = before, watch
+    `parallel`: whether one of the modules is `DistributedDataParallel`.
+    """
+
+    def __init__(self, before: dict[Tensor, Tensor], on: bool) -> None:
+        self._before, self._on, self.parallel = before, on, False
         self._seen: set[nn.Module] = set()
 
     def _remember(self, module: nn.Module, args: Any) -> None:
         if module in self._seen:
             return
-        for inside in module.modules():
-            if inside not in self._seen:
-                self._seen.add(inside)
-                for buffer in inside._buffers.values():
-                    if buffer is not None and buffer not in self._before:
-                        self._before[buffer] = buffer.detach().clone()
+        self._seen.add(module)
+        self.parallel |= isinstance(module, DistributedDataParallel)
+        for buffer in module._buffers.values():
+            if buffer is not None and buffer not in self._before:
+                self._before[buffer] = buffer.detach().clone()
+        for inside in module._modules.values():
+            if inside is not None:
+                self._remember(inside, args)
 
-    def __enter__(self) -> None:
-        self._handle = register_module_forward_pre_hook(self._remember) if self._watch else None
+    def __enter__(self) -> _Watch:
+        self._handle = register_module_forward_pre_hook(self._remember) if self._on else None
+        return self
 
     def __exit__(self, *_: object) -> None:
         if self._handle is not None:
             self._handle.remove()
 
 
-def _random_states(params: Params) -> list[Callable[[], None]]:
-    """What puts every random generator back to where it is now: Python's, numpy's if loaded, and torch's."""
-    mine = random.getstate()
-    states: list[Callable[[], None]] = [lambda: random.setstate(mine)]
-    if (numpy := sys.modules.get("numpy")) is not None:
-        its = numpy.random.get_state()
-        states.append(lambda: numpy.random.set_state(its))
-    cpu = torch.get_rng_state()
-    states.append(lambda: torch.set_rng_state(cpu))
-    for device in {p.device for p in params.values() if p.device.type == "cuda"}:
-        state = torch.cuda.get_rng_state(device)
-        states.append(lambda state=state, device=device: torch.cuda.set_rng_state(state, device))  # type: ignore[misc]
-    return states
-
-
-@torch.no_grad()
-def _restore(states: list[Callable[[], None]], buffers: dict[Tensor, Tensor]) -> None:
-    for put_back in states:
-        put_back()
-    for buffer, value in buffers.items():
-        buffer.copy_(value)
+def _restore(at: States | None, buffers: dict[Tensor, Tensor]) -> None:
+    if at is not None:
+        restore(at)
+    with torch.no_grad():
+        for buffer, value in buffers.items():
+            buffer.copy_(value)

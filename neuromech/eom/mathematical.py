@@ -2,38 +2,69 @@
 
 Fused attention has no second derivative. The second derivatives that torch has for batch, instance and layer norm
 treat the saved mean and variance as constants, so that third derivatives come out wrong, without a word (measured: by
-20 to 70 %).
+20 to 70 %). Where two derivatives are enough, some operators are put in a form that makes them cheap, see `twice`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.backends import cuda
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+from neuromech.eom import twice
+
+# Operators as torch has them (right in forward mode), in a cheap form for two reverse derivatives, or norms by
+# elementary operators.
+Form = Literal["torch", "twice", "open"]
 
 
 @contextmanager
-def mathematical(norms: bool) -> Iterator[None]:
-    """Attention, and `norms` if more than second derivatives of the loss are to be taken, by elementary operators."""
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if norms:
-            stack.enter_context(_Norms())
-        yield
+def mathematical(form: Form) -> Iterator[None]:
+    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
+    # What sdpa_kernel does, which takes as long as a layer to do it.
+    fused = [enable for enabled, enable in FUSED if enabled()]
+    plain = cuda.math_sdp_enabled()
+    for enable in fused:
+        enable(False)
+    cuda.enable_math_sdp(True)
+    try:
+        if form == "torch":
+            yield
+        else:
+            with _Forms(form):
+                yield
+    finally:
+        for enable in fused:
+            enable(True)
+        cuda.enable_math_sdp(plain)
 
 
-class _Norms(TorchFunctionMode):
+FUSED = (
+    (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
+    (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
+    (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
+)
+
+
+class _Forms(TorchFunctionMode):
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self._open = form == "open"
+
     def __torch_function__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        return FORMS.get(function, function)(*args, **(kwargs or {}))
+        form = (FORMS if self._open else twice.FORMS).get(function)
+        if form is None or not (self._open or twice.applies()):
+            form = function
+        return form(*args, **(kwargs or {}))
 
 
 def _standardised(x: Tensor, axes: list[int], eps: float) -> tuple[Tensor, Tensor, Tensor]:

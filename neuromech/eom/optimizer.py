@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch.optim import Optimizer
 
-from neuromech.eom.audit import check_difference, check_repeats, check_small
+from neuromech.eom.audit import check_difference, check_repeats, check_scale, check_small
 from neuromech.eom.hand import Role, Slope, hand_over
-from neuromech.eom.landscape import check_parameters
+from neuromech.eom.landscape import Terms, check_parameters
 from neuromech.eom.live import Closure, Live
 from neuromech.eom.point import FORMS, Form, Point, gradient_at
 from neuromech.eom.rule import Rule, check_order
@@ -27,6 +27,7 @@ from neuromech.eom.terms import (
     lie_powers,
     lie_powers_by_gradients,
     motion_by_gradients,
+    runge_kutta,
 )
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
@@ -75,7 +76,7 @@ class EoMOptimizer(Optimizer):
         # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
         base.follows_flow = order > 0  # type: ignore[attr-defined]
         self.steps = 0
-        self._form, self._warned = "unknown", False
+        self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
         groups, state, defaults = base.param_groups, base.state, base.defaults
         super().__init__([dict(group) for group in groups], dict(defaults))
         # What Optimizer.__init__ has made went through to the base: put back what was there.
@@ -138,7 +139,7 @@ class EoMOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base" in state:  # a copy or a pickle
-            self.__dict__.update(state, closure=None, _form="unknown", _warned=False)
+            self.__dict__.update(state, closure=None, _form="unknown", _warned=False, _alike=False, _parallel=False)
             super().__setstate__({})
         else:  # from Optimizer.load_state_dict
             self.base.__setstate__(state)
@@ -166,17 +167,22 @@ class EoMOptimizer(Optimizer):
         check_parameters(values)
         audit = (self.steps + 1) & self.steps == 0
         once = not audit and (
-            self.order == 0 or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
+            (self.order == 0 and self._form == "gradient")
+            or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
         )
-        with Live(closure, values, once) as live:
+        # What an audit has seen to be the same at every evaluation is trusted until the next one.
+        waiting = {name: p.grad for name, p in values.items() if audit and p.grad is not None}
+        with Live(closure, values, once, self._alike and not audit, parallel=self._parallel) as live:
             form = self.hvp if self.backend == "hvp" and self.order else "gradient"
-            point = Point.on(live, form, trusted=not audit)
+            point = Point.on(live, form, trusted=not audit, once=self.order == 1)
             self._form = point.form
             handed = self._handed(point, live, roles, audit)
             if audit:
                 check_repeats(live, point)
+                check_scale(waiting, point.gradient)
                 if self.backend == "hvp" and self.order and point.form == "difference":
                     check_difference(point)
+        self._alike, self._parallel = live.alike, live.parallel
         for name, role in roles.items():  # a parameter that the loss does not use has to stay as it is
             role.parameter.grad = None if name in point.unused else handed[name]
         try:
@@ -202,7 +208,14 @@ class EoMOptimizer(Optimizer):
         """The gradients with which the base's step goes where it should."""
         if self.order == 0:
             return point.gradient
-        theta, slope = live.here, Slope(roles)
+        theta = live.here
+        if self.backend == "gradients" and self.follow == "flow" and self.order in TABLEAUS and (one := _one(roles)):
+
+            def shifted(shift: Terms) -> Params:
+                return gradient_at(live, shift=shift)
+
+            return runge_kutta(shifted, point.gradient, theta, one.w, self.order, one.rule.weight_decay, one.sign)
+        slope = Slope(roles)
         explicit = slope.derivative(point.derivative, theta)
         field = slope.field(lambda at: gradient_at(live, at), theta, point.gradient)
         if self.follow == "descent":
@@ -214,13 +227,6 @@ class EoMOptimizer(Optimizer):
                 )
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
         if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
-            if slope.uniform is not None:
-                return flow_gradient_by_gradients(
-                    lambda at: point.gradient if at is theta else gradient_at(live, at),
-                    theta,
-                    slope.uniform,
-                    self.order,
-                )
             step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
             extra = combine([(1.0, step), (-1.0, field(theta))])
             return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
@@ -246,6 +252,14 @@ class EoMOptimizer(Optimizer):
         if used:
             self.state[role.parameter][MEMORY] = list(handed.memory)
         return handed.gradient
+
+
+def _one(roles: dict[str, Role]) -> Role | None:
+    """Any of the roles, if all are the same, without momentum: then nothing has to be scaled there and back."""
+    first, *others = roles.values()
+    if first.rule.momentum or any(role[1:] != first[1:] for role in others):
+        return None
+    return first
 
 
 _steady = lru_cache(maxsize=1024)(hand_over)  # parameters of a group share their numbers

@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from neuromech.eom.duals import prepare_duals
-from neuromech.eom.landscape import Function, Landscape, Look, Loss
+from neuromech.eom.landscape import Function, Landscape, Look, Loss, Terms
 from neuromech.eom.mathematical import mathematical
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
@@ -35,46 +36,59 @@ Exact = Literal["reverse", "forward", "difference", "gradient"]
 class Point:
     """One point of a loss. `loss(params)` is a pure function of a dict of tensors, see `as_function` for a model.
 
-    `loss`: 0-d tensor. `gradient`: by name, zeros for `unused` parameters. Tensors carry no graph.
+    `loss`: 0-d tensor. `gradient`: by name, zeros for `unused` parameters. Tensors carry no graph. `once`: one product
+    is all that will be asked for; memory is then free earlier.
 
     Raises `EoMError` for a loss that is no scalar, or that does not depend on any parameter.
     """
 
-    def __init__(self, loss: Loss, params: Params, hvp: Form = "auto") -> None:
-        self._begin(Function(loss, params), hvp)
+    def __init__(self, loss: Loss, params: Params, hvp: Form = "auto", once: bool = False) -> None:
+        self._begin(Function(loss, params), hvp, once=once)
 
     @classmethod
-    def on(cls, landscape: Landscape, hvp: Form | Literal["gradient"] = "auto", trusted: bool = False) -> Point:
+    def on(
+        cls,
+        landscape: Landscape,
+        hvp: Form | Literal["gradient"] = "auto",
+        trusted: bool = False,
+        once: bool = False,
+    ) -> Point:
         """The point where `landscape` stands. "gradient": no derivatives will be asked for.
 
         `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
         """
         point = cls.__new__(cls)
-        point._begin(landscape, hvp, trusted)
+        point._begin(landscape, hvp, trusted, once)
         return point
 
-    def _begin(self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False) -> None:
+    def _begin(
+        self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False, once: bool = False
+    ) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
-        self._landscape = landscape
-        sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
-        self.form: Exact = ("difference" if sharded else "reverse") if hvp == "auto" else hvp
+        self._landscape, self._once = landscape, once
+        asked = hvp
+        if hvp == "auto":
+            sharded = any(hasattr(p, "device_mesh") for p in landscape.here.values())
+            hvp = "difference" if sharded else "reverse"
+        self.form: Exact = hvp
         with self._exact(deep=False):
             look = landscape.look()
         if look.gradient is not None:
-            if hvp in ("reverse", "forward"):
+            if asked in ("reverse", "forward"):
                 raise EoMError(
-                    f"the closure runs backward itself, so nothing is left for hvp={hvp!r} to differentiate: return "
-                    f"the "
-                    "loss without calling backward, or use hvp='difference' or backend='gradients'"
+                    f"the gradient came from backward(), so nothing is left for hvp={asked!r} to differentiate. "
+                    "Closures have to return the loss without calling it; under FSDP2 and DDP there is no other way: "
+                    "use hvp='difference' or backend='gradients'"
                 )
-            self.form = "gradient" if hvp == "gradient" else "difference"
+            self.form = "gradient" if asked == "gradient" else "difference"
         if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
             raise EoMError(_missing(", ".join(lacking), "reverse", "its backward is marked once_differentiable"))
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
-        gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
+        with self._backward():
+            gradient, self.unused = first_gradient(look, graph=self.form == "reverse")
         self.gradient: Params = {name: g.detach() for name, g in gradient.items()}
         if self.form == "reverse":
             self._attach(look.leaves, gradient)
@@ -84,14 +98,16 @@ class Point:
         self._versions = {name: leaf._version for name, leaf in leaves.items()}
         self._attached, self._directions = {(): gradient}, []
 
-    @contextmanager
-    def _exact(self, deep: bool) -> Iterator[None]:
+    def _exact(self, deep: bool) -> AbstractContextManager[None]:
         """Inside, operators are evaluated in a form that has the derivatives that will be asked for."""
         if self.form in ("difference", "gradient"):
-            yield
-        else:
-            with mathematical(norms=deep):
-                yield
+            return nullcontext()
+        # Forward mode knows torch's own rules only, which are right there.
+        return mathematical("open" if deep else "twice" if self.form == "reverse" else "torch")
+
+    def _backward(self) -> AbstractContextManager[None]:
+        """Inside, checkpoints evaluate attention again as it was evaluated before."""
+        return nullcontext() if self.form in ("difference", "gradient") else mathematical("torch")
 
     def hvp(self, v: Params) -> Params:
         """The Hessian times v."""
@@ -112,6 +128,8 @@ class Point:
             return self._reverse(directions) if self.form == "reverse" else self._forward(directions)
 
     def _reverse(self, directions: tuple[Params, ...]) -> Params:
+        if not self._attached or (self._once and len(directions) > 1):
+            raise EoMError("this point was made for one product, with once=True: make it without to take more")
         for name, leaf in self._leaves.items():
             if leaf._version != self._versions[name]:
                 raise EoMError(
@@ -122,15 +140,19 @@ class Point:
         if len(directions) > 1 and not self._deep:
             with self._exact(deep=True):
                 look = self._landscape.look()
-            self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
+                self._attach(look.leaves, first_gradient(look, graph=True)[0], deep=True)
         prefix: tuple[int, ...] = ()
-        for v in directions[:-1]:
-            longer = (*prefix, id(v))
-            if longer not in self._attached:
-                self._directions.append(v)
-                self._attached[longer] = _along(self._attached[prefix], self._leaves, v, graph=True)
-            prefix = longer
-        return _along(self._attached[prefix], self._leaves, directions[-1], graph=False)
+        with self._backward():
+            for v in directions[:-1]:
+                longer = (*prefix, id(v))
+                if longer not in self._attached:
+                    self._directions.append(v)
+                    self._attached[longer] = _along(self._attached[prefix], self._leaves, v, graph=True)
+                prefix = longer
+            out = _along(self._attached[prefix], self._leaves, directions[-1], graph=False, keep=not self._once)
+        if self._once:
+            self._attached = {}
+        return out
 
     def _forward(self, directions: tuple[Params, ...]) -> Params:
         *others, last = directions
@@ -151,23 +173,18 @@ class Point:
         eps = max(torch.finfo(p.dtype).eps for p in here.values())
         reach = widen * eps ** (1 / (len(directions) + 2)) * (1.0 + float(norm(here)))
 
-        def shifted(shift: Params | None, rest: tuple[Params, ...]) -> Params:
+        def shifted(shift: Terms, rest: tuple[Params, ...]) -> Params:
             if not rest:
-                at = here if shift is None else combine([(1.0, here), (1.0, shift)])
-                return gradient_at(self._landscape, at)
+                return gradient_at(self._landscape, shift=shift)
             *inner, v = rest
             length = float(norm(v))
             if length == 0.0:
                 return {name: torch.zeros_like(p) for name, p in here.items()}
             h = reach / length
+            ahead, behind = (shifted([*shift, (by, v)], tuple(inner)) for by in (h, -h))
+            return combine([(0.5 / h, ahead), (-0.5 / h, behind)])
 
-            def moved(by: float) -> Params:
-                step = combine([(by, v)] if shift is None else [(1.0, shift), (by, v)])
-                return shifted(step, tuple(inner))
-
-            return combine([(0.5 / h, moved(h)), (-0.5 / h, moved(-h))])
-
-        return shifted(None, directions)
+        return shifted((), directions)
 
     def difference_error(self, v: Params) -> float:
         """A bound of the relative error of the difference form of Hv: what changes if its reach is doubled.
@@ -201,12 +218,12 @@ def first_gradient(look: Look, graph: bool) -> tuple[Params, frozenset[str]]:
     return {name: found[name] if name in found else torch.zeros_like(p) for name, p in look.leaves.items()}, unused
 
 
-def gradient_at(landscape: Landscape, params: Params | None = None) -> Params:
-    """The gradient alone, without a graph."""
-    return {name: g.detach() for name, g in first_gradient(landscape.look(params), graph=False)[0].items()}
+def gradient_at(landscape: Landscape, params: Params | None = None, shift: Terms = ()) -> Params:
+    """The gradient alone, without a graph, at `params` or at here + `shift`."""
+    return first_gradient(landscape.look(params, shift=shift), graph=False)[0]
 
 
-def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: bool = True) -> Params:
+def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: bool = True, keep: bool = True) -> Params:
     """The derivative of <gradient, v> with respect to the leaves: by symmetry that of the gradient along v."""
     live = [name for name, g in gradient.items() if g.requires_grad]
     found: tuple[Tensor | None, ...] = (None,) * len(leaves)
@@ -216,11 +233,11 @@ def _along(gradient: Params, leaves: Params, v: Params, graph: bool, detach: boo
             list(leaves.values()),
             [v[name] for name in live],
             create_graph=graph,
-            retain_graph=True,
+            retain_graph=keep,
             allow_unused=True,
         )
-    zeros = ((name, torch.zeros_like(p, requires_grad=False)) for name, p in leaves.items())
-    out = {name: z if x is None else x for (name, z), x in zip(zeros, found, strict=True)}
+    pairs = zip(leaves.items(), found, strict=True)
+    out = {name: torch.zeros_like(p, requires_grad=False) if x is None else x for (name, p), x in pairs}
     return {name: x.detach() for name, x in out.items()} if detach and not graph else out
 
 
@@ -233,6 +250,11 @@ def _explained(form: str) -> Iterator[None]:
         text = str(error)
         if "inplace operation" in text:
             raise EoMError(f"a tensor was modified in place between the loss and its derivatives: {text}") from error
+        if isinstance(error, CheckpointError):
+            raise EoMError(
+                "norms are evaluated in another form for derivatives beyond the second, and a checkpoint evaluates "
+                "them again without it: use order 1, or hvp='difference', backend='gradients', or no checkpoints"
+            ) from error
         missing = "not implemented" in text or "once_differentiable" in text or "does not support" in text
         missing = missing or "ZeroTensors" in text  # a bug of torch's forward mode, in mse_loss among others
         if not missing:

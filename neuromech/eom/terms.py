@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 
 from neuromech.eom.duals import prepare_duals
+from neuromech.eom.landscape import Terms
 from neuromech.eom.mathematical import mathematical
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.trees import Derivative, Series, evaluate
@@ -39,7 +40,7 @@ def directional(field: Field, params: Params) -> Derivative:
         along = field
         for v in directions:
             along = _pushed(along, v)
-        with mathematical(norms=True):
+        with mathematical("open"):
             return along(params)
 
     return derivative
@@ -178,11 +179,42 @@ def flow_gradient_by_gradients(gradient: Field, theta: Params, lr: float, order:
 
         powers = lie_powers_by_gradients(scaled, theta, order)
         return combine([(float(c) / lr, power) for c, power in zip(taylor(order), powers, strict=True)])
-    stages = [gradient(theta)]
+    return runge_kutta(lambda shift: gradient(combine([(1.0, theta), *shift])), gradient(theta), theta, lr, order)
+
+
+def runge_kutta(
+    shifted: Callable[[Terms], Params],
+    start: Params,
+    theta: Params,
+    lr: float,
+    order: int,
+    decay: float = 0.0,
+    sign: float = 1.0,
+) -> Params:
+    """s for which theta - lr (sign s + decay theta) is on the flow theta' = -(sign g + decay theta).
+
+    `shifted` gives g at theta plus a sum, and `start` is g at theta. As few passes over memory as it takes.
+    """
+
+    def velocity(g: Params, shift: Terms) -> Params:
+        if not decay and sign > 0:
+            return g
+        return combine([(sign, g), (decay, theta), *((decay * c, x) for c, x in shift)])
+
     *rows, weights = TABLEAUS[order]
+    gradients, shifts, stages = [start], list[Terms]([()]), list[Params]()
     for row in rows:
-        stages.append(gradient(combine([(1.0, theta), *((-lr * a, k) for a, k in zip(row, stages, strict=True) if a)])))
-    return combine([(b, k) for b, k in zip(weights, stages, strict=True)])
+        stages.append(velocity(gradients[-1], shifts[-1]))
+        shifts.append([(-lr * a, k) for a, k in zip(row, stages, strict=True) if a])
+        gradients.append(shifted(shifts[-1]))
+    terms = list(zip(weights, gradients, strict=True))
+    if decay:  # sum_j b_j decay (theta_j - theta)
+        terms += [(sign * decay * b * c, x) for b, shift in zip(weights, shifts, strict=True) for c, x in shift]
+    if len(terms) == 2:  # Heun: one pass
+        first, last = gradients
+        mean = torch._foreach_lerp(list(first.values()), [last[name] for name in first], weights[1])
+        return dict(zip(first, mean, strict=True))
+    return combine(terms)
 
 
 def lie_powers_by_gradients(field: Field, theta: Params, order: int) -> list[Params]:

@@ -75,3 +75,26 @@ def test_the_run_is_the_same_with_and_without_the_instrument() -> None:
             probe.remove()
         ends.append(torch.cat([t.detach().reshape(-1).double() for t in model.state_dict().values()]))
     assert torch.equal(*ends)
+
+
+def test_symmetries_are_found_in_the_first_step() -> None:
+    """Where operators are in a form of our own: the tracer has to see torch's."""
+    found = {}
+    for order in (0, 1):
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.Conv2d(3, 4, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4, 2),
+        )
+        x, y = torch.randn(8, 1, 4, 4), torch.randint(0, 2, (8,))
+        optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=0.05), order)
+        with neuromech.instrument(model) as probe:
+            optimizer.step(lambda model=model, x=x, y=y: F.cross_entropy(model(x), y))
+            found[order] = [(s.kind, s.size) for s in probe.symmetries]
+    assert {kind for kind, _ in found[0]} == {"scale", "rescale", "translation"}
+    assert found[1] == found[0]

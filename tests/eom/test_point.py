@@ -94,6 +94,17 @@ def test_auto_is_reverse() -> None:
         Point(loss, params, "backward")  # type: ignore[arg-type]
 
 
+def test_one_product_and_no_more() -> None:
+    loss, params = problem()
+    once, point = Point(loss, params, once=True), Point(loss, params)
+    v = point.gradient
+    assert distance(once.hvp(v), point.hvp(v)) == 0.0
+    with pytest.raises(EoMError, match="once=True"):
+        once.hvp(v)
+    with pytest.raises(EoMError, match="once=True"):
+        Point(loss, params, once=True).derivative(v, v)
+
+
 def test_fused_attention_has_a_product() -> None:
     """On its own torch refuses: the fused kernel has no second derivative."""
     q = torch.randn(2, 2, 8, 4)
