@@ -59,6 +59,10 @@ class FreeSpace:
         """A smooth function, positive inside, zero on the boundary and at most 1, and its gradient: [B], [B, d]."""
         return torch.ones_like(x[..., 0]), torch.zeros_like(x)
 
+    def wall_bend(self, x: Tensor) -> Tensor:
+        """The second derivatives of that function: [B, d, d]."""
+        return x.new_zeros(*x.shape, self.d)
+
     def place(self, unit: Tensor) -> Tensor:
         """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
         raise PhysicsError("free space has no uniform distribution: draw points from the density instead")
@@ -122,6 +126,17 @@ class Box(FreeSpace):
         others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]
         return f.prod(-1), slope * torch.stack(others, -1)
 
+    def wall_bend(self, x: Tensor) -> Tensor:
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        bend = torch.full_like(x[..., 0], -2 * scale)
+
+        def entry(i: int, j: int) -> Tensor:
+            others = f[..., [k for k in range(self.d) if k not in (i, j)]].prod(-1)
+            return others * (bend if i == j else slope[..., i] * slope[..., j])
+
+        return torch.stack([torch.stack([entry(i, j) for j in range(self.d)], -1) for i in range(self.d)], -2)
+
     def place(self, unit: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * unit
 
@@ -150,6 +165,9 @@ class Ball(FreeSpace):
 
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - x.square().sum(-1) / self.radius**2, -2 / self.radius**2 * x
+
+    def wall_bend(self, x: Tensor) -> Tensor:
+        return (-2 / self.radius**2 * torch.eye(self.d, dtype=x.dtype, device=x.device)).expand(len(x), -1, -1)
 
     def place(self, unit: Tensor) -> Tensor:
         """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""

@@ -18,6 +18,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
+from torch.nn import functional as F
 
 from neuromech.physics.elementary import elementary
 from neuromech.physics.layers import stack_of
@@ -87,6 +88,26 @@ def matrix_derivatives(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) 
     entries = h @ readout.weight.T + (0 if readout.bias is None else readout.bias)
     rows = antisymmetric(readout.weight.T, n)  # [k, i, j]
     return antisymmetric(entries, n), torch.einsum("bjk,kij->bij", t.expand(len(x), -1, -1), rows)
+
+
+def field_of_jet(
+    value: Tensor, first: Tensor, second: Tensor, n: int, wall: tuple[Tensor, Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """v [B, n] of the matrix form and its derivatives by all m inputs [B, n, m], of which the last n are space.
+
+    From the entries of A [B, k] and their derivatives [B, m, k], [B, m, m, k] (`taylor.hessians`); A is multiplied with
+    a function that is given by its value [B], gradient [B, n] and second derivatives [B, n, n], if there is a `wall`.
+    """
+    rest = slice(first.shape[1] - n, None)
+    if wall is not None:
+        gate, steep, bend = wall
+        g, dg, ddg = gate[:, None, None, None], steep.unsqueeze(-1), bend.unsqueeze(-1)
+        both = first.unsqueeze(1) * F.pad(steep, (rest.start, 0))[:, :, None, None]  # both[l, j] = g_l d_j A
+        second = g * second + both + both.transpose(1, 2)
+        second = second + F.pad(ddg, (0, 0, rest.start, 0, rest.start, 0)) * value[:, None, None]
+        first = g[..., 0] * first + F.pad(dg, (0, 0, rest.start, 0)) * value.unsqueeze(1)
+    v = torch.einsum("bjij->bi", antisymmetric(first[:, rest], n))
+    return v, torch.einsum("bljij->bil", antisymmetric(second[:, :, rest], n))
 
 
 def _pick(t: Tensor, index: Tensor, sign: Tensor) -> Tensor:
