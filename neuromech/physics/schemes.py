@@ -47,7 +47,7 @@ def cheapest(form: Form, n: int) -> Scheme:
 def antisymmetric(entries: Tensor, n: int) -> Tensor:
     """[..., n(n-1)/2] above the diagonal, row by row -> antisymmetric [..., n, n]."""
     index, sign = _layout(n, entries)
-    return entries[..., index] * sign
+    return entries.index_select(-1, index.flatten()).unflatten(-1, (n, n)) * sign
 
 
 def _layout(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
