@@ -29,6 +29,7 @@ def train(
     lr: float,
     measures: int = 12,
     steps: int | None = None,
+    betas: tuple[float, float] = (0.9, 0.99),
 ) -> Path:
     """Adam under a cosine schedule until `seconds` of CPU time are spent on steps, or for so many `steps`.
 
@@ -40,7 +41,7 @@ def train(
 
     if (directory / DONE).exists():
         return directory
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=(0.9, 0.99))
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=betas)
     spent, step, saved = 0.0, 0, directory / CHECKPOINT
     if saved.exists():
         state = torch.load(saved, weights_only=True)
