@@ -124,12 +124,14 @@ def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
         axes[0, k].plot(travelled[..., 0], travelled[..., 1], color="#D55E00", linewidth=0.7)
         axes[0, k].plot(*travelled[-1].T, "o", color="#D55E00", markersize=2)
         axes[0, k].set_title(f"t = {t:g}")
+    figure.suptitle("square root of the density, each on its own scale")
     axes[0, 0].set_ylabel("ncl, with paths")
     axes[1, 0].set_ylabel("pinn")
     still = directory / f"transport_{problem}.png"
     figure.savefig(still, dpi=130)
 
-    figure = Figure(figsize=(6, 3.3), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    label = figure.suptitle("square root of the density, t = 0.00")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
     images = [
         ax.imshow(d, origin="lower", extent=box, cmap="Blues")
@@ -144,6 +146,7 @@ def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
             image.set_data(density)
             image.set_clim(0, float(density.max()))
         dots.set_data(*paths[k].T)
+        label.set_text(f"square root of the density, t = {k / 40:.2f}")
         return [*images, dots]
 
     film = directory / f"transport_{problem}.gif"

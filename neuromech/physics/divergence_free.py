@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.domain import FreeSpace, check_inside, check_periodic, check_points, inspecting
+from neuromech.physics.domain import (
+    FreeSpace,
+    check_domain,
+    check_dtype,
+    check_inside,
+    check_periodic,
+    check_points,
+    inspecting,
+)
 from neuromech.physics.elementary import check_forward_rules
 from neuromech.physics.layers import stack_of
 from neuromech.physics.schemes import (
@@ -69,6 +77,7 @@ class DivergenceFree(nn.Module):
             raise PhysicsError(f"expected a torch.nn.Module as the potential, got {type(potential).__name__}")
         check_modules(potential)
         domain = FreeSpace(n) if domain is None else domain
+        check_domain(domain)
         if domain.d != n:
             raise PhysicsError(f"{domain} has {domain.d} dimensions, the field {n}: make them agree")
         if domain.walls and form == "vector":
@@ -135,9 +144,10 @@ class DivergenceFree(nn.Module):
 
     def _check(self, x: Tensor) -> None:
         check_points(x, self.conditions + self.n, "DivergenceFree", single=True)
+        check_dtype(self.potential, x, "DivergenceFree")
         if self.domain.walls:
             check_inside(self.domain, x.reshape(-1, x.shape[-1])[:, self.conditions :], "DivergenceFree")
-        if not self._checked and inspecting(x):
+        if not self._checked and x.numel() and inspecting(x):
             what = (
                 f"n(n-1)/2 = {outputs_of('matrix', self.n)} entries of the antisymmetric matrix"
                 if self.form == "matrix"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
 
@@ -36,7 +36,7 @@ class FreeSpace:
     d: int
 
     def __post_init__(self) -> None:
-        if self.d < 1:
+        if not isinstance(self.d, int) or self.d < 1:
             raise PhysicsError(f"d={self.d}: expected 1 or more space dimensions")
 
     @property
@@ -62,6 +62,10 @@ class FreeSpace:
     def wall_bend(self, x: Tensor) -> Tensor:
         """The second derivatives of that function: [B, d, d]."""
         return x.new_zeros(*x.shape, self.d)
+
+    def to_wall(self, x: Tensor) -> Tensor:
+        """Points moved out to the wall; where there is none, they stay: [B, d]."""
+        return x
 
     def place(self, unit: Tensor) -> Tensor:
         """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
@@ -137,6 +141,13 @@ class Box(FreeSpace):
 
         return torch.stack([torch.stack([entry(i, j) for j in range(self.d)], -1) for i in range(self.d)], -2)
 
+    def to_wall(self, x: Tensor) -> Tensor:
+        """To the nearest face."""
+        middle = (self.low + self.high) / 2
+        axis = (x - middle).abs().argmax(-1, keepdim=True)
+        face = torch.where(x.gather(-1, axis) < middle, self.low, self.high)
+        return x.scatter(-1, axis, face.to(x.dtype))
+
     def place(self, unit: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * unit
 
@@ -169,6 +180,9 @@ class Ball(FreeSpace):
     def wall_bend(self, x: Tensor) -> Tensor:
         return (-2 / self.radius**2 * torch.eye(self.d, dtype=x.dtype, device=x.device)).expand(len(x), -1, -1)
 
+    def to_wall(self, x: Tensor) -> Tensor:
+        return self.radius * x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
     def place(self, unit: Tensor) -> Tensor:
         """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""
         r = unit[:, :1] ** (1 / self.d)
@@ -183,6 +197,22 @@ class Ball(FreeSpace):
             return self.radius * r * around
         x = torch.randn_like(unit)
         return self.radius * r * x / x.norm(dim=-1, keepdim=True)
+
+
+def check_domain(domain: object) -> None:
+    """Raise `PhysicsError` unless it is a domain."""
+    if not isinstance(domain, FreeSpace):
+        raise PhysicsError(f"domain={domain!r}: expected a FreeSpace, Torus, Box or Ball, as in domain=Ball(3)")
+
+
+def check_dtype(module: nn.Module, x: Tensor, who: str) -> None:
+    """Raise `PhysicsError` if the module's parameters are of another floating-point type than x."""
+    like = next(module.parameters(), x)
+    if like.dtype != x.dtype:
+        raise PhysicsError(
+            f"{who}: points are {x.dtype}, the parameters {like.dtype}: make them agree, with model.to(x.dtype) or "
+            "x.to(...)"
+        )
 
 
 def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:

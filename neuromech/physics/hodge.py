@@ -127,6 +127,11 @@ class HodgeDecomposition(nn.Module):
 
         `field`: a function [B, d] -> [B, d], or samples (points [N, d], values [N, d]) that cover the domain evenly.
         """
+        if steps < 1 or count < 4 or not (callable(field) or (isinstance(field, tuple) and len(field) == 2)):
+            raise PhysicsError(
+                f"{steps=}, {count=}, a field of type {type(field).__name__}: expected 1 or more steps, 4 or more "
+                "points, and a function of points or a pair (points [N, d], values [N, d])"
+            )
         x, f = self._data(field, count)
         check_values(self.scalar, x, 1, "the one value of the gradient part's potential")
         check_periodic(self.scalar, self.domain, x)

@@ -90,6 +90,11 @@ class MovingMixture(Construction):
     ) -> None:
         super().__init__()
         self.domain, self.total_mass, self.duration = FreeSpace(d), mass, duration
+        if (start is None and components < 1) or min(mass, duration, spread, size) <= 0:
+            raise PhysicsError(
+                f"{components=}, {mass=}, {duration=}, {spread=}, {size=}: expected all positive (a start sets the "
+                "number of components)"
+            )
         if start is None and end is not None:
             raise PhysicsError("an end without a start: run time backwards, or pass start= too")
         self.pinned = (start is not None) + (end is not None)
