@@ -80,16 +80,17 @@ def plane(t: float, side: int) -> tuple[Tensor, Tensor, Tensor]:
 def slices(flows: dict[str, Flow], directory: Path) -> Path:
     """In a plane through the middle at t = 1: streamlines in the plane on the velocity across it, and residuals."""
     from matplotlib.figure import Figure
+    from matplotlib.patches import Circle
 
-    side = 72
+    side = 96
     y, across, up = plane(1.0, side)
     inside = BALL.inside(y[:, 1:])
+    y = torch.where(inside[:, None], y, torch.cat([y[:, :1], BALL.to_wall(y[:, 1:])], 1))
     right, out = exact(y), torch.linalg.cross(across, up)
     columns: list[tuple[str, Tensor, list[Tensor]]] = [("exact", right, [])]
     for name, flow in flows.items():
-        safe = torch.where(inside[:, None], y, F.pad(0 * y[:, 1:], (1, 0), value=1.0))
-        v, dv, slope = (a.detach() for a in flow.fields(safe))
-        div = divergence(jacobian(flow.velocity, safe).detach()).abs()
+        v, dv, slope = (a.detach() for a in flow.fields(y))
+        div = divergence(jacobian(flow.velocity, y).detach()).abs()
         maps = [(v - right).norm(dim=-1), momentum(v, dv, slope).norm(dim=-1), div]
         columns.append((name, v, maps))
     figure = Figure(figsize=(2.3 * len(columns) + 0.8, 8.4), layout="constrained")
@@ -97,16 +98,19 @@ def slices(flows: dict[str, Flow], directory: Path) -> Path:
     grid = torch.linspace(-1, 1, side).numpy()
     drawn = []
     for k, (name, v, maps) in enumerate(columns):
-        u, w, through = ((v @ e).where(inside, torch.nan).reshape(side, side).numpy() for e in (across, up, out))
+        u, w = ((v @ e).where(inside, torch.nan).reshape(side, side).numpy() for e in (across, up))
+        through = (v @ out).reshape(side, side)
         extent = (-1.0, 1.0, -1.0, 1.0)
         drawn = [axes[0, k].imshow(through, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1.5, vmax=1.5)]
         axes[0, k].streamplot(grid, grid, u, w, color="#333333", density=0.9, linewidth=0.6, arrowsize=0.6)
         axes[0, k].set_title(name)
         for row, values in enumerate(maps, 1):
-            image = values.clamp_min(1e-9).log10().where(inside, torch.nan).reshape(side, side)
+            image = values.clamp_min(1e-9).log10().reshape(side, side)
             low, high = (-8, 0) if row == 3 else (-4, 0)
             drawn.append(axes[row, k].imshow(image, origin="lower", extent=extent, vmin=low, vmax=high, cmap="magma_r"))
         for ax in axes[:, k]:
+            for shown in ax.images:
+                shown.set_clip_path(Circle((0, 0), 1, transform=ax.transData))
             ax.set(aspect="equal", xlim=(-1.05, 1.05), ylim=(-1.05, 1.05), xticks=[], yticks=[])
             ax.spines[:].set_visible(False)
         for ax in axes[1:, k] if k == 0 else ():
@@ -149,7 +153,7 @@ def film(flow: Flow, name: str, directory: Path) -> Path:
     x = x[(x[:, 2].abs() < 0.12)][:260]
     frames = 31
     paths = {"exact": followed(exact, x, frames), name: followed(flow.velocity, x, frames)}
-    colour = torch.atan2(x[:, 1], x[:, 0]).numpy()
+    colour = x.norm(dim=1).numpy()
     figure = Figure(figsize=(6.4, 3.5), layout="constrained")
     angles = torch.linspace(0, 2 * torch.pi, 80)
     ring, zero = torch.stack([angles.cos(), angles.sin()]), torch.zeros(80)
@@ -158,7 +162,7 @@ def film(flow: Flow, name: str, directory: Path) -> Path:
         ax = figure.add_subplot(1, 2, k + 1, projection="3d")
         for circle in ((ring[0], ring[1], zero), (ring[0], zero, ring[1]), (zero, ring[0], ring[1])):
             ax.plot(*(c.numpy() for c in circle), color="#bbbbbb", linewidth=0.7)
-        dots.append(ax.scatter(*path[0].T.numpy(), c=colour, cmap="twilight", s=7, depthshade=False))  # type: ignore[misc]
+        dots.append(ax.scatter(*path[0].T.numpy(), c=colour, cmap="viridis", vmax=1.15, s=7, depthshade=False))
         ax.set(title=title, xlim=(-0.75, 0.75), ylim=(-0.75, 0.75), zlim=(-0.75, 0.75))
         ax.set_axis_off()
         ax.set_box_aspect((1, 1, 1))

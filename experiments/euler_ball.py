@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -54,7 +54,7 @@ class Config:
     device: str = "cpu"
 
 
-FULL = {"width": 512, "depth": 4, "batch": 1000, "steps": 10_000, "lr": 1e-3}
+FULL = Config(width=512, depth=4, batch=1000, steps=10_000, lr=1e-3)
 
 
 def bessel(n: int, square: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ class Flow(nn.Module):
         self.built, self.walled = config.method != "pinn", config.method == "ncl"
         self.net = mlp(4, 4, config.width, config.depth, Sin)
         with torch.no_grad():
-            self.net[0].weight.mul_(2.0)  # type: ignore[operator] # as many waves as the flow has
+            self.net[0].weight.mul_(2.0)  # as many waves as the flow has
 
     def velocity(self, y: Tensor) -> Tensor:
         """[B, 4] -> [B, 3]."""
@@ -195,6 +195,7 @@ def run(config: Config, directory: Path) -> Path:
         about,
         config.seconds,
         config.lr,
+        measures=12 if config.steps is None else 200,
         steps=config.steps,
     )
 
@@ -205,17 +206,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--lr", type=float, default=None, help="learning rate")
-    parser.add_argument("--full", action="store_true", help=f"the paper's size, by steps: {FULL}")
+    parser.add_argument("--full", action="store_true", help="the paper's size: 512 wide, 10,000 steps; for a GPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=Path("runs/euler_ball"))
     options = parser.parse_args()
-    size = dict(FULL) if options.full else {}
-    if options.lr is not None:
-        size["lr"] = options.lr
+    base = FULL if options.full else Config()
+    base = replace(base, seconds=options.seconds, device=options.device, lr=options.lr or base.lr)
     for seed in range(options.seeds):
         for method in options.methods:
-            config = Config(method, options.seconds, seed, device=options.device, **size)
-            run(config, options.out / f"{method}-{seed}")
+            run(replace(base, method=method, seed=seed), options.out / f"{method}-{seed}")
     print(f"records in {options.out}; now: python -m analysis.euler_ball {options.out}")
 
 
