@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from experiments.euler_ball import BALL, METHODS, SPIN, Config, Flow, divergence, exact, momentum
+from experiments.flows import finished
 from neuromech.physics.taylor import jacobian
 from neuromech.record import read
 
@@ -31,12 +32,10 @@ Velocity = Callable[[Tensor], Tensor]
 def results(directory: Path) -> pd.DataFrame:
     """One row a run: its settings and the last row of its progress."""
     rows = []
-    for path in sorted(p for p in directory.iterdir() if (p / "done").exists()):
+    for path in finished(directory):
         run = read(path)
         last = run.frame("progress").iloc[-1]
         rows.append({k: run.meta[k] for k in ("method", "seed", "parameters")} | last.to_dict() | {"path": path})
-    if not rows:
-        raise SystemExit(f"no finished run in {directory}: python -m experiments.euler_ball --out {directory}")
     return pd.DataFrame(rows)
 
 

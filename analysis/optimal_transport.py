@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from experiments.flows import finished
 from experiments.optimal_transport import Config, Penalised, ends, mixture_of, moments
 from neuromech.physics import Mixture, MovingMixture, NeuralConservationLaw, gaussian_cost
 from neuromech.record import read
@@ -56,7 +57,7 @@ def quantiles(m: Mixture, q: Tensor) -> Tensor:
 def results(directory: Path) -> pd.DataFrame:
     """One row a run."""
     rows = []
-    for path in sorted(p for p in directory.iterdir() if (p / "done").exists()):
+    for path in finished(directory):
         run = read(path)
         last = run.frame("progress").iloc[-1].to_dict()
         rows.append({k: run.meta[k] for k in ("problem", "method", "seed")} | last | {"path": path})

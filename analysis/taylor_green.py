@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments.flows import finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
 from neuromech.physics.taylor import jacobian
 from neuromech.record import read
@@ -25,7 +26,7 @@ ROUNDING = 1e-6
 def results(directory: Path) -> pd.DataFrame:
     """One row a run: its settings and the last row of its progress."""
     rows = []
-    for path in sorted(p for p in directory.iterdir() if (p / "done").exists()):
+    for path in finished(directory):
         run = read(path)
         last = run.frame("progress").iloc[-1]
         rows.append({k: run.meta[k] for k in ("method", "lr", "seed", "seconds")} | last.to_dict() | {"path": path})

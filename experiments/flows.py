@@ -88,3 +88,11 @@ def train(
             (directory / (CHECKPOINT + ".tmp")).replace(saved)
     (directory / DONE).touch()
     return directory
+
+
+def finished(directory: Path) -> list[Path]:
+    """The run directories in `directory` that are done, sorted; ends the program with words if there is none."""
+    found = sorted(p.parent for p in directory.glob(f"*/{DONE}"))
+    if not found:
+        raise SystemExit(f"no finished run in {directory}: run the experiment first, with --out {directory}")
+    return found

@@ -118,6 +118,8 @@ def test_a_run_that_died_goes_on_to_the_same_flow(tmp_path, monkeypatch) -> None
     assert list(table["method"]) == ["ncl"]
     assert table["divergence"].item() < 1e-6
     assert table["wall"].item() < 1e-6
+    with pytest.raises(SystemExit, match="no finished run"):
+        results(tmp_path / "nowhere")
 
 
 def test_particles_follow_the_exact_flow_and_stay_in_the_ball(float64) -> None:
