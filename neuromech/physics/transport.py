@@ -65,8 +65,8 @@ def couple(start: Mixture, end: Mixture) -> tuple[Mixture, Mixture]:
     rows, columns = torch.eye(k0).repeat_interleave(k1, 1), torch.eye(k1).repeat(1, k0)
     sums = torch.cat([start.weights / start.weights.sum(), end.weights / end.weights.sum()])
     margins = torch.cat([rows, columns]).numpy()
-    plan = linprog(costs.flatten().double().numpy(), A_eq=margins, b_eq=sums.double().numpy())
-    weights = torch.as_tensor(plan.x, dtype=start.weights.dtype)
+    plan = linprog(costs.flatten().double().cpu().numpy(), A_eq=margins, b_eq=sums.double().cpu().numpy())
+    weights = torch.as_tensor(plan.x).to(start.weights)
     used = (weights > 1e-9).nonzero().squeeze(1)
     i, j, weights = used // k1, used % k1, weights[used] / weights[used].sum()
     return Mixture(weights, start.means[i], start.factors[i]), Mixture(weights, end.means[j], end.factors[j])
@@ -82,9 +82,9 @@ def kinetic_energy(flow: MovingMixture, count: int, stratified: bool = True) -> 
             f"expected a MovingMixture and one point or more, got {type(flow).__name__} and {count} (of a "
             "NeuralConservationLaw, pass its source)"
         )
-    t = torch.rand(count, dtype=flow.means.dtype)
+    t = torch.rand(count, dtype=flow.means.dtype, device=flow.means.device)
     if stratified:
-        t = (torch.arange(count, dtype=flow.means.dtype) + t) / count
+        t = (torch.arange(count, dtype=t.dtype, device=t.device) + t) / count
     t = flow.duration * t
     x = flow.sample(t)
     return flow.total_mass * flow.duration**2 * flow.velocity(t, x).square().sum(-1).mean()
