@@ -10,6 +10,7 @@ from analysis import optimal_transport as transport_judge
 from analysis.euler_ball import followed, judged, results
 from experiments import euler_ball, gas, taylor_green
 from experiments.euler_ball import ROOT, Config, Flow, divergence, exact, momentum, on_sphere
+from experiments.optimal_transport import Convex
 from neuromech.physics.taylor import jacobian
 from neuromech.record import read
 
@@ -136,3 +137,16 @@ def test_transport_on_a_line_is_the_known_one(float64) -> None:
     start, end = transport_judge.ends("gauss1")
     cost = (transport_judge.quantiles(start, q) - transport_judge.quantiles(end, q)).square().mean()
     assert float(cost) == pytest.approx(transport_judge.truth("gauss1"), rel=1e-3)
+
+
+def test_convex_networks_are_convex_and_tell_values_from_gradients(float64) -> None:
+    f, x = Convex(2, 16), torch.randn(40, 2)
+    assert torch.linalg.eigvalsh(jacobian(lambda y: torch.func.grad(lambda z: f.value(z).sum())(y), x)).min() > 0
+    with torch.no_grad():
+        f.root.zero_()  # the quadratic part away, what is left is convex too
+        for p in f.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    bend = jacobian(lambda y: torch.func.grad(lambda z: f.value(z).sum())(y), x)
+    assert torch.linalg.eigvalsh(bend).min() >= -1e-12
+    (slope,) = torch.autograd.grad(f.value(x.requires_grad_()).sum(), x)
+    torch.testing.assert_close(f(x), slope)
