@@ -143,9 +143,9 @@ def test_convex_networks_are_convex_and_tell_values_from_gradients(float64) -> N
     f, x = Convex(2, 16), torch.randn(40, 2)
     assert torch.linalg.eigvalsh(jacobian(lambda y: torch.func.grad(lambda z: f.value(z).sum())(y), x)).min() > 0
     with torch.no_grad():
-        f.root.zero_()  # the quadratic part away, what is left is convex too
         for p in f.parameters():
             p.add_(0.3 * torch.randn_like(p))
+        f.root.zero_()  # the quadratic part away, what is left is convex too
     bend = jacobian(lambda y: torch.func.grad(lambda z: f.value(z).sum())(y), x)
     assert torch.linalg.eigvalsh(bend).min() >= -1e-12
     (slope,) = torch.autograd.grad(f.value(x.requires_grad_()).sum(), x)
