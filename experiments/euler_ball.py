@@ -10,7 +10,8 @@ a steady flow with p = -|u|^2 / 2. In a frame that turns with W about another ax
 
 Every method has the same CPU time, optimizer, schedule, network and points. `ncl`: the matrix form with the wall built
 in. `curl`: v = curl b, which in three dimensions is the same matrix form without the wall: that goes into the loss.
-`pinn`: velocity and pressure, divergence and wall in the loss. The start is in the loss of all three.
+`pinn`: velocity and pressure, divergence and wall in the loss. The start is in the loss of all three. With `--full`
+they have the same number of steps instead: hours a run on a core, meant for a GPU.
 """
 
 from __future__ import annotations
