@@ -5,10 +5,11 @@ import math
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
 from analysis import optimal_transport as transport_judge
 from analysis.euler_ball import followed, judged, results
-from experiments import euler_ball, gas, taylor_green
+from experiments import euler_ball, gas, hodge, taylor_green
 from experiments.euler_ball import ROOT, Config, Flow, divergence, exact, momentum, on_sphere
 from experiments.optimal_transport import Convex
 from neuromech.physics.taylor import jacobian
@@ -150,3 +151,22 @@ def test_convex_networks_are_convex_and_tell_values_from_gradients(float64) -> N
     assert torch.linalg.eigvalsh(bend).min() >= -1e-12
     (slope,) = torch.autograd.grad(f.value(x.requires_grad_()).sum(), x)
     torch.testing.assert_close(f(x), slope)
+
+
+@pytest.mark.parametrize("case", hodge.CASES)
+def test_known_parts_are_what_they_are_called(case, float64) -> None:
+    """Curl-free, divergence-free, both; and along the walls, or across them, as the decomposition wants it."""
+    domain, parts = hodge.domain_of(case), hodge.parts_of(case)
+    x = domain.sample(30)
+    slopes = {k: jacobian(f, x) for k, f in parts.items()}
+    for name in ("gradient", "harmonic"):
+        torch.testing.assert_close(slopes[name], slopes[name].mT)
+    for name in ("divergence_free", "harmonic"):
+        assert slopes[name].diagonal(dim1=1, dim2=2).sum(-1).abs().max() < 1e-12
+    if domain.walls:
+        edge = domain.to_wall(x)
+        normal = nn.functional.normalize(domain.wall(edge)[1], dim=-1)
+        assert (parts["divergence_free"](edge) * normal).sum(-1).abs().max() < 1e-12
+        along = parts["gradient"](edge)
+        along = along - (along * normal).sum(-1, keepdim=True) * normal  # its potential is zero on the wall
+        assert along.abs().max() < 1e-12
