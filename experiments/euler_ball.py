@@ -121,8 +121,8 @@ class Flow(nn.Module):
             value, first = tangents(stack, y, 4)
             return value[:, :3], first[..., :3].transpose(1, 2), first[:, 1:, 3]
         value, first, second = hessians(stack, y)
-        wall = (*BALL.wall(y[:, 1:]), BALL.wall_bend(y[:, 1:])) if self.walled else None
-        return *field_of_jet(value[:, :3], first[..., :3], second[..., :3], 3, wall), first[:, 1:, 3]
+        domain = BALL if self.walled else None
+        return *field_of_jet(value[:, :3], first[..., :3], second[..., :3], 3, domain, y[:, 1:]), first[:, 1:, 3]
 
 
 def momentum(v: Tensor, dv: Tensor, slope: Tensor) -> Tensor:

@@ -43,8 +43,9 @@ class DivergenceFree(nn.Module):
         form "vector": m = n, a vector field b; A = J_b - J_b^T, so v = Lap b - grad div b.
     `conditions`: the first so many columns (time, parameters) are given to the potential, but not differentiated.
     `scheme`: how derivatives are taken, see `schemes`; None: the cheapest for this form and n.
-    `domain`: where x lives. In a `Box` or `Ball` A is multiplied with a function that vanishes on the wall, so that v
-        does not cross it (form "matrix" only); on a `Torus` the potential must have its period.
+    `domain`: where x lives. In a `Box` or `Ball` A is multiplied with functions that vanish on the wall, so that v does
+        not cross it (entry ij, in a box, with one for the faces across axes i and j); form "matrix" only. On a `Torus`
+        the potential must have its period.
     `scale`: what v is multiplied with; `calibrate` sets it.
 
     Called with points [B, conditions + n] (or one point without B) it returns v [B, n]. Potentials that end in linear
@@ -103,8 +104,8 @@ class DivergenceFree(nn.Module):
         self._check(x)
         a, d = matrix_derivatives(self.potential, x, self.n, self.scheme)
         if self.domain.walls:
-            gate, steep = self.domain.wall(x[:, self.conditions :])
-            a, d = gate[:, None, None] * a, gate[:, None, None] * d + a * steep[:, None, :]
+            gate, steep = self.domain.gates(x[:, self.conditions :])
+            a, d = gate * a, gate * d + steep * a
         return self.scale * a, self.scale * d
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -116,16 +117,13 @@ class DivergenceFree(nn.Module):
         stack = stack_of(self.potential)
         if self.form == "vector" or stack.prefix is not None:
             return self(x), jacobian(self, x)
-        wall, y = None, x[:, self.conditions :]
-        if self.domain.walls:
-            wall = (*self.domain.wall(y), self.domain.wall_bend(y))
-        v, of_v = field_of_jet(*hessians(stack, x), self.n, wall)
+        v, of_v = field_of_jet(*hessians(stack, x), self.n, self.domain, x[:, self.conditions :])
         return self.scale * v, self.scale * of_v
 
     def matrix(self, x: Tensor) -> Tensor:
         """Matrix form: A(x), antisymmetric, [B, n, n]."""
         self._check(x)
-        gate = self.domain.wall(x[..., self.conditions :])[0][..., None, None]
+        gate = self.domain.gates(x[..., self.conditions :])[0]
         return self.scale * gate * antisymmetric(self.potential(x), self.n)
 
     @torch.no_grad()

@@ -63,6 +63,22 @@ class FreeSpace:
         """The second derivatives of that function: [B, d, d]."""
         return x.new_zeros(*x.shape, self.d)
 
+    def gates(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor]:
+        """What the entries of an antisymmetric matrix are multiplied with, so that its field does not cross the wall.
+
+        g_ij and d_j g_ij, symmetric: [B, m, m] each, m = before + d; `before` coordinates (time) come first.
+        """
+        m = before + self.d
+        gate, steep = self.wall(x)
+        steep = torch.nn.functional.pad(steep, (before, 0))
+        return gate[..., None, None].expand(*gate.shape, m, m), steep.unsqueeze(-2).expand(*gate.shape, m, m)
+
+    def gate_bends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivatives of these by all coordinates: [B, d, d, d], [B, d, d, d, d], last i and j."""
+        steep, bend = self.wall(x)[1], self.wall_bend(x)
+        d = self.d
+        return steep[..., None, None].expand(*steep.shape, d, d), bend[..., None, None].expand(*bend.shape, d, d)
+
     def to_wall(self, x: Tensor) -> Tensor:
         """Points moved out to the wall; where there is none, they stay: [B, d]."""
         return x
@@ -140,6 +156,27 @@ class Box(FreeSpace):
             return others * (bend if i == j else slope[..., i] * slope[..., j])
 
         return torch.stack([torch.stack([entry(i, j) for j in range(self.d)], -1) for i in range(self.d)], -2)
+
+    def gates(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor]:
+        """g_ij = f_i f_j with f_i zero on the two faces across axis i: A_ij need not vanish on the others."""
+        f, slope, _ = self._factors(x, before)
+        return f.unsqueeze(-1) * f.unsqueeze(-2), f.unsqueeze(-1) * slope.unsqueeze(-2)
+
+    def gate_bends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f, slope, bend = self._factors(x)
+        one = torch.eye(self.d, dtype=x.dtype, device=x.device)
+        # d_l g_ij = [l = i] f'_i f_j + [l = j] f_i f'_j, and once more; entries with i = j are not used.
+        half = torch.einsum("li,...i,...j->...lij", one, slope, f)
+        square = torch.einsum("li,mi,...i,...j->...lmij", one, one, bend, f)
+        cross = torch.einsum("li,mj,...i,...j->...lmij", one, one, slope, slope)
+        return half + half.mT, square + square.mT + cross + cross.mT
+
+    def _factors(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """One function an axis, zero on its two faces, with its derivatives; 1 for the coordinates before."""
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        pad = torch.nn.functional.pad
+        return pad(f, (before, 0), value=1.0), pad(slope, (before, 0)), pad(torch.full_like(x, -2 * scale), (before, 0))
 
     def to_wall(self, x: Tensor) -> Tensor:
         """To the nearest face."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 from torch.nn import functional as F
 
+from neuromech.physics.domain import FreeSpace
 from neuromech.physics.elementary import elementary
 from neuromech.physics.layers import stack_of
 from neuromech.physics.taylor import gradients, laplacian_minus_grad_div, tangents
@@ -91,21 +92,23 @@ def matrix_derivatives(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) 
 
 
 def field_of_jet(
-    value: Tensor, first: Tensor, second: Tensor, n: int, wall: tuple[Tensor, Tensor, Tensor] | None = None
+    value: Tensor, first: Tensor, second: Tensor, n: int, domain: FreeSpace | None = None, x: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """v [B, n] of the matrix form and its derivatives by all m inputs [B, n, m], of which the last n are space.
 
     From the entries of A [B, k] and their derivatives [B, m, k], [B, m, m, k] (`taylor.hessians`); A is multiplied with
-    a function that is given by its value [B], gradient [B, n] and second derivatives [B, n, n], if there is a `wall`.
+    the gates of the `domain` at x [B, n], if it has walls.
     """
     rest = slice(first.shape[1] - n, None)
-    if wall is not None:
-        gate, steep, bend = wall
-        g, dg, ddg = gate[:, None, None, None], steep.unsqueeze(-1), bend.unsqueeze(-1)
-        both = first.unsqueeze(1) * F.pad(steep, (rest.start, 0))[:, :, None, None]  # both[l, j] = g_l d_j A
+    if domain is not None and domain.walls and x is not None:
+        rows, columns = torch.triu_indices(n, n, 1, device=value.device)
+        gate = domain.gates(x)[0][:, rows, columns]
+        dg, ddg = (g[..., rows, columns] for g in domain.gate_bends(x))
+        g, dg = gate[:, None, None], F.pad(dg, (0, 0, rest.start, 0))
+        both = first.unsqueeze(1) * dg.unsqueeze(2)  # both[l, j] = g_l d_j A
         second = g * second + both + both.transpose(1, 2)
         second = second + F.pad(ddg, (0, 0, rest.start, 0, rest.start, 0)) * value[:, None, None]
-        first = g[..., 0] * first + F.pad(dg, (0, 0, rest.start, 0)) * value.unsqueeze(1)
+        first = gate.unsqueeze(1) * first + dg * value.unsqueeze(1)
     v = torch.einsum("bjij->bi", antisymmetric(first[:, rest], n))
     return v, torch.einsum("bljij->bil", antisymmetric(second[:, :, rest], n))
 

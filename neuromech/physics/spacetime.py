@@ -106,7 +106,7 @@ class SpaceTimeField(Construction):
         n, pinned = 1 + self.domain.d, (self._density is not None) + (self._flux is not None)
         time = torch.zeros(n, n, dtype=torch.bool, device=x.device)
         time[0, :] = time[:, 0] = True
-        wall, steep = self.domain.wall(x)
+        wall, steep = self.domain.gates(x, before=1)
         s = t / self.duration
 
         def power(k: int) -> tuple[Tensor, Tensor]:
@@ -114,9 +114,9 @@ class SpaceTimeField(Construction):
 
         (a, da), (b, _) = power(pinned), power(max(pinned - 1, 0))
         of_time = torch.where(time, a[:, None, None], b[:, None, None])
-        gate = of_time * wall[:, None, None]
-        by_space = of_time[..., 1:] * steep[:, None, :]
-        by_time = (da * wall)[:, None, None].expand(-1, n, 1)  # only entries (i, 0) are derived by time
+        gate = of_time * wall
+        by_space = of_time[..., 1:] * steep[..., 1:]
+        by_time = da[:, None, None] * wall[..., :1]  # only entries (i, 0) are derived by time
         return gate, torch.cat([by_time, by_space], -1)
 
 

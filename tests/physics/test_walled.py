@@ -1,12 +1,13 @@
 """Divergence-free fields between walls: nothing crosses, the divergence stays rounding, derivatives are the field's."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.func import jacrev, vmap
 
 from neuromech.errors import PhysicsError
-from neuromech.physics import Ball, Box, DivergenceFree, Torus, mlp
+from neuromech.physics import Ball, Box, DivergenceFree, NeuralConservationLaw, Torus, mlp
 from neuromech.physics.schemes import SCHEMES
 from neuromech.physics.taylor import jacobian
 
@@ -69,6 +70,49 @@ def test_the_bend_of_the_wall_is_its_second_derivative(float64) -> None:
         x = domain.sample(7)
         x[0] = torch.tensor(0.0)
         torch.testing.assert_close(domain.wall_bend(x), jacobian(lambda y, d=domain: d.wall(y)[1], x))
+
+
+@pytest.mark.parametrize("domain", [Ball(3, 2.0), Box(2), Box(3, -1.0, 2.0), Torus(2)], ids=str)
+def test_gates_and_their_derivatives(domain, float64) -> None:
+    x = domain.sample(7)
+    d, (gate, steep), (by_all, bend) = domain.d, domain.gates(x), domain.gate_bends(x)
+    i, j = torch.triu_indices(d, d, 1)
+
+    def entries(y):
+        return domain.gates(y)[0][..., i, j]
+
+    slopes = jacobian(entries, x).mT
+    torch.testing.assert_close(by_all[..., i, j], slopes)
+    torch.testing.assert_close(bend[..., i, j].flatten(1, 2), jacobian(lambda y: jacobian(entries, y).mT.flatten(1), x)
+                               .unflatten(1, (d, -1)).movedim(-1, 2).flatten(1, 2))  # fmt: skip
+    torch.testing.assert_close(steep[:, i, j], slopes[:, j, torch.arange(len(i))])
+    torch.testing.assert_close(steep[:, j, i], slopes[:, i, torch.arange(len(i))])
+    of_time = domain.gates(x, before=1)
+    torch.testing.assert_close(of_time[0][:, 1:, 1:], gate)
+    torch.testing.assert_close(of_time[1][:, 1:, 1:], steep)
+    assert not of_time[1][..., 0].any()  # walls stand still
+
+
+def test_a_box_lets_the_flow_along_its_faces_be_anything(float64) -> None:
+    """curl (0, 0, psi(x, y)) between faces across z: its potential does not vanish there, and need not."""
+    field = walled(Box(3))
+    x = torch.rand(20, 3)
+    x[:, 2] = 1.0
+    a = field.matrix(x)
+    assert a[:, 0, 1].abs().median() > 1e-3
+    assert a[:, :2, 2].abs().max() == 0
+    assert field(x)[:, 2].abs().max() <= 1e-15
+
+
+def test_mass_in_a_box_of_two_dimensions_is_constant(float64) -> None:
+    """By Gauss's rule, which is exact for what is smooth."""
+    law = NeuralConservationLaw(mlp(3, 3, 16, 2), Box(2, -1.0, 1.0), mass=4.0)
+    nodes, weights = (torch.from_numpy(v) for v in np.polynomial.legendre.leggauss(24))
+    x, w = torch.cartesian_prod(nodes, nodes), torch.outer(weights, weights).flatten()
+    for t in (0.0, 0.7):
+        density = law.density(t, x)
+        assert (density - 1).abs().max() > 1e-2
+        torch.testing.assert_close((w * density).sum(), torch.tensor(4.0))
 
 
 @pytest.mark.parametrize(
