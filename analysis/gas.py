@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments.flows import finished
 from experiments.gas import DURATION, Built, Config, Penalised, exact
 from neuromech.physics.taylor import jacobian
 from neuromech.record import read
@@ -64,7 +65,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
     options = parser.parse_args()
-    done = sorted(p for p in options.runs.iterdir() if (p / "done").exists())
+    done = finished(options.runs)
     rows = [{"method": read(p).meta["method"]} | read(p).frame("progress").iloc[-1].to_dict() for p in done]
     groups = pd.DataFrame(rows).groupby("method")
     table = groups[["step", "density_error", "flux_error"]].mean().join(groups[["continuity", "mass"]].max())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments.flows import finished
 from experiments.hodge import Config, domain_of, parts_of
 from neuromech.physics import HodgeDecomposition
 from neuromech.record import read
@@ -58,7 +59,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
     options = parser.parse_args()
-    paths = sorted(p for p in options.runs.iterdir() if (p / "done").exists())
+    paths = finished(options.runs)
     pairs = pd.concat([read(p).frame("pairs").assign(case=p.name) for p in paths])
     parts = pd.concat([read(p).frame("parts").assign(case=p.name) for p in paths])
     errors = parts.pivot(index="case", columns="part", values="error").add_prefix("error of ")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from experiments.flows import finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
 from neuromech.physics.taylor import jacobian
 from neuromech.record import read
@@ -25,7 +26,7 @@ ROUNDING = 1e-6
 def results(directory: Path) -> pd.DataFrame:
     """One row a run: its settings and the last row of its progress."""
     rows = []
-    for path in sorted(p for p in directory.iterdir() if (p / "done").exists()):
+    for path in finished(directory):
         run = read(path)
         last = run.frame("progress").iloc[-1]
         rows.append({k: run.meta[k] for k in ("method", "lr", "seed", "seconds")} | last.to_dict() | {"path": path})
@@ -101,8 +102,10 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]
         ]
         for ax in axes[:, k]:
             ax.set(aspect="equal", xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+    for ax in axes[1:, 0]:  # the exact flow has no error
+        ax.set_visible(False)
     for row, label in enumerate(("streamlines at t = 1", "error of u", "log10 |div u|")):
-        axes[row, 0].set_ylabel(label)
+        axes[row, min(row, 1)].set_ylabel(label)
         if row:
             figure.colorbar(images[row - 1], ax=axes[row, :], shrink=0.8)
     maps = directory / "taylor_green_fields.png"

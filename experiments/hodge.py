@@ -4,8 +4,8 @@
     python -m analysis.hodge runs/hodge
 
 On the torus the field is a sum of a gradient, a divergence-free and a constant field, each written down by itself. In
-the box the divergence-free part goes along the walls, the gradient's potential vanishes there, and the harmonic part
-is the gradient of (x_1^2 - x_2^2) / 2.
+the box and the ball the divergence-free part goes along the walls, the gradient's potential vanishes there, and the
+harmonic part is the gradient of (x_1^2 - x_2^2) / 2.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from neuromech.physics import Box, FreeSpace, HodgeDecomposition, Torus
+from neuromech.physics import Ball, Box, FreeSpace, HodgeDecomposition, Torus
 from neuromech.record import Record
 
-CASES = ("torus-2", "torus-3", "torus-5", "box-2", "box-3")
+CASES = ("torus-2", "torus-3", "torus-5", "box-2", "box-3", "ball-3")
 TWO_PI = 2 * math.pi
 Parts = dict[str, Callable[[Tensor], Tensor]]
 
@@ -31,7 +32,7 @@ Parts = dict[str, Callable[[Tensor], Tensor]]
 class Config:
     case: str = "torus-2"
     steps: int = 400
-    count: int = 2048
+    count: int = 4096
     width: int = 32
     depth: int = 2
     seed: int = 0
@@ -39,7 +40,7 @@ class Config:
 
 def domain_of(case: str) -> FreeSpace:
     kind, d = case.split("-")
-    return Torus(int(d)) if kind == "torus" else Box(int(d))
+    return {"torus": Torus, "box": Box, "ball": Ball}[kind](int(d))
 
 
 def parts_of(case: str) -> Parts:
@@ -72,6 +73,19 @@ def parts_of(case: str) -> Parts:
         h[:, 0], h[:, 1] = x[:, 0], -x[:, 1]
         return h
 
+    if case.startswith("ball"):
+        return {
+            # of (1 - |x|^2) sin(2 x_1)
+            "gradient": lambda x: (
+                2 * (1 - x.square().sum(-1, keepdim=True)) * torch.cos(2 * x[:, :1]) * torch.eye(d, dtype=x.dtype)[0]
+                - 2 * x * torch.sin(2 * x[:, :1])
+            ),
+            # a turn of the first two axes, slower outside
+            "divergence_free": lambda x: (
+                (2 - x.square().sum(-1, keepdim=True)) * F.pad(torch.stack([-x[:, 1], x[:, 0]], -1), (0, d - 2))
+            ),
+            "harmonic": harmonic,
+        }
     return {"gradient": gradient, "divergence_free": solenoid, "harmonic": harmonic}
 
 

@@ -38,6 +38,8 @@ class BoundedMixture(Construction):
             raise PhysicsError(f"{domain}: expected a Torus or a Box; in free space use MovingMixture")
         if not 0 < size < WIDEST:
             raise PhysicsError(f"size={size}: expected the width of a Gaussian over the period, between 0 and {WIDEST}")
+        if components < 1 or not mass > 0:
+            raise PhysicsError(f"{components=}, {mass=}: expected both positive")
         self.domain, self.total_mass, self.components = domain, mass, components
         self.length = domain.period if isinstance(domain, Torus) else domain.high - domain.low
         self.low = domain.low if isinstance(domain, Box) else 0.0

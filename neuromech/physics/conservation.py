@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.construction import Construction, State
-from neuromech.physics.domain import FreeSpace, check_inside, check_points
+from neuromech.physics.domain import FreeSpace, check_dtype, check_inside, check_points, inspecting
 from neuromech.physics.spacetime import SpaceTimeField
 
 
@@ -125,12 +125,17 @@ class NeuralConservationLaw(nn.Module):
 
     def _points(self, t: float | Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         check_points(x, self.domain.d, "NeuralConservationLaw")
+        if not isinstance(t, Tensor | float | int):
+            raise PhysicsError(f"t={t!r}: expected a number or a tensor of times")
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
         if t.ndim == 2 and t.shape == (len(x), 1):
             t = t.squeeze(1)
         if t.shape not in ((), (1,), (len(x),)):
             raise PhysicsError(f"times have shape {list(t.shape)}: expected one number, or [{len(x)}], one a point")
         check_inside(self.domain, x, "NeuralConservationLaw")
+        check_dtype(self, x, "NeuralConservationLaw")
+        if inspecting(t) and not bool(torch.isfinite(t).all()):
+            raise PhysicsError("a time is not finite")
         return t.expand(len(x)), x
 
 

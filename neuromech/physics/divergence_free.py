@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.domain import check_points, inspecting
+from neuromech.physics.domain import (
+    FreeSpace,
+    check_domain,
+    check_dtype,
+    check_inside,
+    check_periodic,
+    check_points,
+    inspecting,
+)
 from neuromech.physics.elementary import check_forward_rules
 from neuromech.physics.layers import stack_of
 from neuromech.physics.schemes import (
@@ -17,6 +25,7 @@ from neuromech.physics.schemes import (
     Scheme,
     antisymmetric,
     cheapest,
+    field_of_jet,
     matrix_derivatives,
     matrix_field,
     outputs_of,
@@ -34,18 +43,28 @@ class DivergenceFree(nn.Module):
         form "vector": m = n, a vector field b; A = J_b - J_b^T, so v = Lap b - grad div b.
     `conditions`: the first so many columns (time, parameters) are given to the potential, but not differentiated.
     `scheme`: how derivatives are taken, see `schemes`; None: the cheapest for this form and n.
+    `domain`: where x lives. In a `Box` or `Ball` A is multiplied with functions that vanish on the wall, so that v does
+        not cross it (entry ij, in a box, with one for the faces across axes i and j); form "matrix" only. On a `Torus`
+        the potential must have its period.
     `scale`: what v is multiplied with; `calibrate` sets it.
 
     Called with points [B, conditions + n] (or one point without B) it returns v [B, n]. Potentials that end in linear
     layers and known activations (`layers`) are differentiated by hand, which is fastest.
 
-    Raises `PhysicsError` for n < 2, a potential that is not smooth or mixes points, and wrong shapes.
+    Raises `PhysicsError` for n < 2, a potential that is not smooth or mixes points, wrong shapes, and points outside
+    the domain.
     """
 
     scale: Tensor
 
     def __init__(
-        self, potential: nn.Module, n: int, form: Form = "matrix", scheme: Scheme | None = None, conditions: int = 0
+        self,
+        potential: nn.Module,
+        n: int,
+        form: Form = "matrix",
+        scheme: Scheme | None = None,
+        conditions: int = 0,
+        domain: FreeSpace | None = None,
     ) -> None:
         super().__init__()
         check_dimension(n)
@@ -58,7 +77,14 @@ class DivergenceFree(nn.Module):
         if not isinstance(potential, nn.Module):
             raise PhysicsError(f"expected a torch.nn.Module as the potential, got {type(potential).__name__}")
         check_modules(potential)
+        domain = FreeSpace(n) if domain is None else domain
+        check_domain(domain)
+        if domain.d != n:
+            raise PhysicsError(f"{domain} has {domain.d} dimensions, the field {n}: make them agree")
+        if domain.walls and form == "vector":
+            raise PhysicsError(f"the vector form has no walls: in {domain} use form='matrix', which has as many fields")
         self.potential, self.n, self.form, self.conditions = potential, n, form, conditions
+        self.domain = domain
         self.scheme: Scheme = scheme or cheapest(form, n)
         self.register_buffer("scale", torch.ones(()))
         self._checked = False
@@ -66,14 +92,20 @@ class DivergenceFree(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)
         points = x if x.ndim == 2 else x.unsqueeze(0)
-        field = matrix_field if self.form == "matrix" else vector_field
-        v = self.scale * field(self.potential, points, self.n, self.scheme)
+        if self.domain.walls:
+            v = self.derivatives(points)[1].sum(-1)
+        else:
+            field = matrix_field if self.form == "matrix" else vector_field
+            v = self.scale * field(self.potential, points, self.n, self.scheme)
         return v if x.ndim == 2 else v[0]
 
     def derivatives(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Matrix form: A [B, n, n] and d_j A_ij [B, n, n], whose sum over j is v."""
         self._check(x)
         a, d = matrix_derivatives(self.potential, x, self.n, self.scheme)
+        if self.domain.walls:
+            gate, steep = self.domain.gates(x[:, self.conditions :])
+            a, d = gate * a, gate * d + steep * a
         return self.scale * a, self.scale * d
 
     def jacobian(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,16 +117,14 @@ class DivergenceFree(nn.Module):
         stack = stack_of(self.potential)
         if self.form == "vector" or stack.prefix is not None:
             return self(x), jacobian(self, x)
-        _, first, second = hessians(stack, x)
-        rest = slice(self.conditions, None)
-        v = torch.einsum("bijj->bi", antisymmetric(first[:, rest], self.n).permute(0, 2, 3, 1))
-        of_v = torch.einsum("bljij->bil", antisymmetric(second[:, :, rest], self.n))
+        v, of_v = field_of_jet(*hessians(stack, x), self.n, self.domain, x[:, self.conditions :])
         return self.scale * v, self.scale * of_v
 
     def matrix(self, x: Tensor) -> Tensor:
         """Matrix form: A(x), antisymmetric, [B, n, n]."""
         self._check(x)
-        return self.scale * antisymmetric(self.potential(x), self.n)
+        gate = self.domain.gates(x[..., self.conditions :])[0]
+        return self.scale * gate * antisymmetric(self.potential(x), self.n)
 
     @torch.no_grad()
     def calibrate(self, x: Tensor, size: float = 1.0) -> DivergenceFree:
@@ -107,11 +137,15 @@ class DivergenceFree(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        return f"n={self.n}, form={self.form!r}, scheme={self.scheme!r}, conditions={self.conditions}"
+        how = f"n={self.n}, form={self.form!r}, scheme={self.scheme!r}, conditions={self.conditions}"
+        return f"{how}, domain={self.domain}"
 
     def _check(self, x: Tensor) -> None:
         check_points(x, self.conditions + self.n, "DivergenceFree", single=True)
-        if not self._checked and inspecting(x):
+        check_dtype(self.potential, x, "DivergenceFree")
+        if self.domain.walls:
+            check_inside(self.domain, x.reshape(-1, x.shape[-1])[:, self.conditions :], "DivergenceFree")
+        if not self._checked and x.numel() and inspecting(x):
             what = (
                 f"n(n-1)/2 = {outputs_of('matrix', self.n)} entries of the antisymmetric matrix"
                 if self.form == "matrix"
@@ -119,6 +153,7 @@ class DivergenceFree(nn.Module):
             )
             points = x if x.ndim == 2 else x.unsqueeze(0)
             check_values(self.potential, points, outputs_of(self.form, self.n), what)
+            check_periodic(self.potential, self.domain, points[:, self.conditions :], points[:, : self.conditions])
             prefix = stack_of(self.potential).prefix
             if prefix is not None and self.scheme != "nested":
                 load_forward_rules()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
 
@@ -36,7 +36,7 @@ class FreeSpace:
     d: int
 
     def __post_init__(self) -> None:
-        if self.d < 1:
+        if not isinstance(self.d, int) or self.d < 1:
             raise PhysicsError(f"d={self.d}: expected 1 or more space dimensions")
 
     @property
@@ -58,6 +58,30 @@ class FreeSpace:
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """A smooth function, positive inside, zero on the boundary and at most 1, and its gradient: [B], [B, d]."""
         return torch.ones_like(x[..., 0]), torch.zeros_like(x)
+
+    def wall_bend(self, x: Tensor) -> Tensor:
+        """The second derivatives of that function: [B, d, d]."""
+        return x.new_zeros(*x.shape, self.d)
+
+    def gates(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor]:
+        """What the entries of an antisymmetric matrix are multiplied with, so that its field does not cross the wall.
+
+        g_ij and d_j g_ij, symmetric: [B, m, m] each, m = before + d; `before` coordinates (time) come first.
+        """
+        m = before + self.d
+        gate, steep = self.wall(x)
+        steep = torch.nn.functional.pad(steep, (before, 0))
+        return gate[..., None, None].expand(*gate.shape, m, m), steep.unsqueeze(-2).expand(*gate.shape, m, m)
+
+    def gate_bends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second derivatives of these by all coordinates: [B, d, d, d], [B, d, d, d, d], last i and j."""
+        steep, bend = self.wall(x)[1], self.wall_bend(x)
+        d = self.d
+        return steep[..., None, None].expand(*steep.shape, d, d), bend[..., None, None].expand(*bend.shape, d, d)
+
+    def to_wall(self, x: Tensor) -> Tensor:
+        """Points moved out to the wall; where there is none, they stay: [B, d]."""
+        return x
 
     def place(self, unit: Tensor) -> Tensor:
         """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
@@ -122,6 +146,45 @@ class Box(FreeSpace):
         others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]
         return f.prod(-1), slope * torch.stack(others, -1)
 
+    def wall_bend(self, x: Tensor) -> Tensor:
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        bend = torch.full_like(x[..., 0], -2 * scale)
+
+        def entry(i: int, j: int) -> Tensor:
+            others = f[..., [k for k in range(self.d) if k not in (i, j)]].prod(-1)
+            return others * (bend if i == j else slope[..., i] * slope[..., j])
+
+        return torch.stack([torch.stack([entry(i, j) for j in range(self.d)], -1) for i in range(self.d)], -2)
+
+    def gates(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor]:
+        """g_ij = f_i f_j with f_i zero on the two faces across axis i: A_ij need not vanish on the others."""
+        f, slope, _ = self._factors(x, before)
+        return f.unsqueeze(-1) * f.unsqueeze(-2), f.unsqueeze(-1) * slope.unsqueeze(-2)
+
+    def gate_bends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        f, slope, bend = self._factors(x)
+        one = torch.eye(self.d, dtype=x.dtype, device=x.device)
+        # d_l g_ij = [l = i] f'_i f_j + [l = j] f_i f'_j, and once more; entries with i = j are not used.
+        half = torch.einsum("li,...i,...j->...lij", one, slope, f)
+        square = torch.einsum("li,mi,...i,...j->...lmij", one, one, bend, f)
+        cross = torch.einsum("li,mj,...i,...j->...lmij", one, one, slope, slope)
+        return half + half.mT, square + square.mT + cross + cross.mT
+
+    def _factors(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """One function an axis, zero on its two faces, with its derivatives; 1 for the coordinates before."""
+        scale = 4 / (self.high - self.low) ** 2
+        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        pad = torch.nn.functional.pad
+        return pad(f, (before, 0), value=1.0), pad(slope, (before, 0)), pad(torch.full_like(x, -2 * scale), (before, 0))
+
+    def to_wall(self, x: Tensor) -> Tensor:
+        """To the nearest face."""
+        middle = (self.low + self.high) / 2
+        axis = (x - middle).abs().argmax(-1, keepdim=True)
+        face = torch.where(x.gather(-1, axis) < middle, self.low, self.high)
+        return x.scatter(-1, axis, face.to(x.dtype))
+
     def place(self, unit: Tensor) -> Tensor:
         return self.low + (self.high - self.low) * unit
 
@@ -151,6 +214,12 @@ class Ball(FreeSpace):
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return 1 - x.square().sum(-1) / self.radius**2, -2 / self.radius**2 * x
 
+    def wall_bend(self, x: Tensor) -> Tensor:
+        return (-2 / self.radius**2 * torch.eye(self.d, dtype=x.dtype, device=x.device)).expand(len(x), -1, -1)
+
+    def to_wall(self, x: Tensor) -> Tensor:
+        return self.radius * x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+
     def place(self, unit: Tensor) -> Tensor:
         """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""
         r = unit[:, :1] ** (1 / self.d)
@@ -165,6 +234,22 @@ class Ball(FreeSpace):
             return self.radius * r * around
         x = torch.randn_like(unit)
         return self.radius * r * x / x.norm(dim=-1, keepdim=True)
+
+
+def check_domain(domain: object) -> None:
+    """Raise `PhysicsError` unless it is a domain."""
+    if not isinstance(domain, FreeSpace):
+        raise PhysicsError(f"domain={domain!r}: expected a FreeSpace, Torus, Box or Ball, as in domain=Ball(3)")
+
+
+def check_dtype(module: nn.Module, x: Tensor, who: str) -> None:
+    """Raise `PhysicsError` if the module's parameters are of another floating-point type than x."""
+    like = next(module.parameters(), x)
+    if like.dtype != x.dtype:
+        raise PhysicsError(
+            f"{who}: points are {x.dtype}, the parameters {like.dtype}: make them agree, with model.to(x.dtype) or "
+            "x.to(...)"
+        )
 
 
 def check_inside(domain: FreeSpace, x: Tensor, who: str) -> None:

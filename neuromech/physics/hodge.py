@@ -83,7 +83,7 @@ class HodgeDecomposition(nn.Module):
 
         self.domain = domain
         self.scalar = scalar if scalar is not None else network(1)
-        self.solenoid = DivergenceFree(matrix if matrix is not None else network(d * (d - 1) // 2), d)
+        self.solenoid = DivergenceFree(matrix if matrix is not None else network(d * (d - 1) // 2), d, domain=domain)
         check_modules(self.scalar)
         self.register_buffer("mean", torch.zeros(d))
         self._field: Field | None = None
@@ -99,10 +99,9 @@ class HodgeDecomposition(nn.Module):
 
     def divergence_free(self, x: Tensor) -> Tensor:
         """sum_j d_j A_ij: [B, d]."""
+        check_points(x, self.domain.d, "HodgeDecomposition")
         check_inside(self.domain, x, "HodgeDecomposition")
-        a, derivative = self.solenoid.derivatives(x)
-        gate, steep = self.domain.wall(x)
-        return (gate[:, None, None] * derivative + a * steep[:, None, :]).sum(-1)
+        return self.solenoid(x)
 
     def harmonic(self, x: Tensor) -> Tensor:
         """The constant part on a torus; in a box or ball what is left of the field: [B, d]."""
@@ -127,6 +126,11 @@ class HodgeDecomposition(nn.Module):
 
         `field`: a function [B, d] -> [B, d], or samples (points [N, d], values [N, d]) that cover the domain evenly.
         """
+        if steps < 1 or count < 4 or not (callable(field) or (isinstance(field, tuple) and len(field) == 2)):
+            raise PhysicsError(
+                f"{steps=}, {count=}, a field of type {type(field).__name__}: expected 1 or more steps, 4 or more "
+                "points, and a function of points or a pair (points [N, d], values [N, d])"
+            )
         x, f = self._data(field, count)
         check_values(self.scalar, x, 1, "the one value of the gradient part's potential")
         check_periodic(self.scalar, self.domain, x)

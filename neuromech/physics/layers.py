@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuromech.errors import PhysicsError
 from neuromech.physics.elementary import elementary
 
 Jet = tuple[Tensor, Tensor, Tensor]  # value, first and second derivative
@@ -73,6 +74,10 @@ def mlp(
 ) -> nn.Sequential:
     """`depth` hidden layers of `width`, smooth, with a linear end; periodic in the columns that have a period."""
     layers: list[nn.Module] = []
+    if periods is not None and len(periods) != inputs:
+        raise PhysicsError(
+            f"{len(periods)} periods for {inputs} inputs: expected one a column, None where there is none"
+        )
     if periods is not None:
         layers.append(Periodic(periods, harmonics))
         inputs += sum(2 * harmonics - 1 for p in periods if p is not None)

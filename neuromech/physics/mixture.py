@@ -34,13 +34,15 @@ class Mixture(NamedTuple):
     def sample(self, count: int) -> Tensor:
         """[count, d]."""
         k = torch.multinomial(self.weights, count, replacement=True)
-        z = torch.randn(count, self.means.shape[1], dtype=self.means.dtype)
+        z = torch.randn(count, self.means.shape[1], dtype=self.means.dtype, device=self.means.device)
         return self.means[k] + torch.einsum("bij,bj->bi", self.factors[k], z)
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     """One Gaussian as a mixture."""
-    return gaussian_mixture(torch.ones(1, dtype=mean.dtype), mean.unsqueeze(0), covariance.unsqueeze(0))
+    return gaussian_mixture(
+        torch.ones(1, dtype=mean.dtype, device=mean.device), mean.unsqueeze(0), covariance.unsqueeze(0)
+    )
 
 
 def gaussian_mixture(weights: Tensor, means: Tensor, covariances: Tensor) -> Mixture:
@@ -90,6 +92,11 @@ class MovingMixture(Construction):
     ) -> None:
         super().__init__()
         self.domain, self.total_mass, self.duration = FreeSpace(d), mass, duration
+        if (start is None and components < 1) or min(mass, duration, spread, size) <= 0:
+            raise PhysicsError(
+                f"{components=}, {mass=}, {duration=}, {spread=}, {size=}: expected all positive (a start sets the "
+                "number of components)"
+            )
         if start is None and end is not None:
             raise PhysicsError("an end without a start: run time backwards, or pass start= too")
         self.pinned = (start is not None) + (end is not None)
@@ -104,8 +111,8 @@ class MovingMixture(Construction):
         if end is not None:
             self._hold("end_means", end.means)
             self._hold("end_factors", end.factors)
-            self.turn = nn.Parameter(torch.zeros(k, d, d, dtype=end.means.dtype))
-        self.clock = Clock(mlp(1, k * (d + d * d), width, depth).to(start.means.dtype))
+            self.turn = nn.Parameter(torch.zeros_like(end.factors))
+        self.clock = Clock(mlp(1, k * (d + d * d), width, depth).to(start.means))
         self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
 
     def _hold(self, name: str, value: Tensor) -> None:

@@ -18,7 +18,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import jacrev, vmap
+from torch.nn import functional as F
 
+from neuromech.physics.domain import FreeSpace
 from neuromech.physics.elementary import elementary
 from neuromech.physics.layers import stack_of
 from neuromech.physics.taylor import gradients, laplacian_minus_grad_div, tangents
@@ -46,7 +48,7 @@ def cheapest(form: Form, n: int) -> Scheme:
 def antisymmetric(entries: Tensor, n: int) -> Tensor:
     """[..., n(n-1)/2] above the diagonal, row by row -> antisymmetric [..., n, n]."""
     index, sign = _layout(n, entries)
-    return entries[..., index] * sign
+    return entries.index_select(-1, index.flatten()).unflatten(-1, (n, n)) * sign
 
 
 def _layout(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +89,28 @@ def matrix_derivatives(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) 
     entries = h @ readout.weight.T + (0 if readout.bias is None else readout.bias)
     rows = antisymmetric(readout.weight.T, n)  # [k, i, j]
     return antisymmetric(entries, n), torch.einsum("bjk,kij->bij", t.expand(len(x), -1, -1), rows)
+
+
+def field_of_jet(
+    value: Tensor, first: Tensor, second: Tensor, n: int, domain: FreeSpace | None = None, x: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """v [B, n] of the matrix form and its derivatives by all m inputs [B, n, m], of which the last n are space.
+
+    From the entries of A [B, k] and their derivatives [B, m, k], [B, m, m, k] (`taylor.hessians`); A is multiplied with
+    the gates of the `domain` at x [B, n], if it has walls.
+    """
+    rest = slice(first.shape[1] - n, None)
+    if domain is not None and domain.walls and x is not None:
+        rows, columns = torch.triu_indices(n, n, 1, device=value.device)
+        gate = domain.gates(x)[0][:, rows, columns]
+        dg, ddg = (g[..., rows, columns] for g in domain.gate_bends(x))
+        g, dg = gate[:, None, None], F.pad(dg, (0, 0, rest.start, 0))
+        both = first.unsqueeze(1) * dg.unsqueeze(2)  # both[l, j] = g_l d_j A
+        second = g * second + both + both.transpose(1, 2)
+        second = second + F.pad(ddg, (0, 0, rest.start, 0, rest.start, 0)) * value[:, None, None]
+        first = gate.unsqueeze(1) * first + dg * value.unsqueeze(1)
+    v = torch.einsum("bjij->bi", antisymmetric(first[:, rest], n))
+    return v, torch.einsum("bljij->bil", antisymmetric(second[:, :, rest], n))
 
 
 def _pick(t: Tensor, index: Tensor, sign: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.layers import stack_of
 
 KINKED_MODULES = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.Threshold, nn.Hardtanh,
@@ -58,10 +59,15 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
 
     `outputs`: the number that it must have; `what`: what they are, in words.
     """
+    if not len(x):
+        return  # nothing to look at
     x = x.detach()[:3].clone().requires_grad_()
     frozen = {k: v.detach().clone() for k, v in [*potential.named_parameters(), *potential.named_buffers()]}
-    with torch.enable_grad(), _Watch() as watch:
-        value = functional_call(potential, frozen, (x,))
+    try:
+        with torch.enable_grad(), _Watch() as watch:
+            value = functional_call(potential, frozen, (x,))
+    except (RuntimeError, IndexError) as error:
+        raise PhysicsError(f"the potential fails on points {tuple(x.shape)} of {x.dtype}: {error}") from error
     if not isinstance(value, Tensor) or value.shape != (len(x), outputs):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise PhysicsError(
@@ -85,3 +91,32 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
             "the potential's value at a point depends on the other points of the batch (batch norm in training mode?): "
             "expected a map of each point by itself; call potential.eval(), or use layer norm"
         )
+    if _flat(potential, frozen, x):
+        raise PhysicsError(
+            "the potential's second derivative is zero wherever it was looked at: it is linear or has kinks (a mask, "
+            f"torch.where?), so that the field would not be learned. Expected two continuous derivatives: {SMOOTH}"
+        )
+
+
+def _flat(potential: nn.Module, frozen: dict[str, Tensor], x: Tensor) -> bool:
+    """Is the second derivative exactly zero, but not the first, at x and at points near the origin?
+
+    Stacks of known layers are not asked: if they are linear, it is by intention.
+    """
+    if stack_of(potential).prefix is None:
+        return False
+    near = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).reshape(x.shape).sin()
+    for y in (x.detach(), near):
+        y = y.clone().requires_grad_()
+        try:
+            with torch.enable_grad():
+                value = functional_call(potential, frozen, (y,))
+                (first,) = torch.autograd.grad(value.sum(), y, create_graph=True)
+                if not first.requires_grad:
+                    continue
+                (second,) = torch.autograd.grad(first.square().sum(), y, allow_unused=True)
+        except RuntimeError:
+            return False  # some operation has no second derivative here; the scheme that needs it will say so
+        if not bool((first != 0).any()) or (second is not None and bool((second != 0).any())):
+            return False
+    return True

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neuromech.errors import PhysicsError
 from neuromech.physics.construction import Construction, State
 from neuromech.physics.divergence_free import DivergenceFree
-from neuromech.physics.domain import FreeSpace, Torus, check_periodic, inspecting
+from neuromech.physics.domain import FreeSpace, Torus, check_domain, check_periodic, inspecting
 from neuromech.physics.taylor import jacobian
 
 Function = Callable[[Tensor], Tensor]
@@ -29,7 +29,7 @@ class SpaceTimeField(Construction):
     `potential`: [B, 1 + d] -> [B, d(d+1)/2], smooth; on a torus it must have the torus's period (see `mlp(periods=)`).
     `mass`: of the uniform density that it starts around, if there is no `density`.
     `density`, `flux`: initial condition, functions [B, d] -> [B] and [B, d] -> [B, d], held exactly at t = 0; a flux
-        must not cross the walls, which is the caller's to see to. `total_mass` is then nan: measure it, `law.mass`.
+        must not cross the walls. `total_mass` is then nan: measure it, `law.mass`.
     `duration`: the time scale of the gates.
     The density is not kept positive: use `MovingMixture` or `Subharmonic` for that.
     """
@@ -44,6 +44,7 @@ class SpaceTimeField(Construction):
         duration: float = 1.0,
     ) -> None:
         super().__init__()
+        check_domain(domain)
         if type(domain) is FreeSpace:
             raise PhysicsError(
                 "in free space a potential conserves mass only locally (it can bring some in from infinity): use "
@@ -64,12 +65,31 @@ class SpaceTimeField(Construction):
     def forward(self, t: Tensor, x: Tensor) -> State:
         if not self._checked and inspecting(x):
             check_periodic(self.field.potential, self.domain, x, t.unsqueeze(-1))
+            self._check_start(x)
             self._checked = True
         density, flux = self._base(t, x)
         value, derivative = self.field.derivatives(torch.cat([t.unsqueeze(-1), x], -1))
         gate, slope = self._gate(t, x)
         v = (gate * derivative + slope * value).sum(-1)
         return State(density + v[:, 0], flux + v[:, 1:])
+
+    def _check_start(self, x: Tensor) -> None:
+        """Raise `PhysicsError` if the start has wrong shapes, or a flux that crosses the walls."""
+        for name, f, shape in (("density", self._density, (len(x),)), ("flux", self._flux, tuple(x.shape))):
+            if f is not None and (found := tuple(f(x).shape)) != shape:
+                raise PhysicsError(f"the initial {name} maps points {tuple(x.shape)} to {found}, expected {shape}")
+        if self._flux is None or not self.domain.walls:
+            return
+        edge = self.domain.to_wall(x.detach())
+        steep = self.domain.wall(edge)[1]
+        flux = self._flux(edge).detach()
+        crossing = (flux * steep).sum(-1).abs() / steep.norm(dim=-1).clamp_min(torch.finfo(x.dtype).tiny)
+        crossing = torch.where(steep.norm(dim=-1) > 0, crossing, 0.0)  # an edge of a box has no normal
+        if bool((crossing > 1e3 * torch.finfo(x.dtype).eps * (1 + flux.norm(dim=-1))).any()):
+            raise PhysicsError(
+                f"the initial flux crosses the wall of {self.domain}, by up to {float(crossing.max()):.2g}: the mass "
+                "would not be constant. Make its component along the normal vanish there"
+            )
 
     def _base(self, t: Tensor, x: Tensor) -> State:
         if self._density is None:
@@ -86,7 +106,7 @@ class SpaceTimeField(Construction):
         n, pinned = 1 + self.domain.d, (self._density is not None) + (self._flux is not None)
         time = torch.zeros(n, n, dtype=torch.bool, device=x.device)
         time[0, :] = time[:, 0] = True
-        wall, steep = self.domain.wall(x)
+        wall, steep = self.domain.gates(x, before=1)
         s = t / self.duration
 
         def power(k: int) -> tuple[Tensor, Tensor]:
@@ -94,9 +114,9 @@ class SpaceTimeField(Construction):
 
         (a, da), (b, _) = power(pinned), power(max(pinned - 1, 0))
         of_time = torch.where(time, a[:, None, None], b[:, None, None])
-        gate = of_time * wall[:, None, None]
-        by_space = of_time[..., 1:] * steep[:, None, :]
-        by_time = (da * wall)[:, None, None].expand(-1, n, 1)  # only entries (i, 0) are derived by time
+        gate = of_time * wall
+        by_space = of_time[..., 1:] * steep[..., 1:]
+        by_time = da[:, None, None] * wall[..., :1]  # only entries (i, 0) are derived by time
         return gate, torch.cat([by_time, by_space], -1)
 
 

@@ -147,14 +147,17 @@ def hessians(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             second = None if second is None else F.linear(second, step.weight)
         else:
             h, slope, bend = step(h)
-            curved = bend.unsqueeze(1) * (t[:, rows] * t[:, columns])
+            # Slices, as the backward of an index with repetitions is slow.
+            pairs = torch.cat([t[:, i : i + 1] * t[:, i:] for i in range(m)], 1)
+            curved = bend.unsqueeze(1) * pairs
             second = curved if second is None else slope.unsqueeze(1) * second + curved
             t = slope.unsqueeze(1) * t
     if second is None:
         second = torch.zeros(1, len(rows), h.shape[-1], dtype=x.dtype, device=x.device)
     where = torch.zeros(m, m, dtype=torch.long, device=x.device)
     where[rows, columns] = where[columns, rows] = torch.arange(len(rows), device=x.device)
-    return h, t.expand(len(x), -1, -1), second[:, where].expand(len(x), -1, -1, -1)
+    full = second.index_select(1, where.flatten()).unflatten(1, (m, m))
+    return h, t.expand(len(x), -1, -1), full.expand(len(x), -1, -1, -1)
 
 
 def jacobian(f: Function, x: Tensor, forward: bool = False) -> Tensor:

@@ -134,6 +134,14 @@ def test_energy_is_an_upper_bound_that_training_lowers_to_the_cost(float64) -> N
     assert 0.99 * cost < after < 1.01 * cost
 
 
+def test_everything_is_made_where_the_mixtures_are() -> None:
+    """On a device without numbers, where a tensor of another device is an error."""
+    start, end = (gaussian(torch.zeros(2), v * torch.eye(2)) for v in (1.0, 2.0))
+    flow = MovingMixture(2, start=start, end=end).to("meta")
+    assert kinetic_energy(flow, 8).device.type == "meta"
+    assert type(start)(*(v.to("meta") for v in start)).sample(5).device.type == "meta"
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
