@@ -24,6 +24,9 @@ from neuromech.physics.data import Trajectories
 from neuromech.physics.integrators import Scheme
 from neuromech.physics.systems import System
 
+# Steps of a prediction between two writes of it. Each part begins anew, so an interrupted one ends in the same numbers.
+PART = 500
+
 
 def open_run(directory: Path, config: Any) -> None:
     """Make the run directory, or check that it is of this configuration."""
@@ -78,16 +81,24 @@ def _rows(log: Path) -> list[list[str]]:
 
 
 def predict(directory: Path, name: str, scheme: Scheme, start: Tensor, dt: float, steps: int) -> None:
-    """States [steps + 1, B, ...] from `start`; a motion that diverges is kept as far as it went."""
+    """States [steps + 1, B, ...] from `start`, kept as they are made; a motion that diverges ends where it got to."""
+    from tqdm import tqdm
+
     path = directory / f"{name}-prediction.pt"
+    kept: dict[str, Any] = {"u": start[None].cpu(), "gave_up": "", "seconds": 0.0}
     if path.exists():
-        return
-    began = time.perf_counter()
-    try:
-        states, note = scheme.predict(start, dt, steps).u, ""
-    except ConvergenceError as error:
-        states, note = error.states, str(error)
-    _write(path, {"u": states.cpu(), "gave_up": note, "seconds": time.perf_counter() - began})
+        kept = torch.load(path, weights_only=True)
+    with tqdm(total=steps, initial=len(kept["u"]) - 1, desc=f"{name}: prediction", unit="step") as bar:
+        while len(kept["u"]) <= steps and not kept["gave_up"]:
+            began, u0 = time.perf_counter(), kept["u"][-1].to(start)
+            try:
+                states, note = scheme.predict(u0, dt, min(PART, steps + 1 - len(kept["u"]))).u, ""
+            except ConvergenceError as error:
+                states, note = error.states, str(error)
+            seconds = kept["seconds"] + time.perf_counter() - began
+            kept = {"u": torch.cat([kept["u"], states[1:].cpu()]), "gave_up": note, "seconds": seconds}
+            _write(path, kept)
+            bar.update(len(states) - 1)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics.graph import energy_graph, outside, trace
 from neuromech.physics.secants import gauss_legendre
 from neuromech.physics.sweep import discrete_sweep
+from neuromech.physics.transposes import TRANSPOSES
 
 Form = Literal["chain", "average", "midpoint"]
 Energy = Callable[[Tensor], Tensor]
@@ -102,7 +103,7 @@ class DiscreteGradient:
 
         sweep = discrete_sweep(energy_graph(energy, state, u))
         _check_independent(self.energy, u)
-        module = trace(sweep, *state, u, v, whole=False)
+        module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
         for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
             if node.target is torch.ops.aten.detach.default:
                 node.replace_all_uses_with(node.args[0])
