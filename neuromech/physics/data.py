@@ -89,8 +89,10 @@ def simulate(
     """`count` exact trajectories of `system`, in float64, from initial states drawn with `seed`."""
     from tqdm import tqdm
 
-    if count < 1 or (steps is not None and steps < 1):
+    if not (isinstance(count, int) and count >= 1) or (steps is not None and steps < 1):
         raise PhysicsError(f"trajectories are at least one, of at least one step; found {count} of {steps}")
+    if dt is not None and not 0 < dt < float("inf"):
+        raise PhysicsError(f"the time between two states is positive; found dt = {dt}")
     start = system.initial(count, torch.Generator().manual_seed(seed))
     t = torch.arange((steps or system.steps) + 1, dtype=torch.float64) * (system.dt if dt is None else dt)
     bar = tqdm(start.split(TOGETHER), desc=system.name, disable=not progress)

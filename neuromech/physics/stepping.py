@@ -52,6 +52,8 @@ class Solver:
             raise PhysicsError(f"method {self.method!r} is not one of 'dense', 'krylov'")
         if self.iterations < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PhysicsError("a solver makes at least one iteration, to a tolerance above 0")
+        if not 0 < self.refresh <= 1 or self.chunk < 1:
+            raise PhysicsError("refresh is a factor above 0 and at most 1, and chunk at least one column")
 
 
 @dataclass(frozen=True)
@@ -229,11 +231,16 @@ def rollout(
     the middle one goes back in time, so the structure must conserve). With gradients on, they flow through all steps.
     Raises `ConvergenceError` (whose `states` are those reached until then) and `PhysicsError`.
     """
-    sizes = [float(x) for x in dt] if isinstance(dt, (Sequence, Tensor)) and not _is_number(dt) else None
-    if sizes is None:
-        if steps is None:
-            raise PhysicsError("say how many steps, or list their sizes in dt")
-        sizes = [float(dt)] * steps  # type: ignore[arg-type]
+    sizes = _sizes(dt, steps)
+    model.check(u0)
+    if inputs is not None:
+        if len(inputs) != len(sizes):
+            raise PhysicsError(f"there are inputs for {len(inputs)} steps, and {len(sizes)} steps to take")
+        model.check(u0, inputs[0])
+    if solver is not None and not isinstance(solver, Solver):
+        raise PhysicsError(f"the solver is {type(solver).__name__}; expected a Solver, as Solver('krylov')")
+    if order not in (2, 4):
+        raise PhysicsError(f"steps are of order 2 or 4, not {order}")
     if order == 4 and model.structure.law != "conserves":
         raise PhysicsError("order 4 steps back in time, where a structure that dissipates is unstable: use order 2")
     fractions = (1.0,) if order == 2 else _TRIPLE_JUMP
@@ -259,5 +266,13 @@ def rollout(
 _TRIPLE_JUMP = (1 / (2 - 2 ** (1 / 3)), 1 - 2 / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
 
 
-def _is_number(dt: object) -> bool:
-    return isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0)
+def _sizes(dt: float | Sequence[float] | Tensor, steps: int | None) -> list[float]:
+    if isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0):
+        if not isinstance(steps, int) or steps < 0:
+            raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is no number of steps")
+        return [float(dt)] * steps
+    if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor)):
+        raise PhysicsError(f"dt is {dt!r}; expected a number, or the sizes of the steps")
+    if steps is not None and steps != len(dt):
+        raise PhysicsError(f"dt lists {len(dt)} steps, and steps is {steps}: leave one of them out")
+    return [float(x) for x in dt]

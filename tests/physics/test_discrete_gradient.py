@@ -362,6 +362,35 @@ def test_refused_energies(name: str) -> None:
         discrete_gradient(energy)(torch.randn(4, 6), torch.randn(4, 6))
 
 
+@pytest.mark.parametrize("form", ["average", "midpoint"])
+@pytest.mark.parametrize("name", ["not summed", "not squeezed", "coupled", "constant", "nothing", "integer"])
+def test_the_alternatives_refuse_what_is_no_energy(name: str, form: str) -> None:
+    energy, message = REFUSED[name]
+    with pytest.raises(PhysicsError, match=message):
+        discrete_gradient(energy, form)(torch.randn(4, 6), torch.randn(4, 6))
+
+
+@pytest.mark.parametrize("form", ["chain", "average", "midpoint"])
+def test_a_module_that_ignores_the_state_is_no_energy(form: str) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.ones(4))
+
+        def forward(self, u: Tensor) -> Tensor:
+            return 2 * self.level
+
+    with pytest.raises(PhysicsError, match="does not depend on the state"):
+        discrete_gradient(Constant(), form)(torch.randn(4, 6), torch.randn(4, 6))
+
+
+def test_the_random_numbers_of_the_user_are_not_touched() -> None:
+    dg, u = discrete_gradient(network()), torch.randn(4, 6)
+    before = torch.get_rng_state()
+    dg(u, u)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_refused_states() -> None:
     dg = discrete_gradient(network())
     u = torch.randn(4, 6)
@@ -376,6 +405,8 @@ def test_refused_states() -> None:
             dg(u, v)
     with pytest.raises(PhysicsError, match="form"):
         discrete_gradient(network(), "gradient")  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="at least one node, not 0"):
+        discrete_gradient(network(), "average", nodes=0)
     with pytest.raises(PhysicsError, match="function of the state"):
         discrete_gradient(3.0)  # type: ignore[arg-type]
 

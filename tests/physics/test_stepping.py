@@ -188,8 +188,31 @@ def test_refused() -> None:
     for dt in (0.0, float("nan"), [0.1, 0.0], torch.tensor([0.1, float("inf")])):
         with pytest.raises(PhysicsError, match="dt is 0 or not finite"):
             rollout(model, u0, dt, 2)
-    with pytest.raises(PhysicsError, match="how many steps"):
-        rollout(model, u0, 0.1)
+    for steps in (None, -2, 2.5):
+        with pytest.raises(PhysicsError, match="how many steps"):
+            rollout(model, u0, 0.1, steps)  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="dt lists 2 steps, and steps is 5"):
+        rollout(model, u0, [0.1, 0.1], 5)
+    with pytest.raises(PhysicsError, match="dt is '0.1'"):
+        rollout(model, u0, "0.1", 5)
+    for bad, message in (
+        (u0[0], r"not of shape \(2,\): u\[None\]"),
+        (u0[:0], r"at least one, not of shape \(0, 2\)"),
+        (u0.long(), "states are torch.int64"),
+        (u0.tolist(), "states are list"),
+    ):
+        with pytest.raises(PhysicsError, match=message):
+            rollout(model, bad, 0.1, 2)
+    with pytest.raises(PhysicsError, match=r"states are torch.float32.*parameters torch.float64"):
+        rollout(EnergyModel(MLPEnergy(2, 4), Symplectic()), u0.float(), 0.1, 2)
+    with pytest.raises(PhysicsError, match="inputs for 3 steps, and 2 steps"):
+        rollout(model, u0, 0.1, 2, inputs=torch.zeros(3, 2, 1))
+    with pytest.raises(PhysicsError, match="Symplectic takes none"):
+        rollout(model, u0, 0.1, 2, inputs=torch.zeros(2, 2, 1))
+    with pytest.raises(PhysicsError, match="order 2 or 4, not 3"):
+        rollout(model, u0, 0.1, 2, order=3)  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="solver is str"):
+        rollout(model, u0, 0.1, 2, solver="newton")  # type: ignore[arg-type]
     with pytest.raises(PhysicsError, match="not finite, the first at index"):
         rollout(model, u0 * torch.nan, 0.1, 2)
     with pytest.raises(PhysicsError, match="order 2"):
@@ -198,5 +221,7 @@ def test_refused() -> None:
         Solver("direct")  # type: ignore[arg-type]
     with pytest.raises(PhysicsError, match="tolerance above 0"):
         Solver(tolerance=0.0)
+    with pytest.raises(PhysicsError, match="refresh"):
+        Solver(refresh=2.0)
     with pytest.raises(PhysicsError, match=r"the energy is function; expected an nn\.Module"):
         EnergyModel(lambda u: u.sum(), Symplectic())  # type: ignore[arg-type]
