@@ -37,9 +37,11 @@ def open_run(directory: Path, config: Any) -> None:
     path.write_text(text)
 
 
-def data(directory: Path, system: System, count: int, seed: int, steps: int | None = None) -> Trajectories:
+def data(
+    directory: Path, system: System, count: int, seed: int, steps: int | None = None, name: str = "data"
+) -> Trajectories:
     """Exact trajectories, made once."""
-    path = directory / "data.pt"
+    path = directory / f"{name}.pt"
     if not path.exists():
         made = simulate(system, count, seed=seed, steps=steps, progress=True)
         _write(path, {"t": made.t, "u": made.u})

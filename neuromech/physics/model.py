@@ -33,8 +33,8 @@ class EnergyModel(nn.Module):
             )
         if not isinstance(structure, Structure):
             raise PhysicsError(
-                f"the structure is {type(structure).__name__}; expected a Structure (GivenMatrix holds a matrix of your "
-                "own), which vouches for the law that its G obeys"
+                f"the structure is {type(structure).__name__}; expected a Structure, which vouches for the law "
+                "that its G obeys (GivenMatrix holds a matrix of your own)"
             )
         self.energy, self.structure = energy, structure
         self.discrete_gradient = DiscreteGradient(energy, form, nodes=nodes)

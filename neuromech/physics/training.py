@@ -33,8 +33,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps < 0 or self.save_every < 1 or (self.batch is not None and self.batch < 1):
             raise PhysicsError(
-                f"training has steps ({self.steps}), a batch ({self.batch}) of at least one pair, and is saved every so "
-                f"many steps ({self.save_every})"
+                f"training has steps ({self.steps}), a batch ({self.batch}) of pairs, and is saved every few "
+                f"steps ({self.save_every})"
             )
         if not self.lr > 0 or self.weight_decay < 0:
             raise PhysicsError(f"lr is positive and weight decay not negative; found {self.lr}, {self.weight_decay}")

@@ -193,7 +193,7 @@ def test_refused() -> None:
             rollout(model, u0, 0.1, steps)  # type: ignore[arg-type]
     with pytest.raises(PhysicsError, match="dt lists 2 steps, and steps is 5"):
         rollout(model, u0, [0.1, 0.1], 5)
-    with pytest.raises(PhysicsError, match="dt is '0.1'"):
+    with pytest.raises(PhysicsError, match=r"dt is '0\.1'"):
         rollout(model, u0, "0.1", 5)
     for bad, message in (
         (u0[0], r"not of shape \(2,\): u\[None\]"),
