@@ -138,7 +138,7 @@ def _fields(system: System, exact: Trajectories, motions: Motions) -> Any:
     low, colours = (-limit, "RdBu_r") if signed else (0.0, "viridis")
     for axes, (name, u) in zip(grid, every.items(), strict=True):
         shown = axes.imshow(
-            u[:, 0].T, aspect="auto", origin="lower", vmin=low, vmax=limit, cmap=colours, interpolation="none",
+            u[:, 0].T.numpy(), aspect="auto", origin="lower", vmin=low, vmax=limit, cmap=colours, interpolation="none",
             extent=(0, float(exact.t[len(u) - 1]), 0, u.shape[-1]),
         )  # fmt: skip
         axes.set(xlim=(0, float(exact.t[-1])), ylabel="cell")

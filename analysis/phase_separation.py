@@ -106,12 +106,12 @@ def plot(directory: Path, config: Config, states: dict[str, Tensor], kernels: di
     t = torch.arange(config.length + 1) * config.dt
     for row, (name, u) in zip(grid, states.items(), strict=True):
         kernel = kernels[name]
-        row[0].imshow(kernel / kernel.abs().max(), vmin=-1, vmax=1, cmap="PuOr_r")
+        row[0].imshow((kernel / kernel.abs().max()).numpy(), vmin=-1, vmax=1, cmap="PuOr_r")
         for (i, j), value in zip(((i, j) for i in range(3) for j in range(3)), kernel.flatten().tolist(), strict=True):
             row[0].text(j, i, f"{value:.2f}", ha="center", va="center", fontsize=9, color="w" if i == j == 1 else "k")
         row[0].set(xticks=[], yticks=[], ylabel=name.replace(", ", ",\n"))
         for axes, k in zip(row[1:], times, strict=False):
-            axes.imshow(u[k, 0], vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
+            axes.imshow(u[k, 0].numpy(), vmin=-1, vmax=1, cmap="RdBu_r", interpolation="none")
             axes.set(xticks=[], yticks=[])
         row[6].plot(t, energy(states["exact"][:, 0]), color="black", lw=2.5, label="exact")
         if name != "exact":
