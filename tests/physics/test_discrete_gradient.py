@@ -30,13 +30,17 @@ SCALES = (1e-12, 1e-8, 1e-4, 1.0, 1e2)
 
 
 def energy_of(function: operators.Function) -> operators.Function:
-    """A sum of terms that do not cancel, so that relative to the energy means what it says."""
+    """The sum of y + y^2 of the function's values y. Its attribute `size`: of |y| + y^2, of what is added."""
 
-    def energy(x: Tensor) -> Tensor:
+    def total(x: Tensor, first: operators.Function) -> Tensor:
         y = function(x)
         weights = torch.linspace(0.5, 1.5, y[0].numel()).reshape(y.shape[1:])
-        return ((y + y * y) * weights).reshape(len(x), -1).sum(1)
+        return ((first(y) + y * y) * weights).reshape(len(x), -1).sum(1)
 
+    def energy(x: Tensor) -> Tensor:
+        return total(x, lambda y: y)
+
+    energy.size = lambda x: total(x, torch.abs)
     return energy
 
 
@@ -44,7 +48,8 @@ def residual(energy, dg, u: Tensor, v: Tensor) -> float:
     """|<DH, u - v> - (H(u) - H(v))| relative to the sizes of what is added, the worst sample."""
     axes = list(range(1, u.ndim))
     terms = dg(u, v).detach() * (u - v)
-    scale = energy(u).abs() + energy(v).abs() + terms.abs().sum(axes)
+    size = getattr(energy, "size", lambda x: energy(x).abs())
+    scale = size(u) + size(v) + terms.abs().sum(axes)
     return float(((terms.sum(axes) - (energy(u) - energy(v))).abs() / scale).max().detach())
 
 
