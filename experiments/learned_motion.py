@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="of data and parameters; one run each")
     parser.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
     parser.add_argument("--steps", type=int, help="training steps, instead of the configuration's")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", type=motions.device)
     parser.add_argument("--out", type=Path, default=Path("runs/learned_motion"))
     options = parser.parse_args()
     for name in options.system:

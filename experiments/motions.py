@@ -6,6 +6,7 @@ loss of every step, seconds), NAME-prediction.pt (states, and why it gave up if 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -26,6 +27,18 @@ from neuromech.physics.systems import System
 
 # Steps of a prediction between two writes of it. Each part begins anew, so an interrupted one ends in the same numbers.
 PART = 500
+
+
+def device(name: str) -> str:
+    """`--device`, refused before anything is made if this machine does not have it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no device that PyTorch can use here ({reason}); try cpu"
+        ) from error
+    return name
 
 
 def open_run(directory: Path, config: Any) -> None:

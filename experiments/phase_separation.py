@@ -91,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
     parser.add_argument("--steps", type=int, help="training steps, instead of the configuration's")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", type=motions.device)
     parser.add_argument("--out", type=Path, default=Path("runs/phase_separation"))
     options = parser.parse_args()
     config = FULL if options.full else Config()

@@ -1,5 +1,6 @@
 """The experiments on learned motion, at toy sizes: every configuration builds, nothing made is made again or lost."""
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_phases(tmp_path: Path) -> None:
         assert judge_phases.judge(name, kernels[name], energy, u.flatten(2).mean(-1), config.n) == []
     judge_phases.plot(directory, config, states, kernels)
     assert (directory / "phases.png").stat().st_size > 1e4
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert motions.device("cpu") == "cpu"
+    with pytest.raises(argparse.ArgumentTypeError, match="'nonsense' is no device"):
+        motions.device("nonsense")
 
 
 def test_stencils_that_are_not_as_promised_are_seen(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,6 +94,14 @@ def test_a_learned_energy_is_kept_over_some_steps() -> None:
     assert float((h - h[0]).abs().max()) < 1e-13 * (1 + float(h.abs().max()))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_an_energy_of_relu_is_kept_across_its_kinks(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = EnergyModel(MLPEnergy(2, 16, activation="relu"), Symplectic())
+    h = energies(model, rollout(model, torch.randn(4, 2), 0.1, 60).u)
+    assert float((h - h[0]).abs().max()) < 1e-13 * (1 + float(h.abs().max()))
+
+
 def test_the_jacobian_is_made_once_and_learned_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """Broyden's corrections: over a smooth motion no second one is made, and the equation is solved all the same."""
     made = []
