@@ -6,6 +6,7 @@ loss of every step, seconds), NAME-prediction.pt (states, and why it gave up if 
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -24,6 +25,21 @@ from neuromech.physics.data import Trajectories
 from neuromech.physics.integrators import Scheme
 from neuromech.physics.systems import System
 
+# Steps of a prediction between two writes of it. Each part begins anew, so an interrupted one ends in the same numbers.
+PART = 500
+
+
+def device(name: str) -> str:
+    """`--device`, refused before anything is made if this machine does not have it."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no device that PyTorch can use here ({reason}); try cpu"
+        ) from error
+    return name
+
 
 def open_run(directory: Path, config: Any) -> None:
     """Make the run directory, or check that it is of this configuration."""
@@ -34,9 +50,11 @@ def open_run(directory: Path, config: Any) -> None:
     path.write_text(text)
 
 
-def data(directory: Path, system: System, count: int, seed: int, steps: int | None = None) -> Trajectories:
+def data(
+    directory: Path, system: System, count: int, seed: int, steps: int | None = None, name: str = "data"
+) -> Trajectories:
     """Exact trajectories, made once."""
-    path = directory / "data.pt"
+    path = directory / f"{name}.pt"
     if not path.exists():
         made = simulate(system, count, seed=seed, steps=steps, progress=True)
         _write(path, {"t": made.t, "u": made.u})
@@ -78,16 +96,24 @@ def _rows(log: Path) -> list[list[str]]:
 
 
 def predict(directory: Path, name: str, scheme: Scheme, start: Tensor, dt: float, steps: int) -> None:
-    """States [steps + 1, B, ...] from `start`; a motion that diverges is kept as far as it went."""
+    """States [steps + 1, B, ...] from `start`, kept as they are made; a motion that diverges ends where it got to."""
+    from tqdm import tqdm
+
     path = directory / f"{name}-prediction.pt"
+    kept: dict[str, Any] = {"u": start[None].cpu(), "gave_up": "", "seconds": 0.0}
     if path.exists():
-        return
-    began = time.perf_counter()
-    try:
-        states, note = scheme.predict(start, dt, steps).u, ""
-    except ConvergenceError as error:
-        states, note = error.states, str(error)
-    _write(path, {"u": states.cpu(), "gave_up": note, "seconds": time.perf_counter() - began})
+        kept = torch.load(path, weights_only=True)
+    with tqdm(total=steps, initial=len(kept["u"]) - 1, desc=f"{name}: prediction", unit="step") as bar:
+        while len(kept["u"]) <= steps and not kept["gave_up"]:
+            began, u0 = time.perf_counter(), kept["u"][-1].to(start)
+            try:
+                states, note = scheme.predict(u0, dt, min(PART, steps + 1 - len(kept["u"]))).u, ""
+            except ConvergenceError as error:
+                states, note = error.states, str(error)
+            seconds = kept["seconds"] + time.perf_counter() - began
+            kept = {"u": torch.cat([kept["u"], states[1:].cpu()]), "gave_up": note, "seconds": seconds}
+            _write(path, kept)
+            bar.update(len(states) - 1)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

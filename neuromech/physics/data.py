@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 # Of the integrator, a step; what it leaves of the states is below 1e-10 on every system (tests compare with analytic
 # motion and with another method).
 ACCURACY = 1e-13
-# Trajectories that are integrated as one system: few for the integrator's overhead, many for its step size.
-TOGETHER = 25
+# Trajectories that are integrated as one system: many for the integrator's overhead, few for its step size, and no more
+# numbers than keep the progress visible.
+TOGETHER, NUMBERS = 25, 12_500
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,14 @@ def simulate(
     """`count` exact trajectories of `system`, in float64, from initial states drawn with `seed`."""
     from tqdm import tqdm
 
-    if count < 1 or (steps is not None and steps < 1):
+    if not (isinstance(count, int) and count >= 1) or (steps is not None and steps < 1):
         raise PhysicsError(f"trajectories are at least one, of at least one step; found {count} of {steps}")
+    if dt is not None and not 0 < dt < float("inf"):
+        raise PhysicsError(f"the time between two states is positive; found dt = {dt}")
     start = system.initial(count, torch.Generator().manual_seed(seed))
     t = torch.arange((steps or system.steps) + 1, dtype=torch.float64) * (system.dt if dt is None else dt)
-    bar = tqdm(start.split(TOGETHER), desc=system.name, disable=not progress)
+    together = max(1, min(TOGETHER, NUMBERS // start[0].numel()))
+    bar = tqdm(start.split(together), desc=system.name, disable=not progress)
     return Trajectories(t, torch.cat([solve(system, u0, t) for u0 in bar]))
 
 

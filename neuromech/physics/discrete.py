@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.graph import energy_graph, outside, trace
+from neuromech.physics.graph import CONSTANT, check_energy, energy_graph, outside, trace
 from neuromech.physics.secants import gauss_legendre
 from neuromech.physics.sweep import discrete_sweep
+from neuromech.physics.transposes import TRANSPOSES
 
 Form = Literal["chain", "average", "midpoint"]
 Energy = Callable[[Tensor], Tensor]
@@ -52,8 +53,11 @@ class DiscreteGradient:
             raise PhysicsError(f"form {form!r} is not one of 'chain', 'average', 'midpoint'")
         if not callable(energy):
             raise PhysicsError(f"an energy is a function of the state, not {type(energy).__name__}")
+        if nodes < 1:
+            raise PhysicsError(f"a quadrature has at least one node, not {nodes}")
         self.energy, self.form, self.nodes = energy, form, nodes
         self._sweeps: dict[tuple[Any, ...], fx.GraphModule] = {}
+        self._admitted: set[tuple[Any, ...]] = set()
 
     def __call__(self, u: Tensor, v: Tensor) -> Tensor:
         _check_states(u, v)
@@ -61,12 +65,25 @@ class DiscreteGradient:
 
     def unchecked(self, u: Tensor, v: Tensor) -> Tensor:
         """The same without a look at the states: what solvers and function transforms call many times."""
+        self._admit(u)
         if self.form == "average":
             return averaged_gradient(self.energy, u, v, self.nodes)
         if self.form == "midpoint":
             return corrected_midpoint_gradient(self.energy, u, v)
         out: Tensor = self.graph(u)(*self._live(), u, v)
         return out
+
+    def _admit(self, u: Tensor) -> None:
+        """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
+        key = (u.shape, u.dtype, u.device)
+        if key in self._admitted:
+            return
+        with outside(), torch.no_grad():
+            example = _example(u)
+            check_energy(self.energy(example), example)
+        if self.form != "chain":
+            _check_independent(self.energy, example)
+        self._admitted.add(key)
 
     def gradient(self, u: Tensor) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""
@@ -102,7 +119,7 @@ class DiscreteGradient:
 
         sweep = discrete_sweep(energy_graph(energy, state, u))
         _check_independent(self.energy, u)
-        module = trace(sweep, *state, u, v, whole=False)
+        module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
         for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
             if node.target is torch.ops.aten.detach.default:
                 node.replace_all_uses_with(node.args[0])
@@ -111,7 +128,7 @@ class DiscreteGradient:
         return module
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_sweeps": {}}
+        return vars(self) | {"_sweeps": {}, "_admitted": set()}
 
 
 def _tensors_of(energy: Energy) -> dict[str, Tensor]:
@@ -120,14 +137,24 @@ def _tensors_of(energy: Energy) -> dict[str, Tensor]:
     return dict(energy.named_parameters()) | dict(energy.named_buffers())
 
 
+def _example(u: Tensor) -> Tensor:
+    """A state such as `u`, without a touch of the user's random numbers."""
+    generator = torch.Generator(u.device).manual_seed(0)
+    return torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
+
+
 def _check_independent(energy: Energy, example: Tensor) -> None:
     """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone."""
     with outside(), torch.enable_grad():
-        u = torch.rand(example.shape, dtype=example.dtype, device=example.device).requires_grad_()
+        u = _example(example).requires_grad_()
         energies = energy(u)
+        if not energies.requires_grad:
+            raise PhysicsError(CONSTANT)
         if energies.ndim == 0 or len(energies) < 2:
             return
-        (gradient,) = torch.autograd.grad(energies[0], u)
+        (gradient,) = torch.autograd.grad(energies[0], u, allow_unused=True)
+    if gradient is None:
+        raise PhysicsError(CONSTANT)
     if (gradient[1:] != 0).any():
         raise PhysicsError(
             f"the energy of the first of {len(energies)} samples depends on the others, so no sample has a law of its "

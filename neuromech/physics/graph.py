@@ -141,7 +141,16 @@ def _writes(node: fx.Node) -> bool:
 def _check_result(graph: fx.Graph, u: Tensor) -> None:
     (result,) = (n for n in graph.nodes if n.op == "output")
     (out,) = result.all_input_nodes or (None,)
-    value: Any = out.meta.get("val") if out is not None else None
+    check_energy(out.meta.get("val") if out is not None else None, u)
+    if out not in varying(graph):
+        raise PhysicsError(CONSTANT)
+
+
+CONSTANT = "the energy does not depend on the state, so it has no gradient"
+
+
+def check_energy(value: Any, u: Tensor) -> None:
+    """Raise `PhysicsError` unless `value`, the energy of `u`, is one real number, or one a sample."""
     batch = tuple(u.shape[:1]) if u.ndim > 1 else ()
     if not isinstance(value, Tensor) or tuple(value.shape) not in {(), batch} or not value.is_floating_point():
         is_tensor = isinstance(value, Tensor)
@@ -150,8 +159,6 @@ def _check_result(graph: fx.Graph, u: Tensor) -> None:
         raise PhysicsError(
             f"the energy of a state of shape {tuple(u.shape)} is {found}; expected {wanted}: sum over what is left"
         )
-    if out not in varying(graph):
-        raise PhysicsError("the energy does not depend on the state, so it has no gradient")
 
 
 def _out_of_place(graph: fx.Graph) -> list[fx.Node]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import ConvergenceError, PhysicsError
+from neuromech.physics.discrete import check_finite
 from neuromech.physics.energy import MLPEnergy, SeparableEnergy, convnet, mlp
 from neuromech.physics.model import EnergyModel, step_size
 from neuromech.physics.stepping import Rollout, Solver, rollout
@@ -105,6 +106,7 @@ class ExplicitScheme(nn.Module):
         return path[-1]
 
     def predict(self, u0: Tensor, dt: float, steps: int) -> Rollout:
+        check_finite(u0, "the state to start from")
         size = step_size(dt, u0)
         states = [u0]
         with torch.no_grad():

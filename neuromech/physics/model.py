@@ -27,18 +27,41 @@ class EnergyModel(nn.Module):
 
     def __init__(self, energy: nn.Module, structure: Structure, form: Form = "chain", *, nodes: int = 4) -> None:
         super().__init__()
-        for name, module in (("energy", energy), ("structure", structure)):
-            if not isinstance(module, nn.Module):
-                raise PhysicsError(f"the {name} is {type(module).__name__}; expected an nn.Module")
+        if not isinstance(energy, nn.Module) or isinstance(energy, Structure):
+            raise PhysicsError(
+                f"the energy is {type(energy).__name__}; expected an nn.Module of states [B, ...] to [B]"
+            )
+        if not isinstance(structure, Structure):
+            raise PhysicsError(
+                f"the structure is {type(structure).__name__}; expected a Structure, which vouches for the law "
+                "that its G obeys (GivenMatrix holds a matrix of your own)"
+            )
         self.energy, self.structure = energy, structure
         self.discrete_gradient = DiscreteGradient(energy, form, nodes=nodes)
 
+    def check(self, u: Tensor, inputs: Tensor | None = None) -> None:
+        """Raise `PhysicsError` unless `u` is a batch of states [B, ...] that the model can work with."""
+        if not isinstance(u, Tensor) or not u.is_floating_point():
+            found = str(u.dtype) if isinstance(u, Tensor) else type(u).__name__
+            raise PhysicsError(f"the states are {found}; expected a tensor of real floating-point numbers")
+        if u.ndim < 2 or not u.numel():
+            raise PhysicsError(f"states are [B, ...], at least one, not of shape {tuple(u.shape)}: u[None] is a batch")
+        parameter = next(self.parameters(), u)
+        if (parameter.dtype, parameter.device) != (u.dtype, u.device):
+            raise PhysicsError(
+                f"the states are {u.dtype} on {u.device}, the parameters {parameter.dtype} on {parameter.device}: "
+                "bring both to one by .to(...)"
+            )
+        self.structure.check(u, inputs)
+
     def forward(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None) -> Tensor:
+        self.structure.check(u0, inputs)
         velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0), (u0 + u1) / 2, inputs)
         return velocity
 
     def velocity(self, u: Tensor, inputs: Tensor | None = None) -> Tensor:
         """G(u) grad H(u)."""
+        self.structure.check(u, inputs)
         velocity: Tensor = self.structure(gradient(self.energy, u), u, inputs)
         return velocity
 

@@ -187,17 +187,25 @@ def power(n: int) -> Secant:
 
 
 def relu(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
-    """(relu a + relu b)/(|a| + |b|): 1 or 0 where the signs agree, the positive share where they do not."""
+    """(relu a + relu b)/(|a| + |b|): 1 or 0 where the signs agree, the positive share where they do not.
+
+    It does not change when a and b are scaled together, which is what leaves a network of ReLU its rescalings.
+    """
     return _ratio(fa + fb, a.abs() + b.abs())
 
 
 def absolute(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
-    return _ratio(a + b, fa + fb)
+    """(a + b)/(|a| + |b|), a + b by its parts: neither has a slope at 0."""
+    return _ratio(torch.relu(a) - torch.relu(-a) + torch.relu(b) - torch.relu(-b), fa + fb)
 
 
 def _ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """0/0 = 0 for a denominator that is never negative: the subgradient that autograd takes at a kink."""
-    return numerator / (denominator + (1 - torch.sign(denominator)))
+    """0/0 = 0 for a denominator that is never negative: the subgradient that autograd takes at a kink.
+
+    The bound is far below any number that matters and far above where its inverse overflows.
+    """
+    bound: float = torch.finfo(denominator.dtype).tiny ** (1.0 if denominator.dtype == torch.float16 else 0.5)
+    return numerator / denominator.clamp_min(bound)
 
 
 # -- means ------------------------------------------------------------------------------------------------------------

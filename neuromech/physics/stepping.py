@@ -1,8 +1,9 @@
 """Prediction: every step of a discrete-gradient model solves F(u1) = u1 - u0 - dt * velocity(u0, u1) = 0.
 
-Newton's method on the whole batch. Dense: one Jacobian a sample, factored once and kept over iterations and steps for
-as long as it still contracts (a chord method, several times cheaper than a fresh Jacobian). Krylov: the Jacobian is
-never formed, scipy's GMRES sees its products with vectors; for states of thousands of entries.
+Newton's method on the whole batch. Dense: one Jacobian a sample, inverted once and kept over iterations and steps for
+as long as it still contracts, corrected by what every iteration tells of it (Broyden 1965, the good update): several
+times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, scipy's GMRES sees its products with vectors;
+for states of thousands of entries.
 
 The energy's error a step is <DH, F>, so it is at the level of the tolerance, of no sign, and does not grow by itself.
 """
@@ -43,7 +44,7 @@ class Solver:
     method: Literal["dense", "krylov"] = "dense"
     tolerance: float | None = None
     iterations: int = 50
-    refresh: float = 0.2
+    refresh: float = 0.5
     chunk: int = 256
 
     def __post_init__(self) -> None:
@@ -51,6 +52,8 @@ class Solver:
             raise PhysicsError(f"method {self.method!r} is not one of 'dense', 'krylov'")
         if self.iterations < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PhysicsError("a solver makes at least one iteration, to a tolerance above 0")
+        if not 0 < self.refresh <= 1 or self.chunk < 1:
+            raise PhysicsError("refresh is a factor above 0 and at most 1, and chunk at least one column")
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ class ImplicitStep:
             if self._solve is None or is_fresh:
                 self._solve = self._linearise(u0, u1, dt)
             step, before, waiting = self._solve(f), size, open_
+            u_before, f_before = u1, f
             for halving in range(10 if is_fresh else 1):  # a sample that got no better takes half the step
                 tried = u1 - step / 2**halving
                 f_tried = residual(tried)
@@ -129,6 +133,8 @@ class ImplicitStep:
                 waiting = waiting & ~better & ~(size <= ceiling * bound)
                 if not waiting.any():
                     break
+            if isinstance(self._solve, _Inverse):  # where F changed by more than its rounding
+                self._solve.learn(u1 - u_before, f - f_before, open_ & (before > 1e2 * ceiling * bound))
             bound = 1 + _largest(u1)
             has_stopped = (size <= ceiling * bound) & (size > before / 2)
             open_ = open_ & ~(size <= floor * bound) & ~has_stopped
@@ -153,7 +159,7 @@ class ImplicitStep:
             change: Tensor = torch.func.jvp(lambda u: self.velocity(u0, u), (u1,), (direction,))[1]
             return direction - dt * change
 
-        return _krylov(times) if self.solver.method == "krylov" else _dense(times, u1, self.solver.chunk)
+        return _krylov(times) if self.solver.method == "krylov" else _Inverse(times, u1, self.solver.chunk)
 
 
 @cache
@@ -169,17 +175,26 @@ def _largest(x: Tensor) -> Tensor:
     return x.reshape(len(x), -1).abs().amax(1)
 
 
-def _dense(times: Solve, like: Tensor, chunk: int) -> Solve:
-    """The Jacobian of every sample, from one product a column for the whole batch, factored."""
-    n = like[0].numel()
-    basis = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, 1, *like.shape[1:])
-    columns = torch.func.vmap(times, chunk_size=chunk)(basis.expand(n, *like.shape))
-    factors = torch.linalg.lu_factor(columns.reshape(n, len(like), n).permute(1, 2, 0))
+class _Inverse:
+    """F -> J^-1 F with the Jacobian [B, n, n] of every sample: one product a column for the whole batch, inverted."""
 
-    def solve(f: Tensor) -> Tensor:
-        return torch.linalg.lu_solve(*factors, f.reshape(len(f), n, 1)).reshape(f.shape)
+    def __init__(self, times: Solve, like: Tensor, chunk: int) -> None:
+        n = like[0].numel()
+        basis = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, 1, *like.shape[1:])
+        columns = torch.func.vmap(times, chunk_size=chunk)(basis.expand(n, *like.shape))
+        self.inverse = torch.linalg.inv_ex(columns.reshape(n, len(like), n).permute(1, 2, 0)).inverse
 
-    return solve
+    def __call__(self, f: Tensor) -> Tensor:
+        return (self.inverse @ f.reshape(len(f), -1, 1)).reshape(f.shape)
+
+    def learn(self, step: Tensor, change: Tensor, where: Tensor) -> None:
+        """The least correction after which `change` [B, ...] of F is answered by the `step` that made it."""
+        s, y = step.reshape(len(step), -1, 1), change.reshape(len(change), -1, 1)
+        answered = self.inverse @ y
+        row = s.mT @ self.inverse
+        along = row @ y
+        sound = where[:, None, None] & (along.abs() > 0.1 * (s.mT @ s)) & torch.isfinite(along)
+        self.inverse = self.inverse + torch.where(sound, (s - answered) / torch.where(sound, along, 1.0), 0.0) @ row
 
 
 def _krylov(times: Solve) -> Solve:
@@ -216,11 +231,16 @@ def rollout(
     the middle one goes back in time, so the structure must conserve). With gradients on, they flow through all steps.
     Raises `ConvergenceError` (whose `states` are those reached until then) and `PhysicsError`.
     """
-    sizes = [float(x) for x in dt] if isinstance(dt, (Sequence, Tensor)) and not _is_number(dt) else None
-    if sizes is None:
-        if steps is None:
-            raise PhysicsError("say how many steps, or list their sizes in dt")
-        sizes = [float(dt)] * steps  # type: ignore[arg-type]
+    sizes = _sizes(dt, steps)
+    model.check(u0)
+    if inputs is not None:
+        if len(inputs) != len(sizes):
+            raise PhysicsError(f"there are inputs for {len(inputs)} steps, and {len(sizes)} steps to take")
+        model.check(u0, inputs[0])
+    if solver is not None and not isinstance(solver, Solver):
+        raise PhysicsError(f"the solver is {type(solver).__name__}; expected a Solver, as Solver('krylov')")
+    if order not in (2, 4):
+        raise PhysicsError(f"steps are of order 2 or 4, not {order}")
     if order == 4 and model.structure.law != "conserves":
         raise PhysicsError("order 4 steps back in time, where a structure that dissipates is unstable: use order 2")
     fractions = (1.0,) if order == 2 else _TRIPLE_JUMP
@@ -246,5 +266,13 @@ def rollout(
 _TRIPLE_JUMP = (1 / (2 - 2 ** (1 / 3)), 1 - 2 / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
 
 
-def _is_number(dt: object) -> bool:
-    return isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0)
+def _sizes(dt: float | Sequence[float] | Tensor, steps: int | None) -> list[float]:
+    if isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0):
+        if not isinstance(steps, int) or steps < 0:
+            raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is no number of steps")
+        return [float(dt)] * steps
+    if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor)):
+        raise PhysicsError(f"dt is {dt!r}; expected a number, or the sizes of the steps")
+    if steps is not None and steps != len(dt):
+        raise PhysicsError(f"dt lists {len(dt)} steps, and steps is {steps}: leave one of them out")
+    return [float(x) for x in dt]

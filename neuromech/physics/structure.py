@@ -29,9 +29,25 @@ class Structure(nn.Module):
     """G(u) g. `law` says what the form of G makes of the energy; `open`: it exchanges energy with its inputs."""
 
     law: Law = "conserves"
+    size: int | None = None  # of the last axis of a state, where it must be one
+    ndim: int = 1  # axes of a state
+    inputs: int = 0  # ports
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
         raise NotImplementedError
+
+    def check(self, u: Tensor, inputs: Tensor | None = None) -> None:
+        """Raise `PhysicsError` unless G acts on states such as `u` [B, ...] with these inputs [B, k]."""
+        name = type(self).__name__
+        if u.ndim <= self.ndim or (self.size is not None and u.shape[-1] != self.size):
+            wanted = ["B", *["n"] * (self.ndim - 1), "n" if self.size is None else str(self.size)]
+            raise PhysicsError(
+                f"{name} acts on states [{', '.join(wanted)}], not on states of shape {tuple(u.shape)}: make it for "
+                "them, and give every batch its first axis"
+            )
+        if inputs is not None and inputs.shape != (u.shape[0], self.inputs):
+            ports = f"{self.inputs} a sample, shape {(u.shape[0], self.inputs)}" if self.inputs else "none"
+            raise PhysicsError(f"inputs of shape {tuple(inputs.shape)} were given; {name} takes {ports}")
 
     def matrix(self, u: Tensor) -> Tensor:
         """G(u) at one state u [...], as a dense matrix over its n entries: [n, n]."""
@@ -63,6 +79,7 @@ class Damped(Structure):
         super().__init__()
         if size % 2 or not friction > 0:
             raise PhysicsError(f"friction starts positive, and the state is even; found {friction} and size {size}")
+        self.size = size
         start = torch.full((size // 2,), float(friction))
         self.log_friction = nn.Parameter(torch.log(torch.expm1(start)))
 
@@ -110,6 +127,8 @@ class GivenMatrix(Structure):
 
     def __init__(self, matrix: Tensor, law: Literal["conserves", "dissipates"] = "conserves") -> None:
         super().__init__()
+        if law not in ("conserves", "dissipates"):
+            raise PhysicsError(f"a given matrix conserves or dissipates; {law!r} is neither")
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise PhysicsError(f"a structure is a square matrix, not of shape {tuple(matrix.shape)}")
         symmetric = (matrix + matrix.T) / 2
@@ -121,7 +140,7 @@ class GivenMatrix(Structure):
             raise PhysicsError(
                 f"the symmetric part of G has {found}; where energy {law}, {wanted}. Take G - G^T, -L L^T or their sum"
             )
-        self.law = law
+        self.law, self.size = law, len(matrix)
         self.register_buffer("matrix_", matrix)
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
@@ -139,7 +158,7 @@ class LearnedMatrix(Structure):
         if not (skew or dissipative):
             raise PhysicsError("a learned structure is skew, dissipative or both; neither leaves nothing to learn")
         self.law = "dissipates" if dissipative else "conserves"
-        self.keep_total = keep_total
+        self.size, self.keep_total = size, keep_total
         scale = size**-0.5
         self.skew = nn.Parameter(scale * torch.randn(size, size)) if skew else None
         self.root = nn.Parameter(scale * torch.randn(size, size)) if dissipative else None
@@ -235,7 +254,7 @@ class PortHamiltonian(Structure):
 
     def __init__(self, structure: Structure, size: int, inputs: int) -> None:
         super().__init__()
-        self.structure = structure
+        self.structure, self.size, self.ndim, self.inputs = structure, size, structure.ndim, inputs
         self.port = nn.Linear(inputs, size, bias=False)
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:

@@ -30,6 +30,15 @@ class Training:
     seed: int = 0
     save_every: int = 200
 
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.save_every < 1 or (self.batch is not None and self.batch < 1):
+            raise PhysicsError(
+                f"training has steps ({self.steps}), a batch ({self.batch}) of pairs, and is saved every few "
+                f"steps ({self.save_every})"
+            )
+        if not self.lr > 0 or self.weight_decay < 0:
+            raise PhysicsError(f"lr is positive and weight decay not negative; found {self.lr}, {self.weight_decay}")
+
 
 def loss(scheme: Scheme, pairs: Pairs) -> Tensor:
     """mean |(u1 - u0)/dt - scheme(u0, u1, dt)|^2 over all entries."""
@@ -55,6 +64,14 @@ def fit(
     training = training or Training()
     if len(pairs) == 0:
         raise PhysicsError("there are no pairs of states to train on")
+    parameter = next(scheme.parameters(), None)
+    if parameter is None:
+        raise PhysicsError("the model has no parameters, so there is nothing to train")
+    if (parameter.dtype, parameter.device) != (pairs.before.dtype, pairs.before.device):
+        raise PhysicsError(
+            f"the pairs are {pairs.before.dtype} on {pairs.before.device}, the parameters {parameter.dtype} on "
+            f"{parameter.device}: bring both to one by .to(...)"
+        )
     optimizer = torch.optim.Adam(scheme.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     draw = torch.Generator().manual_seed(training.seed)
     losses: list[float] = []

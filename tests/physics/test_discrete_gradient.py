@@ -30,13 +30,17 @@ SCALES = (1e-12, 1e-8, 1e-4, 1.0, 1e2)
 
 
 def energy_of(function: operators.Function) -> operators.Function:
-    """A sum of terms that do not cancel, so that relative to the energy means what it says."""
+    """The sum of y + y^2 of the function's values y. Its attribute `size`: of |y| + y^2, of what is added."""
 
-    def energy(x: Tensor) -> Tensor:
+    def total(x: Tensor, first: operators.Function) -> Tensor:
         y = function(x)
         weights = torch.linspace(0.5, 1.5, y[0].numel()).reshape(y.shape[1:])
-        return ((y + y * y) * weights).reshape(len(x), -1).sum(1)
+        return ((first(y) + y * y) * weights).reshape(len(x), -1).sum(1)
 
+    def energy(x: Tensor) -> Tensor:
+        return total(x, lambda y: y)
+
+    energy.size = lambda x: total(x, torch.abs)
     return energy
 
 
@@ -44,7 +48,8 @@ def residual(energy, dg, u: Tensor, v: Tensor) -> float:
     """|<DH, u - v> - (H(u) - H(v))| relative to the sizes of what is added, the worst sample."""
     axes = list(range(1, u.ndim))
     terms = dg(u, v).detach() * (u - v)
-    scale = energy(u).abs() + energy(v).abs() + terms.abs().sum(axes)
+    size = getattr(energy, "size", lambda x: energy(x).abs())
+    scale = size(u) + size(v) + terms.abs().sum(axes)
     return float(((terms.sum(axes) - (energy(u) - energy(v))).abs() / scale).max().detach())
 
 
@@ -362,6 +367,35 @@ def test_refused_energies(name: str) -> None:
         discrete_gradient(energy)(torch.randn(4, 6), torch.randn(4, 6))
 
 
+@pytest.mark.parametrize("form", ["average", "midpoint"])
+@pytest.mark.parametrize("name", ["not summed", "not squeezed", "coupled", "constant", "nothing", "integer"])
+def test_the_alternatives_refuse_what_is_no_energy(name: str, form: str) -> None:
+    energy, message = REFUSED[name]
+    with pytest.raises(PhysicsError, match=message):
+        discrete_gradient(energy, form)(torch.randn(4, 6), torch.randn(4, 6))
+
+
+@pytest.mark.parametrize("form", ["chain", "average", "midpoint"])
+def test_a_module_that_ignores_the_state_is_no_energy(form: str) -> None:
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.level = nn.Parameter(torch.ones(4))
+
+        def forward(self, u: Tensor) -> Tensor:
+            return 2 * self.level
+
+    with pytest.raises(PhysicsError, match="does not depend on the state"):
+        discrete_gradient(Constant(), form)(torch.randn(4, 6), torch.randn(4, 6))
+
+
+def test_the_random_numbers_of_the_user_are_not_touched() -> None:
+    dg, u = discrete_gradient(network()), torch.randn(4, 6)
+    before = torch.get_rng_state()
+    dg(u, u)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_refused_states() -> None:
     dg = discrete_gradient(network())
     u = torch.randn(4, 6)
@@ -376,6 +410,8 @@ def test_refused_states() -> None:
             dg(u, v)
     with pytest.raises(PhysicsError, match="form"):
         discrete_gradient(network(), "gradient")  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="at least one node, not 0"):
+        discrete_gradient(network(), "average", nodes=0)
     with pytest.raises(PhysicsError, match="function of the state"):
         discrete_gradient(3.0)  # type: ignore[arg-type]
 

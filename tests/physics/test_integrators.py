@@ -152,6 +152,18 @@ def test_refused() -> None:
         ExplicitScheme(model, "leapfrog")
     with pytest.raises(PhysicsError, match=r"T\(p\) \+ V\(q\)"):
         ExplicitScheme(EnergyModel(separable(2), Damped(2)), "leapfrog")
+    for bad in ({"steps": -1}, {"batch": 0}, {"save_every": 0}):
+        with pytest.raises(PhysicsError, match="training has steps"):
+            Training(**bad)
+    for bad in ({"lr": 0.0}, {"weight_decay": -1.0}):
+        with pytest.raises(PhysicsError, match="lr is positive"):
+            Training(**bad)
+    with pytest.raises(PhysicsError, match=r"pairs are torch.float32.*parameters torch.float64"):
+        fit(DiscreteScheme(model), Pairs(u.float(), u.float(), torch.ones(4)))
+    with pytest.raises(PhysicsError, match="no parameters"):
+        fit(DiscreteScheme(systems.pendulum().model), Pairs(u, u, torch.ones(4)))
+    with pytest.raises(PhysicsError, match="state to start from holds 8 values that are not finite"):
+        ExplicitScheme(model).predict(u * torch.nan, 0.1, 2)
     with pytest.raises(PhysicsError, match="no pairs"):
         fit(DiscreteScheme(model), Pairs(u[:0], u[:0], torch.zeros(0)))
     for dt, message in (

@@ -93,6 +93,19 @@ def test_kinks_take_the_share_of_the_positive_side() -> None:
     torch.testing.assert_close(absolute, torch.tensor([1.0, 0.0, -1.0, 0.0, 0.5, 1.0, 1.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_kinks_have_finite_derivatives_that_scale(dtype: torch.dtype) -> None:
+    """Also where both states sit at the kink; and a common factor of both arguments changes no slope."""
+    a = torch.tensor([0.0, 0.0, 1.0, -1.0, 2.0, -0.0], dtype=dtype, requires_grad=True)
+    b = torch.tensor([0.0, 1.0, 0.0, 3.0, 2.0, -1.0], dtype=dtype)
+    for secant, f in ((secants.relu, torch.relu), (secants.absolute, torch.abs)):
+        slope = secant(a, b, f(a), f(b))
+        (derivative,) = torch.autograd.grad(slope.sum(), a)
+        assert torch.isfinite(derivative).all()
+        for factor in (1e-12, 1e12):
+            torch.testing.assert_close(secant(factor * a, factor * b, f(factor * a), f(factor * b)), slope)
+
+
 def test_softplus_beyond_its_threshold_is_the_identity() -> None:
     a, b = torch.tensor([21.0, 30.0, 20.5]), torch.tensor([21.5, 25.0, 20.5])
     secant = secants.softplus(1.0, 20.0)

@@ -1,6 +1,8 @@
 """Implicit steps: solved to rounding, conserving over long times, of the order they claim, with exact gradients."""
 
+import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,14 +12,19 @@ from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics import (
     ConvEnergy,
     Damped,
+    DiscreteScheme,
     EnergyModel,
     Laplacian,
     MLPEnergy,
     Solver,
     Symplectic,
+    Training,
+    fit,
     rollout,
+    simulate,
     systems,
 )
+from neuromech.physics.stepping import ImplicitStep
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -51,18 +58,61 @@ def test_mass_spring_by_hand() -> None:
     torch.testing.assert_close(path, torch.stack([angle.cos(), angle.sin()], -1), rtol=1e-12, atol=1e-12)
 
 
+def trained() -> nn.Module:
+    """An energy learned from noisy pairs of states of the mass-spring."""
+    system = systems.mass_spring()
+    data = simulate(system, 10, steps=20).noisy(0.02, torch.Generator().manual_seed(0))
+    model = EnergyModel(MLPEnergy(2, 32), system.structure)
+    losses = fit(DiscreteScheme(model), data.pairs(), Training(200, lr=5e-3))
+    assert losses[-1] < losses[0] / 4
+    return model.energy
+
+
+ENERGIES: dict[str, Callable[[], nn.Module]] = {
+    "known": Anharmonic,
+    "random": lambda: MLPEnergy(2, 16),
+    "trained": trained,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["known", "learned"])
+@pytest.mark.parametrize("kind", ENERGIES)
 def test_energy_does_not_drift_over_ten_thousand_steps(kind: str) -> None:
     """At the rounding of the solver, and the second half adds no more than a random walk would."""
-    energy = Anharmonic() if kind == "known" else MLPEnergy(2, 16)
-    model = EnergyModel(energy, Symplectic())
+    model = EnergyModel(ENERGIES[kind](), Symplectic())
     with torch.no_grad():
         path = rollout(model, torch.randn(4, 2), 0.2, 10_000).u
     h = energies(model, path)
     error = (h - h[0]).abs() / (1 + h[0].abs())
     assert float(error.max()) < 1e-12
     assert float(error[5000:].max()) < 4 * float(error[:5000].max()) + 1e-14
+
+
+def test_a_learned_energy_is_kept_over_some_steps() -> None:
+    model = EnergyModel(trained(), Symplectic())
+    h = energies(model, rollout(model, torch.randn(4, 2), 0.2, 100).u)
+    assert float((h - h[0]).abs().max()) < 1e-13 * (1 + float(h.abs().max()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_energy_of_relu_is_kept_across_its_kinks(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = EnergyModel(MLPEnergy(2, 16, activation="relu"), Symplectic())
+    h = energies(model, rollout(model, torch.randn(4, 2), 0.1, 60).u)
+    assert float((h - h[0]).abs().max()) < 1e-13 * (1 + float(h.abs().max()))
+
+
+def test_the_jacobian_is_made_once_and_learned_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broyden's corrections: over a smooth motion no second one is made, and the equation is solved all the same."""
+    made = []
+    linearise = ImplicitStep._linearise
+    monkeypatch.setattr(ImplicitStep, "_linearise", lambda *args: made.append(1) or linearise(*args))
+    model = EnergyModel(MLPEnergy(2, 16), Symplectic())
+    with torch.no_grad():
+        path = rollout(model, torch.randn(4, 2), 0.2, 50).u
+        for u0, u1 in itertools.pairwise(path):
+            torch.testing.assert_close(u1, u0 + 0.2 * model(u0, u1), rtol=1e-14, atol=1e-14)
+    assert len(made) < 5
 
 
 def test_energy_over_some_steps_is_kept_at_any_step_size() -> None:
@@ -146,8 +196,31 @@ def test_refused() -> None:
     for dt in (0.0, float("nan"), [0.1, 0.0], torch.tensor([0.1, float("inf")])):
         with pytest.raises(PhysicsError, match="dt is 0 or not finite"):
             rollout(model, u0, dt, 2)
-    with pytest.raises(PhysicsError, match="how many steps"):
-        rollout(model, u0, 0.1)
+    for steps in (None, -2, 2.5):
+        with pytest.raises(PhysicsError, match="how many steps"):
+            rollout(model, u0, 0.1, steps)  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="dt lists 2 steps, and steps is 5"):
+        rollout(model, u0, [0.1, 0.1], 5)
+    with pytest.raises(PhysicsError, match=r"dt is '0\.1'"):
+        rollout(model, u0, "0.1", 5)
+    for bad, message in (
+        (u0[0], r"not of shape \(2,\): u\[None\]"),
+        (u0[:0], r"at least one, not of shape \(0, 2\)"),
+        (u0.long(), "states are torch.int64"),
+        (u0.tolist(), "states are list"),
+    ):
+        with pytest.raises(PhysicsError, match=message):
+            rollout(model, bad, 0.1, 2)
+    with pytest.raises(PhysicsError, match=r"states are torch.float32.*parameters torch.float64"):
+        rollout(EnergyModel(MLPEnergy(2, 4), Symplectic()), u0.float(), 0.1, 2)
+    with pytest.raises(PhysicsError, match="inputs for 3 steps, and 2 steps"):
+        rollout(model, u0, 0.1, 2, inputs=torch.zeros(3, 2, 1))
+    with pytest.raises(PhysicsError, match="Symplectic takes none"):
+        rollout(model, u0, 0.1, 2, inputs=torch.zeros(2, 2, 1))
+    with pytest.raises(PhysicsError, match="order 2 or 4, not 3"):
+        rollout(model, u0, 0.1, 2, order=3)  # type: ignore[arg-type]
+    with pytest.raises(PhysicsError, match="solver is str"):
+        rollout(model, u0, 0.1, 2, solver="newton")  # type: ignore[arg-type]
     with pytest.raises(PhysicsError, match="not finite, the first at index"):
         rollout(model, u0 * torch.nan, 0.1, 2)
     with pytest.raises(PhysicsError, match="order 2"):
@@ -156,5 +229,7 @@ def test_refused() -> None:
         Solver("direct")  # type: ignore[arg-type]
     with pytest.raises(PhysicsError, match="tolerance above 0"):
         Solver(tolerance=0.0)
+    with pytest.raises(PhysicsError, match="refresh"):
+        Solver(refresh=2.0)
     with pytest.raises(PhysicsError, match=r"the energy is function; expected an nn\.Module"):
         EnergyModel(lambda u: u.sum(), Symplectic())  # type: ignore[arg-type]

@@ -151,6 +151,11 @@ def test_power_of_the_ports() -> None:
             torch.testing.assert_close(model.energy(after) - model.energy(before), 0.1 * power, rtol=1e-10, atol=1e-13)
 
 
+def step_of(structure: Structure, **options: Tensor) -> Tensor:
+    model = EnergyModel(MLPEnergy(2, 4), structure)
+    return model(torch.randn(4, 2), torch.randn(4, 2), **options)
+
+
 REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "not skew": (lambda: GivenMatrix(torch.ones(2, 2)), r"symmetric part of G has an entry 1.*G - G\^T"),
     "growing": (lambda: GivenMatrix(torch.eye(2), "dissipates"), "eigenvalue 1 > 0"),
@@ -161,6 +166,18 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "friction": (lambda: Damped(4, -1.0), "positive"),
     "spacing": (lambda: Laplacian(0.0), "dx is 0"),
     "network": (lambda: StateDependent(nn.Linear(3, 5))(torch.ones(1, 3), torch.ones(1, 3)), "gives 5 numbers.*need 9"),
+    "neither law": (lambda: GivenMatrix(torch.zeros(2, 2), "keeps"), "'keeps' is neither"),
+    "no structure": (lambda: EnergyModel(MLPEnergy(2, 4), nn.Linear(2, 2)), "structure is Linear; expected a Struct"),
+    "swapped": (lambda: EnergyModel(Symplectic(), MLPEnergy(2, 4)), "the energy is Symplectic"),
+    "size of a matrix": (lambda: step_of(LearnedMatrix(3)), r"acts on states \[B, 3\], not .* shape \(4, 2\)"),
+    "size of what is given": (lambda: step_of(GivenMatrix(torch.zeros(3, 3))), r"acts on states \[B, 3\]"),
+    "size of a friction": (lambda: step_of(Damped(4)), r"Damped acts on states \[B, 4\]"),
+    "axes": (lambda: step_of(Laplacian(0.1, 2)), r"Laplacian acts on states \[B, n, n\]"),
+    "inputs without ports": (lambda: step_of(Symplectic(), inputs=torch.zeros(4, 1)), "Symplectic takes none"),
+    "inputs of another size": (
+        lambda: step_of(PortHamiltonian(Symplectic(), 2, 1), inputs=torch.zeros(4, 2)),
+        r"takes 1 a sample, shape \(4, 1\)",
+    ),
     "skew and turned": (lambda: LearnedStencil(2, skew=True), "rotation=False"),
 }
 

@@ -136,8 +136,12 @@ def test_refused(tmp_path: Path) -> None:
         Trajectories(torch.arange(3.0), torch.zeros(1, 2, 1))
     with pytest.raises(PhysicsError, match="there is no system 'spring'"):
         systems.make("spring")
-    with pytest.raises(PhysicsError, match="at least one"):
-        simulate(systems.pendulum(), 0)
+    for count in (0, 2.5):
+        with pytest.raises(PhysicsError, match="at least one"):
+            simulate(systems.pendulum(), count)  # type: ignore[arg-type]
+    for dt in (0.0, -0.1, math.nan):
+        with pytest.raises(PhysicsError, match="time between two states is positive"):
+            simulate(systems.pendulum(), 2, dt=dt)
 
     def collision(count: int, generator: torch.Generator) -> torch.Tensor:
         return torch.tensor([[1.0, 0, -1, 0, 0, 0, 0, 0]], dtype=torch.float64)
