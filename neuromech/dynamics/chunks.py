@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuromech.symmetry import Part, Term
 
-JOINED = 16  # what is copied together, to be read at once, is at most so small a part of a chunk
+JOINED = 2**13  # what is copied together, to be read at once, has at most so many elements
 
 
 class Piece(NamedTuple):
@@ -129,7 +129,7 @@ def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
     for name, same in groupby(offsets, key=lambda p: p.parameter):
         for shape, kept in _refined([(p, offsets[p]) for p in same]):
             for start, stop, reads in _ranges(shape, kept, limit):
-                if not out or out[-1].length + stop - start > limit // JOINED:
+                if not out or out[-1].length + stop - start > min(limit, JOINED):
                     out.append(Chunk((), 0, ()))
                 ranges, length, so_far = out[-1]
                 moved = [r._replace(start=r.start + length, stop=r.stop + length) for r in reads]

@@ -26,7 +26,7 @@ from neuromech.symmetry import Symmetry, Term
 
 # Elements of a chunk. On a CPU what a thread has of it should stay in its cache, and the whole be a small part of the
 # parameters; elsewhere launching kernels costs more than memory.
-CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**15, 2**22
+CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**16, 2**22
 CHUNKS = 42  # of a model, at least, on a CPU
 
 Flat = Mapping[int, Tensor | None]

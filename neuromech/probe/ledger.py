@@ -24,7 +24,7 @@ from neuromech.record import Record
 INTERVAL_STEPS = 64
 INTERVAL_SECONDS = 5.0  # what a killed process may lose
 INTERVAL_VALUES = 2**15  # what waits in memory, at most about
-PER_OCTAVE = 32  # snapshots of single members for every doubling of the number of steps
+PER_OCTAVE = 16  # snapshots of single members for every doubling of the number of steps
 
 PREDICTIONS = ("exact", "ideal", "continuous", "flow")
 FIELDS = ("observed", *PREDICTIONS, "scale")
