@@ -79,12 +79,12 @@ def test_relative() -> None:
 
 @given(st.integers(0, 10**7))
 def test_stride_grows_with_the_run(step: int) -> None:
-    """A power of two, never falling; at least 32 and at most 64 snapshots in the octave that holds the step."""
+    """A power of two, never falling; at least 16 and at most 32 snapshots in the octave that holds the step."""
     stride = _stride(step)
     assert stride & (stride - 1) == 0
     assert _stride(step + 1) >= stride
     octave = 2 ** (max(step, 1).bit_length() - 1)
-    assert octave < 64 or 32 <= octave // stride <= 64
+    assert octave < 32 or 16 <= octave // stride <= 32
 
 
 @pytest.mark.parametrize("how", ["forgotten", "exit"])
