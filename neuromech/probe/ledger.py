@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from neuromech.dynamics import TERMS, Reading
 from neuromech.probe.journal import Journal
@@ -131,7 +132,10 @@ class Ledger:
     def _end(self) -> None:
         """The probe was forgotten, or Python ends: what waits must still reach the record."""
         if self._steps and os.getpid() == self._process:
-            self.flush()
+            with (
+                _disable_current_modes()
+            ):  # a garbage collector may come in the middle of a trace, whose mode is not ours
+                self.flush()
 
     def add(
         self, step: int, optimizer: int, lr: float, when: float, fields: Tensor | None, terms: Tensor | None = None

@@ -1,5 +1,6 @@
 """From readings to rows: sums by family, residuals, the stride of single members."""
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -10,10 +11,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+import neuromech
 from neuromech.probe.journal import Journal
 from neuromech.probe.ledger import FIELDS, Ledger, Rows, _stride, relative
-from neuromech.record import Record
+from neuromech.record import Record, read
 
 
 def ledger(families: list[slice], members: int | None = None) -> tuple[Ledger, Record]:
@@ -109,3 +112,26 @@ def test_nothing_is_lost_without_remove(tmp_path, how: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["step"].max() == 5
     assert pd.read_csv(tmp_path / "run" / "charges.csv")["step"].max() == 5
+
+
+def test_nothing_is_lost_if_a_probe_is_forgotten_while_something_is_traced(tmp_path) -> None:
+    """The garbage collector comes when it likes, also under a mode in which numbers do not exist."""
+    run = tmp_path / "run"
+
+    def train() -> None:
+        model = torch.nn.Linear(3, 2)
+        neuromech.instrument(model, run=run)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(5):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(torch.ones(4, 3)), torch.tensor([0, 1, 0, 1])).backward()
+            optimizer.step()
+
+    gc.disable()
+    try:
+        train()
+        with FakeTensorMode():
+            gc.collect()
+    finally:
+        gc.enable()
+    assert set(read(run).frame("charges")["step"]) == set(range(6))
