@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from neuromech.dynamics.average import AverageLaw, AverageReading
 from neuromech.errors import InstrumentError, SymmetryError
 from neuromech.params import named_parameters
-from neuromech.probe.ledger import INTERVAL_STEPS, Rows, relative
+from neuromech.probe.ledger import Rows, relative
 from neuromech.probe.measure import Measurement
 from neuromech.record import Record
 
@@ -31,6 +31,7 @@ class Averages:
         self._laws: WeakKeyDictionary[nn.Module, tuple[int, AverageLaw, Rows]] = WeakKeyDictionary()
         self._waiting: list[tuple[int, int, Tensor]] = []
         self._met = 0
+        measurement.beside(self.flush)
 
     @contextmanager
     def averaging(self, averaged: nn.Module, weight: float) -> Iterator[None]:
@@ -49,8 +50,6 @@ class Averages:
         with torch.no_grad():
             reading = law.after(means, weight)
             self._waiting.append((self._measurement.step, number, _summed(rows, reading)))
-        if len(self._waiting) >= INTERVAL_STEPS:
-            self.flush()
 
     def flush(self) -> None:
         """Bring what waits to the record."""

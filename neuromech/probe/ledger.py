@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
 
 from neuromech.dynamics import TERMS, Reading
 from neuromech.probe.journal import Journal
@@ -25,6 +26,7 @@ from neuromech.record import Record
 INTERVAL_STEPS = 64
 INTERVAL_SECONDS = 5.0  # what a killed process may lose
 INTERVAL_VALUES = 2**15  # what waits in memory, at most about
+PATIENCE = 60.0  # seconds for the last rows of a probe that was forgotten
 PER_OCTAVE = 16  # snapshots of single members for every doubling of the number of steps
 
 PREDICTIONS = ("exact", "ideal", "continuous", "flow")
@@ -121,21 +123,19 @@ class Ledger:
         self._steps: list[tuple[int, int, float, float]] = []
         self._readings: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = []
         self._last, self._waiting = time.monotonic(), 0
+        self.beside: list[Callable[[], None]] = []  # what else is brought to the record whenever readings are
         self._finite = True
         self._process = os.getpid()
         _live.add(self)
 
     def __del__(self) -> None:
-        if hasattr(self, "_process"):
-            self._end()
+        if hasattr(self, "_process") and (self._steps or self.beside):
+            _elsewhere(self._end)
 
     def _end(self) -> None:
         """The probe was forgotten, or Python ends: what waits must still reach the record."""
-        if self._steps and os.getpid() == self._process:
-            with (
-                _disable_current_modes()
-            ):  # a garbage collector may come in the middle of a trace, whose mode is not ours
-                self.flush()
+        if os.getpid() == self._process and (self._steps or self.beside):
+            self.flush()
 
     def add(
         self, step: int, optimizer: int, lr: float, when: float, fields: Tensor | None, terms: Tensor | None = None
@@ -158,6 +158,8 @@ class Ledger:
 
     def flush(self) -> None:
         """Bring everything that waits to the record, and the record to the disk."""
+        for flush in self.beside:
+            flush()
         if self._steps:
             columns = zip(*self._steps, strict=True)
             self._record.append("steps", dict(zip(("step", "optimizer", "lr", "time"), columns, strict=True)))
@@ -216,6 +218,19 @@ _live: weakref.WeakSet[Ledger] = weakref.WeakSet()
 def _end_all() -> None:
     for ledger in list(_live):
         ledger._end()
+
+
+def _elsewhere(work: Callable[[], None]) -> None:
+    """The garbage collector may come in the middle of somebody's trace, under which no operator computes anything: the
+    modes and dispatch keys of a trace are those of its thread."""
+    if sys.is_finalizing():  # no threads any more, and no traces
+        return work()
+    thread = threading.Thread(target=work)
+    try:
+        thread.start()
+    except RuntimeError:  # Python from 3.12 on says so by itself
+        return work()
+    thread.join(PATIENCE)
 
 
 def relative(predicted: Tensor, observed: Tensor, scale: Tensor) -> Tensor:

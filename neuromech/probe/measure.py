@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -70,6 +70,10 @@ class Measurement:
     def charges(self) -> Tensor:
         """The charges of the weights as the last step left them, or as they are: [rows]."""
         return self._laws.observe(self.params)[0] if self._observed is None else self._observed
+
+    def beside(self, flush: Callable[[], None]) -> None:
+        """Call `flush` whenever what was measured is brought to the record."""
+        self._ledger.beside.append(flush)
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""

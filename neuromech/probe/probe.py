@@ -199,8 +199,7 @@ class Probe:
 
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
-        if self._measurement is not None and self._averages is not None:
-            self._averages.flush()
+        if self._measurement is not None:
             self._measurement.flush()
 
     def remove(self) -> None:

@@ -1,6 +1,7 @@
 """Averaged weights beside a run, from the user's end."""
 
 import copy
+import gc
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import neuromech
 from neuromech import InstrumentError
 from neuromech.dynamics.average import averaging_weight
+from neuromech.record import read
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
@@ -55,3 +57,19 @@ def test_bad_averages_are_refused() -> None:
     with pytest.raises(InstrumentError, match="no average of this model"), probe.averaging(nn.Linear(3, 3), 0.1):
         pass
     assert probe.averages.empty
+
+
+def test_nothing_is_lost_if_the_probe_is_forgotten(tmp_path) -> None:
+    def run() -> None:
+        model = small()
+        probe, optimizer, mean = neuromech.instrument(model, run=tmp_path / "run"), sgd(model), copy.deepcopy(model)
+        train(model, optimizer, 1)
+        for _ in range(3):
+            probe.flush()
+            with probe.averaging(mean, 0.0):
+                pass
+
+    run()
+    gc.collect()
+    rows = read(tmp_path / "run").frame("averages")
+    assert rows.groupby("symmetry").size().eq(3).all()

@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_manager
 
 import neuromech
 from neuromech.probe.journal import Journal
@@ -114,7 +115,8 @@ def test_nothing_is_lost_without_remove(tmp_path, how: str) -> None:
     assert pd.read_csv(tmp_path / "run" / "charges.csv")["step"].max() == 5
 
 
-def test_nothing_is_lost_if_a_probe_is_forgotten_while_something_is_traced(tmp_path) -> None:
+@pytest.mark.parametrize("deep", [False, True])
+def test_nothing_is_lost_if_a_probe_is_forgotten_while_something_is_traced(tmp_path, deep: bool) -> None:
     """The garbage collector comes when it likes, also under a mode in which numbers do not exist."""
     run = tmp_path / "run"
 
@@ -130,7 +132,7 @@ def test_nothing_is_lost_if_a_probe_is_forgotten_while_something_is_traced(tmp_p
     gc.disable()
     try:
         train()
-        with FakeTensorMode():
+        with FakeTensorMode() as mode, in_kernel_invocation_manager(mode) if deep else nullcontext():
             gc.collect()
     finally:
         gc.enable()
