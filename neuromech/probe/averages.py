@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from neuromech.dynamics.average import AverageLaw, AverageReading
 from neuromech.errors import InstrumentError, SymmetryError
@@ -41,7 +42,10 @@ class Averages:
                 f"averaging() takes the weight of the new weights, a number from 0 to 1, not {weight}: 1 - decay of an "
                 "exponential average, 1 / (n + 1) after n of a plain mean"
             )
-        module = averaged.module if isinstance(averaged, torch.optim.swa_utils.AveragedModel) else averaged
+        module = averaged
+        if isinstance(averaged, AveragedModel):
+            module = averaged.module
+            weight = weight if int(averaged.n_averaged) else 1.0  # its first update copies, whatever its decay
         means = {name: p.detach() for name, p in named_parameters(module).items()}
         number, law, rows = self._law(averaged, means)
         with torch.no_grad():

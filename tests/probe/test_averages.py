@@ -34,6 +34,18 @@ def test_charges_of_averaged_weights_follow_those_of_the_weights(decay: float | 
         assert own["spread"].abs().max() > 0 or s.is_linear
 
 
+def test_the_decay_is_all_that_one_needs_to_know() -> None:
+    """As in the README: the first update of an `AveragedModel` copies, and is followed as that."""
+    model = small()
+    probe, optimizer = neuromech.instrument(model), sgd(model)
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
+    for _ in range(5):
+        train(model, optimizer, 1)
+        with probe.averaging(ema, 1 - 0.99):
+            ema.update_parameters(model)
+    assert probe.averages["residual"].max() < 1e-13
+
+
 def test_an_average_that_does_otherwise_breaks_its_law() -> None:
     """A hand-made average that takes in twice the weight that was told."""
     model = small()
