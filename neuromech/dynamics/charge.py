@@ -19,6 +19,13 @@ from neuromech.dynamics.sums import Block, Sums
 from neuromech.dynamics.vectors import Pair, Scratch, Values, Vector
 
 
+def slices_of(blocks: Sequence[Block]) -> tuple[slice, ...]:
+    """The rows of each block: those of the quadratic ones come first."""
+    order = sorted(range(len(blocks)), key=lambda i: blocks[i].linear)
+    stops = dict(zip(order, accumulate(blocks[i].size for i in order), strict=True))
+    return tuple(slice(stops[i] - b.size, stops[i]) for i, b in enumerate(blocks))
+
+
 class Forms:
     """The bilinear and linear forms of `blocks`, over parameters that are like `params` (their values are not read).
 
@@ -29,9 +36,7 @@ class Forms:
         self, blocks: Sequence[Block], params: Values, scratch: Scratch | None = None, few: Collection[int] = ()
     ) -> None:
         scratch = scratch or Scratch()
-        order = sorted(range(len(blocks)), key=lambda i: blocks[i].linear)
-        stops = dict(zip(order, accumulate(blocks[i].size for i in order), strict=True))
-        self.slices = tuple(slice(stops[i] - b.size, stops[i]) for i, b in enumerate(blocks))
+        self.slices = slices_of(blocks)
         quadratic = [i for i, b in enumerate(blocks) if not b.linear]
         asked = [k for k, i in enumerate(quadratic) if i in few]
         self._quadratic = Sums([blocks[i] for i in quadratic], params, scratch, asked)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Forms
+from neuromech.dynamics.charge import Forms, slices_of
 from neuromech.dynamics.descent import Drift, Motion, Settings
 from neuromech.dynamics.sums import Block
 from neuromech.dynamics.vectors import Scratch, Values
@@ -109,17 +109,17 @@ class Layout:
         self.forms = Forms(blocks, params, scratch, few=takes_torque)
         self.rows = dict(zip(parts, self.forms.slices, strict=True))
 
-        charges = Forms([Block.of(s) for s in symmetries], params)
+        charges = slices_of([Block.of(s) for s in symmetries])
         rows = sum(self.forms.rows)
         torque = torch.zeros(1 + any(map(approximate, symmetries)), rows, dtype=torch.bool)
         to = torch.empty(rows, dtype=torch.long)
         for (f, _), here in self.rows.items():
             torque[0, here] = f in self.split or approximate(symmetries[f])
             torque[1:, here] = f in self.split
-            to[here] = torch.arange(charges.slices[f].start, charges.slices[f].stop)
+            to[here] = torch.arange(charges[f].start, charges[f].stop)
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
         self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
-        self._charges = sum(charges.rows)
+        self._charges = sum(s.size for s in symmetries)
         self.torque_known = self.total(self.torque[0].double()) > 0
 
     def total(self, x: Tensor) -> Tensor:
