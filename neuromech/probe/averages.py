@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from neuromech.dynamics.average import AverageLaw, AverageReading
 from neuromech.errors import InstrumentError, SymmetryError
 from neuromech.params import named_parameters
-from neuromech.probe.ledger import Rows, relative
+from neuromech.probe.ledger import Rows
 from neuromech.probe.measure import Measurement
 from neuromech.record import Record
 
@@ -84,6 +84,6 @@ class Averages:
 
 def _summed(rows: Rows, reading: AverageReading) -> Tensor:
     """[COLUMNS, families]"""
-    residual = relative(reading.exact, reading.observed, reading.scale)
+    residual = rows.residuals(reading.exact, reading.observed, reading.scale)
     sums = rows.sums(torch.stack((reading.observed, reading.exact, reading.spread, reading.scale)))
     return torch.cat((sums, rows.maxima(residual[None])))

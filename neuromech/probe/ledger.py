@@ -62,6 +62,11 @@ class Rows:
         out = x.new_zeros(*x.shape[:-1], self.families)
         return out.scatter_reduce_(-1, self._of.expand_as(x), x, "amax", include_self=False)
 
+    def residuals(self, predicted: Tensor, observed: Tensor, scale: Tensor) -> Tensor:
+        """Relative to the scale of a member, or to the mean of its family where that is larger: [..., rows]."""
+        mean = self.spread(self.sums(scale) / self.sizes.to(scale.device))
+        return relative(predicted, observed, torch.maximum(scale, mean))
+
     def singles(self, x: Tensor) -> Tensor:
         """From [..., rows] to [..., single members]."""
         return x.index_select(-1, self._single)
@@ -145,8 +150,7 @@ class Ledger:
         self._steps.append((step, optimizer, lr, when))
         if fields is not None and self._rows.families:
             whole = self._rows.sums(fields)
-            size = torch.maximum(fields[-1], self._rows.spread(whole[-1] / self._rows.sizes.to(fields.device)))
-            residuals = relative(fields[1 : 1 + len(PREDICTIONS)], fields[0], size)
+            residuals = self._rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1])
             families = torch.cat((whole, self._rows.maxima(residuals)))
             shown = step % _stride(step) == 0 and len(self._rows.member)
             singles = self._rows.singles(torch.cat((fields, residuals))) if shown else None
