@@ -77,6 +77,22 @@ def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float 
     return plus(s, y, times(b, beta)) if beta else y
 
 
+def _grouped(x: Abstract, w: Abstract, groups: int) -> tuple[Abstract, Abstract, Axis]:
+    """x with a batch axis, and w with its axis 0 cut into (group, the rest); returns the axis of the groups as well."""
+    if x.ndim < w.ndim:
+        x = replace(x, axes=((), *x.axes))
+    w = w.fresh()
+    group, rest = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
+    return x, w.rename(unify((*group, *rest), w.axes[0])), group
+
+
+def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> Abstract:
+    """y (batch, channels, space) plus a bias of channels; without the batch axis if there was none."""
+    if b is not None:
+        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * (y.ndim - 2))))
+    return y if batched else replace(y, axes=y.axes[1:])
+
+
 def conv(
     s: Interpreter,
     x: Abstract,
@@ -90,11 +106,7 @@ def conv(
     """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    if not batched:
-        x = replace(x, axes=((), *x.axes))
-    w = w.fresh()
-    group, rows = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
-    w = w.rename(unify((*group, *rows), w.axes[0]))
+    x, w, group = _grouped(x, w, groups)
     w = w.rename(unify(x.axes[1], (*group, *w.axes[1])))  # two convolutions of one x see the same indices
     shapes = tuple(tuple(math.prod(a.n for a in labels) for labels in t.axes[2:]) for t in (x, w))
     geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
@@ -117,9 +129,7 @@ def conv(
     shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
     shift += constant.times(w.data).summed([*channels, *taps])
     y = s.result((x.axes[0], w.axes[0], *space_out), scale, shift)
-    if b is not None:
-        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * len(space_out))))
-    return y if batched else replace(y, axes=y.axes[1:])
+    return _biased(s, y, b, batched)
 
 
 def conv_transpose(
@@ -136,11 +146,7 @@ def conv_transpose(
     """The adjoint of a convolution: w is (group i, o, taps)."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    if not batched:
-        x = replace(x, axes=((), *x.axes))
-    w = w.fresh()
-    group, inner = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
-    w = w.rename(unify((*group, *inner), w.axes[0]))
+    x, w, group = _grouped(x, w, groups)
     w = w.rename(unify(x.axes[1], w.axes[0]))
     channels_in = w.along([0])
     group_now, rest = channels_in[: len(leaves(group))], channels_in[len(leaves(group)) :]
@@ -152,9 +158,7 @@ def conv_transpose(
     patches, kernel = (t.data.derived((*geometry, i), *space_in, *taps, *where) for i, t in enumerate((x, w)))
     shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
     y = s.result((x.axes[0], (*group_now, *leaves(w.axes[1])), *space_out), scale, shift)
-    if b is not None:
-        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * len(space_out))))
-    return y if batched else replace(y, axes=y.axes[1:])
+    return _biased(s, y, b, batched)
 
 
 def conv_in_general(
