@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training import MODELS, OPTIMIZERS, Activation, Loop, Path, loop
+from experiments.training import MODELS, OPTIMIZERS, Activation, Loop, Path, loop, rectifier
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 HABITS = (
@@ -19,20 +19,6 @@ HABITS = (
     "custom function", "two optimizers", "closure", "random depth", "overfit", "smoothed labels", "full batch",
     "large rate",
 )  # fmt: skip
-
-
-class Rectifier(torch.autograd.Function):
-    """ReLU, with the backward that is its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return g * (x > 0)
 
 
 def clean(seed: int) -> tuple[Loop, str]:
@@ -88,7 +74,7 @@ def _give(run: Loop, habit: str, r: random.Random) -> None:
         case "custom function":
             for m in model.modules():
                 if isinstance(m, Activation):
-                    m.function = Rectifier.apply
+                    m.function = rectifier(lambda g, x: g * (x > 0))
         case "two optimizers":
             _two_optimizers(run)
         case "closure":

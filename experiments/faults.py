@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
-from experiments.training import Activation, Loop, Path, loop
+from experiments.training import Activation, Loop, Path, loop, rectifier
 from neuromech.monitor.checksum import checksums
 
 Inject = Callable[[random.Random, int, int], Loop]
@@ -69,39 +69,15 @@ def _flip(t: Tensor, r: random.Random) -> None:
 # -- the model ---------------------------------------------------------------------------------------------------------
 
 
-class _Leaky(torch.autograd.Function):
-    """ReLU whose backward lets a tenth of the gradient through where the unit is off."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return torch.where(x > 0, g, 0.1 * g)
-
-
-class _Shrunk(torch.autograd.Function):
-    """ReLU whose backward forgets a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x.clamp(min=0)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 0.9 * g * (x > 0)
+# ReLU whose backward lets a tenth of the gradient through where the unit is off, and one that forgets a factor.
+WRONG = (rectifier(lambda g, x: torch.where(x > 0, g, 0.1 * g)), rectifier(lambda g, x: 0.9 * g * (x > 0)))
 
 
 @fault("wrong backward")
 def wrong_custom_backward(r: random.Random, seed: int, at: int) -> Loop:
     run = _loop(r, seed).watch()
     acts = [m for m in run.model.modules() if isinstance(m, Activation)]
-    wrong = r.choice([_Leaky.apply, _Shrunk.apply])
+    wrong = r.choice(WRONG)
     run.at(at, "begin", lambda: setattr(r.choice(acts), "function", wrong))
     return run
 
@@ -119,7 +95,7 @@ def backward_hook_that_changes_a_gradient(r: random.Random, seed: int, at: int) 
 def wrong_custom_backward_from_the_start(r: random.Random, seed: int, at: int) -> Loop:
     run = _loop(r, seed)
     act = r.choice([m for m in run.model.modules() if isinstance(m, Activation)])
-    act.function = r.choice([_Leaky.apply, _Shrunk.apply])
+    act.function = r.choice(WRONG)
     return run.watch()
 
 
