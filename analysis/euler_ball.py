@@ -10,7 +10,6 @@ crosses its wall is not rounding (1e-6, float32).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from analysis.flows import asked, errors_over_time, show
 from experiments.euler_ball import BALL, METHODS, SPIN, Config, Flow, divergence, exact, momentum
 from experiments.flows import finished
 from neuromech.physics.taylor import jacobian
@@ -180,43 +180,20 @@ def film(flow: Flow, name: str, directory: Path) -> Path:
     return out
 
 
-def curves(runs: pd.DataFrame, directory: Path) -> Path:
-    """Errors against CPU time, mean and range over the seeds."""
-    import seaborn as sns
-    from matplotlib.figure import Figure
-
-    rows = [read(run["path"]).frame("progress").assign(method=run["method"]) for _, run in runs.iterrows()]
-    table = pd.concat(rows, ignore_index=True)
-    table["seconds"] = (table["seconds"] * 2).round() / 2
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    ax = figure.subplots()
-    sns.lineplot(table, x="seconds", y="error", hue="method", style="method", markers=True, errorbar=("pi", 100), ax=ax)
-    ax.set(yscale="log", xlabel="CPU seconds", ylabel="relative error of v")
-    sns.despine(ax=ax)
-    out = directory / "euler_ball_progress.png"
-    figure.savefig(out, dpi=130)
-    return out
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
-    options = parser.parse_args()
-    runs = results(options.runs)
+    directory, figures = asked(__doc__)
+    runs = results(directory)
     table = judged(runs)
-    with pd.option_context("display.float_format", "{:.2g}".format, "display.width", 160):
-        print(table.to_string(index=False))
-    directory = options.figures or options.runs.parent / "figures"
+    show(table)
     firsts = runs.sort_values("seed").groupby("method").first()["path"]
     flows = {m: load(firsts[m]) for m in METHODS if m in firsts}
-    print(slices(flows, directory))
-    print(curves(runs, directory))
+    print(slices(flows, figures))
+    print(errors_over_time(runs, "v", figures / "euler_ball_progress.png", 0.5))
     by_name = table.set_index("method")
     if "ncl" not in flows or len(flows) < 2:
         print("not judged, for lack of runs")
         return 1
-    print(film(flows["ncl"], "ncl", directory))
+    print(film(flows["ncl"], "ncl", figures))
     ratio = by_name.loc["ncl", "error"] / by_name.drop("ncl")["error"].min()
     rounding = bool((by_name.loc["ncl", ["divergence", "wall"]] <= ROUNDING).all())
     print(

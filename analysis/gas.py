@@ -8,13 +8,13 @@ are not rounding (1e-6, float32).
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from analysis.flows import asked, show
 from experiments.flows import finished
 from experiments.gas import DURATION, Built, Config, Penalised, exact
 from neuromech.physics.taylor import jacobian
@@ -61,19 +61,15 @@ def draw(paths: dict[str, Path], directory: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
-    options = parser.parse_args()
-    done = finished(options.runs)
+    directory, figures = asked(__doc__)
+    done = finished(directory)
     rows = [{"method": read(p).meta["method"]} | read(p).frame("progress").iloc[-1].to_dict() for p in done]
     groups = pd.DataFrame(rows).groupby("method")
     table = groups[["step", "density_error", "flux_error"]].mean().join(groups[["continuity", "mass"]].max())
     table["seeds"] = groups.size()
-    with pd.option_context("display.float_format", "{:.2g}".format, "display.width", 160):
-        print(table)
+    show(table, index=True)
     firsts = {str(read(p).meta["method"]): p for p in reversed(done)}
-    print(draw(dict(sorted(firsts.items())), options.figures or options.runs.parent / "figures"))
+    print(draw(dict(sorted(firsts.items())), figures))
     errors = table["density_error"].to_dict()
     ratio = errors["ncl"] / errors["pinn"]
     rounding = bool((table[["continuity", "mass"]].to_numpy(float)[list(table.index).index("ncl")] <= ROUNDING).all())

@@ -7,13 +7,13 @@ Exits with 1 if the inner product of two parts exceeds 1e-3 of the field's energ
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from analysis.flows import asked, show
 from experiments.flows import finished
 from experiments.hodge import Config, domain_of, parts_of
 from neuromech.physics import HodgeDecomposition
@@ -55,20 +55,16 @@ def draw(path: Path, directory: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
-    options = parser.parse_args()
-    paths = finished(options.runs)
+    directory, figures = asked(__doc__)
+    paths = finished(directory)
     pairs = pd.concat([read(p).frame("pairs").assign(case=p.name) for p in paths])
     parts = pd.concat([read(p).frame("parts").assign(case=p.name) for p in paths])
     errors = parts.pivot(index="case", columns="part", values="error").add_prefix("error of ")
     worst = pairs.groupby("case")[["inner", "cosine"]].max()
-    with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160, "display.max_columns", 9):
-        print(errors.join(worst))
+    show(errors.join(worst), "{:.1e}", index=True)
     for p in paths:
         if p.name.endswith("-2"):
-            print(draw(p, options.figures or options.runs.parent / "figures"))
+            print(draw(p, figures))
     missed = int((worst > BOUND).any(axis=1).sum())
     print(f"the parts are orthogonal to {BOUND:g}" if not missed else f"{missed} cases MISSED {BOUND:g}")
     return 1 if missed else 0

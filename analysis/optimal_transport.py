@@ -11,7 +11,6 @@ is further from the truth than the best penalty's (within what sampling the cost
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from analysis.flows import asked, show
 from experiments.flows import finished
 from experiments.optimal_transport import Config, Penalised, ends, mixture_of, moments
 from neuromech.physics import Mixture, MovingMixture, NeuralConservationLaw, gaussian_cost
@@ -156,19 +156,15 @@ def draw(runs: pd.DataFrame, directory: Path) -> list[Path]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
-    options = parser.parse_args()
-    runs = results(options.runs)
+    directory, figures = asked(__doc__)
+    runs = results(directory)
     table = judged(runs)
-    with pd.option_context("display.float_format", "{:.4g}".format, "display.width", 160):
-        print(table.to_string(index=False))
+    show(table, "{:.4g}")
     drawn = runs[runs["method"].isin(["ncl", "pinn-100"]) & runs["problem"].isin(["ring2", "gauss2"])]
     if (drawn.groupby("problem")["method"].nunique() == 2).any():
         both = drawn.groupby("problem")["method"].nunique().eq(2)
         problem = both[both].index[-1]
-        for path in draw(drawn[drawn["problem"] == problem], options.figures or options.runs.parent / "figures"):
+        for path in draw(drawn[drawn["problem"] == problem], figures):
             print(path)
     missed = 0
     for problem in map(str, table["problem"].unique()):

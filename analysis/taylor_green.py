@@ -8,13 +8,13 @@ construction is worse than the best by penalty, or if a divergence by constructi
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from analysis.flows import asked, errors_over_time, show
 from experiments.flows import finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
 from neuromech.physics.taylor import jacobian
@@ -52,7 +52,6 @@ def load(run: pd.Series) -> Stream | Penalised:
 
 def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]:
     """Streamlines at t = 1, errors and divergence of the first seed; errors against CPU time."""
-    import seaborn as sns
     from matplotlib.figure import Figure
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -111,36 +110,16 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]
     maps = directory / "taylor_green_fields.png"
     figure.savefig(maps, dpi=130)
 
-    curves = pd.concat(
-        [
-            read(run["path"]).frame("progress").assign(method=run["method"])
-            for _, run in runs.merge(table[["method", "lr"]]).iterrows()
-        ],
-        ignore_index=True,
-    )
-    figure = Figure(figsize=(5, 3.2), layout="constrained")
-    ax = figure.subplots()
-    curves["seconds"] = curves["seconds"].round(1)
-    sns.lineplot(
-        curves, x="seconds", y="error", hue="method", style="method", markers=True, errorbar=("pi", 100), ax=ax
-    )
-    ax.set(yscale="log", xlabel="CPU seconds", ylabel="relative error of u")
-    sns.despine(ax=ax)
-    progress = directory / "taylor_green_progress.png"
-    figure.savefig(progress, dpi=130)
-    return [maps, progress]
+    best = runs.merge(table[["method", "lr"]])
+    return [maps, errors_over_time(best, "u", directory / "taylor_green_progress.png", 0.1)]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figures", type=Path, default=None, help="where to put the figures; default: beside the runs")
-    options = parser.parse_args()
-    runs = results(options.runs)
+    directory, figures = asked(__doc__)
+    runs = results(directory)
     table = judged(runs)
-    with pd.option_context("display.float_format", "{:.2g}".format, "display.width", 160):
-        print(table.to_string(index=False))
-    for path in draw(runs, table, options.figures or options.runs.parent / "figures"):
+    show(table)
+    for path in draw(runs, table, figures):
         print(path)
     built = table["method"].str.startswith("ncl")
     ratio = table[built]["error"].min() / table[~built]["error"].min()
