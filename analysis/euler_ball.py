@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from analysis.flows import asked, errors_over_time, show
 from experiments.euler_ball import BALL, METHODS, SPIN, Config, Flow, divergence, exact, momentum
 from experiments.flows import finished
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
 ROUNDING = 1e-6

@@ -17,7 +17,7 @@ import torch
 from analysis.flows import asked, show
 from experiments.flows import finished
 from experiments.gas import DURATION, Built, Config, Penalised, exact
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
 ROUNDING = 1e-6

@@ -31,8 +31,9 @@ from torch import Tensor
 from analysis import motion_figures
 from experiments.learned_motion import Config, models, system_of
 from experiments.motions import reproducible
-from neuromech.physics import EnergyModel, Trajectories, data
-from neuromech.physics.systems import System
+from neuromech.physics import EnergyModel, Trajectories
+from neuromech.physics.energy import data
+from neuromech.physics.energy.systems import System
 
 OURS = "discrete gradient"
 # How far its own energy may stray, relative to its size, by the precision of the run.

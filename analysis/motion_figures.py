@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from neuromech.physics import Trajectories
-from neuromech.physics.systems import System
+from neuromech.physics.energy.systems import System
 
 Motions = Mapping[str, Tensor]
 # One colour a kind of model, one dash a method: by the start of the name, the first that fits.

@@ -17,7 +17,7 @@ import torch
 from analysis.flows import asked, errors_over_time, show
 from experiments.flows import finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
 ROUNDING = 1e-6

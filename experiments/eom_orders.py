@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.eom import EoMOptimizer, Rule, as_function, descend, flow_of
+from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import Function, Loss
-from neuromech.eom.point import gradient_at
 from neuromech.eom.terms import Backend
 from neuromech.params import Params, combine, norm
 from neuromech.record import Record

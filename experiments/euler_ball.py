@@ -27,9 +27,9 @@ from torch.nn import functional as F
 
 from experiments.flows import train
 from neuromech.physics import Ball, Sin, mlp
-from neuromech.physics.layers import stack_of
-from neuromech.physics.schemes import antisymmetric, field_of_jet
-from neuromech.physics.taylor import hessians, jacobian, tangents
+from neuromech.physics.fields.layers import stack_of
+from neuromech.physics.fields.schemes import antisymmetric, field_of_jet
+from neuromech.physics.fields.taylor import hessians, jacobian, tangents
 
 METHODS = ("ncl", "curl", "pinn")
 BALL = Ball(3)

@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from experiments.flows import train
 from neuromech.physics import NeuralConservationLaw, Sin, Torus, mlp
-from neuromech.physics.layers import stack_of
-from neuromech.physics.taylor import hessians, jacobian, tangents
+from neuromech.physics.fields.layers import stack_of
+from neuromech.physics.fields.taylor import hessians, jacobian, tangents
 
 METHODS = ("ncl", "pinn")
 DURATION = 0.5

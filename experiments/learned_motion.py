@@ -37,8 +37,8 @@ from neuromech.physics import (
     Training,
     systems,
 )
-from neuromech.physics.integrators import Scheme, separable
-from neuromech.physics.systems import System
+from neuromech.physics.energy.integrators import Scheme, separable
+from neuromech.physics.energy.systems import System
 
 
 @dataclass(frozen=True)

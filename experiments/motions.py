@@ -21,9 +21,9 @@ from torch import Tensor
 
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics import Training, fit, simulate
-from neuromech.physics.data import Trajectories
-from neuromech.physics.integrators import Scheme
-from neuromech.physics.systems import System
+from neuromech.physics.energy.data import Trajectories
+from neuromech.physics.energy.integrators import Scheme
+from neuromech.physics.energy.systems import System
 
 # Steps of a prediction between two writes of it. Each part begins anew, so an interrupted one ends in the same numbers.
 PART = 500

@@ -33,7 +33,7 @@ from neuromech.physics import (
     kinetic_energy,
     mlp,
 )
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 
 METHODS = ("ncl", "pinn-100", "pinn-1000", "icnn")
 PROBLEMS = ("gauss1", "gauss2", "gauss8", "mixed1", "ring2")

@@ -20,7 +20,7 @@ import torch
 
 from experiments import motions
 from neuromech.physics import ConvEnergy, DiscreteScheme, EnergyModel, LearnedStencil, Solver, Training, systems
-from neuromech.physics.systems import System
+from neuromech.physics.energy.systems import System
 
 
 @dataclass(frozen=True)

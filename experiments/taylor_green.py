@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from experiments.flows import train
 from neuromech.physics import mlp
-from neuromech.physics.layers import Sin, stack_of
-from neuromech.physics.taylor import hessians, jacobian, tangents
+from neuromech.physics.fields.layers import Sin, stack_of
+from neuromech.physics.fields.taylor import hessians, jacobian, tangents
 
 METHODS = ("ncl", "pinn", "ncl-start", "pinn-start")
 RATES = (2e-2,)  # 5e-3 was worse for every method

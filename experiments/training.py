@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import neuromech
 from neuromech.monitor import Fault
-from neuromech.probe.monitor import Monitor
+from neuromech.monitor.monitor import Monitor
 
 CLASSES = 4
 

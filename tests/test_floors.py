@@ -10,15 +10,16 @@ import neuromech
 
 ROOT = Path(neuromech.__file__).parent
 FLOORS = {
-    "errors": 0, "params": 0,
-    "symmetry": 1, "record": 1,
+    "errors": 0, "params": 0, "rounding": 0, "compat": 0, "_version": 0,
+    "symmetry": 1, "optimizers": 1, "record": 1,
     "detect": 2, "dynamics": 2, "eom": 2, "physics": 2,
-    "gauge": 3, "monitor": 3, "report": 3,
-    "probe": 4,
-    "__init__": 5,
-    "integrations": 6, "demo": 6, "subject": 6,
-    "cli": 7,
-    "__main__": 8,
+    "hooks": 3, "transforms": 3,
+    "monitor": 4, "report": 4,
+    "probe": 5,
+    "__init__": 6,
+    "integrations": 7, "demo": 7,
+    "cli": 8,
+    "__main__": 9,
 }  # fmt: skip
 HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy", "torchdiffeq"}
 LONGEST = 350

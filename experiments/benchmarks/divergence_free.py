@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
 from neuromech.physics import DivergenceFree, mlp
-from neuromech.physics.schemes import Form, antisymmetric, outputs_of
+from neuromech.physics.fields.schemes import Form, antisymmetric, outputs_of
 
 # Best scheme of an earlier study of the same networks, in the same units: (evaluation, training) for each n.
 BEST: dict[str, dict[int, tuple[float, float]]] = {

@@ -1,6 +1,5 @@
 """Detection: which transformations of a model's parameters leave its loss alone, and why."""
 
-from neuromech.detect.find import find_symmetries
-from neuromech.detect.findings import Findings
+import lazy_loader as _lazy
 
-__all__ = ["Findings", "find_symmetries"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from neuromech.detect.axes import Axis, Label, by_parts, leaves
 from neuromech.detect.equations import Equation
 from neuromech.detect.expr import Data, Expr, Unknown, renamed_data
-from neuromech.detect.regroup import NonNested, Renaming
+from neuromech.detect.refine import NonNested, Renaming
 
 
 class Unsupported(Exception):

@@ -17,9 +17,9 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
 from neuromech.detect.calling import call, copies, preserved_rng, state_of
+from neuromech.detect.constant_folding import Replay
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
-from neuromech.detect.shadow import Replay
 from neuromech.errors import CaptureError
 
 

@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, by_parts, count, leaves
-from neuromech.detect.regroup import Piece, Regrouping, Renaming
+from neuromech.detect.refine import Piece, Regrouping, Renaming
 
 Names = Mapping[Label, Label]
 BlockId = tuple[

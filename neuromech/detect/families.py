@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from neuromech.detect.abstract import Domain, Event
 from neuromech.detect.blocks import Block, joined, members_joined, series, term
-from neuromech.detect.explain import Events, Shapes, reason
+from neuromech.detect.reasons import Events, Shapes, reason
 from neuromech.detect.solve import Family
 from neuromech.symmetry import Kind, Symmetry
 

@@ -22,7 +22,7 @@ from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Data, Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value
-from neuromech.detect.regroup import NonNested, unify
+from neuromech.detect.refine import NonNested, unify
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from neuromech.detect import shadow
+from neuromech.detect import constant_folding as shadow
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
 from neuromech.errors import CaptureError
 

@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_map_only
 from neuromech import params as P
 from neuromech.detect.calling import call, preserved_rng, state_of
 from neuromech.detect.capture import tensors_of
-from neuromech.detect.precise import Precise, widened
+from neuromech.detect.float64 import Precise, widened
 from neuromech.params import Params
 from neuromech.symmetry import Symmetry
 

@@ -1,23 +1,5 @@
 """Dynamics reads symmetries: what their charges do while an optimizer steps, measured and predicted."""
 
-from neuromech.dynamics.attribution import TERMS
-from neuromech.dynamics.descent import Drift, Motion, Settings, law_of, read, regime
-from neuromech.dynamics.laws import Laws, Reading
-from neuromech.dynamics.updates import Moving, Update, register
-from neuromech.dynamics.vectors import Computed
+import lazy_loader as _lazy
 
-__all__ = [
-    "TERMS",
-    "Computed",
-    "Drift",
-    "Laws",
-    "Motion",
-    "Moving",
-    "Reading",
-    "Settings",
-    "Update",
-    "law_of",
-    "read",
-    "regime",
-    "register",
-]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

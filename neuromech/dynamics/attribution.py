@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.descent import Settings
 from neuromech.dynamics.discrete import Displacement, Linear, Quadratic
+from neuromech.dynamics.settings import Settings
 
 TERMS = ("discretization", "weight_decay", "momentum", "preconditioner", "leak")
 

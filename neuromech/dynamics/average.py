@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.charge import Forms
-from neuromech.dynamics.sums import Block
-from neuromech.dynamics.vectors import Computed, Values
+from neuromech.dynamics.forms.sums import Block
+from neuromech.dynamics.forms.vectors import Computed, Values
 from neuromech.errors import InstrumentError
 from neuromech.symmetry import Symmetry
 

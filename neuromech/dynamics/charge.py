@@ -15,8 +15,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.sums import Block, Sums
-from neuromech.dynamics.vectors import Pair, Scratch, Values, Vector
+from neuromech.dynamics.forms.sums import Block, Sums
+from neuromech.dynamics.forms.vectors import Pair, Scratch, Values, Vector
 
 
 def slices_of(blocks: Sequence[Block]) -> tuple[slice, ...]:

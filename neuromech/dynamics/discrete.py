@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from neuromech.dynamics.descent import Settings
+from neuromech.dynamics.settings import Settings
 
 
 class Quadratic(NamedTuple):

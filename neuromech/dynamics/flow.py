@@ -24,8 +24,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.descent import Settings
 from neuromech.dynamics.discrete import Displacement, Linear, Quadratic, QuadraticDrive, decayed
+from neuromech.dynamics.settings import Settings
 
 
 def gradient_flow(charge: Tensor, torque: Tensor | float, settings: Settings, degree: int) -> Tensor:

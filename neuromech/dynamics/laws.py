@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, turn
-from neuromech.dynamics.descent import Drift, Motion, Settings
 from neuromech.dynamics.discrete import Displacement
-from neuromech.dynamics.parts import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
-from neuromech.dynamics.track import Drives, Track, advance_drift, advance_linear, advance_quadratic
-from neuromech.dynamics.vectors import Computed, Scratch, Values, Vector, blank
+from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
+from neuromech.dynamics.predictions import Drives, Track, advance_drift, advance_linear, advance_quadratic
+from neuromech.dynamics.settings import Drift, Motion, Settings
+from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.symmetry import Symmetry
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.vectors import Computed, Window
+from neuromech.dynamics.forms.vectors import Computed, Window
 
 Group = Mapping[str, Any]
 State = Mapping[str, Any]

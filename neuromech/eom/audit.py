@@ -7,9 +7,9 @@ import warnings
 
 import torch
 
-from neuromech.eom.hand import Role
-from neuromech.eom.live import Live
-from neuromech.eom.point import Point, first_gradient
+from neuromech.eom.closure import Live
+from neuromech.eom.corrected_gradient import Role
+from neuromech.eom.derivatives import Point, first_gradient
 from neuromech.errors import EoMError, NeuromechWarning
 from neuromech.params import Params, combine, dot, norm
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from neuromech.eom.bseries import evaluate
+from neuromech.eom.closure import Closure, Live
+from neuromech.eom.derivatives import Form, Point
 from neuromech.eom.flow import Flow
 from neuromech.eom.lanczos import Eigen, largest
 from neuromech.eom.landscape import Loss
-from neuromech.eom.live import Closure, Live
-from neuromech.eom.point import Form, Point
 from neuromech.eom.rule import Rule, check_lr, check_order
 from neuromech.eom.terms import counter_series, decayed
-from neuromech.eom.trees import evaluate
 from neuromech.errors import EoMError, NeuromechWarning
 from neuromech.params import Params, combine, named_parameters, norm
 

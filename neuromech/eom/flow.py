@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from neuromech.eom.derivatives import Form, Point, gradient_at
 from neuromech.eom.landscape import Function, Loss
-from neuromech.eom.point import Form, Point, gradient_at
 from neuromech.eom.rule import Rule, check_lr, check_order
 from neuromech.eom.terms import Backend, Field, decayed, motion, motion_by_gradients
 from neuromech.errors import EoMError

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from neuromech.eom.chance import restore, states
-from neuromech.eom.duals import dual
+from neuromech.eom.forward_ad import dual
+from neuromech.eom.rng import restore, states
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, named_parameters
 

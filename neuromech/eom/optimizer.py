@@ -14,10 +14,10 @@ import torch
 from torch.optim import Optimizer
 
 from neuromech.eom.audit import check_difference, check_repeats, check_scale, check_small
-from neuromech.eom.hand import Role, Slope, hand_over
+from neuromech.eom.closure import Closure, Live
+from neuromech.eom.corrected_gradient import Role, Slope, hand_over
+from neuromech.eom.derivatives import FORMS, Form, Point, gradient_at
 from neuromech.eom.landscape import Terms, check_parameters
-from neuromech.eom.live import Closure, Live
-from neuromech.eom.point import FORMS, Form, Point, gradient_at
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.terms import (
     TABLEAUS,

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neuromech.eom.trees import GRADIENT, IDENTITY, Series, add, lie
+from neuromech.eom.bseries import GRADIENT, IDENTITY, Series, add, lie
 from neuromech.errors import EoMError
 
 Kind = Literal["sgd", "adam", "rmsprop"]

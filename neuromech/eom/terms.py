@@ -21,11 +21,11 @@ from typing import Literal
 
 import torch
 
-from neuromech.eom.duals import prepare_duals
+from neuromech.eom.bseries import Derivative, Series, evaluate
+from neuromech.eom.decompositions import mathematical
+from neuromech.eom.forward_ad import prepare_duals
 from neuromech.eom.landscape import Terms
-from neuromech.eom.mathematical import mathematical
 from neuromech.eom.rule import Rule, check_order
-from neuromech.eom.trees import Derivative, Series, evaluate
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
 

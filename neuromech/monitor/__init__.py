@@ -1,8 +1,5 @@
 """The monitor's mind: exact checks of one training step, and what it means if one of them fails. Pure functions."""
 
-from neuromech.monitor.causes import CAUSES, Cause
-from neuromech.monitor.diagnose import Suspect, diagnose
-from neuromech.monitor.evidence import Evidence
-from neuromech.monitor.fault import Fault
+import lazy_loader as _lazy
 
-__all__ = ["CAUSES", "Cause", "Evidence", "Fault", "Suspect", "diagnose"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -25,10 +25,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.charge import Forms
-from neuromech.dynamics.rounding import CONFIDENCE
-from neuromech.dynamics.sums import Block
-from neuromech.dynamics.vectors import Values, blank
+from neuromech.dynamics import Block, Forms, Values, blank
+from neuromech.rounding import CONFIDENCE
 from neuromech.symmetry import Symmetry, Term
 
 

@@ -1,5 +1,5 @@
 """The conductor: watches a training loop, measures and predicts at every step, and keeps the records."""
 
-from neuromech.probe.probe import Probe, instrument
+import lazy_loader as _lazy
 
-__all__ = ["Probe", "instrument"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

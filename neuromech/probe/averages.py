@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from neuromech.dynamics.average import AverageLaw, AverageReading
+from neuromech.dynamics import AverageLaw, AverageReading
 from neuromech.errors import InstrumentError, SymmetryError
 from neuromech.params import named_parameters
-from neuromech.probe.ledger import Rows
 from neuromech.probe.measure import Measurement
+from neuromech.probe.writer import Rows
 from neuromech.record import Record
 
 COLUMNS = ("observed", "exact", "spread", "scale", "residual")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-import neuromech
-from neuromech.detect.find import Findings
-from neuromech.dynamics.descent import law_of
+from neuromech._version import __version__
+from neuromech.detect import Findings
+from neuromech.dynamics import law_of
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -19,7 +19,7 @@ from neuromech.symmetry import Symmetry
 def of_model(model: nn.Module) -> dict[str, Any]:
     parameters = list(named_parameters(model).values())
     return {
-        "neuromech": neuromech.__version__,
+        "neuromech": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "model": type(model).__name__,

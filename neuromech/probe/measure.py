@@ -10,14 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect.find import Findings
-from neuromech.dynamics.descent import Motion, buffers, law_of, read
-from neuromech.dynamics.laws import Laws, Reading
+from neuromech.detect import Findings
+from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.journal import Journal, some
-from neuromech.probe.ledger import FIELDS, Ledger, Rows, Tally
-from neuromech.record import Record
+from neuromech.probe.writer import FIELDS, Ledger, Rows, Tally
+from neuromech.record import Journal, Record, some
 from neuromech.symmetry import SymmetrySet
 
 

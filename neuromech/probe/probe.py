@@ -21,29 +21,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect.capture import Graph, record
-from neuromech.detect.find import Findings, analyse, arguments
-from neuromech.detect.interpret import Invariance
-from neuromech.detect.verify import Experiment, outputs_as_they_are
-from neuromech.dynamics.descent import read
+from neuromech.detect import Experiment, Findings, Graph, Invariance, analyse, arguments, outputs_as_they_are, record
+from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
+from neuromech.hooks import Forward, ForwardWatch, StepWatch
 from neuromech.params import named_parameters
-from neuromech.probe import describe, silence
+from neuromech.probe import describe, empty_run
+from neuromech.probe.arguments import bare, check, find_betrayed, find_now, find_recognised
 from neuromech.probe.averages import Averages
-from neuromech.probe.given import bare, check, find_betrayed, find_now, find_recognised
-from neuromech.probe.history import averages, history
-from neuromech.probe.journal import Journal
+from neuromech.probe.frames import averages, history
 from neuromech.probe.measure import Measurement
-from neuromech.probe.watch import Forward, ForwardWatch, StepWatch
-from neuromech.record import Record
+from neuromech.record import Journal, Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from neuromech.monitor.fault import Reaction
-    from neuromech.probe.expectations import Expect
-    from neuromech.probe.monitor import Monitor
-    from neuromech.probe.replicas import Gather
+    from neuromech.monitor import Expect, Gather, Monitor, Reaction
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
 
@@ -189,7 +182,7 @@ class Probe:
         """
         if self._monitor is not None or self._removed:
             raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
-        from neuromech.probe.monitor import Monitor, Options  # a quarter of the package, for those who ask
+        from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
         self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
@@ -279,7 +272,7 @@ class Probe:
             if trained is not None and self._monitor is not None:
                 self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
         if self._record.session:
-            self._journal.once("no state", 0, "no state", silence.NO_STATE)
+            self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
         return True
 
@@ -297,8 +290,8 @@ class Probe:
 
     def _why_nothing(self) -> str:
         if self._found is None and self._graph is None:
-            return silence.NO_FORWARD
-        return silence.NO_BACKWARD if self._found is None and self._forwards.trained is None else silence.NO_STEP
+            return empty_run.NO_FORWARD
+        return empty_run.NO_BACKWARD if self._found is None and self._forwards.trained is None else empty_run.NO_STEP
 
     def _explain_silence(self) -> None:
         if self._measurement is None:

@@ -12,7 +12,6 @@ session; every row carries its `session`, and no row that was written is ever ch
     events    step, kind, message
 """
 
-from neuromech.record.record import Record
-from neuromech.record.run import Run, read
+import lazy_loader as _lazy
 
-__all__ = ["Record", "Run", "read"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -1,6 +1,5 @@
 """Records -> tables, figures and one self-contained HTML page that anyone can read."""
 
-from neuromech.report.families import families, summary
-from neuromech.report.page import render, write_report
+import lazy_loader as _lazy
 
-__all__ = ["families", "render", "summary", "write_report"]
+__getattr__, __dir__, __all__ = _lazy.attach_stub(__name__, __file__)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.dynamics.rounding import EPS64, rounding_bound
 from neuromech.report.words import power_of_ten
+from neuromech.rounding import EPS64, rounding_bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

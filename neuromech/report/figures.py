@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.dynamics.rounding import rounding_bound
 from neuromech.report.canvas import POINTS, corners, drawable, even, fit, lifted, log_axis, peaks, stacked
 from neuromech.report.families import Family
 from neuromech.report.terms import draw_terms, visible
 from neuromech.report.verdict import eps_of
+from neuromech.rounding import rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd

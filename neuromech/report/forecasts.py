@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.dynamics import TERMS
-from neuromech.dynamics.forecast import Balance, effective_lr, equivalent, measure
+from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
 from neuromech.report.families import Family
 from neuromech.report.words import exactly, number, share
 

@@ -8,7 +8,6 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuromech.dynamics.rounding import CONFIDENCE, LAW_OPERATIONS
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
 from neuromech.report import faults, figures, story, words
@@ -16,6 +15,7 @@ from neuromech.report.canvas import svg
 from neuromech.report.families import Family, by_kind, families, law_table, measured
 from neuromech.report.forecasts import forecasts, knobs, remarks
 from neuromech.report.terms import TERMS, visible
+from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from neuromech.dynamics.rounding import rounding_bound
 from neuromech.report.words import number, share
+from neuromech.rounding import rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd

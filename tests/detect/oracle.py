@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.detect import Findings, find_symmetries
-from neuromech.detect.precise import Precise
+from neuromech.detect.float64 import Precise
 from neuromech.symmetry import Symmetry
 
 TINY, HUGE = 1e-7, 1e5  # losses and parameters are of order one: gradients beyond are rounding, or singular

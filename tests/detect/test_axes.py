@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neuromech.detect.axes import Label, axis, leaves
 from neuromech.detect.expr import Expr, Unknown, expand
-from neuromech.detect.regroup import NonNested, Renaming, assemble, pieces, regroup, sum_of, unify
+from neuromech.detect.refine import NonNested, Renaming, assemble, pieces, regroup, sum_of, unify
 
 Address = tuple[frozenset[Label], dict[Label, int]]  # the segments that an index lies in, the value of every label
 

@@ -492,7 +492,7 @@ def test_many_families_in_one_parameter_and_long_weights_are_still_judged() -> N
 
 
 def test_a_false_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuromech.detect import rules
+    from neuromech.detect import operators as rules
 
     monkeypatch.setitem(rules.RULES, "tanh", rules.RULES["relu"])
     with pytest.warns(NeuromechWarning, match="withdrawn"):

@@ -15,7 +15,7 @@ from neuromech.detect.capture import record
 from neuromech.detect.equations import rows
 from neuromech.detect.find import analyse
 from neuromech.detect.interpret import Interpreter, Invariance
-from neuromech.detect.rules import RULES
+from neuromech.detect.operators import RULES
 
 
 class Block(nn.Module):

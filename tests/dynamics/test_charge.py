@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from neuromech.dynamics import sums
 from neuromech.dynamics.charge import Forms
-from neuromech.dynamics.sums import Block
+from neuromech.dynamics.forms import sums
+from neuromech.dynamics.forms.sums import Block
 from neuromech.symmetry import Part, Term
 
 from .cases import normed

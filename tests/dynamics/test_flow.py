@@ -13,7 +13,7 @@ from neuromech.dynamics import Laws, Settings, regime
 from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.discrete import Quadratic
 from neuromech.dynamics.flow import Oscillator, Push, continuous_step, gradient_flow, propagator
-from neuromech.dynamics.sums import Block
+from neuromech.dynamics.forms.sums import Block
 
 from .cases import Case, Run, backward, normed, smooth, train, watched
 

@@ -7,8 +7,8 @@ import torch
 
 from neuromech.dynamics import Settings
 from neuromech.dynamics.charge import Forms
+from neuromech.dynamics.forms.sums import Block
 from neuromech.dynamics.modified import drive, highest, modified_step, radius, rate, start
-from neuromech.dynamics.sums import Block
 
 from .cases import smooth, train
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neuromech.dynamics import Drift, Motion, Settings
-from neuromech.dynamics.parts import Division, Label, Layout, Part, divide, label, plan, regroup
+from neuromech.dynamics.splits import Division, Label, Layout, Part, divide, label, plan, regroup
 from neuromech.symmetry import Symmetry, Term
 
 A, B, NEW = Label(False, 0), Label(False, 1), Label(True, 2)

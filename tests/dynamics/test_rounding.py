@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import neuromech
-from neuromech.dynamics.rounding import CHANCE, CONFIDENCE, rounding_bound
+from neuromech.rounding import CHANCE, CONFIDENCE, rounding_bound
 
 
 def test_the_chance_that_counts_as_none() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuromech.eom.chance import restore, states
+from neuromech.eom.rng import restore, states
 
 DRAWS = {
     "python": lambda: random.random(),

@@ -14,8 +14,8 @@ from neuromech.eom import (
     minibatch_flow,
     second_order_flow,
 )
+from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import Function
-from neuromech.eom.point import gradient_at
 from neuromech.params import Params
 
 from .cases import distance, problem, slope

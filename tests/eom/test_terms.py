@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from neuromech.eom import Point, Rule, equation_of_motion, gradient_flow
+from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import Function
-from neuromech.eom.point import gradient_at
 from neuromech.eom.terms import (
     calls,
     cost,

@@ -6,9 +6,9 @@ from fractions import Fraction
 import pytest
 import torch
 
+from neuromech.eom.bseries import GRADIENT, IDENTITY, Tree, evaluate, lie, size, tree
 from neuromech.eom.rule import Rule
 from neuromech.eom.terms import counter_series, directional, lie_powers, logarithm_weights, taylor
-from neuromech.eom.trees import GRADIENT, IDENTITY, Tree, evaluate, lie, size, tree
 from neuromech.params import Params
 
 from .cases import distance

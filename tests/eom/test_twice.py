@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from neuromech import EoMError, EoMOptimizer
 from neuromech.eom import Point, as_function
-from neuromech.eom.mathematical import mathematical
-from neuromech.eom.twice import batch_norm, convolution, relu
+from neuromech.eom.decompositions import mathematical
+from neuromech.eom.double_backward import batch_norm, convolution, relu
 from neuromech.params import norm
 
 from .cases import distance, squares

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from neuromech.dynamics.rounding import CHANCE
-from neuromech.monitor.habit import Habit
+from neuromech.monitor.missing_gradient import Habit
+from neuromech.rounding import CHANCE
 
 
 def run_until_told(habit: Habit, most: int = 10_000) -> int:

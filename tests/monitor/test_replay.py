@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from neuromech.monitor.checks.integrity import state_of
+from neuromech.monitor.checks.step import Done, StepCheck
 from neuromech.monitor.replay import explained
 from neuromech.monitor.rules import rule_of
 from neuromech.monitor.sample import Sample
-from neuromech.probe.custody import state_of
-from neuromech.probe.stepcheck import Done, StepCheck
 
 CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
     (torch.optim.SGD, {"lr": 0.1}),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from neuromech.monitor.torn import change, parallel
+from neuromech.monitor.gradient_edits import change, parallel
 
 Grads = dict[str, Tensor]
 

@@ -20,7 +20,7 @@ from neuromech.physics import (
     Torus,
     mlp,
 )
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 
 BOUNDS = {torch.float32: 1e-6, torch.float64: 1e-14}
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuromech.errors import PhysicsError
-from neuromech.physics import discrete_gradient, rules
-from neuromech.physics.graph import op_name, trace
+from neuromech.physics import discrete_gradient
+from neuromech.physics.energy import rules
+from neuromech.physics.energy.graph import op_name, trace
 from tests.physics import operators
 
 pytestmark = pytest.mark.usefixtures("float64")

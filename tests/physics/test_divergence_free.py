@@ -9,8 +9,8 @@ from torch.func import functional_call, jacrev, vmap
 
 from neuromech.errors import PhysicsError
 from neuromech.physics import DivergenceFree, Periodic, Sin, mlp
-from neuromech.physics.schemes import SCHEMES, antisymmetric, cheapest, outputs_of
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.schemes import SCHEMES, antisymmetric, cheapest, outputs_of
+from neuromech.physics.fields.taylor import jacobian
 
 BOUNDS = {torch.float32: 1e-6, torch.float64: 1e-14}
 

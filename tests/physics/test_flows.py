@@ -12,7 +12,7 @@ from analysis.euler_ball import followed, judged, results
 from experiments import euler_ball, gas, hodge, taylor_green
 from experiments.euler_ball import ROOT, Config, Flow, divergence, exact, momentum, on_sphere
 from experiments.optimal_transport import Convex
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
 

@@ -25,8 +25,8 @@ from neuromech.physics import (
     simulate,
     systems,
 )
-from neuromech.physics.integrators import Scheme, separable
-from neuromech.physics.training import loss
+from neuromech.physics.energy.integrators import Scheme, separable
+from neuromech.physics.energy.training import loss
 
 pytestmark = pytest.mark.usefixtures("float64")
 

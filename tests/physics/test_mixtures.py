@@ -19,8 +19,8 @@ from neuromech.physics import (
     kinetic_energy,
     mlp,
 )
-from neuromech.physics.subharmonic import gauss_field, tricomi
-from neuromech.physics.taylor import jacobian, load_forward_rules
+from neuromech.physics.fields.subharmonic import gauss_field, tricomi
+from neuromech.physics.fields.taylor import jacobian, load_forward_rules
 
 
 def covariance(d, seed=0):

@@ -6,7 +6,7 @@ import mpmath
 import pytest
 import torch
 
-from neuromech.physics import secants
+from neuromech.physics.energy import secants
 
 mpmath.mp.dps = 50
 

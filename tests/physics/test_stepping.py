@@ -24,7 +24,7 @@ from neuromech.physics import (
     simulate,
     systems,
 )
-from neuromech.physics.stepping import ImplicitStep
+from neuromech.physics.energy.stepping import ImplicitStep
 
 pytestmark = pytest.mark.usefixtures("float64")
 

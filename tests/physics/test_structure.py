@@ -23,7 +23,7 @@ from neuromech.physics import (
     Symplectic,
     rollout,
 )
-from neuromech.physics.energy import mlp
+from neuromech.physics.energy.energy import mlp
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from neuromech.errors import PhysicsError
-from neuromech.physics import Trajectories, data, load_pendulum, simulate, systems
+from neuromech.physics import Trajectories, load_pendulum, simulate, systems
+from neuromech.physics.energy import data
 
 SHORT = {"cahn-hilliard-2d": 5, "cahn-hilliard": 20, "kdv": 50}
 

@@ -8,8 +8,8 @@ from torch.func import jacrev, vmap
 
 from neuromech.errors import PhysicsError
 from neuromech.physics import Ball, Box, DivergenceFree, NeuralConservationLaw, Torus, mlp
-from neuromech.physics.schemes import SCHEMES
-from neuromech.physics.taylor import jacobian
+from neuromech.physics.fields.schemes import SCHEMES
+from neuromech.physics.fields.taylor import jacobian
 
 BOUNDS = {torch.float32: 1e-6, torch.float64: 1e-14}
 DOMAINS = {"ball": lambda n: Ball(n, 1.5), "box": lambda n: Box(n, -1.0, 0.5)}

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_manager
 
 import neuromech
-from neuromech.probe.journal import Journal
-from neuromech.probe.ledger import FIELDS, Ledger, Rows, _stride, relative
+from neuromech.probe.writer import FIELDS, Ledger, Rows, _stride, relative
 from neuromech.record import Record, read
+from neuromech.record.events import Journal
 
 
 def ledger(families: list[slice], members: int | None = None) -> tuple[Ledger, Record]:

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 import torch
 
-from neuromech.probe.replicas import disagreement
+from neuromech.monitor.checks.replicas import disagreement
 
 
 def test_majority() -> None:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neuromech.dynamics.rounding import CONFIDENCE, EPS64, rounding_bound
 from neuromech.report.families import COLUMNS, families
 from neuromech.report.verdict import LAWS, distances, eps_of, judge
+from neuromech.rounding import CONFIDENCE, EPS64, rounding_bound
 
 from .simulate import train
 

@@ -1,0 +1,17 @@
+from .calling import is_our_call as is_our_call
+from .capture import Graph as Graph
+from .capture import record as record
+from .capture import tensors_of as tensors_of
+from .find import analyse as analyse
+from .find import arguments as arguments
+from .find import betrayed as betrayed
+from .find import find_symmetries as find_symmetries
+from .find import find_under as find_under
+from .find import wants_target as wants_target
+from .findings import Findings as Findings
+from .interpret import Invariance as Invariance
+from .recognise import recognise as recognise
+from .recognise import seen_of as seen_of
+from .verify import Experiment as Experiment
+from .verify import outputs_as_they_are as outputs_as_they_are
+from .verify import watched as watched

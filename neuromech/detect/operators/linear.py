@@ -1,0 +1,262 @@
+"""Contractions: linear in each of two tensors, summed over shared indices.
+
+If x scales with exponent s_x and w with s_w, every summand of y = sum_i w_i x_i scales with s_w + s_x, and y scales at
+all only if the sum is the same for every i. To first order y shifts by w * (shift of x) + (shift of w) * x.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, Label, axis, leaves
+from neuromech.detect.expr import Expr
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.refine import unify
+
+
+def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over: Sequence[Label]) -> Abstract:
+    """sum over the labels `over` of x * w, which share labels where they share indices."""
+    scale = s.scaling.uniform(x.scale + w.scale, over)
+    shift = w.shift.times(x.data) + x.shift.times(w.data)
+    return s.result(out, scale, shift.summed(over))
+
+
+def exact(k: float) -> Fraction:
+    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
+    if isinstance(k, complex) or not math.isfinite(k):
+        raise Unsupported(f"it involves the number {k}")
+    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
+
+
+def times(x: Abstract, k: float) -> Abstract:
+    """k x for a number k."""
+    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
+
+
+def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
+    """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
+    x, y = s.broadcast(x, y)
+    return s.result(s.joint([x, y]), s.scaling.equal(x.scale, y.scale), x.shift + sign * y.shift)
+
+
+def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
+    """x @ w.T + b."""
+    if w.ndim == 1:
+        return matmul(s, x, w) if b is None else plus(s, matmul(s, x, w), b)
+    w = w.fresh()
+    w = w.rename(unify(x.axes[-1], w.axes[1]))
+    y = contract(s, x, w, (*x.axes[:-1], w.axes[0]), w.along([1]))
+    return y if b is None else plus(s, y, b)
+
+
+def matmul(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    """x @ y with NumPy's rules: a vector is a row on the left, a column on the right; leading axes broadcast."""
+    left = x if x.ndim > 1 else replace(x, axes=((), *x.axes))
+    right = (y if y.ndim > 1 else replace(y, axes=(*y.axes, ()))).fresh()
+    rank = max(left.ndim, right.ndim)
+    left, right = (replace(t, axes=((),) * (rank - t.ndim) + t.axes) for t in (left, right))
+    batch: list[Axis] = []
+    for d in range(rank - 2):
+        batch.append(left.axes[d] or right.axes[d])
+        if left.axes[d] and right.axes[d]:
+            right = right.rename(unify(left.axes[d], right.axes[d]))
+    right = right.rename(unify(left.axes[-1], right.axes[-2]))
+    rows = () if x.ndim == 1 else (left.axes[-2],)
+    columns = () if y.ndim == 1 else (right.axes[-1],)
+    return contract(s, left, right, (*batch, *rows, *columns), left.along([-1]))
+
+
+def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
+    """beta b + alpha x @ w; b is not even read where beta is zero."""
+    y = times(matmul(s, x, w), alpha)
+    return plus(s, y, times(b, beta)) if beta else y
+
+
+def _grouped(x: Abstract, w: Abstract, groups: int) -> tuple[Abstract, Abstract, Axis]:
+    """x with a batch axis, and w with its axis 0 cut into (group, the rest); returns the axis of the groups as well."""
+    if x.ndim < w.ndim:
+        x = replace(x, axes=((), *x.axes))
+    w = w.fresh()
+    group, rest = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
+    return x, w.rename(unify((*group, *rest), w.axes[0])), group
+
+
+def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> Abstract:
+    """y (batch, channels, space) plus a bias of channels; without the batch axis if there was none."""
+    if b is not None:
+        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * (y.ndim - 2))))
+    return y if batched else replace(y, axes=y.axes[1:])
+
+
+def conv(
+    s: Interpreter,
+    x: Abstract,
+    w: Abstract,
+    b: Abstract | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    dilation: object = 1,
+    groups: int = 1,
+) -> Abstract:
+    """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
+    assert s.node is not None
+    batched = x.ndim == w.ndim
+    x, w, group = _grouped(x, w, groups)
+    w = w.rename(unify(x.axes[1], (*group, *w.axes[1])))  # two convolutions of one x see the same indices
+    shapes = tuple(tuple(math.prod(a.n for a in labels) for labels in t.axes[2:]) for t in (x, w))
+    geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
+    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=2):
+        w = w.rename(unify(tap, w.axes[d]))  # ... and the same places within a patch of it
+    channels, taps, space_in = w.along([1]), w.along(range(2, w.ndim)), x.along(range(2, x.ndim))
+    space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
+    where = [q for a in space_out for q in a]
+
+    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
+    # What the weight multiplies are patches of x: the same numbers for every weight of this geometry.
+    patches = x.data.derived(geometry, *space_in, *taps, *where)
+    local, constant = x.shift.split(space_in)
+    # Zero padding makes a constant look different at the border: it is constant no longer.
+    padded = any(padding) if isinstance(padding, (list, tuple)) else padding not in (0, "valid")
+    padded = padded and not (padding == "same" and not taps)  # a kernel of one needs none
+    kernel = w.data.derived(geometry, *space_in, *taps, *where)
+    if padded:
+        local, constant = x.shift, Expr()
+    shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
+    shift += constant.times(w.data).summed([*channels, *taps])
+    y = s.result((x.axes[0], w.axes[0], *space_out), scale, shift)
+    return _biased(s, y, b, batched)
+
+
+def conv_transpose(
+    s: Interpreter,
+    x: Abstract,
+    w: Abstract,
+    b: Abstract | None = None,
+    stride: object = 1,
+    padding: object = 0,
+    output_padding: object = 0,
+    groups: int = 1,
+    dilation: object = 1,
+) -> Abstract:
+    """The adjoint of a convolution: w is (group i, o, taps)."""
+    assert s.node is not None
+    batched = x.ndim == w.ndim
+    x, w, group = _grouped(x, w, groups)
+    w = w.rename(unify(x.axes[1], w.axes[0]))
+    channels_in = w.along([0])
+    group_now, rest = channels_in[: len(leaves(group))], channels_in[len(leaves(group)) :]
+    space_in, taps = x.along(range(2, x.ndim)), w.along(range(2, w.ndim))
+    space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
+    where = [q for a in space_out for q in a]
+    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*rest, *taps])
+    geometry = ("conv_transpose", str(stride), str(padding), str(output_padding), str(dilation))
+    patches, kernel = (t.data.derived((*geometry, i), *space_in, *taps, *where) for i, t in enumerate((x, w)))
+    shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
+    y = s.result((x.axes[0], (*group_now, *leaves(w.axes[1])), *space_out), scale, shift)
+    return _biased(s, y, b, batched)
+
+
+def conv_in_general(
+    s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None, stride: Any, padding: Any, dilation: Any,
+    transposed: bool, output_padding: Any, groups: int, *_: Any,
+) -> Abstract:  # fmt: skip
+    if transposed:
+        return conv_transpose(s, x, w, b, stride, padding, output_padding, groups, dilation)
+    return conv(s, x, w, b, stride, padding, dilation, groups)
+
+
+def bilinear(s: Interpreter, x: Abstract, y: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
+    """x_i w_kij y_j + b_k."""
+    x, y = _same_batch(x, y.fresh())
+    w = w.fresh()
+    w = w.rename(unify(x.axes[-1], w.axes[1]))
+    t = contract(s, x, w, (*x.axes[:-1], w.axes[0], w.axes[2]), w.along([1]))
+    y = y.rename(unify(t.axes[-1], y.axes[-1]))
+    z = contract(s, t, y, t.axes[:-1], t.along([-1]))
+    return z if b is None else plus(s, z, b)
+
+
+def _same_batch(x: Abstract, y: Abstract) -> tuple[Abstract, Abstract]:
+    for d in range(x.ndim - 1):
+        y = y.rename(unify(x.axes[d], y.axes[d]))
+    return x, y
+
+
+def outer(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    y = y.fresh()
+    return contract(s, x, y, (*x.axes, *y.axes), [])
+
+
+def baddbmm(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
+    return addmm(s, b, x, y, beta=beta, alpha=alpha)
+
+
+def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: object = None) -> Abstract:
+    """Products of tensors whose axes are named by letters; letters that the result lacks are summed over."""
+    left, _, right = equation.replace(" ", "").partition("->")
+    names = left.split(",")
+    spare = [chr(k) for k in range(0x3B1, 0x3C9)]
+    rank = max((t.ndim - len(n) + 3 for t, n in zip(tensors, names, strict=True) if "..." in n), default=0)
+    names = [
+        n.replace("...", "".join(spare[rank - (t.ndim - len(n) + 3) : rank]))
+        for t, n in zip(tensors, names, strict=True)
+    ]
+    letters = "".join(names)
+    if "->" not in equation:
+        right = ("..." if rank else "") + "".join(
+            c for c in sorted(set(letters)) if letters.count(c) == 1 and c not in spare
+        )
+    right = right.replace("...", "".join(spare[:rank]))
+    if any(len(set(n)) < len(n) for n in names):
+        raise Unsupported("it takes a diagonal")
+    x, at = tensors[0].fresh(), names[0]
+    for k in range(1, len(tensors) + 1):
+        y, its = (tensors[k].fresh(), names[k]) if k < len(tensors) else (None, "")
+        later = set(right).union(*names[k + 1 :])
+        if y is not None:
+            for c in its:
+                if c in at and x.axes[at.index(c)] and y.axes[its.index(c)]:
+                    y = y.rename(unify(x.axes[at.index(c)], y.axes[its.index(c)]))
+            axes = dict(zip(its, y.axes, strict=True)) | {
+                c: a for c, a in zip(at, x.axes, strict=True) if a or c not in its
+            }
+        else:
+            axes = dict(zip(at, x.axes, strict=True))
+        kept = [c for c in axes if c in later]
+        over = [q for c, a in axes.items() if c not in later for q in leaves(a)]
+        out = [axes[c] for c in kept]
+        if y is None:
+            x = (
+                s.result(out, s.scaling.uniform(x.scale, over), x.shift.summed(over))
+                if over
+                else replace(x, axes=tuple(out))
+            )
+        else:
+            x = contract(s, x, y, out, over)
+        at = "".join(kept)
+    return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    "linear": linear,
+    "addmm": addmm,
+    "baddbmm": baddbmm,
+    "bilinear": bilinear,
+    "einsum": einsum,
+    **dict.fromkeys("outer ger".split(), outer),
+    **{f"conv_transpose{d}d": conv_transpose for d in (1, 2, 3)},
+    "convolution": conv_in_general,
+    "vdot": matmul,
+    "inner": lambda s, x, y: matmul(s, x, y if y.ndim < 2 else replace(y, axes=(*y.axes[:-2], y.axes[-1], y.axes[-2]))),
+    "matmul": matmul,
+    "mm": matmul,
+    "bmm": matmul,
+    "mv": matmul,
+    "dot": matmul,
+    **{f"conv{d}d": conv for d in (1, 2, 3)},
+}

@@ -1,0 +1,149 @@
+"""Look-ups: entries at places that the data choose (embeddings, gather, scatter).
+
+A look-up is a contraction with rows of the identity, which depend on the data and add up to one over what is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from neuromech.detect.abstract import Abstract, Unsupported
+from neuromech.detect.axes import Axis, axis, leaves
+from neuromech.detect.expr import Data, Expr
+from neuromech.detect.graph import Value
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.operators.index import length, put, relabelled, take, varies
+from neuromech.detect.refine import unify
+
+
+def look_up(s: Interpreter, x: Abstract, dims: Sequence[int], new: Sequence[Axis], key: object) -> tuple[Expr, Expr]:
+    """What is carried when the data choose an entry along `dims` for every index of `new`: (scale, shift)."""
+    over = leaves(x.along(dims))
+    chosen = leaves(a for axis in new for a in axis)
+    one_hot = Data((("one-hot", key),), (*chosen, *over), ((tuple(over), 1),))
+    scale = s.scaling.uniform(x.scale, over)
+    moved = Expr()
+    for f, c in x.shift.terms.items():
+        term = Expr({f: c})
+        moved += term.times(one_hot).summed(over) if f.touches(set(over)) else term
+    return scale, moved
+
+
+def embedding(
+    s: Interpreter,
+    table: Abstract,
+    index: Abstract,
+    padding_idx: int = -1,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Abstract:
+    """Rows of a table, at places that the data choose."""
+    if scale_grad_by_freq:
+        raise Unsupported("it gives another gradient than its own")
+    table = table.fresh()
+    scale, shift = look_up(s, table, [0], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
+    return s.result((*index.axes, *table.axes[1:]), scale, shift)
+
+
+def embedding_bag(s: Interpreter, table: Abstract, index: Abstract, *_: Any, **__: Any) -> list[Abstract]:
+    """Sums or means of rows of a table."""
+    assert s.node is not None
+    table = table.fresh()
+    bags = axis(s.node.outputs[0].shape[0])
+    scale, shift = look_up(s, table, [0], [bags], s.node)
+    over = leaves(table.along([0]))
+    # How many rows make a bag differs, unless it is their mean: the amounts are data.
+    shift = Expr.sum((f._replace(data=tuple(d._replace(sums=()) for d in f.data)), c) for f, c in shift.terms.items())
+    if any(f.touches(set(over)) for f in shift.terms):
+        raise Unsupported("rows of its table shift apart")
+    rest = [s.constant(v.shape, v) for v in s.node.outputs[1:]]
+    return [s.result((bags, *table.axes[1:]), scale, shift), *rest]
+
+
+def gather(s: Interpreter, x: Abstract, dim: int, index: Abstract, *, sparse_grad: bool = False) -> Abstract:
+    """out[.., i, ..] = x[.., index[.., i, ..], ..]."""
+    x, dim = x.fresh(), dim % x.ndim if x.ndim else 0
+    for d in (d for d in range(x.ndim) if d != dim):
+        n = length(index, d)
+        if n < length(x, d):
+            x = take(s, x, d, range(n))
+        index = index.rename(unify(x.axes[d], index.axes[d]))
+    if not varies(x, dim):
+        return relabelled(x, dim, index.axes[dim], ("gathered", s.node), index.labels)
+    scale, shift = look_up(s, x, [dim], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
+    return s.result(put(x.axes, dim, index.axes[dim]), scale, shift)
+
+
+def index_select(s: Interpreter, x: Abstract, dim: int, index: Abstract) -> Abstract:
+    assert s.node is not None
+    return _indexed(s, x, {dim % x.ndim: s.node.args[2]})
+
+
+def index(s: Interpreter, x: Abstract, places: Sequence[Abstract | None]) -> Abstract:
+    """x[places]: advanced indexing; a None takes the axis as it is."""
+    assert s.node is not None
+    at: dict[int, Value] = {}
+    dim = 0
+    for value in s.node.args[1]:
+        if value is not None:
+            taken = len(value.shape) if value.dtype is torch.bool else 1
+            at |= dict.fromkeys(range(dim, dim + taken), value)
+            dim += taken - 1
+        dim += 1
+    return _indexed(s, x, at)
+
+
+def _indexed(s: Interpreter, x: Abstract, at: dict[int, Value]) -> Abstract:
+    """The axes that are indexed give way to those of the result, which stand where the first of them stood."""
+    assert s.node is not None
+    shape, dims = s.node.outputs[0].shape, sorted(at)
+    if len(dims) == 1 and varies(x, dims[0]) and (places := _known_places(at[dims[0]], length(x, dims[0]))) is not None:
+        return take(s, x, dims[0], places)
+    x = x.fresh()
+    where = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
+    kept = [a for d, a in enumerate(x.axes) if d not in at]
+    new = [axis(n) for n in shape[where : where + len(shape) - len(kept)]]
+    scale, shift = look_up(s, x, dims, new, s.node)
+    return s.result((*kept[:where], *new, *kept[where:]), scale, shift)
+
+
+def _known_places(index: Value, n: int) -> list[int] | None:
+    """The places of a constant index of one axis."""
+    if index.content is None or index.content.is_meta or index.content.ndim != 1:
+        return None
+    return [int(i) % n for i in (index.content.nonzero() if index.dtype is torch.bool else index.content)]
+
+
+def index_add(
+    s: Interpreter, x: Abstract, dim: int, index: Abstract, source: Abstract, *, alpha: float = 1
+) -> Abstract:
+    """x, with the entries of `source` added at places that the data choose."""
+    if alpha != 1:
+        raise Unsupported("it adds a multiple")
+    source = source.fresh()
+    over = leaves(source.axes[dim])
+    source = _scattered(s, source, dim, x.axes[dim], over)
+    for d in (d for d in range(x.ndim) if d != dim % x.ndim):
+        source = source.rename(unify(x.axes[d], source.axes[d]))
+    return s.result(x.axes, s.scaling.equal(x.scale, source.scale), x.shift + source.shift)
+
+
+def _scattered(s: Interpreter, x: Abstract, dim: int, new: Axis, over: Sequence[Any]) -> Abstract:
+    """Sums of entries along an axis, at places that the data choose."""
+    scale = s.scaling.uniform(x.scale, over)
+    amounts = Data((("scattered", s.node),), (*over, *leaves(new)))
+    return s.result(put(x.axes, dim, new), scale, x.shift.times(amounts).summed(over))
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    "embedding": embedding,
+    "embedding_bag": embedding_bag,
+    "gather": gather,
+    "take_along_dim": lambda s, x, i, dim: gather(s, x, dim, i),
+    "index_select": index_select,
+    "index": index,
+    **dict.fromkeys("index_add index_add_".split(), index_add),
+}

@@ -1,0 +1,268 @@
+"""Elementwise operators by their mathematical property: homogeneous of some degree, sums, products, or none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from neuromech.detect.abstract import Abstract, Event, Unsupported
+from neuromech.detect.axes import count
+from neuromech.detect.expr import Data
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.operators.index import cut
+from neuromech.detect.operators.linear import exact, plus, times
+
+
+def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
+    """f(c x) = c^degree f(x) for c > 0, and no more: it scales, but must not shift."""
+
+    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+        s.translation.vanish(x.shift)
+        s.scaling.events.append(Event("passes", f"{words}{s.at}", x.scale))
+        return s.result(x.axes, x.scale * degree)
+
+    return rule
+
+
+def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
+    """No symmetry of scale or shift at all: nothing may pass."""
+    tensors = s.broadcast(x, *(t for t in others if isinstance(t, Abstract)))
+    s.pin(*tensors)
+    return s.result(s.joint(tensors))
+
+
+def identity(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+    """The same numbers (a copy, a cast, another memory layout)."""
+    return x
+
+
+def prelu(s: Interpreter, x: Abstract, w: Abstract) -> Abstract:
+    """max(0, x) + w min(0, x): homogeneous in x; a trainable slope is a number that nothing compensates."""
+    s.pin(w)
+    return homogeneous(1, "PReLU")(s, x)
+
+
+def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
+    """x + alpha y."""
+    if not isinstance(x, Abstract):
+        x, y, alpha = y, x, 1  # a number plus a tensor
+    assert isinstance(x, Abstract)
+    if isinstance(y, Abstract):
+        return plus(s, x, times(y, alpha))
+    if 0 < abs(y * alpha) <= EPS:
+        s.scaling.events.append(
+            Event("meets", f"{y * alpha:g} is added{s.at}", x.scale, broken_by=f"the {y * alpha:g} added{s.at}")
+        )
+    elif y * alpha != 0:
+        s.scaling.vanish(x.scale)  # only zero keeps its value under scaling
+    return s.result(x.axes, x.scale, x.shift)
+
+
+def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
+    """x - alpha y."""
+    if not isinstance(x, Abstract):
+        return add(s, times(y, -alpha) if isinstance(y, Abstract) else y, x)
+    return add(s, x, y, alpha=-alpha)
+
+
+def rsub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
+    """y - alpha x."""
+    return sub(s, y, x, alpha=alpha)
+
+
+def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
+    """x y: exponents add up; each factor's shift is multiplied by the other factor."""
+    if not isinstance(x, Abstract):
+        x, y = y, x
+    assert isinstance(x, Abstract)
+    if not isinstance(y, Abstract):
+        return times(x, y)
+    x, y = s.broadcast(x, y)
+    return s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data))
+
+
+def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mode: str | None = None) -> Abstract:
+    """x / y: exponents subtract; only the numerator may shift."""
+    if rounding_mode is not None:
+        return nonlinear(s, *(t for t in (x, y) if isinstance(t, Abstract)))
+    if isinstance(x, Abstract) and not isinstance(y, Abstract):
+        return _divided(x, y)
+    assert isinstance(y, Abstract)
+    s.translation.vanish(y.shift)
+    if not isinstance(x, Abstract):
+        return s.result(y.axes, -y.scale)
+    x, y = s.broadcast(x, y)
+    return s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")))
+
+
+def _divided(x: Abstract, k: float) -> Abstract:
+    if not exact(k):
+        raise Unsupported("it divides by zero")
+    return replace(x, data=x.data.derived(("over", k)), shift=x.shift * (1 / exact(k)))
+
+
+def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    """The larger (or smaller) of two: commutes with a common factor and a common shift."""
+    x, y = s.broadcast(x, y)
+    s.translation.vanish(x.shift - y.shift)
+    return s.result(s.joint([x, y]), s.scaling.equal(x.scale, y.scale), x.shift)
+
+
+def clamp(
+    s: Interpreter, x: Abstract, low: Abstract | float | None = None, high: Abstract | float | None = None
+) -> Abstract:
+    """Cut off below and above: at zero it is homogeneous; a tiny lower bound is an eps."""
+    bounds = [b for b in (low, high) if b is not None]
+    if isinstance(low, float | int) and high is None and 0 < low <= EPS:
+        s.translation.vanish(x.shift)
+        words = f"the lower bound {low:g}{s.at}"
+        s.scaling.events.append(Event("meets", words, x.scale, broken_by=words))
+        return s.result(x.axes, x.scale)
+    if all(isinstance(b, float | int) and b in (0, math.inf, -math.inf) for b in bounds):
+        return homogeneous(1, "clamp")(s, x)
+    return nonlinear(s, x, *bounds)
+
+
+def threshold(s: Interpreter, x: Abstract, limit: float, value: float) -> Abstract:
+    return homogeneous(1, "threshold")(s, x) if limit == value == 0 else nonlinear(s, x)
+
+
+def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
+    """x > y and its kin: unchanged by a common factor and a common shift; a number is met by neither, but for 0."""
+    if isinstance(y, Abstract):
+        x, y = s.broadcast(x, y)
+        s.translation.vanish(x.shift - y.shift)
+        s.scaling.equal(x.scale, y.scale)
+        return s.result(s.joint([x, y]))
+    s.translation.vanish(x.shift)
+    if y != 0:
+        s.scaling.vanish(x.scale)
+    return s.result(x.axes)
+
+
+def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract | float) -> Abstract:
+    """x where the condition holds, y elsewhere: both must scale alike; a zero scales with anything."""
+    x, y = (t if isinstance(t, Abstract) else s.number(t) for t in (x, y))
+    s.pin(condition)
+    condition, x, y = s.broadcast(condition, x, y)
+    mask = s.result(condition.axes).data
+    out = s.result(
+        s.joint([condition, x, y]), s.scaling.equal(x.scale, y.scale), y.shift + (x.shift - y.shift).times(mask)
+    )
+    return (
+        replace(out, shift=x.shift, masked=True)
+        if y.lowest
+        else replace(out, shift=y.shift, masked=True)
+        if x.lowest
+        else out
+    )
+
+
+def masked_fill(s: Interpreter, x: Abstract, mask: Abstract, value: Abstract | float) -> Abstract:
+    return where(s, mask, value, x)
+
+
+def addcmul(s: Interpreter, x: Abstract, y: Abstract, z: Abstract, *, value: float = 1) -> Abstract:
+    """x + value y z."""
+    return plus(s, x, times(mul(s, y, z), value))
+
+
+def addcdiv(s: Interpreter, x: Abstract, y: Abstract, z: Abstract, *, value: float = 1) -> Abstract:
+    """x + value y / z."""
+    return plus(s, x, times(div(s, y, z), value))
+
+
+def lerp(s: Interpreter, x: Abstract, y: Abstract, w: Abstract | float) -> Abstract:
+    """x + w (y - x)."""
+    return plus(s, x, mul(s, plus(s, y, x, -1), w))
+
+
+def glu(s: Interpreter, x: Abstract, dim: int = -1) -> Abstract:
+    """a sigmoid(b) of the two halves."""
+    n = count(x.axes[dim]) // 2
+    a, b = cut(s, x, dim, (n, n))
+    return mul(s, a, nonlinear(s, b))
+
+
+def power(s: Interpreter, x: Abstract | float, p: Abstract | float) -> Abstract:
+    """x ** p for a number p: homogeneous of degree p."""
+    if isinstance(x, Abstract) and not isinstance(p, Abstract):
+        return homogeneous(exact(p), f"power {p}")(s, x)
+    return nonlinear(s, *(t for t in (x, p) if isinstance(t, Abstract)))
+
+
+def dropout(s: Interpreter, x: Abstract, p: float, train: bool) -> Abstract:
+    """x times a random mask."""
+    if not train or p == 0:
+        return x
+    return mul(s, x, Abstract(x.axes, Data((s.node,), tuple(x.labels))))
+
+
+def masked(s: Interpreter, x: Abstract, *_: Any) -> Abstract:
+    """x times a constant mask (triangular)."""
+    return mul(s, x, Abstract(x.axes, Data((s.node,), tuple(x.labels))))
+
+
+EPS = 1e-3  # numbers up to here keep a division from failing: symmetries hold but for them
+HALF = Fraction(1, 2)
+HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
+    "relu": (1, "ReLU"),
+    "leaky_relu": (1, "leaky ReLU"),
+    "abs": (1, "the absolute value"),
+    "square": (2, "the square"),
+    "sqrt": (HALF, "the square root"),
+    "rsqrt": (-HALF, "the inverse square root"),
+    "reciprocal": (-1, "the reciprocal"),
+    "rrelu": (1, "randomised leaky ReLU"),
+    "rrelu_with_noise": (1, "randomised leaky ReLU"),
+    "sign": (0, "the sign"),
+    "sgn": (0, "the sign"),
+}
+NONLINEAR = (
+    "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid exp expm1 log log1p sin "
+    "cos tan erf erfc erfinv sinh cosh asin acos atan asinh acosh atanh log2 log10 exp2 logit sinc log_sigmoid "
+    "softshrink hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 "
+    "lgamma digamma polygamma i0 special_expit xlogy special_xlogy alpha_dropout feature_alpha_dropout"
+)
+IDENTITY = (
+    "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach "
+    "requires_grad_"
+)
+
+TABLE: dict[str, Callable[..., Any]] = {
+    **{op: homogeneous(*what) for op, what in HOMOGENEOUS.items()},
+    **dict.fromkeys(NONLINEAR.split(), nonlinear),
+    **dict.fromkeys(IDENTITY.split(), identity),
+    **dict.fromkeys(["dropout", "feature_dropout"], dropout),
+    "neg": lambda s, x: times(x, -1),
+    "prelu": prelu,
+    "add": add,
+    "sub": sub,
+    "rsub": rsub,
+    "mul": mul,
+    "div": div,
+    "pow": power,
+    "float_power": power,
+    **dict.fromkeys("maximum minimum fmax fmin".split(), maximum),
+    "clamp": clamp,
+    "clip": clamp,
+    "clamp_min": clamp,
+    "clamp_max": lambda s, x, high: clamp(s, x, None, high),
+    "threshold": threshold,
+    **dict.fromkeys("gt lt ge le eq ne greater less greater_equal less_equal".split(), compared),
+    "where": where,
+    "masked_fill": masked_fill,
+    "addcmul": addcmul,
+    "addcdiv": addcdiv,
+    "lerp": lerp,
+    "glu": glu,
+    **dict.fromkeys("tril triu".split(), masked),
+    **dict.fromkeys("multiply".split(), mul),
+    **dict.fromkeys("divide true_divide".split(), div),
+    "subtract": sub,
+}
+# Operators in place compute the same: the recorder has given their result a value of its own.
+TABLE |= {f"{op}_": rule for op, rule in TABLE.items()}

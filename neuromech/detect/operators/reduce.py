@@ -1,0 +1,251 @@
+"""Reductions and pooling: many entries become one, so they must scale alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from neuromech.detect.abstract import Abstract, Event, Unsupported
+from neuromech.detect.axes import Axis, Label, axis
+from neuromech.detect.expr import Data, Expr
+from neuromech.detect.interpret import Interpreter
+from neuromech.detect.operators.pointwise import maximum
+
+
+def _dims(x: Abstract, dim: int | Sequence[int] | None) -> list[int]:
+    if dim is None or dim == []:
+        return list(range(x.ndim))
+    return sorted(d % x.ndim for d in ([dim] if isinstance(dim, int) else dim))
+
+
+def _kept(x: Abstract, dims: Sequence[int], keepdim: bool) -> list[Axis]:
+    return [() if d in dims else a for d, a in enumerate(x.axes) if keepdim or d not in dims]
+
+
+def summed(mean: bool) -> Callable[..., Abstract]:
+    def rule(
+        s: Interpreter, x: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Abstract:
+        """Sum or mean over axes: linear, with the same weight for every entry."""
+        dims = _dims(x, dim)
+        over = x.along(dims)
+        # Data, too, may be constant along an axis (after `expand`), which then counts as often as it is long.
+        shift = x.shift.summed(over) * (Fraction(1, prod(a.n for a in over)) if mean else 1)
+        return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
+
+    return rule
+
+
+def extremum(s: Interpreter, x: Abstract, dim: int | Sequence[int] | None = None, keepdim: bool = False) -> Abstract:
+    """The largest or smallest entry: commutes with a common factor and with a common shift."""
+    dims = _dims(x, dim)
+    over = x.along(dims)
+    s.translation.vanish(x.shift, along=over)
+    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+
+
+def both(s: Interpreter, x: Abstract, dim: int, keepdim: bool = False) -> list[Abstract]:
+    """The extreme entry along an axis, and where it stands."""
+    y = extremum(s, x, dim, keepdim)
+    return [y, s.result(y.axes)]
+
+
+def extreme(s: Interpreter, x: Abstract, *others: Any, **named: Any) -> Any:
+    """max(x), max(x, dim) or max(x, y)."""
+    if others and isinstance(others[0], Abstract):
+        return maximum(s, x, *others)
+    return both(s, x, *others, **named) if others or named else extremum(s, x)
+
+
+def place(s: Interpreter, x: Abstract, dim: int | None = None, keepdim: bool = False) -> Abstract:
+    """Where the extreme entry stands."""
+    return s.result(extremum(s, x, dim, keepdim).axes)
+
+
+def ordered(s: Interpreter, x: Abstract, *args: Any, **named: Any) -> Any:
+    """Entries of one axis in the order of their size (sort, topk): a common factor and a common shift pass."""
+    assert s.node is not None
+    shape = s.node.outputs[0].shape
+    dim = next((d for d in range(x.ndim) if shape[d] != prod(a.n for a in x.axes[d])), None)
+    if dim is None:
+        dim = (
+            next((a for a in args[1 if "topk" in s.node.op else 0 :] if type(a) is int), named.get("dim", -1)) % x.ndim
+        )
+    over = x.along([dim])
+    s.translation.vanish(x.shift, along=over)
+    axes = [axis(shape[dim]) if d == dim else a for d, a in enumerate(x.axes)]
+    y = s.result(axes, s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+    made = [y, s.result(axes)]
+    return made if len(s.node.outputs) > 1 else made[1 if "arg" in s.node.op else 0]
+
+
+def cumulative(s: Interpreter, x: Abstract, dim: int, *, dtype: Any = None) -> Abstract:
+    """Sums of all entries up to each."""
+    assert s.node is not None
+    over, new = x.along([dim]), axis(prod(a.n for a in x.axes[dim]))
+    steps = Data((("cumulative", s.node),), (*over, *new))
+    axes = [new if d == dim % x.ndim else a for d, a in enumerate(x.axes)]
+    return s.result(axes, s.scaling.uniform(x.scale, over), x.shift.times(steps).summed(over))
+
+
+def log_sum_exp(s: Interpreter, x: Abstract, dim: int | Sequence[int], keepdim: bool = False) -> Abstract:
+    """A smooth maximum: a common shift passes, no factor does."""
+    s.scaling.vanish(x.scale)
+    return extremum(s, x, dim, keepdim)
+
+
+def spread(degree: int, also_mean: bool = False) -> Callable[..., Any]:
+    """Variance or standard deviation: no shift is seen, a common factor passes."""
+
+    def rule(
+        s: Interpreter,
+        x: Abstract,
+        dim: Any = None,
+        unbiased: Any = None,
+        keepdim: bool = False,
+        *,
+        correction: Any = None,
+    ) -> Any:
+        dims = _dims(x, None if isinstance(dim, bool) else dim)
+        over = x.along(dims)
+        s.translation.vanish(x.shift, along=over)
+        s.translation.events.append(Event("absorbs", f"the variance{s.at} does not see a common shift", x.shift))
+        s.scaling.events.append(Event("passes", f"the variance{s.at}", x.scale))
+        y = s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over) * degree)
+        return [y, summed(mean=True)(s, x, dims, keepdim)] if also_mean else y
+
+    return rule
+
+
+def norm(
+    s: Interpreter, x: Abstract, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Abstract:
+    return vector_norm(s, x, 2 if p is None else p, dim, keepdim)
+
+
+def resampled(spatial: int) -> Callable[..., Abstract]:
+    """Interpolation over the last axes: weights that add up to one."""
+
+    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+        out, over = _windows(s, x, spatial)
+        local, constant = x.shift.split(over)
+        weights = Data((("resampled", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
+        return s.result(out, s.scaling.uniform(x.scale, over), local.times(weights).summed(over) + constant)
+
+    return rule
+
+
+def unfolded(
+    s: Interpreter, x: Abstract, kernel: Sequence[int], dilation: object, padding: Sequence[int], stride: object
+) -> Abstract:
+    """Patches as columns: (c taps, positions)."""
+    assert s.node is not None
+    batched = x.ndim == 4
+    channel = 1 if batched else 0
+    over = x.along(range(channel + 1, x.ndim))
+    taps, where = axis(prod(kernel)), axis(s.node.outputs[0].shape[-1])
+    local, constant = x.shift.split(over) if not any(padding) else (x.shift, Expr())
+    patches = Data((("unfolded", s.node),), (*over, *taps, *where))
+    axes = (*x.axes[:channel], (*x.axes[channel], *taps), where)
+    return s.result(axes, s.scaling.uniform(x.scale, over), local.times(patches).summed(over) + constant)
+
+
+def vector_norm(
+    s: Interpreter,
+    x: Abstract,
+    ord: float = 2,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: Any = None,
+) -> Abstract:
+    """A norm is homogeneous of degree 1; that of order 0 counts, and is none."""
+    if ord == 0:
+        raise Unsupported("the norm of order 0 counts entries")
+    dims = _dims(x, dim)
+    s.translation.vanish(x.shift)
+    s.scaling.events.append(Event("passes", f"the norm{s.at}", x.scale))
+    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, x.along(dims)))
+
+
+def max_pool(spatial: int) -> Callable[..., Any]:
+    """The largest entry of every window of the last `spatial` axes; where it stood, if that is asked for."""
+
+    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract | list[Abstract]:
+        assert s.node is not None
+        out, over = _windows(s, x, spatial)
+        local, constant = x.shift.split(over)
+        s.translation.vanish(local)
+        y = s.result(out, s.scaling.uniform(x.scale, over), constant)
+        return [y, *(s.constant(v.shape, v) for v in s.node.outputs[1:])] if s.node.outputs[1:] else y
+
+    return rule
+
+
+def mean_pool(spatial: int) -> Callable[..., Any]:
+    """The mean of every window of the last `spatial` axes."""
+
+    def rule(
+        s: Interpreter,
+        x: Abstract,
+        size: Sequence[int],
+        stride: Any = None,
+        padding: int | Sequence[int] = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> Abstract:
+        out, over = _windows(s, x, spatial)
+        padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
+        local, constant = x.shift.split(over)
+        # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
+        if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
+            local, constant = x.shift, Expr()
+        window = Data((("pool", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
+        entries = prod(size) if len(size) == spatial else size[0] ** spatial
+        shift = local.times(window).summed(over) + constant * Fraction(entries, divisor_override or entries)
+        return s.result(out, s.scaling.uniform(x.scale, over), shift)
+
+    return rule
+
+
+def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], list[Label]]:
+    """The axes after pooling, and the indices that are pooled."""
+    assert s.node is not None
+    kept = x.ndim - spatial
+    return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
+
+
+TABLE: dict[str, Callable[..., Any]] = {
+    "sum": summed(mean=False),
+    "mean": summed(mean=True),
+    "amax": extremum,
+    "amin": extremum,
+    "linalg_vector_norm": vector_norm,
+    **dict.fromkeys("norm linalg_norm".split(), norm),
+    **dict.fromkeys("max min".split(), extreme),
+    **dict.fromkeys("argmax argmin".split(), place),
+    **dict.fromkeys("sort topk argsort msort".split(), ordered),
+    "cumsum": cumulative,
+    **dict.fromkeys("logsumexp special_logsumexp".split(), log_sum_exp),
+    "var": spread(2),
+    "std": spread(1),
+    "var_mean": spread(2, also_mean=True),
+    "std_mean": spread(1, also_mean=True),
+    "im2col": unfolded,
+    **{
+        f"upsample_{kind}{d}d": resampled(d)
+        for d in (1, 2, 3)
+        for kind in ("nearest", "_nearest_exact", "nearest_exact")
+    },
+    "upsample_linear1d": resampled(1),
+    "upsample_bilinear2d": resampled(2),
+    "upsample_bicubic2d": resampled(2),
+    "upsample_trilinear3d": resampled(3),
+    "_upsample_bilinear2d_aa": resampled(2),
+    **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
+    **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
+    **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},
+}

@@ -1,0 +1,230 @@
+"""Sums over the elements of each member, compiled: chunk by chunk, with no vector ever made whole.
+
+    fill      chunks of the parameters, or their products, in scratch memory that is kept from step to step
+    reduce    each chunk into the coarsest arrays ("pieces") from which the terms of its parameter can be read
+    combine   one gather with weights, from the pieces to the members
+
+A step is bound by memory and by the number of kernels, not by arithmetic. Hence the kept scratch; products and sums
+within a chunk in float32 for parameters of float32 or less (PyTorch sums in cascades: an error of some 1e-7, against
+1e-7 by which every update is rounded anyhow); and pieces that one chunk holds whole are summed in place. What several
+chunks add to is added in float64, and so is everything from the pieces to the members.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.forms.chunks import Chunk, Piece, Read, chunks, piece_of, places
+from neuromech.dynamics.forms.vectors import Pair, Reader, Scratch, Values, Vector, cuts_of
+from neuromech.symmetry import Symmetry, Term
+
+# Elements of a chunk. On a CPU what a thread has of it should stay in its cache, and the whole be a small part of the
+# parameters; elsewhere launching kernels costs more than memory.
+CHUNK_CPU, LEAST_CHUNK_CPU, CHUNK = 2**17, 2**16, 2**22
+CHUNKS = 42  # of a model, at least, on a CPU
+
+Flat = Mapping[int, Tensor | None]
+"""A chunk of each vector, flattened, by the vector's number; None: all zero."""
+
+
+class Block(NamedTuple):
+    """Terms that are summed together: a family, or a part of one."""
+
+    size: int
+    linear: bool
+    terms: tuple[Term, ...]
+
+    @classmethod
+    def of(cls, s: Symmetry) -> Block:
+        return cls(s.size, s.is_linear, s.terms)
+
+
+class _Reads(NamedTuple):
+    """What is read from a chunk into pieces that it holds whole, and what is added to pieces that others share."""
+
+    whole: tuple[Read, ...]
+    shared: tuple[Read, ...]
+
+
+class Sums:
+    """The compiled sums of blocks of one kind; those numbered `few` can be asked for alone."""
+
+    def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch, few: Collection[int] = ()) -> None:
+        read_from = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
+        read = {p.parameter: params[p.parameter] for p in read_from.values()}
+        self._scattered = len({p.device for p in read.values()}) > 1
+        self.device = next((p.device for p in read.values()), torch.device("cpu"))
+        self.rows = sum(b.size for b in blocks)
+        self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
+        self._scratch = scratch
+
+        limit = _chunk_size(params, self.device)
+        pieces = _in_order(read_from.values())
+        shared = _shared(pieces, limit)
+        offsets = _offsets(pieces, key=lambda p: p not in shared)
+        self._shared, self._pieces = sum(p.size for p in shared), sum(p.size for p in pieces)
+        self._chunks = chunks(offsets, limit)
+        self._cuts = cuts_of((r for chunk in self._chunks for r in chunk.ranges), params)
+        wanted = torch.zeros(self._pieces, dtype=torch.bool)
+        for p in {read_from[t] for i in few for t in blocks[i].terms}:
+            wanted[offsets[p] : offsets[p] + p.size] = True
+        self._all = [self._divided(chunk.reads) for chunk in self._chunks]
+        self._few = [self._divided(r for r in c.reads if wanted.as_strided(*_place(r)).any()) for c in self._chunks]
+        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, read_from, offsets))
+
+    def products(self, pairs: Sequence[Pair], few: Collection[int] = ()) -> Tensor:
+        """The pieces of a * b for every pair: [pairs, pieces]. Of pairs numbered `few`, only what few blocks need."""
+        keys = [(id(a), id(b)) for a, b in pairs]
+
+        def product(flat: Flat, i: int, out: Tensor) -> Tensor | None:
+            x, y = (flat[k] for k in keys[i])
+            return None if x is None or y is None else torch.mul(x, y, out=out)
+
+        return self._reduce([x for pair in pairs for x in pair], product, len(pairs), few)
+
+    def values(self, xs: Sequence[Vector], magnitudes: bool = False) -> Tensor:
+        """The pieces of every x, followed by those of every |x| if asked for: [xs, pieces]."""
+        keys = [id(x) for x in xs]
+
+        def value(flat: Flat, i: int, out: Tensor) -> Tensor | None:
+            x = flat[keys[i % len(keys)]]
+            return x if x is None or i < len(keys) else torch.abs(x, out=out)
+
+        return self._reduce(xs, value, len(xs) * (1 + magnitudes))
+
+    def combine(self, pieces: Tensor, magnitudes: bool = False) -> Tensor:
+        """From pieces [pairs, pieces] to members [pairs, rows]; `magnitudes`: with the absolute values of weights."""
+        weight = self._weight.abs() if magnitudes else self._weight
+        out = pieces.new_zeros(len(pieces), self.rows)
+        for z, row in zip(pieces, out, strict=True):
+            row.index_add_(0, self._row, z.index_select(0, self._index) * weight)
+        return out
+
+    def _reduce(
+        self,
+        vectors: Iterable[Vector],
+        made: Callable[[Flat, int, Tensor], Tensor | None],
+        n: int,
+        few: Collection[int] = (),
+    ) -> Tensor:
+        """The pieces of the `n` vectors that `made(chunk, number, scratch)` makes, in each chunk anew: [n, pieces],
+        float64."""
+        held = self._pieces - self._shared
+        shared = torch.zeros(n * self._shared, dtype=torch.float64, device=self.device)
+        whole = torch.zeros(n * held, dtype=self._dtype, device=self.device)
+        readers = {id(x): Reader(x, self._cuts) for x in vectors}
+        for chunk, every, some in zip(self._chunks, self._all, self._few, strict=True):
+            flat = {k: self._flat(reader, chunk, slot) for slot, (k, reader) in enumerate(readers.items(), 1)}
+            out = self._scratch.vector(chunk.length, self._dtype, self.device)
+            for i in range(n):
+                reads = some if i in few else every
+                z = made(flat, i, out) if any(reads) else None
+                if z is None:
+                    continue
+                for r in reads.whole:
+                    to = whole.as_strided(r.size, r.stride, i * held + r.offset - self._shared)
+                    x = _summed(_shown(z, r), r.sums[:-1])
+                    torch.sum(x, r.sums[-1], out=to) if r.sums else to.copy_(x)
+                for r in reads.shared:
+                    to = shared.as_strided(r.size, r.stride, i * self._shared + r.offset)
+                    to.add_(_summed(_shown(z, r), r.sums))
+        return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
+
+    def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
+        """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
+        found = [reader.read(r) for r in chunk.ranges]
+        if len(found) == 1 and not self._scattered and (only := found[0]) is not None and only.dtype == self._dtype:
+            return only
+        if all(v is None for v in found):
+            return None
+        parts = [
+            torch.zeros(r.stop - r.start, dtype=self._dtype, device=self.device) if v is None else v
+            for v, r in zip(found, chunk.ranges, strict=True)
+        ]
+        if self._scattered:
+            parts = [v.to(self.device, non_blocking=True) for v in parts]
+        out = self._scratch.vector(chunk.length, self._dtype, self.device, slot)
+        return torch.cat(parts, out=out) if len(parts) > 1 else out.copy_(parts[0])
+
+    def _divided(self, reads: Iterable[Read]) -> _Reads:
+        reads = tuple(reads)
+        return _Reads(
+            tuple(r for r in reads if r.offset >= self._shared), tuple(r for r in reads if r.offset < self._shared)
+        )
+
+
+def _shown(z: Tensor, r: Read) -> Tensor:
+    return (z if r.stop - r.start == len(z) else z[r.start : r.stop]).view(r.shape)
+
+
+def _summed(x: Tensor, axes: Iterable[int]) -> Tensor:
+    for axis in axes:
+        x = x.sum(axis)
+    return x
+
+
+def _place(r: Read) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    return r.size, r.stride, r.offset
+
+
+def _shared(pieces: Sequence[Piece], limit: int) -> set[Piece]:
+    """The pieces that more than one read adds to."""
+    offsets = _offsets(pieces)
+    count = torch.zeros(sum(p.size for p in pieces), dtype=torch.int32)
+    for chunk in chunks(offsets, limit):
+        for r in chunk.reads:
+            count.as_strided(*_place(r)).add_(1)
+    return {p for p in pieces if (count[offsets[p] : offsets[p] + p.size] > 1).any()}
+
+
+def _offsets(pieces: Sequence[Piece], key: Callable[[Piece], bool] = lambda p: False) -> dict[Piece, int]:
+    """Where each piece lies: those for which `key` is true behind all others."""
+    placed = sorted(pieces, key=key)
+    stops = accumulate(p.size for p in placed)
+    at = {p: stop - p.size for p, stop in zip(placed, stops, strict=True)}
+    return {p: at[p] for p in pieces}
+
+
+def _in_order(pieces: Iterable[Piece]) -> list[Piece]:
+    """Each piece once, by parameter; last the parameters that are read as they are, which neighbours then share."""
+    by_parameter: dict[str, list[Piece]] = {}
+    for p in dict.fromkeys(pieces):
+        by_parameter.setdefault(p.parameter, []).append(p)
+    as_it_is = [len(ps) == 1 and len(ps[0].kept) == len(ps[0].view) for ps in by_parameter.values()]
+    order = sorted(zip(as_it_is, by_parameter.values(), strict=True), key=lambda x: x[0])
+    return [p for _, ps in order for p in ps]
+
+
+def _chunk_size(params: Values, device: torch.device) -> int:
+    if device.type != "cpu":
+        return CHUNK
+    return min(
+        CHUNK_CPU * torch.get_num_threads(), max(LEAST_CHUNK_CPU, sum(p.numel() for p in params.values()) // CHUNKS)
+    )
+
+
+def _weave(
+    blocks: Sequence[Block], pieces: Mapping[Term, Piece], offsets: Mapping[Piece, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What is added up: (to which row, from where among the pieces, with which weight), of one length."""
+    rows: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    index: list[Tensor] = [torch.zeros(0, dtype=torch.int32)]
+    weights: list[Tensor] = []
+    # Weights are small whole numbers, or nearly always.
+    short = all(ctypes.c_float(w).value == w for b in blocks for t in b.terms for w in [float(t.weight)])
+    dtype = torch.float32 if short else torch.float64
+    start = 0
+    for b in blocks:
+        for t in b.terms:
+            found = places(t, pieces[t])
+            rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(found.shape[1]))
+            index.append((offsets[pieces[t]] + found.reshape(-1)).int())
+            weights.append(torch.full((found.numel(),), float(t.weight), dtype=dtype))
+        start += b.size
+    return torch.cat(rows), torch.cat(index), torch.cat([torch.zeros(0, dtype=dtype), *weights])

@@ -1,0 +1,118 @@
+"""Vectors over the parameters of a model, and how flat pieces of them are read: as they lie in memory if they can be.
+
+A vector maps names of parameters to tensors of their shapes (weights, gradients, momentum buffers), or to what computes
+one when it is read. None is ever made whole; a name that a vector lacks counts as zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.forms.chunks import Range
+
+Window = Callable[[Tensor], Tensor]
+"""Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
+
+
+class Computed(NamedTuple):
+    """An entry of a vector that is computed when it is read. `of(window)` gives the piece that the window shows;
+    not `local`: what it computes mixes elements, so it is asked once, for the whole."""
+
+    of: Callable[[Window], Tensor]
+    local: bool = True
+
+
+Values = Mapping[str, Tensor]
+Vector = Mapping[str, Tensor | Computed]
+Pair = tuple[Vector, Vector]
+
+
+def blank(params: Values) -> dict[str, Tensor]:
+    """Zeros with the shapes, dtypes and devices of `params`, in no memory."""
+    return {name: torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) for name, p in params.items()}
+
+
+class Scratch:
+    """Memory kept from one measurement to the next; each overwrites it. Sized by a chunk."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+
+    def vector(self, length: int, dtype: torch.dtype, device: torch.device, slot: int = 0) -> Tensor:
+        """[length], of any content; what has another slot lies elsewhere."""
+        kept = self._kept.get((slot, dtype, device))
+        if kept is None or kept.numel() < length:
+            kept = self._kept[slot, dtype, device] = torch.empty(length, dtype=dtype, device=device)
+        return kept[:length]
+
+
+class Cuts(NamedTuple):
+    """The ranges into which a parameter is cut, in order: all of it."""
+
+    starts: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+def cuts_of(ranges: Iterable[Range], params: Values) -> dict[str, Cuts]:
+    """The cuts of the parameters that `ranges` cover once."""
+    by_name: dict[str, list[Range]] = {}
+    for r in ranges:
+        by_name.setdefault(r.name, []).append(r)
+    return {
+        name: Cuts(tuple(r.start for r in rs), tuple(r.stop - r.start for r in rs))
+        for name, rs in by_name.items()
+        if [0, *(r.stop for r in rs)] == [*(r.start for r in rs), params[name].numel()]
+    }
+
+
+class Reader:
+    """Reads flat pieces of one vector. What does not lie in one piece, or is computed as a whole, is made once a
+    parameter, not once a chunk: ranges of one parameter should be read in a row."""
+
+    def __init__(self, vector: Vector, cuts: Mapping[str, Cuts]) -> None:
+        self._vector = vector
+        # Where they lie in one piece, parameters are cut at once into the ranges that will be asked for.
+        self._cut = {
+            (name, start): piece
+            for name, x in vector.items()
+            if name in cuts and isinstance(x, Tensor) and _in_one_piece(x)
+            for start, piece in zip(cuts[name].starts, x.view(-1).split(cuts[name].lengths), strict=True)
+        }
+        self._name = ""
+        self._made: dict[int, tuple[object, Tensor]] = {}
+
+    def read(self, r: Range) -> Tensor | None:
+        """The piece that `r` names; None: the vector has no entry for that parameter."""
+        piece = self._cut.get((r.name, r.start))
+        if piece is not None:
+            return piece
+        entry = self._vector.get(r.name)
+        if entry is None:
+            return None
+        if r.name != self._name:
+            self._name, self._made = r.name, {}
+
+        def window(t: Tensor) -> Tensor:
+            if _in_one_piece(t):
+                return t.view(-1)[r.start : r.stop]
+            return self._once(t, lambda: (t if t.layout is torch.strided else t.to_dense()).flatten())[r.start : r.stop]
+
+        if isinstance(entry, Tensor):
+            return window(entry)
+        if entry.local:
+            return entry.of(window)
+        return self._once(entry, lambda: entry.of(lambda t: t).flatten())[r.start : r.stop]
+
+    def _once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
+        made = self._made.get(id(key))
+        if made is None:
+            made = self._made[id(key)] = key, make()  # the key is kept, so that its id is not given away
+        return made[1]
+
+
+def _in_one_piece(x: Tensor) -> bool:
+    return x.layout is torch.strided and x.is_contiguous()

@@ -1,0 +1,16 @@
+from .derivatives import Point as Point
+from .error import ErrorMeter as ErrorMeter
+from .error import PathError as PathError
+from .error import StepError as StepError
+from .error import path_error as path_error
+from .flow import Flow as Flow
+from .flow import descend as descend
+from .flow import equation_of_motion as equation_of_motion
+from .flow import flow_of as flow_of
+from .flow import gradient_flow as gradient_flow
+from .flow import minibatch_flow as minibatch_flow
+from .flow import second_order_flow as second_order_flow
+from .lanczos import largest as largest
+from .landscape import as_function as as_function
+from .optimizer import EoMOptimizer as EoMOptimizer
+from .rule import Rule as Rule

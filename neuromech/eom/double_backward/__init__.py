@@ -1,0 +1,93 @@
+"""Operators whose first two reverse derivatives are right and cheap, in place of torch's; a third one raises.
+
+torch's second derivatives are composed of many passes over memory: that of batch norm costs ten of its gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from neuromech.eom.double_backward import batch_norm, convolution
+from neuromech.eom.double_backward.relu import relu
+
+
+def _functional_batch_norm(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if weight is None or not batch_norm.applies(input, weight, training):
+        return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+    return batch_norm.batch_norm(input, weight, bias, running_mean, running_var, momentum, eps)
+
+
+def _batch_norm(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    return _functional_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+
+
+def _functional_relu(input: Tensor, inplace: bool = False) -> Tensor:
+    return functional.relu(input, True) if inplace else relu(input)
+
+
+def _convolution(of: Callable[..., Tensor], axes: int) -> Callable[..., Tensor]:
+    def convolve(
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int | tuple[int, ...] = 1,
+        padding: int | str | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        if isinstance(padding, str) or not convolution.applies(input, weight, bias):
+            return of(input, weight, bias, stride, padding, dilation, groups)
+
+        def sizes(x: int | tuple[int, ...]) -> tuple[int, ...]:
+            each = (x,) if isinstance(x, int) else tuple(x)
+            return each * axes if len(each) == 1 else each
+
+        return convolution.convolution(input, weight, bias, sizes(stride), sizes(padding), sizes(dilation), groups)
+
+    return convolve
+
+
+def applies() -> bool:
+    """Not where torch's own operators are expected: functorch's transforms, dispatch modes (what traces a model).
+
+    Nor under hooks on what is saved.
+    Checkpoints are such hooks: they evaluate operators again during backward, where nothing puts them in another form.
+    """
+    watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
+    return not watched and _top_hooks(True) is None
+
+
+_top_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
+
+FORMS: dict[Any, Callable[..., Tensor]] = {
+    functional.batch_norm: _functional_batch_norm,
+    torch.batch_norm: _batch_norm,
+    functional.relu: _functional_relu,
+    torch.relu: relu,
+    Tensor.relu: relu,
+    **{of: _convolution(of, axes) for axes, of in enumerate((torch.conv1d, torch.conv2d, torch.conv3d), 1)},
+}

@@ -1,0 +1,79 @@
+"""In what mode, and in which number format, the forward that trains is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuromech.detect import is_our_call, tensors_of
+from neuromech.hooks.model import Hook
+
+TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to
+
+
+class ForwardModes:
+    """Watches the forwards of a model that are computed with gradients.
+
+    `eps`: of the coarsest format seen in it, 0 before the first; `steps`: how many steps had been taken at the last.
+    """
+
+    def __init__(self, outer: nn.Module, model: nn.Module, device: torch.device, begun: Callable[[], None]) -> None:
+        """`outer`: the model as it is called; `begun` is called ahead of every such forward."""
+        self.eps = 0.0
+        self.steps = 0
+        self.now = 0  # how many steps have been taken: told from outside
+        self._device, self._begun = device, begun
+        self._modules = dict(model.named_modules())
+        self._training: dict[str, bool] | None = None
+        self._last: dict[str, bool] = {}
+        before, after = Hook(self._before), Hook(self._after)
+        self._handles = (outer.register_forward_pre_hook(before), outer.register_forward_hook(after))
+
+    def changed(self) -> tuple[str, ...]:
+        """The modules that were in another mode in the last forward than in the first that trained."""
+        if self._training is None:
+            self._training = self._last
+        names = [name for name, mode in self._last.items() if self._training.get(name, mode) != mode]
+        leaves = [n for n in names if not any(other.startswith(f"{n}." if n else "") and other != n for other in names)]
+        self._training |= self._last
+        return tuple(n for n in leaves if _mode_matters(self._modules[n]))
+
+    def _before(self, *_: Any) -> None:
+        if is_our_call() or not torch.is_grad_enabled():
+            return
+        self._last = {name: m.training for name, m in self._modules.items()}
+        self.steps = self.now
+        self.eps = max(self.eps, precision(self._device))
+        self._begun()
+
+    def _after(self, model: nn.Module, args: Any, output: Any) -> None:
+        if not is_our_call() and torch.is_grad_enabled():
+            self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _mode_matters(m: nn.Module) -> bool:
+    """True for modules that compute something else in training; of one that is not torch's own we cannot know."""
+    if isinstance(m, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+        return True
+    return not type(m).__module__.startswith("torch.nn.")
+
+
+def precision(device: torch.device) -> float:
+    """The spacing of numbers around 1 in what autocast and tensor cores make of float32 on `device`, 0 if nothing."""
+    eps = 0.0
+    if torch.is_autocast_enabled(device.type):
+        eps = float(torch.finfo(torch.get_autocast_dtype(device.type)).eps)
+    if device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
+        eps = max(eps, TF32)
+    return eps
+
+
+def _eps(t: Tensor) -> float:
+    return float(torch.finfo(t.dtype).eps) if t.is_floating_point() else 0.0

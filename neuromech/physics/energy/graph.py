@@ -1,0 +1,190 @@
+"""An energy as a graph of operators, each of which has a rule; what has none is refused here, by name."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
+
+from neuromech.errors import PhysicsError
+from neuromech.physics.energy.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS, SOFTMAX
+
+# They read sizes, or make something new of the same size: nothing of the state's content flows through.
+_CONTENT_FREE = {"sym_size", "sym_numel", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"}
+_CONTENT_FREE |= {"new_full", "new_empty"}
+
+
+def op_name(node: fx.Node) -> str:
+    """`tanh` of `aten.tanh.default`."""
+    target = node.target
+    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else str(node.target)
+
+
+def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole: bool = True) -> fx.GraphModule:
+    """The graph of `function` at the shapes of `examples`, on tensors without content: no branch is taken unseen.
+
+    `whole`: composite operators stay whole, as far as `table` does not expand them. Tensors that the function reaches
+    by itself stay the very objects, so that later changes of theirs count.
+    """
+    with outside(), torch.enable_grad():
+        tracer = make_fx(
+            lambda *inputs: function(*inputs),
+            decomposition_table=table,
+            tracing_mode="fake",
+            pre_dispatch=whole,
+            _allow_non_fake_inputs=True,
+        )
+        graph: fx.GraphModule = tracer(*examples)
+    return graph
+
+
+@contextmanager
+def outside() -> Iterator[None]:
+    """Outside of every mode and function transform that the caller may be in: they must not see the tracing."""
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(temporarily_clear_interpreter_stack())
+        stack.enter_context(_disable_current_modes())
+        yield
+
+
+def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tensor) -> fx.GraphModule:
+    """The graph of `energy(*state, u)`, in which every operator that depends on `u` has a rule.
+
+    Raises `PhysicsError` for an operator without one, for a result that is not one number a sample, and for control
+    flow that depends on the state.
+    """
+    table: dict[Any, Callable[..., Any]] = {
+        getattr(packet, overload): composite
+        for name, composite in COMPOSITES.items()
+        if (packet := getattr(torch.ops.aten, name, None)) is not None
+        for overload in packet.overloads()
+    }
+    function: Callable[..., Any] = energy
+    while True:
+        try:
+            module = trace(function, *state, u, table=table)
+        except GuardOnDataDependentSymNode as error:
+            raise PhysicsError(
+                "the energy takes a branch that depends on the values of the state (an `if`, a loop or `.item()`), so "
+                "one graph cannot stand for it: write it with operators such as torch.relu, torch.abs, torch.maximum"
+            ) from error
+        rewritten = _out_of_place(module.graph)
+        module.graph.eliminate_dead_code()
+        module.recompile()
+        unknown = [n for n in varying(module.graph) if n.op == "call_function" and not _has_rule(n)]
+        composed = {n.target for n in unknown if n.target not in table and _composed_by_torch(n.target)}
+        if not composed and not any(n.target in table for n in rewritten):
+            break
+        table |= {target: target.decompose for target in composed}  # type: ignore[union-attr]
+        function = module
+    if unknown:
+        raise PhysicsError(_refusal(unknown))
+    _check_result(module.graph, u)
+    return module
+
+
+def varying(graph: fx.Graph) -> list[fx.Node]:
+    """The nodes whose value depends on the state, the last input of the graph, in order."""
+    state = [n for n in graph.nodes if n.op == "placeholder"][-1]
+    found: dict[fx.Node, None] = {state: None}
+    for node in graph.nodes:
+        flows = node.op == "call_function" and op_name(node) not in _CONTENT_FREE
+        if flows and any(n in found for n in node.all_input_nodes):
+            found[node] = None
+    return list(found)
+
+
+def _has_rule(node: fx.Node) -> bool:
+    if node.target is operator.getitem:
+        return True
+    name = op_name(node)
+    values = [n.meta.get("val") for n in (node, *node.all_input_nodes)]
+    is_complex = any(t.is_complex() for t in tree_leaves(values) if isinstance(t, Tensor))
+    if name in SECANTS:
+        return not is_complex and len(node.all_input_nodes) == 1
+    return name in LINEAR or name in BILINEAR or (name in QUADRATIC and not is_complex) or name in SOFTMAX
+
+
+def _composed_by_torch(target: Any) -> bool:
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(target, torch._ops.OpOverload) and target.has_kernel_for_dispatch_key(key)
+
+
+def _refusal(unknown: list[fx.Node]) -> str:
+    names = list(dict.fromkeys(str(n.target) for n in unknown))
+    advice = "write it with operators that have one (neuromech/physics/rules.py lists them)"
+    if any(_writes(n) for n in unknown):
+        advice = "it writes in place into memory that has other names; write it out of place"
+    elif any(name.startswith(("aten.dropout", "aten.bernoulli", "aten.rand")) for name in names):
+        advice = "an energy has no random part: call .eval() on the module"
+    elif any("batch_norm" in name for name in names):
+        advice = "batch statistics couple the samples: call .eval() on the module, or use layer or group norm"
+    elif any(name.startswith("aten.detach") for name in names):
+        advice = "it hides part of the energy's change from its gradient: leave it out"
+    return f"the energy uses {', '.join(names)}, which has no discrete chain rule: {advice}"
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _check_result(graph: fx.Graph, u: Tensor) -> None:
+    (result,) = (n for n in graph.nodes if n.op == "output")
+    (out,) = result.all_input_nodes or (None,)
+    check_energy(out.meta.get("val") if out is not None else None, u)
+    if out not in varying(graph):
+        raise PhysicsError(CONSTANT)
+
+
+CONSTANT = "the energy does not depend on the state, so it has no gradient"
+
+
+def check_energy(value: Any, u: Tensor) -> None:
+    """Raise `PhysicsError` unless `value`, the energy of `u`, is one real number, or one a sample."""
+    batch = tuple(u.shape[:1]) if u.ndim > 1 else ()
+    if not isinstance(value, Tensor) or tuple(value.shape) not in {(), batch} or not value.is_floating_point():
+        is_tensor = isinstance(value, Tensor)
+        found = f"of shape {tuple(value.shape)} and {value.dtype}" if is_tensor else "no tensor"
+        wanted = "a real number, shape ()" + (f", or one a sample, shape {batch}" if batch else "")
+        raise PhysicsError(
+            f"the energy of a state of shape {tuple(u.shape)} is {found}; expected {wanted}: sum over what is left"
+        )
+
+
+def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
+    """`y.add_(1)` as `y = y + 1`, where no other name reaches the memory of y; the rest stays, and is refused."""
+    made: list[fx.Node] = []
+
+    def memory(node: fx.Node) -> int | None:
+        value = node.meta.get("val")
+        return int(value.untyped_storage()._cdata) if isinstance(value, Tensor) else None
+
+    def in_place(node: fx.Node) -> bool:
+        return _writes(node) and op_name(node).endswith("_")
+
+    for node in [n for n in graph.nodes if in_place(n)]:
+        written = node.args[0]
+        order = {n: i for i, n in enumerate(graph.nodes)}
+        others = [n for n in graph.nodes if memory(n) == memory(node) and n is not written and not in_place(n)]
+        is_seen = any(order[user] > order[node] for n in others for user in n.users)
+        function = getattr(getattr(torch.ops.aten, op_name(node)[:-1], None), node.target._overloadname, None)
+        if function is None or not isinstance(written, fx.Node) or written.op != "call_function" or is_seen:
+            continue
+        with graph.inserting_after(node):
+            pure = graph.call_function(function, node.args, node.kwargs)
+        pure.meta = dict(node.meta)
+        written.replace_all_uses_with(pure, delete_user_cb=lambda user: order.get(user, -1) > order[node])  # noqa: B023
+        node.replace_all_uses_with(pure)
+        graph.erase_node(node)
+        made.append(pure)
+    return made

@@ -1,0 +1,42 @@
+"""What every construction of a conserved density offers: a density and a flux with d rho/dt + div flux = 0, exactly."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from neuromech.errors import PhysicsError
+from neuromech.physics.fields.domain import FreeSpace, inspecting
+
+
+class State(NamedTuple):
+    """Density [B] and flux [B, d] at points of space-time."""
+
+    density: Tensor
+    flux: Tensor
+
+
+class Construction(nn.Module):
+    """A module whose `forward(t [B], x [B, d])` is a `State` that satisfies the continuity equation.
+
+    `total_mass`: the integral of the density over the domain, the same at all times.
+    """
+
+    domain: FreeSpace
+    total_mass: float
+
+    def forward(self, t: Tensor, x: Tensor) -> State:
+        raise NotImplementedError
+
+    def velocity(self, t: Tensor, x: Tensor) -> Tensor:
+        """flux / density, [B, d]. Raises `PhysicsError` where the density is not positive."""
+        density, flux = self(t, x)
+        if inspecting(density) and not bool((density > 0).all()):
+            bad, least = int((~(density > 0)).sum()), float(density.detach().min())
+            raise PhysicsError(
+                f"the density is not positive at {bad} of {len(density)} points (least: {least:.3g}): there is no "
+                "velocity there. Use the flux, or a construction that is positive: MovingMixture, BoundedMixture, "
+                "Subharmonic"
+            )
+        return flux / density.unsqueeze(-1)

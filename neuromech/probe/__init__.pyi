@@ -1,0 +1,2 @@
+from .probe import Probe as Probe
+from .probe import instrument as instrument

@@ -1,0 +1,101 @@
+"""What `instrument` was given: unwrapped, checked, and put to use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
+
+from neuromech.detect import (
+    Experiment,
+    Findings,
+    Graph,
+    Invariance,
+    betrayed,
+    find_symmetries,
+    find_under,
+    recognise,
+    seen_of,
+    tensors_of,
+    wants_target,
+)
+from neuromech.errors import InstrumentError
+from neuromech.hooks import Forward, held
+from neuromech.symmetry import Symmetry
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
+    while True:
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def check(
+    model: nn.Module,
+    loss: Callable[..., Any] | None,
+    example: Any,
+    optimizer: Optimizer | None,
+    every: int,
+    members: int | None,
+) -> None:
+    """Raise `InstrumentError` for what cannot work, before anything is touched."""
+    if not isinstance(model, nn.Module):
+        raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
+    name = type(model).__name__
+    if not any(p.requires_grad for p in model.parameters()):
+        raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
+    if optimizer is not None and not held(optimizer, list(model.parameters())):
+        raise InstrumentError(
+            f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
+            "copied or moved? Make it from model.parameters()"
+        )
+    if not isinstance(every, int) or every < 1:
+        raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
+    if members is not None and (not isinstance(members, int) or members < 0):
+        raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
+    if loss is not None and example is None:
+        raise InstrumentError(
+            "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "
+            "gradient that it sends back"
+        )
+
+
+def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findings:
+    """The symmetries under a loss that can be evaluated on the example: `(inputs, target)`, or inputs alone."""
+    if not wants_target(loss):
+        return find_symmetries(model, example, loss)
+    if not (isinstance(example, (tuple, list)) and len(example) == 2):
+        raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
+    inputs, target = example
+    return find_symmetries(model, inputs, loss, target)
+
+
+def find_recognised(model: nn.Module, trained: Forward, graph: Graph) -> Findings:
+    """The symmetries under the loss that sent the gradients which `trained` has received."""
+    return find_under(model, trained.args, trained.kwargs, graph, _recognised(trained, graph))
+
+
+def find_betrayed(
+    model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
+) -> list[tuple[Symmetry, float]]:
+    """The symmetries, beyond those `known`, that the forward has and its gradient violates; see `find.betrayed`."""
+    free = _recognised(trained, graph)
+
+    def seen(output: Any) -> list[Tensor]:
+        return [seen_of(t, f) for t, f in zip(tensors_of(output), free, strict=True)]
+
+    return betrayed(model, graph, free, Experiment(model, trained.args, trained.kwargs, seen), known)
+
+
+def _recognised(trained: Forward, graph: Graph) -> list[Invariance]:
+    """What the loss does not see of each output, by the gradient that it sent back."""
+    if len(trained.outputs) != len(graph.outputs):
+        return [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
+    received = zip(trained.outputs, trained.cotangents, strict=True)
+    return [Invariance() if g is None else recognise(y, g) for y, g in received]
