@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from experiments.phase_separation import FINE, Config, schemes, system_of
+from neuromech.physics import LearnedStencil
 
 FIVE_POINT = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)
 
@@ -72,7 +73,9 @@ def main() -> int:
         u = states[name] = kept["u"]
         with torch.no_grad():
             energy = torch.stack([scheme.model.energy(x) for x in u])
-        kernel = kernels[name] = scheme.model.structure.kernel()
+        structure = scheme.model.structure
+        assert isinstance(structure, LearnedStencil)
+        kernel = kernels[name] = structure.kernel()
         missed += judge(name, kernel, energy, u.flatten(2).mean(-1), config.n)
         print(f"  mean squared error of the state {float(((u - states['exact']) ** 2).mean()):.2e}")
         if name != "both learned":

@@ -101,7 +101,7 @@ class Flow(nn.Module):
         self.built, self.walled = config.method != "pinn", config.method == "ncl"
         self.net = mlp(4, 4, config.width, config.depth, Sin)
         with torch.no_grad():
-            self.net[0].weight.mul_(2.0)  # as many waves as the flow has
+            next(self.net.parameters()).mul_(2.0)  # as many waves as the flow has
 
     def velocity(self, y: Tensor) -> Tensor:
         """[B, 4] -> [B, 3]."""

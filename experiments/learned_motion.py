@@ -27,11 +27,13 @@ from torch import nn
 
 from experiments import motions
 from neuromech.physics import (
+    CentralDifference,
     ConvEnergy,
     ConvField,
     DiscreteScheme,
     EnergyModel,
     ExplicitScheme,
+    Laplacian,
     MLPEnergy,
     MLPField,
     Training,
@@ -104,7 +106,10 @@ def models(config: Config) -> dict[str, Callable[[], Scheme]]:
     structure, h = system_of(config).structure, config.hidden
 
     def energy() -> nn.Module:
-        return MLPEnergy(2, h) if config.system == "mass-spring" else ConvEnergy(1, structure.dx, h)
+        if config.system == "mass-spring":
+            return MLPEnergy(2, h)
+        assert isinstance(structure, CentralDifference | Laplacian)
+        return ConvEnergy(1, structure.dx, h)
 
     if config.system == "mass-spring":
         fields: dict[str, Callable[[], nn.Module]] = {"NODE": lambda: MLPField(2, h)}
