@@ -27,7 +27,7 @@ class Run:
 
     def __init__(self, path: Path | None, sessions: list[Session]) -> None:
         self.path, self.sessions = path, sessions
-        self._files = tables.Reader(path) if path else None
+        self._files = tables.TableReader(path) if path else None
 
     @property
     def meta(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def append(directory: Path, table: str, columns: Columns) -> None:
     _write_whole(file, (text if header else ",".join(columns) + "\n" + text).encode(errors="backslashreplace"))
 
 
-class Reader:
+class TableReader:
     """The tables of a directory. Files only grow, so what was read once is not read again."""
 
     def __init__(self, directory: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuromech.report.words import listing, many
 
@@ -43,10 +43,10 @@ def faults(rows: pd.DataFrame) -> list[FaultRecord]:
     for _, group in rows.groupby(keys, sort=False):
         latest = group[group["times"] == group["times"].max()].sort_values("rank")
         first = {str(k): v for k, v in latest.iloc[0].items()}
-        numbers = {k: int(first.get(k, 0)) for k in ("fault", "step", "last", "times")}
-        words = {k: str(first.get(k, "")) for k in ("cause", "strength", "title", "parameters", "evidence", "advice")}
+        values: dict[str, Any] = {k: int(first.get(k, 0)) for k in ("fault", "step", "last", "times")}
+        values |= {k: str(first.get(k, "")) for k in ("cause", "strength", "title", "parameters", "evidence", "advice")}
         others = tuple(f"{row.title} ({row.strength})" for row in latest.iloc[1:].itertuples())
-        out.append(FaultRecord(**numbers, **words, others=others))
+        out.append(FaultRecord(**values, others=others))
     return out
 
 

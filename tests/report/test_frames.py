@@ -122,7 +122,7 @@ def test_a_resumed_run_replaces_the_branch_that_was_given_up(tmp_path: Path) -> 
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
-    reader = tables.Reader(tmp_path)
+    reader = tables.TableReader(tmp_path)
     tables.append(tmp_path, "t", {"a": [1, 2, 3]})
     assert reader.load("t")["a"].tolist() == [1, 2, 3]
     (tmp_path / "t.csv").unlink()
