@@ -9,8 +9,9 @@ treat the saved mean and variance as constants, so that third derivatives come o
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -29,7 +30,10 @@ OperatorForm = Literal["torch", "twice", "open"]
 
 @contextmanager
 def mathematical(form: OperatorForm) -> Iterator[None]:
-    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
+    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open".
+
+    What is compiled runs as it was written: compiled code has no second derivative.
+    """
     # What sdpa_kernel does, which takes as long as a layer to do it.
     fused = [enable for enabled, enable in FUSED if enabled()]
     plain = cuda.math_sdp_enabled()
@@ -37,15 +41,25 @@ def mathematical(form: OperatorForm) -> Iterator[None]:
         enable(False)
     cuda.enable_math_sdp(True)
     try:
-        if form == "torch":
+        with uncompiled(), nullcontext() if form == "torch" else _Forms(form):
             yield
-        else:
-            with _Forms(form):
-                yield
     finally:
         for enable in fused:
             enable(True)
         cuda.enable_math_sdp(plain)
+
+
+def compiler_loaded() -> bool:
+    """Whether anything can be compiled at all: importing the compiler takes seconds, and nobody compiles without."""
+    return "torch._dynamo" in sys.modules
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """Inside, what `torch.compile` has compiled runs as it was written; it stays compiled."""
+    if not compiler_loaded():
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")  # it begins right here
+    return stance
 
 
 FUSED = (
