@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import foreach_add, foreach_add_, foreach_mul
+
 Params = dict[str, Tensor]
 
 
@@ -35,9 +37,9 @@ def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Params:
     names = list(x)
     if first == 1.0 and rest:  # one pass over memory instead of two
         (coefficient, y), *rest = rest
-        total = torch._foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
+        total = foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
     else:
-        total = torch._foreach_mul([x[name] for name in names], first)
+        total = foreach_mul([x[name] for name in names], first)
     for coefficient, y in rest:
-        torch._foreach_add_(total, [y[name] for name in names], alpha=coefficient)
+        foreach_add_(total, [y[name] for name in names], alpha=coefficient)
     return dict(zip(names, total, strict=True))

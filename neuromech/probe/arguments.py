@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import uncompiled
 from neuromech.detect import (
     Experiment,
     Findings,
@@ -30,7 +31,7 @@ def bare(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
     while True:
         wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        inner = model.module if wrapped else uncompiled(model)
         if not isinstance(inner, nn.Module):
             return model
         model = inner

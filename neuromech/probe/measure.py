@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.params import named_parameters
@@ -180,7 +181,7 @@ class Measurement:
             if names:
                 self._journal.event(self.step, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
-            if owner._parameters.get(attribute) is not self.params[name]:
+            if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
                     self.step,
@@ -236,7 +237,7 @@ Marks = dict[str, tuple[int, int]]
 
 def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
     """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    return {name: (t.data_ptr(), t._version) for name, t in tensors}
+    return {name: (t.data_ptr(), version(t)) for name, t in tensors}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

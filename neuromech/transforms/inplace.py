@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import uncompiled
 from neuromech.errors import NeuromechWarning, SymmetryError
 from neuromech.symmetry import Symmetry
 
@@ -41,7 +42,7 @@ def bare(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+        elif (inner := uncompiled(model)) is not None:
             model = inner
         else:
             return model

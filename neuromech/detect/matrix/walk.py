@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from torch.utils._pytree import tree_map_only
-
+from neuromech.compat import tree_map_only
 from neuromech.detect.graph import Graph, Node, Value
 from neuromech.detect.matrix.indices import Axis, Label, NonNested, axis, leaves, length, unify
 

@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import own_parameter
 from neuromech.hooks import BackwardWatch
 from neuromech.monitor.missing_gradient import Habit
 
@@ -51,7 +52,7 @@ class Rhythm:
             "frozen": self._once("frozen", {n for n in self._trained & mine if not self._params[n].requires_grad}),
             "silent": self._once("silent", self._stopped(mine, set(moving) - set(silent))),
             "replaced": self._once(
-                "replaced", {n for n, (m, a) in self._owners.items() if m._parameters.get(a) is not self._params[n]}
+                "replaced", {n for n, (m, a) in self._owners.items() if own_parameter(m, a) is not self._params[n]}
             ),
         }
         if self._steps.get(optimizer):  # by its second step every optimizer of a loop has stepped
