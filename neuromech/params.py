@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from neuromech.compat import foreach_add, foreach_add_, foreach_mul
+from neuromech.compat import foreach_add, foreach_add_, foreach_mul, uncompiled
 
 Params = dict[str, Tensor]
 
@@ -18,6 +18,16 @@ Params = dict[str, Tensor]
 def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters of `model` by qualified name, a tied parameter once, under its first name."""
     return dict(model.named_parameters(remove_duplicate=True))
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
+    while True:
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wrapped else uncompiled(model)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
 
 
 def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:

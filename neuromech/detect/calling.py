@@ -7,13 +7,11 @@ DistributedDataParallel, compilation, activation checkpoints, a cache of paramet
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -109,16 +107,3 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
             f"the forward of {type(model).__name__} made new parameters ({', '.join(made[:5])}): call the model once "
             "on the example, then try again"
         )
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Random numbers drawn inside do not count: torch (all devices), NumPy and Python go on as if nothing happened."""
-    python, legacy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import uncompiled
 from neuromech.detect import (
     Experiment,
     Findings,
@@ -25,16 +24,6 @@ from neuromech.detect import (
 from neuromech.errors import InstrumentError
 from neuromech.hooks import Forward, held
 from neuromech.symmetry import Symmetry
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
-    while True:
-        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else uncompiled(model)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
 
 
 def check(
