@@ -259,16 +259,14 @@ def run_checkpoints_once(ours: Callable[[], bool]) -> Iterator[None]:
     """Checkpointed parts run once, like any other: there is no backward for which they would have to be run again.
 
     Where `ours()` is false, in other threads, which may be training, checkpoints stay what they are. torch has no
-    public switch for it; where either name is gone checkpoints run as ever, which is slower and otherwise the same.
+    public switch for it; where a generator has another name its checkpoints run twice, which is slower, not wrong.
     """
     module: Any = checkpoint
-    doors = {
-        "CheckpointFunction": lambda function: _Direct(function, ours),
-        "_checkpoint_without_reentrant_generator": lambda generator: partial(_nothing_saved, generator, ours),
-    }
-    before = {name: getattr(module, name) for name in doors if hasattr(module, name)}
-    for name, door in before.items():
-        setattr(module, name, doors[name](door))
+    generators = [name for name in vars(module) if name.startswith("_checkpoint_without_reentrant_generator")]
+    before = {name: getattr(module, name) for name in ("CheckpointFunction", *generators)}
+    module.CheckpointFunction = _Direct(module.CheckpointFunction, ours)
+    for name in generators:  # from torch 2.14 on there are two, one in the other
+        setattr(module, name, partial(_nothing_saved, before[name], ours))
     try:
         yield
     finally:

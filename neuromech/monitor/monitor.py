@@ -36,7 +36,7 @@ from neuromech.monitor.checks.replicas import Gather, disagreement, gather_all
 from neuromech.monitor.checks.settings import Expect, Expectations
 from neuromech.monitor.checks.step import StepCheck
 from neuromech.monitor.checksum import checksums
-from neuromech.monitor.diagnose import diagnose
+from neuromech.monitor.diagnosis import diagnose
 from neuromech.monitor.evidence import Broken, Evidence, Names, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults, Reaction, stop
 from neuromech.monitor.sample import Sample
