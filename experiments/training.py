@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
-from neuromech.monitor import Fault
-from neuromech.monitor.monitor import Monitor
+from neuromech.monitor import Fault, Monitor
 
 CLASSES = 4
 

@@ -4,7 +4,7 @@ import pytest
 
 from neuromech.monitor import CAUSES, Evidence, diagnose
 from neuromech.monitor.diagnose import CERTAIN, LIKELY
-from neuromech.monitor.evidence import Broken, Edit, Replica, Setting, Torn
+from neuromech.monitor.evidence import Broken, Edit, GradientEdit, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults
 from neuromech.monitor.replay import Difference
 
@@ -33,7 +33,7 @@ EVIDENCE = {
     "bit flip in weight": Evidence(edits=(Edit("1.weight", "weight", 5, False),)),
     "bit flip in gradient": Evidence(edits=(Edit("1.weight", "gradient", 5, False),), torques=(ONE, ONE_TOO)),
     "bit flip in momentum": Evidence(edits=(Edit("1.weight", "exp_avg", 5, False),)),
-    "modified gradient": Evidence(torn=Torn("norm", ("1.weight",), 3.0, 1.0)),
+    "modified gradient": Evidence(gradient_edit=GradientEdit("norm", ("1.weight",), 3.0, 1.0)),
     "not finite": Evidence(infinite=("1.weight",), skipped=True),
     "frozen": Evidence(frozen=("1.weight",)),
     "detached": Evidence(silent=("1.weight",)),
