@@ -29,13 +29,11 @@ from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now, find_recognised, find_violated
 from neuromech.probe.averages import Averages
-from neuromech.probe.frames import averages, history
 from neuromech.probe.measure import Measurement
 from neuromech.record import Journal, Record
+from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from neuromech.monitor import Expect, Gather, Monitor, Reaction
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
@@ -73,7 +71,7 @@ def instrument(
     return Probe(model, loss, example, optimizer, run, every, members, resume)
 
 
-class Probe:
+class Probe(RunFrames):
     """The instrument of one model, made by `instrument`. Also a context manager: leaving it is `remove()`."""
 
     def __init__(
@@ -125,21 +123,9 @@ class Probe:
         experiment = Experiment(self._model, forward.args, forward.kwargs, outputs_as_they_are)
         return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
 
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per recorded step and family (member -1: the sum over its members) or single member.
-
-        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
-        scale, and the residual of each law, |law - observed| / scale.
-        """
+    def _recorded(self) -> Record:
         self.flush()
-        return history(self._record, [s.name for s in self._found or ()])
-
-    @property
-    def averages(self) -> pd.DataFrame:
-        """One row per family and update of averaged weights: observed, exact, the `spread` it lags by, residual."""
-        self.flush()
-        return averages(self._record, [s.name for s in self._found or ()])
+        return self._record
 
     def averaging(self, averaged: nn.Module, weight: float) -> AbstractContextManager[None]:
         """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.

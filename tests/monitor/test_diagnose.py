@@ -71,6 +71,16 @@ def test_nothing_found_is_no_fault() -> None:
     assert diagnose(Evidence(families=7, lr=0.1, since_start=True, kept="SGD")) == ()
 
 
+def test_evidence_of_several_checks_is_merged() -> None:
+    a = Evidence(frozen=("a",), torques=(PAIR,), penalty=0.1)
+    b = Evidence(frozen=("b", "a"), torques=(PAIR, SCALE), since_start=True, kept="SGD", lr=0.1)
+    both = Evidence(frozen=("a", "b"), torques=(PAIR, SCALE), penalty=0.1, since_start=True, kept="SGD", lr=0.1)
+    assert a | b == both
+    assert Evidence() | a == a
+    assert a | Evidence() == a
+    assert (a | b) | EVIDENCE["settings"] == a | (b | EVIDENCE["settings"])
+
+
 def test_one_element_in_all_its_families_is_a_bit_of_a_gradient() -> None:
     found = diagnose(Evidence(torques=(ONE, ONE_TOO)))
     assert [s.key for s in found[:2]] == ["bit flip in gradient", "wrong backward"]
