@@ -39,7 +39,7 @@ from neuromech.physics import (
     Training,
     systems,
 )
-from neuromech.physics.energy.integrators import Scheme, separable
+from neuromech.physics.energy.integrators import MotionScheme, separable
 from neuromech.physics.energy.systems import System
 
 
@@ -101,7 +101,7 @@ def system_of(config: Config) -> System:
     return replace(system, dt=config.dt or system.dt, steps=config.length or system.steps)
 
 
-def models(config: Config) -> dict[str, Callable[[], Scheme]]:
+def models(config: Config) -> dict[str, Callable[[], MotionScheme]]:
     """The rivals, by name."""
     structure, h = system_of(config).structure, config.hidden
 
@@ -117,7 +117,7 @@ def models(config: Config) -> dict[str, Callable[[], Scheme]]:
         fields = {"NODE": lambda: ConvField(1, h, kernel=3), "NODE wide": lambda: ConvField(1, h, kernel=7)}
     fields["HNN"] = lambda: EnergyModel(energy(), structure)
     methods = {"RK2": "midpoint"} | ({"dopri5": "dopri5"} if config.adaptive else {})
-    rivals: dict[str, Callable[[], Scheme]] = {
+    rivals: dict[str, Callable[[], MotionScheme]] = {
         f"{name} {label}": partial(_explicit, make, method)
         for name, make in fields.items()
         for label, method in methods.items()

@@ -22,7 +22,7 @@ from torch import Tensor
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics import Training, fit, simulate
 from neuromech.physics.energy.data import Trajectories
-from neuromech.physics.energy.integrators import Scheme
+from neuromech.physics.energy.integrators import MotionScheme
 from neuromech.physics.energy.systems import System
 
 # Steps of a prediction between two writes of it. Each part begins anew, so an interrupted one ends in the same numbers.
@@ -62,7 +62,7 @@ def data(
     return Trajectories(stored["t"], stored["u"])
 
 
-def train(directory: Path, name: str, scheme: Scheme, training: Training, examples: Trajectories) -> None:
+def train(directory: Path, name: str, scheme: MotionScheme, training: Training, examples: Trajectories) -> None:
     """Train `scheme` on the pairs of `examples`, or go on where its checkpoint ends; a progress bar shows the loss."""
     from tqdm import tqdm
 
@@ -95,7 +95,7 @@ def _rows(log: Path) -> list[list[str]]:
         return list(csv.reader(file))[1:]
 
 
-def predict(directory: Path, name: str, scheme: Scheme, start: Tensor, dt: float, steps: int) -> None:
+def predict(directory: Path, name: str, scheme: MotionScheme, start: Tensor, dt: float, steps: int) -> None:
     """States [steps + 1, B, ...] from `start`, kept as they are made; a motion that diverges ends where it got to."""
     from tqdm import tqdm
 
@@ -121,7 +121,7 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
     os.replace(part, path)
 
 
-def reproducible(seed: int, make: Callable[[], Scheme], dtype: torch.dtype, device: str) -> Scheme:
+def reproducible(seed: int, make: Callable[[], MotionScheme], dtype: torch.dtype, device: str) -> MotionScheme:
     """A scheme whose initial parameters depend on `seed` alone."""
     torch.manual_seed(seed)
     return make().to(device=device, dtype=dtype)

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from neuromech import params as P
-from neuromech.detect.calling import call, preserved_rng, state_of
+from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
 from neuromech.detect.float64 import Precise, widened
 from neuromech.params import Params
+from neuromech.rng import preserved_rng
 from neuromech.symmetry import Symmetry
 
 # Factors on eps, with which both defects must fall. The second is for inputs that vary so little that the first leaves

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 import neuromech
-from analysis.monitor import KINDS, WANTED, by_fault, share
-from experiments.clean import HABITS
+from analysis.fault_detection import KINDS, WANTED, by_fault, share
+from experiments.fault_detection import Config, run, silence, trial
 from experiments.faults import INJECTIONS
-from experiments.monitor import Config, run, silence, trial
+from experiments.faults.clean import HABITS
 from neuromech.demo import digits, vgg
 from neuromech.record import read
 

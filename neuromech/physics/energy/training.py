@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.data import Pairs
-from neuromech.physics.energy.integrators import Scheme
+from neuromech.physics.energy.integrators import MotionScheme
 from neuromech.physics.energy.model import slope
 
 
@@ -40,7 +40,7 @@ class Training:
             raise PhysicsError(f"lr is positive and weight decay not negative; found {self.lr}, {self.weight_decay}")
 
 
-def loss(scheme: Scheme, pairs: Pairs) -> Tensor:
+def loss(scheme: MotionScheme, pairs: Pairs) -> Tensor:
     """mean |(u1 - u0)/dt - scheme(u0, u1, dt)|^2 over all entries."""
     observed = slope(pairs.before, pairs.after, pairs.dt)
     error = observed - scheme(pairs.before, pairs.after, pairs.dt)
@@ -48,7 +48,7 @@ def loss(scheme: Scheme, pairs: Pairs) -> Tensor:
 
 
 def fit(
-    scheme: Scheme,
+    scheme: MotionScheme,
     pairs: Pairs,
     training: Training | None = None,
     *,
@@ -104,7 +104,7 @@ def fit(
 
 
 def _save(
-    path: Path, scheme: Scheme, optimizer: torch.optim.Optimizer, draw: torch.Generator, losses: list[float]
+    path: Path, scheme: MotionScheme, optimizer: torch.optim.Optimizer, draw: torch.Generator, losses: list[float]
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".part")
@@ -113,7 +113,7 @@ def _save(
     os.replace(whole, path)
 
 
-def _resume(path: Path, scheme: Scheme, optimizer: torch.optim.Optimizer, draw: torch.Generator) -> list[float]:
+def _resume(path: Path, scheme: MotionScheme, optimizer: torch.optim.Optimizer, draw: torch.Generator) -> list[float]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
         scheme.load_state_dict(state["scheme"])

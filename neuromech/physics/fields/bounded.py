@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.domain import Box, FreeSpace, Torus
 from neuromech.physics.fields.layers import mlp
 from neuromech.physics.fields.motion import Clock
@@ -49,7 +49,7 @@ class BoundedMixture(Construction):
         self.logits = nn.Parameter(torch.zeros(components))
         self.clock = Clock(mlp(1, 2 * components * domain.d, width, depth))
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         value, rate = (v.unflatten(-1, (2, self.components, self.domain.d)) for v in self.clock(t))
         mean, mean_rate = self.means + value[:, 0], rate[:, 0]
         share = torch.sigmoid(self.shapes + value[:, 1])
@@ -71,4 +71,4 @@ class BoundedMixture(Construction):
         axes = range(self.domain.d)
         flux = [f[..., i] * torch.cat([p[..., :i], p[..., i + 1 :]], -1).prod(-1) for i in axes]
         density = (weights * p.prod(-1)).sum(1)
-        return State(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))
+        return DensityFlux(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))

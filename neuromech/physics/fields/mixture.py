@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.domain import FreeSpace
 from neuromech.physics.fields.layers import mlp
 from neuromech.physics.fields.motion import Clock, Swirl
@@ -158,10 +158,10 @@ class MovingMixture(Construction):
         factor, factor_rate = factor + self.factors + s * stretch, factor_rate + stretch
         return mean, factor, mean_rate / self.duration, factor_rate / self.duration
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         log_density, velocity = self._flow(t, x)
         density = self.total_mass * log_density.exp()
-        return State(density, density.unsqueeze(-1) * velocity)
+        return DensityFlux(density, density.unsqueeze(-1) * velocity)
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         return self._flow(t, x)[1]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.domain import FreeSpace
 from neuromech.physics.fields.layers import mlp
 from neuromech.physics.fields.motion import Clock, Swirl
@@ -102,7 +102,7 @@ class Subharmonic(Construction):
         self.clock = Clock(mlp(1, components * (d + 2), width, depth))
         self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         d, k = self.domain.d, self.components
         a = d / 2
         value, rate = self.clock(t)
@@ -124,4 +124,4 @@ class Subharmonic(Construction):
         density = parts.sum(1)
         if self.swirl is not None:
             flux = flux + self.swirl(t, x, density, -(parts / (s * s)).unsqueeze(-1).mul(y).sum(1))
-        return State(density, flux)
+        return DensityFlux(density, flux)

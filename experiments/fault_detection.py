@@ -1,10 +1,10 @@
 """Does the monitor catch what goes wrong in training, name the cause, and stay silent where nothing is wrong?
 
-    python -m experiments.monitor [--seeds 10] [--clean 200] [--out runs/monitor]
-    python -m analysis.monitor runs/monitor
+    python -m experiments.fault_detection [--seeds 10] [--clean 200] [--out runs/fault_detection]
+    python -m analysis.fault_detection runs/fault_detection
 
 Every fault of `experiments.faults` is injected into runs of random models, optimizers and precisions, at a random step;
-clean runs are those of `experiments.clean`. One row a run: what was told, when, and where the true cause stood.
+clean runs are those of `experiments.faults.clean`. One row a run: what was told, when, and where the true cause stood.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from experiments.clean import clean
 from experiments.faults import INJECTIONS, Injection
+from experiments.faults.clean import clean
 from neuromech.errors import NeuromechWarning
 from neuromech.record import Record
 
@@ -106,10 +106,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=Config.seeds)
     parser.add_argument("--clean", type=int, default=Config.clean)
-    parser.add_argument("--out", type=Path, default=Path("runs/monitor"))
+    parser.add_argument("--out", type=Path, default=Path("runs/fault_detection"))
     options = parser.parse_args()
     run(Config(options.seeds, options.clean), options.out, progress=True)
-    print(f"records in {options.out}; now: python -m analysis.monitor {options.out}")
+    print(f"records in {options.out}; now: python -m analysis.fault_detection {options.out}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Judges the runs of `experiments.monitor`: fault x caught x rank of the true cause, and the false alarms.
+"""Judges the runs of `experiments.fault_detection`: fault x caught x rank of the true cause, and the false alarms.
 
-    python -m analysis.monitor runs/monitor
+    python -m analysis.fault_detection runs/fault_detection
 
 Exits with 1 unless at least 20 kinds of fault were tried, 95 % of all were caught within 100 steps with the true cause
 among the first two, and nothing was told of clean runs, nor before a fault set in.

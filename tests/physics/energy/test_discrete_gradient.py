@@ -14,7 +14,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics import discrete_gradient
 from neuromech.physics.energy import rules
 from neuromech.physics.energy.graph import op_name, trace
-from tests.physics import operators
+from tests.physics.energy import operators
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -1,4 +1,4 @@
-"""A training loop with places where something can go wrong, and small models of many kinds to run it on."""
+"""A training loop with places where something can go wrong."""
 
 from __future__ import annotations
 
@@ -13,121 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
+from experiments.faults.networks import CLASSES, MODELS
 from neuromech.monitor import Fault
 from neuromech.monitor.monitor import Monitor
 
-CLASSES = 4
-
-
-class Activation(nn.Module):
-    """ReLU, until somebody exchanges `function`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.function: Callable[[Tensor], Tensor] = torch.relu
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-def rectifier(backward: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """ReLU as a custom function: `backward` makes the gradient of x from that of the output, and x."""
-
-    class Rectifier(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.clamp(min=0)
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return backward(g, *ctx.saved_tensors)
-
-    function: Callable[[Tensor], Tensor] = Rectifier.apply
-    return function
-
-
-class Path(nn.Module):
-    """Hands its input on, until somebody exchanges `function`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.function: Callable[[Tensor], Tensor] = lambda x: x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.up, self.act, self.down = (
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), Activation(), nn.Linear(2 * width, width),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.act(self.up(self.norm(x))))
-
-
-class Attention(nn.Module):
-    """One block of a transformer over tokens [batch, time, width]."""
-
-    def __init__(self, width: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.query, self.key = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, d = x.shape
-        h = self.norm(x)
-        q, k, v = (f(h).view(b, t, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
-        return x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
-
-
-class Pool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
-
-
-def perceptron() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 16), Activation(), Path(), nn.Linear(16, 12), Activation(), nn.Linear(12, CLASSES)
-    )
-
-
-def convolutional() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8)), nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), Activation(), Path(),
-        nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), Activation(), nn.MaxPool2d((2, 1)), nn.Flatten(),
-        nn.Linear(128, 12), Activation(), nn.Linear(12, CLASSES),
-    )  # fmt: skip
-
-
-def residual() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 12), Residual(12), Path(), Residual(12), nn.LayerNorm(12), nn.Linear(12, 16),
-        Activation(), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-def transformer() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(4, 12), Attention(12), Residual(12), Path(), Attention(12), Residual(12), nn.LayerNorm(12), Pool(),
-        nn.Linear(12, 16), Activation(), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-def normed() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16), Activation(), Path(), nn.Linear(16, 16),
-        nn.BatchNorm1d(16), Activation(), nn.Dropout(0.1), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    f.__name__: f for f in (perceptron, convolutional, residual, transformer, normed)
-}
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.05, "weight_decay": 1e-3}),
     "momentum": (torch.optim.SGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}),
@@ -243,3 +132,15 @@ def loop(
     made = kind(params, **settings)
     plan = torch.optim.lr_scheduler.CosineAnnealingLR(made, 400) if schedule else None
     return Loop(net, made, x, y, random.Random(seed), clip, plan)
+
+
+def add_to_loss(run: Loop, at: int, extra: Callable[[Tensor], Tensor]) -> None:
+    """From step `at` on, `extra(output)` is part of the loss."""
+
+    def loss() -> Tensor:
+        rows = [run.random.randrange(len(run.x)) for _ in range(run.batch)]
+        output = run.model(run.x[rows])
+        plain = F.cross_entropy(output, run.y[rows])
+        return plain + extra(output) if run.step >= at else plain
+
+    run.loss = loss  # type: ignore[method-assign]

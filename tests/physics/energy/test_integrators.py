@@ -25,12 +25,12 @@ from neuromech.physics import (
     simulate,
     systems,
 )
-from neuromech.physics.energy.integrators import Scheme, separable
+from neuromech.physics.energy.integrators import MotionScheme, separable
 from neuromech.physics.energy.training import loss
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-MAKERS: dict[str, Callable[[], Scheme]] = {
+MAKERS: dict[str, Callable[[], MotionScheme]] = {
     "NODE": lambda: ExplicitScheme(MLPField(2, 16), "rk4"),
     "HNN": lambda: ExplicitScheme(EnergyModel(MLPEnergy(2, 16), Symplectic()), "midpoint"),
     "HNN dopri5": lambda: ExplicitScheme(EnergyModel(MLPEnergy(2, 16), Symplectic()), "dopri5"),

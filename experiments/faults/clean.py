@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.training import MODELS, OPTIMIZERS, Activation, Loop, Path, loop, rectifier
+from experiments.faults.loop import OPTIMIZERS, Loop, loop
+from experiments.faults.networks import MODELS, Activation, Path, rectifier
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
 HABITS = (
