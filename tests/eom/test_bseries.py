@@ -1,5 +1,4 @@
-"""Rooted trees against what is known: their number, a scalar equation that can be solved, and derivatives by "
-"autograd."""
+"""Rooted trees against what is known: their number, a solvable scalar equation, derivatives by autograd."""
 
 from fractions import Fraction
 

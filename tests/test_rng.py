@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuromech.eom.rng import restore, states
+from neuromech.rng import preserved_rng, restore, states
 
 DRAWS = {
     "python": lambda: random.random(),
@@ -15,6 +15,17 @@ DRAWS = {
     "numpy, normal": lambda: float(np.random.randn()),
     "torch": lambda: float(torch.rand(())),
 }
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_inside_does_not_count(name: str) -> None:
+    start = states([])
+    after = DRAWS[name]()
+    restore(start)
+    with preserved_rng():
+        for draw in DRAWS.values():
+            draw()
+    assert DRAWS[name]() == after
 
 
 @pytest.mark.parametrize("before", range(3))

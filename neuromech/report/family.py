@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuromech.report.verdict import LAWS, UNFOLLOWED, Status, Verdict, distances, judge
+from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, Status, distances, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,7 +17,7 @@ KINDS = ("scale", "rescale", "translation")
 
 
 @dataclass(frozen=True)
-class Family:
+class FamilyRecord:
     """One family of symmetries, as found and as it fared.
 
     `whole`: step and COLUMNS of the sums over its members; `members`: the same of single members, with `member`;
@@ -36,7 +36,7 @@ class Family:
     whole: pd.DataFrame
     members: pd.DataFrame
     distances: pd.DataFrame
-    verdict: Verdict
+    verdict: LawVerdict
     terms: pd.DataFrame
 
     def worst(self, law: str) -> float:
@@ -44,7 +44,7 @@ class Family:
         return float(self.distances[law].max())
 
 
-def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[Family]:
+def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[FamilyRecord]:
     """Every family that was found or has rows, in the order of the records; missing columns count as nan."""
     moved = _by_symmetry(terms)
     rows = charges.reindex(columns=["step", "symmetry", "member", *COLUMNS])
@@ -61,7 +61,7 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
         whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
         dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
         out.append(
-            Family(
+            FamilyRecord(
                 index=index,
                 kind=str(data.get("kind") or "other"),
                 size=int(data.get("size") or 1),
@@ -100,7 +100,7 @@ def gradients_in(meta: Mapping[str, Any]) -> str:
     return str(meta.get("autocast") or "") if not known or "exact" in known else ""
 
 
-def by_kind(found: Sequence[Family]) -> dict[str, list[Family]]:
+def by_kind(found: Sequence[FamilyRecord]) -> dict[str, list[FamilyRecord]]:
     """Families by kind, those that need attention first."""
     order: dict[Status, int] = {"broken": 0, "diverged": 1, "close": 2}
     kinds = [*KINDS, *sorted({f.kind for f in found} - set(KINDS))]
@@ -108,7 +108,7 @@ def by_kind(found: Sequence[Family]) -> dict[str, list[Family]]:
     return {k: sorted(fs, key=lambda f: order.get(f.verdict.status, 3)) for k, fs in grouped.items() if fs}
 
 
-def summary(found: Sequence[Family]) -> pd.DataFrame:
+def summary(found: Sequence[FamilyRecord]) -> pd.DataFrame:
     """One row a family: what it is, the verdict on its exact law, and how far each law was off at worst."""
     import pandas as pd
 
@@ -124,7 +124,7 @@ def summary(found: Sequence[Family]) -> pd.DataFrame:
     )
 
 
-def law_table(found: Sequence[Family]) -> list[dict[str, Any]]:
+def law_table(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
     """How far each law was off, over the families that it predicts: law, families, median, worst, name of the worst."""
     out = []
     for law in LAWS:

@@ -52,8 +52,7 @@ def test_as_after_one_forward(how, steps_before) -> None:
 
 
 def test_dropout_masks_are_shared_within_a_step() -> None:
-    """With the same mask at every evaluation, gradients alone and products agree to the order; with others they "
-    "cannot."""
+    """With the same mask at every evaluation, gradients alone and products agree to the order; else they cannot."""
     ends = []
     for backend in ("hvp", "gradients"):
         torch.manual_seed(0)

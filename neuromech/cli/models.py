@@ -21,7 +21,7 @@ REAL = 100_000_000  # parameters up to which a configuration is built with numbe
 _BATCH, _TOKENS, _SAMPLES = 2, 8, 16_000
 
 
-class Subject(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model, an example of what it is called with, and the loss and target if there are any."""
 
     model: nn.Module
@@ -30,29 +30,29 @@ class Subject(NamedTuple):
     target: Any = None
 
 
-def load(where: str, meta: bool = False) -> Subject:
-    """The subject that a person names: MODULE:CALLABLE, PROGRAM.pt2, CONFIG.json or a directory with a config.json.
+def load(where: str, meta: bool = False) -> LoadedModel:
+    """The model that a person names: MODULE:CALLABLE, PROGRAM.pt2, CONFIG.json or a directory with a config.json.
 
     `meta`: without numbers in the parameters. Raises `NeuromechError` if there is no such thing, or if it is not what
     it should be.
     """
     path = Path(where)
     if path.suffix == ".pt2":
-        subject = _from_program(path)
+        given = _from_program(path)
     elif path.suffix == ".json" or path.is_dir():
         return _from_config(path, meta)  # which is built without numbers where it is large
     else:
-        subject = _from_factory(where)
+        given = _from_factory(where)
     if not meta:
-        return subject
-    example, target = (torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in subject[1::2])
-    return Subject(subject.model.to("meta"), example, subject.loss, target)
+        return given
+    example, target = (torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in given[1::2])
+    return LoadedModel(given.model.to("meta"), example, given.loss, target)
 
 
 # -- a factory ------------------------------------------------------------------------------------------------------
 
 
-def _from_factory(where: str) -> Subject:
+def _from_factory(where: str) -> LoadedModel:
     module, colon, name = where.partition(":")
     if not (module and colon and name):
         raise NeuromechError(
@@ -78,13 +78,13 @@ def _from_factory(where: str) -> Subject:
             f"{where} must return a torch.nn.Module first, as in (model, example); it returned a "
             f"{type(given[0]).__name__} there"
         )
-    return Subject(*given)
+    return LoadedModel(*given)
 
 
 # -- a saved program ------------------------------------------------------------------------------------------------
 
 
-def _from_program(path: Path) -> Subject:
+def _from_program(path: Path) -> LoadedModel:
     """A `torch.export` program with the example that it was exported with."""
     if not path.is_file():
         raise NeuromechError(f"there is no file {path}")
@@ -104,13 +104,13 @@ def _from_program(path: Path) -> Subject:
 
     if kwargs:
         model.register_forward_pre_hook(with_keywords, with_kwargs=True, prepend=True)
-    return Subject(model, tuple(args))
+    return LoadedModel(model, tuple(args))
 
 
 # -- a configuration ------------------------------------------------------------------------------------------------
 
 
-def _from_config(path: Path, meta: bool) -> Subject:
+def _from_config(path: Path, meta: bool) -> LoadedModel:
     """The model that a Hugging Face config.json describes, freshly initialised, in training mode."""
     try:
         import transformers
@@ -139,7 +139,7 @@ def _from_config(path: Path, meta: bool) -> Subject:
         raise NeuromechError(f"{file}: no model could be built from it ({type(error).__name__}: {error})") from error
     with warnings.catch_warnings(), torch.device(next(model.parameters()).device):
         warnings.simplefilter("ignore")
-        return Subject(model.train(), _example_of(model))
+        return LoadedModel(model.train(), _example_of(model))
 
 
 def _example_of(model: Any) -> dict[str, Any]:

@@ -1,5 +1,4 @@
-"""Points: every form of derivative of every operator agrees; what has no derivative is named; nothing is left "
-"behind."""
+"""Points: all forms of derivatives of all operators agree; a missing one is named; nothing is left behind."""
 
 import pytest
 import torch
@@ -46,8 +45,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_derivatives_of_layers_are_right(name: str) -> None:
-    """Against differences of gradients, which know nothing of second derivatives. torch's own third ones are wrong "
-    "for norms."""
+    """Against differences of gradients, which need no second derivative. For norms torch's own third ones are wrong."""
     make, shape = LAYERS[name]
     loss, params = behind(make(), torch.randn(shape))
     exact, rough = Point(loss, params, "reverse"), Point(loss, params, "difference")
