@@ -27,7 +27,7 @@ from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, LossWatch, StepWatch
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_betrayed, find_now, find_recognised
+from neuromech.probe.arguments import check, find_now, find_recognised, find_violated
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.record import Journal, Progress, Record, how_it_ended
@@ -158,10 +158,10 @@ class Probe(RunFrames):
         *,
         clip_norm: float | None = None,
         expect: Expect | None = None,
-        scheduled: Collection[str] = ("lr", "momentum", "betas"),
+        scheduled: str | Collection[str] = ("lr", "momentum", "betas"),
         precision: torch.dtype | None = None,
         replicas: bool | Gather = False,
-        ignore: Collection[str] = (),
+        ignore: str | Collection[str] = (),
     ) -> Monitor:
         """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
 
@@ -172,13 +172,21 @@ class Probe(RunFrames):
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
         torch.distributed; all have to. `ignore`: causes that are no faults here.
 
-        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
+        no sense, or if there is a monitor with other ones.
         """
-        if self._monitor is not None or self._removed:
-            raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
         from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
+        if self._monitor is not None and options == Options():
+            return self._monitor
+        if self._monitor is not None or self._removed:
+            why = (
+                "has been removed"
+                if self._removed
+                else "has its monitor already: monitor() without arguments returns it"
+            )
+            raise InstrumentError(f"this probe {why}")
         self._monitor = Monitor(self._model, self._hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -275,7 +283,7 @@ class Probe(RunFrames):
                 return False
             self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
             if trained is not None and self._monitor is not None:
-                self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
+                self._monitor.add_violated(find_violated(self._model, trained, self._graph[1], self._found))
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
@@ -308,17 +316,19 @@ class Probe(RunFrames):
             return  # a step before any backward, or one that a GradScaler skips: nothing begins
         if self._measurement is not None or self._start():
             assert self._measurement is not None
+            edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if self._monitor is not None and self._found is not None:
-                self._monitor.arm(self._measurement.symmetries, self._found.inactive, self._measurement)
-                self._monitor.before(optimizer)
-            self._measurement.before(optimizer)
+                measured = self._measurement
+                self._monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive)
+                edited = self._monitor.before(optimizer)
+            self._measurement.before(optimizer, edited)
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
             self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
-            if self._monitor is not None:
-                self._monitor.after(optimizer, reading)
+            if self._monitor is not None and self._monitor.after(optimizer, reading):
+                self._measurement.start_over()
 
     def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """Once measuring has begun, no failure of the instrument may end the run that it watches."""
