@@ -9,7 +9,6 @@ Nothing here changes a number of the training run: hooks read, and return what t
 
 from __future__ import annotations
 
-import traceback
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
@@ -88,7 +87,7 @@ class Probe(RunFrames):
         every: int,
         members: int | None,
         resume: bool,
-        about: Mapping[str, Any],
+        about: dict[str, Any],
     ) -> None:
         self._model = unwrapped(model)
         self._monitor: Monitor | None = None
@@ -199,10 +198,7 @@ class Probe(RunFrames):
         self._progress.flush()
 
     def log(self, **values: Any) -> None:
-        """Record numbers at the present step: `probe.log(accuracy=0.9)`. A `loss` replaces the one that backward saw.
-
-        Raises `RecordError` for what is not a number.
-        """
+        """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
         self._progress.log(values)
 
     def remove(self) -> None:
@@ -343,14 +339,7 @@ class Probe(RunFrames):
             except Exception as error:
                 if measurement is None:
                     raise
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                self._journal.once(
-                    "failed",
-                    measurement.step,
-                    "failed",
-                    f"measuring failed after step {measurement.step} and has stopped; training goes on, and what was "
-                    f"recorded is kept. {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-                )
+                self._journal.once("failed", measurement.step, "failed", empty_run.failed(measurement.step, error))
                 self._remove("failed", f"{type(error).__name__}: {error}")
             if self._monitor is not None:
                 self._monitor.react()  # what it raises is meant to end the run

@@ -83,7 +83,7 @@ class Totals:
     def __init__(self, rows: Rows, eps: Sequence[float]) -> None:
         """`eps`: of the weights of each family, or coarser if gradients are."""
         self._rows = rows
-        each = torch.tensor([*eps, *(eps[i] for i in rows.family)], dtype=torch.float64)
+        each = torch.tensor([*eps, *(eps[int(i)] for i in rows.family)], dtype=torch.float64)
         self._bound = CONFIDENCE * (each + LAW_OPERATIONS * EPS64)  # of one step, relative
         self._largest: Tensor | None = None  # the largest scale so far
         self._start: Tensor | None = None  # the charges at the start

@@ -89,5 +89,5 @@ def _numbers(values: Sequence[Any]) -> list[float]:
     for indices in places.values():
         together = torch.stack([values[i].double().reshape(()) for i in indices]).tolist()
         for i, x in zip(indices, together, strict=True):
-            out[i] = x
+            out[i] = float(x)
     return out
