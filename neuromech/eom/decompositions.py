@@ -9,9 +9,8 @@ treat the saved mean and variance as constants, so that third derivatives come o
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -20,6 +19,7 @@ from torch.backends import cuda
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from neuromech.compat import run_eagerly
 from neuromech.eom import double_backward
 from neuromech.eom.norm_calls import NormCall, batch_norms, instance_norms
 
@@ -41,25 +41,12 @@ def mathematical(form: OperatorForm) -> Iterator[None]:
         enable(False)
     cuda.enable_math_sdp(True)
     try:
-        with uncompiled(), nullcontext() if form == "torch" else _Forms(form):
+        with run_eagerly(), nullcontext() if form == "torch" else _Forms(form):
             yield
     finally:
         for enable in fused:
             enable(True)
         cuda.enable_math_sdp(plain)
-
-
-def compiler_loaded() -> bool:
-    """Whether anything can be compiled at all: importing the compiler takes seconds, and nobody compiles without."""
-    return "torch._dynamo" in sys.modules
-
-
-def uncompiled() -> AbstractContextManager[None]:
-    """Inside, what `torch.compile` has compiled runs as it was written; it stays compiled."""
-    if not compiler_loaded():
-        return nullcontext()
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")  # it begins right here
-    return stance
 
 
 FUSED = (

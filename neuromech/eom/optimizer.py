@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuromech.compat import compiler_loaded, is_compiled, run_eagerly, version
 from neuromech.eom.accumulation import Closure, Pending
 from neuromech.eom.audit import check_difference, check_repeats, check_slope, check_small, check_waiting
 from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
-from neuromech.eom.decompositions import compiler_loaded, uncompiled
 from neuromech.eom.derivatives import FORMS, HVPForm, MissingDerivative, Point, gradient_at
 from neuromech.eom.landscape import check_parameters
 from neuromech.eom.rule import check_order
@@ -78,19 +78,22 @@ class EoMOptimizer(Optimizer):
 
     def _forget(self) -> None:
         """Nothing is known yet of the closure."""
-        # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
-        self.base.follows_flow = self.order > 0  # type: ignore[attr-defined]
         self._pending = Pending()
         self._chosen: Backend | None = None
         self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
         self._modules = WeakSet[nn.Module]()
         self._used: dict[int, tuple[ref[Tensor], int]] = {}  # by parameter: the gradient of a step, and its version
         self.base.register_step_post_hook(lambda *_: self._mark_used())
+        self._tell()
+
+    def _tell(self) -> None:
+        """Whoever watches the base has to know: symmetries of the loss do not protect the gradients it is handed."""
+        self.base.follows_flow = self.described() if self.order else {}  # type: ignore[attr-defined]
 
     def described(self) -> dict[str, Any]:
         """What the steps do, for records: plain data. `backend` is the one in use, "auto" before the first step."""
         return {
-            "optimizer": type(self).__name__,
+            "class": type(self).__name__,
             "base": type(self.base).__name__,
             "order": self.order,
             "follow": self.follow,
@@ -224,7 +227,7 @@ class EoMOptimizer(Optimizer):
         before = {name: p.grad for name, p in values.items()}
         try:
             with (
-                uncompiled() if audit else nullcontext(),
+                run_eagerly() if audit else nullcontext(),
                 Live(loss, values, once, self._alike and not audit, parallel=self._parallel, known=known) as live,
             ):
                 point, handed = self._evaluated(live, roles, waiting, audit)
@@ -254,14 +257,14 @@ class EoMOptimizer(Optimizer):
 
     def _mark_used(self) -> None:
         held = ((p, p.grad) for group in self.param_groups for p in group["params"])
-        self._used = {id(p): (ref(g), g._version) for p, g in held if g is not None}
+        self._used = {id(p): (ref(g), version(g)) for p, g in held if g is not None}
 
     def _waiting(self, values: Params) -> Params:
         """Gradients in .grad that have been put there since the last step, of whoever's."""
         waiting: Params = {}
         for name, p in values.items():
-            used, version = self._used.get(id(p), (None, 0))
-            if p.grad is not None and (used is None or used() is not p.grad or version != p.grad._version):
+            used, at = self._used.get(id(p), (None, 0))
+            if p.grad is not None and (used is None or used() is not p.grad or at != version(p.grad)):
                 waiting[name] = p.grad
         return waiting
 
@@ -286,7 +289,9 @@ class EoMOptimizer(Optimizer):
             made = step_gradient(point, live, roles, self.state, self.order, self.follow, backend)
         if backend == "gradients":
             self._form = "gradient"
-        self._chosen = backend
+        if backend != self._chosen:
+            self._chosen = backend
+            self._tell()
         if audit and made.powers and not self._warned:
             self._warned = check_small(made, point.gradient, roles)
         return point, made.gradient
@@ -304,7 +309,7 @@ def _compiled(live: Live) -> bool:
     """Whether the closure runs compiled code, which is differentiated once only."""
     if not compiler_loaded():
         return False
-    return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in live.modules)
+    return any(is_compiled(m) for m in live.modules)
 
 
 def _check_options(order: int, follow: str, backend: str, hvp: str) -> None:

@@ -71,10 +71,10 @@ def find_recognised(model: nn.Module, trained: Forward, graph: Graph) -> Finding
     return find_under(model, trained.args, trained.kwargs, graph, _recognised(trained, graph))
 
 
-def find_betrayed(
+def find_violated(
     model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
 ) -> list[tuple[Symmetry, float]]:
-    """The symmetries, beyond those `known`, that the forward has and its gradient violates; see `find.betrayed`."""
+    """The symmetries, beyond those `known`, that the forward has and its gradient violates."""
     free = _recognised(trained, graph)
 
     def seen(output: Any) -> list[Tensor]:

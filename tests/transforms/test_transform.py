@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gauge.nets import MODELS, Tied, build
 from neuromech import NeuromechWarning, Part, Symmetry, SymmetryError, Term, find_symmetries, transform
 from neuromech.symmetry import KINDS
+from transforms.nets import MODELS, Tied, build
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -29,12 +29,12 @@ def test_members_numbers_and_back() -> None:
     model, x = build("mlp")
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     s = find_symmetries(model, x).symmetries.of(kind="rescale")[0]
-    transform(model, s, torch.log(torch.tensor(2.0, dtype=torch.float64)), member=3)
+    transform(model, s, torch.log(torch.tensor(2.0, dtype=torch.float64)), i=3)
     assert torch.allclose(model[0].weight[3], 2 * before["0.weight"][3])
     assert torch.equal(model[0].weight[2], before["0.weight"][2])
     transform(model, s, -0.5)
     transform(model, s, 0.5)
-    transform(model, s, -torch.log(torch.tensor(2.0, dtype=torch.float64)), member=3)
+    transform(model, s, -torch.log(torch.tensor(2.0, dtype=torch.float64)), i=3)
     assert all(torch.allclose(p, before[n], rtol=1e-13) for n, p in model.named_parameters())
 
 

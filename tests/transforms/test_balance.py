@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gauge.nets import MODELS, Tied, build
 from neuromech import Balanced, Findings, Symmetry, SymmetryError, balance, find_symmetries
+from transforms.nets import MODELS, Tied, build
 
 NAMES = list(MODELS)
 

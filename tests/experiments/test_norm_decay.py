@@ -17,7 +17,7 @@ SHORT = Config(rates=(0.2, 0.4), decays=(0.2, 0.4), time=0.5)
 def test_a_short_run_is_recorded_resumed_and_judged(tmp_path) -> None:
     pytest.importorskip("sklearn")
     run(replace(SHORT, decays=(0.4,)), tmp_path / "part")
-    with pytest.raises(RecordError, match="other settings"):
+    with pytest.raises(RecordError, match="another configuration"):
         run(SHORT, tmp_path / "part")
     run(SHORT, tmp_path / "run")
     before = read(tmp_path / "run").frame("decay", every_session=True)

@@ -9,9 +9,9 @@ import torch
 
 from analysis import learned_motion as judge
 from analysis import phase_separation as judge_phases
-from experiments import learned_motion, motions, phase_separation
+from experiments import learned_motion, motions, phase_separation, runs
 from experiments.learned_motion import FULL, SMALL
-from neuromech.errors import PhysicsError
+from neuromech.errors import RecordError
 
 TOY = {
     "mass-spring": replace(
@@ -40,7 +40,7 @@ def test_from_data_to_table_and_figures(tmp_path: Path, name: str) -> None:
     made = {p: p.stat().st_mtime_ns for p in directory.glob("*-prediction.pt")}
     learned_motion.run(config, tmp_path)
     assert made == {p: p.stat().st_mtime_ns for p in directory.glob("*-prediction.pt")}
-    with pytest.raises(PhysicsError, match="another configuration"):
+    with pytest.raises(RecordError, match="another configuration"):
         learned_motion.run(replace(config, seed=1), tmp_path)
 
 
@@ -49,7 +49,7 @@ def test_a_prediction_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path
     scheme = learned_motion.models(TOY["mass-spring"])["discrete gradient"]().double()
     start = torch.randn(3, 2, dtype=torch.float64)
     motions.predict(tmp_path, "whole", scheme, start, 0.2, 35)
-    write, left = motions._write, [3]
+    write, left = motions.write, [3]
 
     def dies(path: Path, content: object) -> None:
         left[0] -= 1
@@ -57,10 +57,10 @@ def test_a_prediction_that_was_killed_goes_on_to_the_same_numbers(tmp_path: Path
             raise KeyboardInterrupt
         write(path, content)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(motions, "_write", dies)
+    monkeypatch.setattr(motions, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         motions.predict(tmp_path, "killed", scheme, start, 0.2, 35)
-    monkeypatch.setattr(motions, "_write", write)
+    monkeypatch.setattr(motions, "write", write)
     assert len(judge.predictions(tmp_path)["killed"]) == 21
     motions.predict(tmp_path, "killed", scheme, start, 0.2, 35)
     found = judge.predictions(tmp_path)
@@ -102,7 +102,7 @@ def test_phases(tmp_path: Path) -> None:
     states = {"exact": torch.load(directory / "data.pt", weights_only=True)["u"][2:].transpose(0, 1)}
     kernels = {"exact": judge_phases.FIVE_POINT}
     for name, scheme in phase_separation.schemes(config).items():
-        scheme.load_state_dict(torch.load(directory / f"{name}.pt", weights_only=True)["scheme"])
+        scheme.load_state_dict(torch.load(directory / f"{name}.pt", weights_only=True)["module"])
         states[name] = u = torch.load(directory / f"{name}-prediction.pt", weights_only=True)["u"]
         kernels[name] = scheme.model.structure.kernel()
         with torch.no_grad():
@@ -113,9 +113,9 @@ def test_phases(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    assert motions.device("cpu") == "cpu"
+    assert runs.device("cpu") == "cpu"
     with pytest.raises(argparse.ArgumentTypeError, match="'nonsense' is no device"):
-        motions.device("nonsense")
+        runs.device("nonsense")
 
 
 def test_stencils_that_are_not_as_promised_are_seen(capsys: pytest.CaptureFixture[str]) -> None:

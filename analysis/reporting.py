@@ -25,6 +25,12 @@ def show(table: pd.DataFrame, form: str = "{:.2g}", index: bool = False) -> None
         print(table.to_string(index=index))
 
 
+def verdict(holds: bool, kept: str, missed: str) -> int:
+    """Print what was found; the exit code of the analysis."""
+    print(kept if holds else missed)
+    return 0 if holds else 1
+
+
 def errors_over_time(runs: pd.DataFrame, of: str, out: Path, every: float) -> Path:
     """Errors against CPU time, mean and range over the runs of a method; times are rounded to `every` seconds."""
     import seaborn as sns
