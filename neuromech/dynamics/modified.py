@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from neuromech.dynamics.settings import Settings
+from neuromech.optimizers import Settings
 
 
 def highest(settings: Settings) -> int:
