@@ -26,16 +26,6 @@ from neuromech.hooks import Forward, held
 from neuromech.symmetry import Symmetry
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
-    while True:
-        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def check(
     model: nn.Module,
     loss: Callable[..., Any] | None,
@@ -81,10 +71,10 @@ def find_recognised(model: nn.Module, trained: Forward, graph: Graph) -> Finding
     return find_under(model, trained.args, trained.kwargs, graph, _recognised(trained, graph))
 
 
-def find_betrayed(
+def find_violated(
     model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
 ) -> list[tuple[Symmetry, float]]:
-    """The symmetries, beyond those `known`, that the forward has and its gradient violates; see `find.betrayed`."""
+    """The symmetries, beyond those `known`, that the forward has and its gradient violates."""
     free = _recognised(trained, graph)
 
     def seen(output: Any) -> list[Tensor]:

@@ -24,18 +24,16 @@ from torch.optim.optimizer import Optimizer
 from neuromech.detect import Experiment, Findings, Graph, Invariance, analyse, arguments, outputs_as_they_are, record
 from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Forward, ForwardWatch, StepWatch
-from neuromech.params import named_parameters
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, StepWatch
+from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import bare, check, find_betrayed, find_now, find_recognised
+from neuromech.probe.arguments import check, find_now, find_recognised, find_violated
 from neuromech.probe.averages import Averages
-from neuromech.probe.frames import averages, history
 from neuromech.probe.measure import Measurement
 from neuromech.record import Journal, Record
+from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from neuromech.monitor import Expect, Gather, Monitor, Reaction
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
@@ -65,7 +63,7 @@ def instrument(
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
     check(model, loss, example, optimizer, every, members)
-    if bare(model) in _watched:
+    if unwrapped(model) in _watched:
         name = type(model).__name__
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
@@ -73,7 +71,7 @@ def instrument(
     return Probe(model, loss, example, optimizer, run, every, members, resume)
 
 
-class Probe:
+class Probe(RunFrames):
     """The instrument of one model, made by `instrument`. Also a context manager: leaving it is `remove()`."""
 
     def __init__(
@@ -87,7 +85,7 @@ class Probe:
         members: int | None,
         resume: bool,
     ) -> None:
-        self._model, self._outer = bare(model), model
+        self._model = unwrapped(model)
         self._monitor: Monitor | None = None
         self._saved_monitor: dict[str, Any] | None = None
         self._every, self._members = every, members
@@ -101,7 +99,8 @@ class Probe:
         self._has_example = example is not None
         if example is not None and loss is None:
             self._on_forward(Forward(*arguments(example), self._model.training))
-        self._forwards = ForwardWatch(model, self._on_forward)
+        self._hooks, self._forwards = ForwardHooks(model), ForwardWatch(self._on_forward)
+        self._hooks.listeners.append(self._forwards)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
         )
@@ -124,21 +123,9 @@ class Probe:
         experiment = Experiment(self._model, forward.args, forward.kwargs, outputs_as_they_are)
         return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
 
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per recorded step and family (member -1: the sum over its members) or single member.
-
-        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
-        scale, and the residual of each law, |law - observed| / scale.
-        """
+    def _recorded(self) -> Record:
         self.flush()
-        return history(self._record, [s.name for s in self._found or ()])
-
-    @property
-    def averages(self) -> pd.DataFrame:
-        """One row per family and update of averaged weights: observed, exact, the `spread` it lags by, residual."""
-        self.flush()
-        return averages(self._record, [s.name for s in self._found or ()])
+        return self._record
 
     def averaging(self, averaged: nn.Module, weight: float) -> AbstractContextManager[None]:
         """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.
@@ -164,10 +151,10 @@ class Probe:
         *,
         clip_norm: float | None = None,
         expect: Expect | None = None,
-        scheduled: Collection[str] = ("lr", "momentum", "betas"),
+        scheduled: str | Collection[str] = ("lr", "momentum", "betas"),
         precision: torch.dtype | None = None,
         replicas: bool | Gather = False,
-        ignore: Collection[str] = (),
+        ignore: str | Collection[str] = (),
     ) -> Monitor:
         """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
 
@@ -178,14 +165,22 @@ class Probe:
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
         torch.distributed; all have to. `ignore`: causes that are no faults here.
 
-        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
+        no sense, or if there is a monitor with other ones.
         """
-        if self._monitor is not None or self._removed:
-            raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
         from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
-        self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
+        if self._monitor is not None and options == Options():
+            return self._monitor
+        if self._monitor is not None or self._removed:
+            why = (
+                "has been removed"
+                if self._removed
+                else "has its monitor already: monitor() without arguments returns it"
+            )
+            raise InstrumentError(f"this probe {why}")
+        self._monitor = Monitor(self._model, self._hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
         return self._monitor
@@ -201,7 +196,7 @@ class Probe:
             self._removed = True
             self.flush()
             self._explain_silence()
-            self._forwards.remove()
+            self._hooks.remove()
             self._steps.remove()
             if self._monitor is not None:
                 self._monitor.remove()
@@ -270,7 +265,7 @@ class Probe:
                 return False
             self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
             if trained is not None and self._monitor is not None:
-                self._monitor.accuse(find_betrayed(self._model, trained, self._graph[1], self._found))
+                self._monitor.add_violated(find_violated(self._model, trained, self._graph[1], self._found))
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
@@ -302,16 +297,18 @@ class Probe:
             return  # a step before any backward, or one that a GradScaler skips: nothing begins
         if self._measurement is not None or self._start():
             assert self._measurement is not None
+            edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if self._monitor is not None and self._found is not None:
-                self._monitor.arm(self._measurement.symmetries, self._found.inactive, self._measurement)
-                self._monitor.before(optimizer)
-            self._measurement.before(optimizer)
+                measured = self._measurement
+                self._monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive)
+                edited = self._monitor.before(optimizer)
+            self._measurement.before(optimizer, edited)
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
-            if self._monitor is not None:
-                self._monitor.after(optimizer, reading)
+            if self._monitor is not None and self._monitor.after(optimizer, reading):
+                self._measurement.start_over()
 
     def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """Once measuring has begun, no failure of the instrument may end the run that it watches."""

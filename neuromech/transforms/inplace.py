@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import NeuromechWarning, SymmetryError
+from neuromech.params import unwrapped
 from neuromech.symmetry import Symmetry
 
 
 @torch.no_grad()
-def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, member: int | None = None) -> nn.Module:
+def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, i: int | None = None) -> nn.Module:
     """Move `model` along `symmetry` in place, as `symmetry.transform` says, and return it.
 
-    `alpha`: the distance, a real number for all members (or for `member` alone) or [size], one a member; 0 stays, and
+    `alpha`: the distance, a real number for all members (or for member `i` alone) or [size], one a member; 0 stays, and
     -alpha goes back. A scale or rescale symmetry multiplies by exp(alpha * weight): for a factor c pass log(c).
     Computed in float64 and rounded once to each parameter's own dtype. Gradients, buffers (running statistics of a
     batch norm among them), optimizer states and random numbers stay as they are. DDP, DataParallel and compiled models
@@ -32,31 +33,20 @@ def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, membe
     params = own_parameters(model, symmetry)
     own = replace(symmetry, terms=tuple(replace(t, parameter=first_name(model, t.parameter)) for t in symmetry.terms))
     wide = {name: params[name].double() for name in own.parameters}
-    assign(params, own.transform(wide, distance, member))
+    assign(params, own.transform(wide, distance, i))
     return model
-
-
-def bare(model: nn.Module) -> nn.Module:
-    """The module inside the wrappers of DDP, DataParallel and torch.compile."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def first_name(model: nn.Module, name: str) -> str:
     """The name under which `named_parameters` lists a parameter that may have several; unknown names stay."""
-    inside = bare(model)
+    inside = unwrapped(model)
     every = dict(inside.named_parameters(remove_duplicate=False))
     return next((first for first, p in inside.named_parameters() if p is every.get(name)), name)
 
 
 def own_parameters(model: nn.Module, *symmetries: Symmetry) -> dict[str, nn.Parameter]:
     """The parameters of the bare model under all their names, checked to be such as `symmetries` can move."""
-    params = dict(bare(model).named_parameters(remove_duplicate=False))
+    params = dict(unwrapped(model).named_parameters(remove_duplicate=False))
     for s in symmetries:
         s.check(params)
         for name in s.parameters:
