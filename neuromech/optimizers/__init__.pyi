@@ -19,3 +19,5 @@ from .settings import takes_step_of as takes_step_of
 from .sgd import Multistep as Multistep
 from .sgd import Settings as Settings
 from .sgd import settings_of as settings_of
+from .table import Row as Row
+from .table import optimizer_table as optimizer_table

@@ -7,6 +7,7 @@ Hutter 2019 (AdamW), Dozat 2016 (NAdam), Liu et al. 2020 (RAdam).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ FIRST, SECOND, LARGEST, INFINITY = "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "e
 
 def decoupled(group: Group) -> bool:
     return bool(group.get("decoupled_weight_decay", False))
+
+
+def _decoupled_w(group: Group) -> bool:
+    """AdamW of earlier torch has no such key."""
+    return bool(group.get("decoupled_weight_decay", True))
 
 
 def beta1(group: Group) -> float:
@@ -36,7 +42,11 @@ def force(e: Elements) -> Tensor:
 
 def moments(e: Elements) -> dict[str, Tensor]:
     """The two means, after the step."""
-    (b1, b2), g = e.betas, force(e)
+    return _moments(e, force(e))
+
+
+def _moments(e: Elements, g: Tensor) -> dict[str, Tensor]:
+    b1, b2 = e.betas
     return {
         FIRST: e.old(FIRST).lerp(g, 1.0 - b1),
         SECOND: e.old(SECOND).mul(b2).addcmul_(g, g, value=1.0 - b2),
@@ -57,11 +67,6 @@ def cancels(e: Elements) -> float:
 # -- Adam and AdamW, with amsgrad: the bias corrections are moved into rate and eps ------------------------------------
 
 
-def _adam_advance(e: Elements) -> dict[str, Tensor]:
-    out = moments(e)
-    return out | {LARGEST: e.old(LARGEST).maximum(out[SECOND])} if e.group["amsgrad"] else out
-
-
 def _adam_update(e: Elements, after: State) -> Tensor:
     eps = e.number("eps") * math.sqrt(correction(e, 1))
     return after[FIRST] / after[LARGEST if e.group["amsgrad"] else SECOND].sqrt().add_(eps)
@@ -71,37 +76,36 @@ def _adam_rate(e: Elements) -> float:
     return e.number("lr") * math.sqrt(correction(e, 1)) / correction(e, 0)
 
 
-def _adam_flow(group: Group) -> dict[str, Any] | str:
-    if group["amsgrad"]:
-        return "with amsgrad it remembers for ever"
-    b1, b2 = map(number, group["betas"])
-    told = {"weight_decay": number(group["weight_decay"]), "decoupled": decoupled(group), "eps": number(group["eps"])}
-    return told | {"kind": "adam", "betas": (b1, b2)}
+def _adam(name: str, source: str, separate: Callable[[Group], bool]) -> Rule:
+    def advance(e: Elements) -> dict[str, Tensor]:
+        out = _moments(e, e.force(0.0 if separate(e.group) else e.number("weight_decay")))
+        return out | {LARGEST: e.old(LARGEST).maximum(out[SECOND])} if e.group["amsgrad"] else out
 
+    def flow(group: Group) -> dict[str, Any] | str:
+        if group["amsgrad"]:
+            return "with amsgrad it remembers for ever"
+        told = {"weight_decay": number(group["weight_decay"]), "decoupled": separate(group)}
+        return told | {"kind": "adam", "betas": tuple(map(number, group["betas"])), "eps": number(group["eps"])}
 
-_SETTINGS = ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize")
-
-
-def _adam(name: str, source: str) -> Rule:
     return Rule(
         name,
         source,
-        _SETTINGS,
+        ("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize"),
         _adam_update,
-        _adam_advance,
+        advance,
         _adam_rate,
-        decay,
+        lambda e: decoupled_decay(e) if separate(e.group) else 1.0,
         late=True,
         clock=True,
         cancels=cancels,
         memory=beta1,
-        decoupled=decoupled,
-        flow=_adam_flow,
+        decoupled=separate,
+        flow=flow,
     )
 
 
-ADAM = _adam("Adam", "torch.optim.Adam; Kingma and Ba 2015, algorithm 1")
-ADAMW = _adam("AdamW", "torch.optim.AdamW; Loshchilov and Hutter 2019, algorithm 2")
+ADAM = _adam("Adam", "torch.optim.Adam; Kingma and Ba 2015, algorithm 1", decoupled)
+ADAMW = _adam("AdamW", "torch.optim.AdamW; Loshchilov and Hutter 2019, algorithm 2", _decoupled_w)
 
 
 # -- NAdam and NAdamW --------------------------------------------------------------------------------------------------
@@ -131,7 +135,6 @@ NADAM = Rule(
     clock=True,
     scalars=("mu_product",),
     cancels=cancels,
-    memory=beta1,
     decoupled=decoupled,
 )
 

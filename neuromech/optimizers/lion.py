@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
-from neuromech.optimizers.settings import number
 
 FIRST = "exp_avg"
 
@@ -30,6 +29,5 @@ LION = Rule(
     _update,
     _advance,
     decay=decoupled_decay,
-    memory=lambda group: number(group["betas"][0]),
     decoupled=lambda group: True,
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 from torch import Tensor
 
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
-from neuromech.optimizers.settings import number
 
 BUFFER = "momentum_buffer"
 
@@ -36,6 +35,5 @@ MUON = Rule(
     rate=lambda e: 1.0,
     decay=decoupled_decay,
     local=False,
-    memory=lambda group: number(group["momentum"]),
     decoupled=lambda group: True,
 )

@@ -29,7 +29,8 @@ class Rounded:
     def exactly(cls, value: Tensor, dtype: torch.dtype) -> Rounded:
         """What is read off memory."""
         kind = torch.finfo(dtype)
-        return cls(value, torch.zeros_like(value), kind.eps, kind.tiny)
+        tiny = kind.tiny * kind.eps if dtype == torch.float16 else kind.tiny  # others may be flushed to zero
+        return cls(value, torch.zeros_like(value), kind.eps, tiny)
 
     def _made(self, value: Tensor, error: Tensor) -> Rounded:
         return Rounded(value, error + self.eps * value.abs() + self.tiny, self.eps, self.tiny)

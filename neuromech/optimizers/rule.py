@@ -86,6 +86,10 @@ def decoupled_decay(e: Elements) -> float:
     return decay_factor(e.group, e.dtype)
 
 
+def no_flow(group: Group) -> dict[str, Any] | str:
+    return "it is not worked out"
+
+
 def _nothing(e: Elements) -> dict[str, Tensor]:
     return {}
 
@@ -124,7 +128,7 @@ class Rule:
     power: int = 0
     memory: Callable[[Group], float] = lambda group: math.nan
     decoupled: Callable[[Group], bool] = lambda group: False
-    flow: Callable[[Group], dict[str, Any] | str] = lambda group: "its flow is not worked out"
+    flow: Callable[[Group], dict[str, Any] | str] = no_flow
 
     def direction(self, e: Elements, after: State | None = None) -> Tensor:
         """u, from the state after the step, or from the one that is foretold."""

@@ -57,7 +57,7 @@ def grad_scale(optimizer: Optimizer) -> Tensor | None:
 
 
 def followed(group: Group, scale: Tensor | float | None) -> Callable[[Tensor], Tensor]:
-    """Turns a gradient in `.grad`, or a piece of it, into the one that the step follows: unscaled, and flipped or not."""
+    """Turns a gradient in `.grad`, or a piece of it, into the one that the step follows: unscaled, perhaps flipped."""
     sign = -1.0 if group.get("maximize") else 1.0
     if scale is None and sign > 0:
         return lambda g: g

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech._version import __version__
 from neuromech.detect import Findings
 from neuromech.dynamics import law_of
+from neuromech.optimizers import rule_of
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -43,7 +44,9 @@ def of_optimizer(optimizer: Optimizer) -> dict[str, Any]:
         dict(told) | {"parameters": len(group["params"])}
         for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
-    return {"class": type(optimizer).__name__, "law": law_of(optimizer), "groups": groups}
+    rule = rule_of(optimizer)
+    known = {} if rule is None else {"rule": rule.name}
+    return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups}
 
 
 Told = list[dict[str, Any]]
