@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from neuromech.compat import muon_direction, muon_rate
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 
 BUFFER = "momentum_buffer"
@@ -18,12 +19,10 @@ def _advance(e: Elements) -> dict[str, Tensor]:
 
 def _update(e: Elements, after: State) -> Tensor:
     """The rate, which depends on the shape, is in u."""
-    from torch.optim import _muon
-
     told, buffer, p = e.group, after[BUFFER], e.parameter
     mixed = e.gradient.lerp(buffer, e.number("momentum")) if told["nesterov"] else buffer
-    shaped = _muon._zeropower_via_newtonschulz(mixed, told["ns_coefficients"], told["ns_steps"], told["eps"])
-    return shaped.to(p.dtype).mul_(_muon._adjust_lr(e.number("lr"), told["adjust_lr_fn"], p.shape))
+    shaped = muon_direction(mixed, told["ns_coefficients"], told["ns_steps"], told["eps"])
+    return shaped.to(p.dtype).mul_(muon_rate(e.number("lr"), told["adjust_lr_fn"], p.shape))
 
 
 MUON = Rule(
