@@ -6,7 +6,6 @@ Runge-Kutta method takes them ("gradients"). Whatever else the base does, moment
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
@@ -27,6 +26,7 @@ from neuromech.eom.rule import check_order
 from neuromech.eom.step_gradient import Follow, roles_of, rule_of, step_gradient
 from neuromech.eom.terms import Backend
 from neuromech.errors import EoMError
+from neuromech.optimizers import takes_step_of
 from neuromech.params import Params
 
 
@@ -334,8 +334,7 @@ def _check_base(base: Any) -> None:
         )
     if isinstance(base, EoMOptimizer):
         raise EoMError("base follows the flow already: an EoMOptimizer around another corrects twice")
-    sgd = torch.optim.SGD
-    if not isinstance(base, sgd) or inspect.unwrap(type(base).step) is not inspect.unwrap(sgd.step):
+    if not isinstance(base, torch.optim.SGD) or not takes_step_of(base, torch.optim.SGD):
         name = type(base).__name__
         raise EoMError(
             f"{name} cannot be put on a flow by the gradient that it is given: torch.optim.SGD can, with all its "

@@ -21,6 +21,7 @@ from neuromech.eom.terms import (
     motion_by_gradients,
     runge_kutta,
 )
+from neuromech.optimizers import rule_named
 from neuromech.params import Params, combine
 
 Follow = Literal["flow", "descent"]
@@ -84,17 +85,11 @@ def roles_of(groups: list[dict[str, Any]]) -> dict[str, Role]:
 
 
 def rule_of(group: dict[str, Any]) -> Rule:
-    """The rule of a group of `torch.optim.SGD`."""
-    return _rule(
-        float(group["momentum"]), float(group["dampening"]), bool(group["nesterov"]), float(group["weight_decay"])
-    )
+    """The rule of a param group of `torch.optim.SGD`."""
+    return _rule(**rule_named("SGD").flow(group))  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=64)
-def _rule(momentum: float, dampening: float, nesterov: bool, weight_decay: float) -> Rule:
-    if momentum == 0:  # torch then ignores the others
-        return Rule(weight_decay=weight_decay)
-    return Rule(momentum=momentum, dampening=dampening, nesterov=nesterov, weight_decay=weight_decay)
+_rule = lru_cache(maxsize=64)(Rule)
 
 
 def _next(role: Role, optimizer_state: OptimizerState, order: int, used: bool) -> tuple[float, ...]:
