@@ -88,16 +88,22 @@ class Recorder(TorchDispatchMode):
         with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
             yield
 
-    def leaf(self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False) -> Value:
-        """A tensor that was there before. Two leaves in the same memory are one, under both names."""
+    def leaf(
+        self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False, content: Tensor | None = None
+    ) -> Value:
+        """A tensor that was there before. Two leaves in the same memory are one, under both names.
+
+        `content`: what a constant holds, if it is not `t` itself.
+        """
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            content = t if kind == "constant" else None
+            if content is None and kind == "constant":
+                content = t
             self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
-        value.names += (name,) if name else ()
-        return self._bind(t, value)
+        value.names += (name,) if name and name not in value.names else ()
+        return self.bind(t, value)
 
     def read(self, t: Tensor) -> Value:
         """The current version of `t`, after every in-place write that its storage has seen."""
@@ -155,7 +161,7 @@ class Recorder(TorchDispatchMode):
         filled = {a.name for a in func._schema.arguments if a.is_out}  # what they held before is not read
         read = args, {k: v for k, v in kwargs.items() if k not in filled}
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], read)
-        function = "" if torch.is_grad_enabled() else _custom_function()
+        function = "" if torch.is_grad_enabled() else custom_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         inputs = [] if name in _FILLS else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
@@ -165,16 +171,17 @@ class Recorder(TorchDispatchMode):
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
+            node.outputs.append(self.bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
             self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
-            self._bind(t, value)
+            self.bind(t, value)
         return out
 
-    def _bind(self, t: Tensor, value: Value) -> Value:
+    def bind(self, t: Tensor, value: Value) -> Value:
+        """`t` is the tensor that `value` stands for, from now on."""
         storage = storage_of(t)
         self._keep.append(t)
         self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
@@ -192,7 +199,7 @@ class Recorder(TorchDispatchMode):
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
         if sources := self._made.get(storage_of(t)):
-            self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
+            self.bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
             self.leaf(t, self.strangers)
 
@@ -203,7 +210,7 @@ class Recorder(TorchDispatchMode):
         return value
 
 
-def _custom_function() -> str:
+def custom_function() -> str:
     """The custom autograd function that is running, if any.
 
     Its forward runs without gradient, and yet a gradient flows through it, one of its own making.
