@@ -18,6 +18,16 @@ def named_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters(remove_duplicate=True))
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
+    while True:
+        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
+        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
 def dot(x: Mapping[str, Tensor], y: Mapping[str, Tensor]) -> Tensor:
     """<x, y> over the names that both hold: a float64 scalar."""
     products = [(x[name].double() * y[name].double()).sum() for name in x if name in y]

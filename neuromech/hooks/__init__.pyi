@@ -1,8 +1,9 @@
 from .backward import BackwardWatch as BackwardWatch
 from .backward import Mark as Mark
 from .backward import mark as mark
+from .forward import Forward as Forward
+from .forward import ForwardHooks as ForwardHooks
+from .forward import ForwardWatch as ForwardWatch
 from .mode import ForwardModes as ForwardModes
-from .model import Forward as Forward
-from .model import ForwardWatch as ForwardWatch
-from .model import StepWatch as StepWatch
-from .model import held as held
+from .step import StepWatch as StepWatch
+from .step import held as held

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuromech.detect import is_our_call, tensors_of
-from neuromech.hooks.model import Hook
+from neuromech.detect import tensors_of
 
 TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to
 
@@ -20,8 +19,8 @@ class ForwardModes:
     `eps`: of the coarsest format seen in it, 0 before the first; `steps`: how many steps had been taken at the last.
     """
 
-    def __init__(self, outer: nn.Module, model: nn.Module, device: torch.device, begun: Callable[[], None]) -> None:
-        """`outer`: the model as it is called; `begun` is called ahead of every such forward."""
+    def __init__(self, model: nn.Module, device: torch.device, begun: Callable[[], None]) -> None:
+        """`model`: without its wrappers; `begun` is called ahead of every such forward."""
         self.eps = 0.0
         self.steps = 0
         self.now = 0  # how many steps have been taken: told from outside
@@ -29,8 +28,6 @@ class ForwardModes:
         self._modules = dict(model.named_modules())
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
-        before, after = Hook(self._before), Hook(self._after)
-        self._handles = (outer.register_forward_pre_hook(before), outer.register_forward_hook(after))
 
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
@@ -41,21 +38,17 @@ class ForwardModes:
         self._training |= self._last
         return tuple(n for n in leaves if _mode_matters(self._modules[n]))
 
-    def _before(self, *_: Any) -> None:
-        if is_our_call() or not torch.is_grad_enabled():
+    def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not torch.is_grad_enabled():
             return
         self._last = {name: m.training for name, m in self._modules.items()}
         self.steps = self.now
         self.eps = max(self.eps, precision(self._device))
         self._begun()
 
-    def _after(self, model: nn.Module, args: Any, output: Any) -> None:
-        if not is_our_call() and torch.is_grad_enabled():
+    def after(self, model: nn.Module, output: Any) -> None:
+        if torch.is_grad_enabled():
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
 
 
 def _mode_matters(m: nn.Module) -> bool:

@@ -26,7 +26,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import Laws, Reading
 from neuromech.errors import FaultWarning, InstrumentError, warn
-from neuromech.hooks import BackwardWatch, ForwardModes
+from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes
 from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.checks.gradients import GradientCheck, Past
 from neuromech.monitor.checks.integrity import Custody, state_of
@@ -89,8 +89,10 @@ class Measured(Protocol):
 class Monitor:
     """Watches one run; made by `Probe.monitor`. `faults`: what was found so far, each once."""
 
-    def __init__(self, model: nn.Module, outer: nn.Module, record: Record, journal: Journal, options: Options) -> None:
-        """`outer`: the model as it is called, with its wrappers."""
+    def __init__(
+        self, model: nn.Module, hooks: ForwardHooks, record: Record, journal: Journal, options: Options
+    ) -> None:
+        """`hooks`: on the model as it is called, with its wrappers."""
         self.step = 0
         self._options, self._record, self._journal = options, record, journal
         self._params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
@@ -105,7 +107,8 @@ class Monitor:
         self._expectations = Expectations(options.expect, options.scheduled, list(self._params))
         self._backward = BackwardWatch(self._params, self._finished)
         self._rhythm = Rhythm(model, self._params, self._backward)
-        self._modes = ForwardModes(outer, model, next(iter(self._params.values())).device, self._begun)
+        self._modes = ForwardModes(model, next(iter(self._params.values())).device, self._begun)
+        hooks.listeners.append(self._modes)
         record.update_meta({"monitor": options.described()})
         self._laws: LawCheck | None = None
         self._start_over: Callable[[], None] = lambda: None
@@ -218,7 +221,6 @@ class Monitor:
 
     def remove(self) -> None:
         self._backward.remove()
-        self._modes.remove()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 

@@ -26,16 +26,6 @@ from neuromech.hooks import Forward, held
 from neuromech.symmetry import Symmetry
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
-    while True:
-        wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
-        if not isinstance(inner, nn.Module):
-            return model
-        model = inner
-
-
 def check(
     model: nn.Module,
     loss: Callable[..., Any] | None,

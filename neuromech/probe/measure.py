@@ -14,7 +14,7 @@ from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.writer import FIELDS, Ledger, Rows, Tally
+from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
 from neuromech.record import Journal, Record, some
 from neuromech.symmetry import SymmetrySet
 
@@ -35,7 +35,7 @@ class Measurement:
         self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
         rows = Rows(self._laws.slices, members, self._laws.device)
-        self._ledger, self._tally = Ledger(record, rows, journal), Tally(rows)
+        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
@@ -48,7 +48,7 @@ class Measurement:
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
         reading = self._laws.initial(self.params)
-        self._tally.start(reading.observed)
+        self._totals.start(reading.observed)
         self._keep(0, 0.0, reading)
         self._weights = _marks(self.params.items())
 
@@ -71,14 +71,14 @@ class Measurement:
 
     def beside(self, flush: Callable[[], None]) -> None:
         """Call `flush` whenever what was measured is brought to the record."""
-        self._ledger.beside.append(flush)
+        self._writer.beside.append(flush)
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""
         change = self._change(set(self.params))
         self._laws.restart(self.params)
         if change is not None:
-            self._tally.outside(change)
+            self._totals.outside(change)
         self._weights = _marks(self.params.items())
         for known in self._known.values():
             known.buffers = {}
@@ -89,7 +89,7 @@ class Measurement:
         lr = float(optimizer.param_groups[0].get("lr", 0.0))
         self.step += 1
         self.time += lr
-        self._tally.add(reading)
+        self._totals.add(reading)
         self._keep(known.index, lr, reading)
         self._weights = _marks(self.params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
@@ -106,17 +106,17 @@ class Measurement:
                 f"{some(new)} came into the model by step {self.step}: they are not measured, and symmetries of the "
                 "model as it was may no longer hold",
             )
-        self._ledger.flush()
+        self._writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
         self.flush()
         state = {"step": self.step, "time": self.time, "laws": self._laws.state_dict()}
         observed = {} if self._observed is None else {"observed": self._observed}
-        return state | observed | {"tally": self._tally.state_dict()}
+        return state | observed | {"tally": self._totals.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._laws.load_state_dict(state["laws"])
-        self._tally.load_state_dict(state["tally"], self._laws.device)
+        self._totals.load_state_dict(state["tally"], self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
         if "observed" in state:
             self._observed = state["observed"].to(self._laws.device)
@@ -125,8 +125,8 @@ class Measurement:
         self._observed = reading.observed
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
-        terms = self._tally.read(reading.observed) if kept else None
-        self._ledger.add(self.step, optimizer, lr, self.time, fields, terms)
+        terms = self._totals.read(reading.observed) if kept else None
+        self._writer.add(self.step, optimizer, lr, self.time, fields, terms)
 
     def _meet(self, optimizer: Optimizer) -> _Known:
         """What is known of an optimizer; what it is goes to the records, and what of it changes in mid-run."""
@@ -203,7 +203,7 @@ class Measurement:
             return
         self._laws.restart(self.params)
         if change is not None:
-            self._tally.outside(change)
+            self._totals.outside(change)
         known.buffers = held
         message = (
             f"before step {self.step + 1}, {some(other)} changed otherwise than by an optimizer step (load_state_dict, "

@@ -24,10 +24,10 @@ from torch.optim.optimizer import Optimizer
 from neuromech.detect import Experiment, Findings, Graph, Invariance, analyse, arguments, outputs_as_they_are, record
 from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Forward, ForwardWatch, StepWatch
-from neuromech.params import named_parameters
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, StepWatch
+from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import bare, check, find_betrayed, find_now, find_recognised
+from neuromech.probe.arguments import check, find_betrayed, find_now, find_recognised
 from neuromech.probe.averages import Averages
 from neuromech.probe.frames import averages, history
 from neuromech.probe.measure import Measurement
@@ -65,7 +65,7 @@ def instrument(
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
     check(model, loss, example, optimizer, every, members)
-    if bare(model) in _watched:
+    if unwrapped(model) in _watched:
         name = type(model).__name__
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
@@ -87,7 +87,7 @@ class Probe:
         members: int | None,
         resume: bool,
     ) -> None:
-        self._model, self._outer = bare(model), model
+        self._model = unwrapped(model)
         self._monitor: Monitor | None = None
         self._saved_monitor: dict[str, Any] | None = None
         self._every, self._members = every, members
@@ -101,7 +101,8 @@ class Probe:
         self._has_example = example is not None
         if example is not None and loss is None:
             self._on_forward(Forward(*arguments(example), self._model.training))
-        self._forwards = ForwardWatch(model, self._on_forward)
+        self._hooks, self._forwards = ForwardHooks(model), ForwardWatch(self._on_forward)
+        self._hooks.listeners.append(self._forwards)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
         )
@@ -185,7 +186,7 @@ class Probe:
         from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
-        self._monitor = Monitor(self._model, self._outer, self._record, self._journal, options)
+        self._monitor = Monitor(self._model, self._hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
         return self._monitor
@@ -201,7 +202,7 @@ class Probe:
             self._removed = True
             self.flush()
             self._explain_silence()
-            self._forwards.remove()
+            self._hooks.remove()
             self._steps.remove()
             if self._monitor is not None:
                 self._monitor.remove()

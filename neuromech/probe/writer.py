@@ -75,7 +75,7 @@ class Rows:
         return x.index_select(-1, self._of)
 
 
-class Tally:
+class Totals:
     """What each term has moved the charges by since the start, at the rows that are kept: families, then singles."""
 
     def __init__(self, rows: Rows) -> None:
@@ -119,7 +119,7 @@ class Tally:
             self._start, self._sums = (state[key].to(device, copy=True) for key in ("start", "sums"))
 
 
-class Ledger:
+class ReadingWriter:
     """Writes readings to a record."""
 
     def __init__(self, record: Record, rows: Rows, journal: Journal) -> None:
@@ -214,13 +214,13 @@ class Ledger:
             self._journal.event(bad[0], "non-finite", message)
 
 
-_live: weakref.WeakSet[Ledger] = weakref.WeakSet()
+_live: weakref.WeakSet[ReadingWriter] = weakref.WeakSet()
 
 
 @atexit.register  # after the record has registered its own, so this runs before it
 def _end_all() -> None:
-    for ledger in list(_live):
-        ledger._end()
+    for writer in list(_live):
+        writer._end()
 
 
 def _elsewhere(work: Callable[[], None]) -> None:

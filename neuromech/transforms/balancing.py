@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import SymmetryError
+from neuromech.params import unwrapped
 from neuromech.symmetry import Symmetry, SymmetrySet
 from neuromech.transforms.equal_range import equalise, peaks
-from neuromech.transforms.inplace import assign, bare, own_parameters
+from neuromech.transforms.inplace import assign, own_parameters
 from neuromech.transforms.least_norm import Solution, minimise, squares
 from neuromech.transforms.moving import Orbit
 
@@ -100,7 +101,7 @@ def _symmetries(model: nn.Module, given: Any) -> list[Symmetry]:
             "balance needs to know the model's symmetries: pass an example that it can be called with, or what "
             "find_symmetries found"
         )
-    return list(find_symmetries(bare(model), given))
+    return list(find_symmetries(unwrapped(model), given))
 
 
 def _squares(tensors: Iterable[Tensor]) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import NeuromechWarning, SymmetryError
+from neuromech.params import unwrapped
 from neuromech.symmetry import Symmetry
 
 
@@ -36,27 +37,16 @@ def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, membe
     return model
 
 
-def bare(model: nn.Module) -> nn.Module:
-    """The module inside the wrappers of DDP, DataParallel and torch.compile."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def first_name(model: nn.Module, name: str) -> str:
     """The name under which `named_parameters` lists a parameter that may have several; unknown names stay."""
-    inside = bare(model)
+    inside = unwrapped(model)
     every = dict(inside.named_parameters(remove_duplicate=False))
     return next((first for first, p in inside.named_parameters() if p is every.get(name)), name)
 
 
 def own_parameters(model: nn.Module, *symmetries: Symmetry) -> dict[str, nn.Parameter]:
     """The parameters of the bare model under all their names, checked to be such as `symmetries` can move."""
-    params = dict(bare(model).named_parameters(remove_duplicate=False))
+    params = dict(unwrapped(model).named_parameters(remove_duplicate=False))
     for s in symmetries:
         s.check(params)
         for name in s.parameters:

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_manager
 
 import neuromech
-from neuromech.probe.writer import FIELDS, Ledger, Rows, _stride, relative
+from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, _stride, relative
 from neuromech.record import Record, read
 from neuromech.record.events import Journal
 
 
-def ledger(families: list[slice], members: int | None = None) -> tuple[Ledger, Record]:
+def writer(families: list[slice], members: int | None = None) -> tuple[ReadingWriter, Record]:
     record = Record(None, {})
-    return Ledger(record, Rows(families, members), Journal(record)), record
+    return ReadingWriter(record, Rows(families, members), Journal(record)), record
 
 
 def test_rows_are_the_readings_summed_by_family() -> None:
@@ -30,7 +30,7 @@ def test_rows_are_the_readings_summed_by_family() -> None:
     families = [slice(5, 8), slice(0, 4), slice(4, 5)]
     g = np.random.default_rng(0)
     data = g.uniform(1, 2, size=(3, len(FIELDS), 8))
-    book, record = ledger(families)
+    book, record = writer(families)
     for step, fields in enumerate(data):
         book.add(step, 0, 0.1, 0.1 * step, torch.tensor(fields))
     book.flush()
@@ -51,14 +51,14 @@ def test_rows_are_the_readings_summed_by_family() -> None:
 
 
 def test_a_few_members_are_kept_from_the_first_to_the_last() -> None:
-    book, record = ledger([slice(0, 100)], members=4)
+    book, record = writer([slice(0, 100)], members=4)
     book.add(0, 0, 0.1, 0.0, torch.ones(len(FIELDS), 100, dtype=torch.float64))
     book.flush()
     assert record.frame("charges")["member"].tolist() == [-1, 0, 33, 66, 99]
 
 
 def test_divergence_is_said_once() -> None:
-    book, record = ledger([slice(0, 2)])
+    book, record = writer([slice(0, 2)])
     for step in range(4):
         book.add(step, 0, 0.1, 0.0, torch.full((len(FIELDS), 2), float("nan") if step > 1 else 1.0))
     book.flush()
@@ -68,7 +68,7 @@ def test_divergence_is_said_once() -> None:
 
 
 def test_no_families() -> None:
-    book, record = ledger([])
+    book, record = writer([])
     book.add(0, 0, 0.1, 0.0, torch.empty(len(FIELDS), 0))
     book.flush()
     assert record.frame("charges").empty

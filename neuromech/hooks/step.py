@@ -1,0 +1,90 @@
+"""How optimizer steps are seen without being touched: hooks on every optimizer that holds one of our parameters."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+
+
+class StepWatch:
+    """Calls `before(optimizer)` when the gradients of a step are ready, and `after(optimizer)` when it is done.
+
+    It finds by itself, at their first step, the optimizers that hold one of `parameters`. The gradients of a step with
+    a closure are ready once the closure has been called.
+    """
+
+    def __init__(
+        self,
+        parameters: Callable[[], list[nn.Parameter]],
+        before: Callable[[Optimizer], None],
+        after: Callable[[Optimizer], None],
+    ) -> None:
+        self._parameters, self._before, self._after = parameters, before, after
+        self._attached: weakref.WeakKeyDictionary[Optimizer, tuple[Any, Any]] = weakref.WeakKeyDictionary()
+        self._measured: Optimizer | None = None
+        # The registry of torch lives for ever: it must not keep a forgotten model alive.
+        me = weakref.ref(self)
+
+        def discover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := me()) is not None:
+                watch.consider(optimizer)
+
+        self._everywhere = register_optimizer_step_pre_hook(discover)
+        weakref.finalize(self, self._everywhere.remove)
+
+    def consider(self, optimizer: Optimizer) -> None:
+        """Attach to `optimizer` if it holds one of our parameters; if attached already, go behind its other hooks."""
+        if isinstance(getattr(optimizer, "base", None), Optimizer):
+            return  # a wrapper, as EoMOptimizer: its base will step, and is met then
+        if optimizer in self._attached:
+            begin, end = self._attached[optimizer]
+            begin.remove()
+        elif held(optimizer, self._parameters()):
+            end = optimizer.register_step_post_hook(self._end)
+        else:
+            return
+        # Hooks run in the order of their registration: the last one sees gradients that another has clipped.
+        self._attached[optimizer] = optimizer.register_step_pre_hook(self._begin), end
+
+    def _begin(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        self._measured = None
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._measure(optimizer)
+            return None
+
+        def measured() -> Any:
+            loss = closure()
+            self._measure(optimizer)
+            return loss
+
+        return (args[0], measured, *args[2:]), {k: v for k, v in kwargs.items() if k != "closure"}
+
+    def _measure(self, optimizer: Optimizer) -> None:
+        if self._measured is not optimizer:  # a line search calls its closure many times; the first one counts
+            self._measured = optimizer
+            self._before(optimizer)
+
+    def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._measured is optimizer:  # else it steps by means of another optimizer, which was measured
+            self._measured = None
+            self._after(optimizer)
+
+    def remove(self) -> None:
+        self._everywhere.remove()
+        for handles in self._attached.values():
+            for handle in handles:
+                handle.remove()
+        self._attached.clear()
+
+
+def held(optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:
+    """True if the optimizer holds at least one of `parameters`."""
+    mine = set(map(id, parameters))
+    return any(id(p) in mine for group in optimizer.param_groups for p in group["params"])
