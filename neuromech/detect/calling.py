@@ -66,6 +66,24 @@ def call(
         _calling.reset(before)
 
 
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy whose forward leaves no trace in `model`: it shares parameters and buffers, and no other state.
+
+    Hooks are left out, but for those by which torch computes a weight. Raises `CaptureError` if it cannot be copied.
+    """
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    try:
+        copied = copy.deepcopy(model, dict(shared))
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+    for m in copied.modules():
+        m._forward_hooks.clear()
+        for key, hook in list(m._forward_pre_hooks.items()):
+            if not type(hook).__module__.startswith("torch.nn.utils"):
+                del m._forward_pre_hooks[key]
+    return copied
+
+
 def is_our_call() -> bool:
     """True inside `call`: a forward of neuromech's own, which is no step of anyone's training."""
     return _calling.get()

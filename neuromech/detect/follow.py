@@ -52,6 +52,8 @@ class Follower(TorchFunctionMode):
         super().__init__()
         check_kind(model)
         self.failure: Exception | None = None
+        self.autocast: torch.dtype | None = None  # in which some of it was computed, if torch chose it
+        self._device = next((p.device.type for p in model.parameters()), "cpu")
         self._model, self._recorder = model, Recorder()
         self._paths = {id(m): path for path, m in model.named_modules()}
         self._twins: Any = WeakTensorKeyDictionary()  # real -> twin
@@ -82,6 +84,14 @@ class Follower(TorchFunctionMode):
         if twins is not None or self.failure is None:
             self._guarded(self._repeat, func, twins, args, kwargs, out)
         return out
+
+    def leave(self) -> None:
+        """Leave the mode, unless the forward has left a mode of its own behind: then ours does nothing any more."""
+        depth = torch._C._len_torch_function_stack()
+        if depth and torch._C._get_function_stack_at(depth - 1) is self:
+            self.__exit__(None, None, None)
+        else:
+            self.failure = self.failure or CaptureError("the forward enters a mode of torch and does not leave it")
 
     def _guarded(self, work: Any, *args: Any) -> Any:
         """Nothing that goes wrong here may reach the forward."""
@@ -117,6 +127,8 @@ class Follower(TorchFunctionMode):
                 for t in results:
                     self._random[t] = True
             return
+        if self.autocast is None and torch.is_autocast_enabled(self._device):
+            self.autocast = torch.get_autocast_dtype(self._device)
         self._recorder.modules = [self._path()]
         given, named = twins
         if name in _ESCAPES:
@@ -150,7 +162,8 @@ class Follower(TorchFunctionMode):
     def _for_real(self, func: Any, args: Any, kwargs: Any, results: list[Tensor], grad: bool) -> list[Tensor]:
         """Repeat a call on the real tensors: the meta device cannot know the shape of its result."""
         name = _name_of(func)
-        if name in _WRITES or name.endswith("_") or name in _RANDOM:
+        in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
+        if name in _WRITES or in_place or name in _RANDOM:
             raise CaptureError(f"the forward calls {name} where the shape of the result depends on numbers")
         kept = len(self._recorder._keep)
         aliases: dict[int, Tensor] = {}
@@ -202,9 +215,9 @@ class Follower(TorchFunctionMode):
     @contextmanager
     def _aside(self, grad: bool) -> Iterator[None]:
         """Modes, hooks, profilers and counters of others do not see what is done here."""
-        profiled = torch._C._autograd._profiler_enabled()  # type: ignore[attr-defined]
+        profiled = torch._C._autograd._profiler_enabled()
         if profiled:
-            torch._C._autograd._enable_record_function(False)  # type: ignore[attr-defined]
+            torch._C._autograd._enable_record_function(False)
         try:
             with (
                 torch._C.DisableTorchFunction(), dispatch._disable_current_modes(), torch.inference_mode(),
@@ -213,7 +226,7 @@ class Follower(TorchFunctionMode):
                 yield
         finally:
             if profiled:
-                torch._C._autograd._enable_record_function(True)  # type: ignore[attr-defined]
+                torch._C._autograd._enable_record_function(True)
 
     # -- what a tensor is ----------------------------------------------------------------------------------------------
 
@@ -315,4 +328,3 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _name_of(func: Any) -> str:
     return str(getattr(func, "__name__", ""))
-

@@ -185,7 +185,9 @@ class Interpreter:
             self._block(node, node.opaque)
         elif any(d.is_complex for d in dtypes) and op not in self._complex:
             self._block(node, "there are no rules for complex numbers")
-        elif any(0 in v.shape for v in (*node.inputs, *node.outputs)) and (op != "cat" or 0 in node.outputs[0].shape):
+        elif any(0 in v.shape for v in (*node.inputs, *self._live.intersection(node.outputs))) and (
+            op != "cat" or 0 in node.outputs[0].shape
+        ):
             self._block(node, "it handles an empty tensor")
         elif rule is None and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
@@ -196,6 +198,11 @@ class Interpreter:
                 self._apply(rule, node)
             except (Unsupported, NonNested) as error:
                 self._block(node, str(error))
+
+    def _touches_nothing(self, node: Node) -> bool:
+        """True if a tensor without elements goes in, or comes out and is used."""
+        used = (v for v in node.outputs if v in self._live)
+        return any(0 in v.shape for v in (*node.inputs, *used))
 
     def _apply(self, rule: Callable[..., Any], node: Node) -> None:
         args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))

@@ -105,7 +105,7 @@ class Monitor:
         self._gradients = GradientCheck(self._params, sample)
         self._steps = StepCheck(self._params, sample)
         self._expectations = Expectations(options.expect, options.scheduled, list(self._params))
-        self._backward = BackwardWatch(self._params, self._finished)
+        self._backward = BackwardWatch(self._params, self._finished, hooks.guard)
         self._rhythm = Rhythm(model, self._params, self._backward)
         self._modes = ForwardModes(model, next(iter(self._params.values())).device, self._begun)
         hooks.listeners.append(self._modes)

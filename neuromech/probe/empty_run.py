@@ -13,3 +13,11 @@ NO_FORWARD = (
 )
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
 NO_STEP = "no optimizer has stepped this model's parameters"
+ASIDE = (
+    "the instrument stands aside: {what}. Training goes on as without it, and nothing is measured. To look for "
+    "symmetries before training begins pass loss= and example=; strict=True raises this error where it happens"
+)
+FAILED = (
+    "measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. {what}. "
+    "strict=True raises this error where it happens"
+)
