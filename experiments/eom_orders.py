@@ -10,7 +10,6 @@ there the signs that flip between two learning rates are counted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.runs import command, next_command
 from neuromech.eom import EoMOptimizer, Rule, as_function, descend, flow_of
 from neuromech.eom.derivatives import gradient_at
-from neuromech.eom.landscape import Function, Loss
+from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.terms import Backend
 from neuromech.params import Params, combine, norm
 from neuromech.record import Record
@@ -82,7 +82,7 @@ class Config:
     atol: float = 1e-13
 
 
-def problem(config: Config) -> tuple[nn.Module, Loss, Params, Tensor]:
+def problem(config: Config) -> tuple[nn.Module, LossFunction, Params, Tensor]:
     torch.manual_seed(config.seed)
     make, shape = NETWORKS[config.network]
     model, x = make().double(), torch.randn(shape).double()
@@ -153,11 +153,11 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     return directory
 
 
-def analysis_error(rule: Rule, order: int, lr: float, loss: Loss, params: Params, config: Config) -> float:
+def analysis_error(rule: Rule, order: int, lr: float, loss: LossFunction, params: Params, config: Config) -> float:
     """After `time`, how far steps are from their flow; buffers start on it."""
     remembers = rule.momentum > 0 or rule.kind == "rmsprop"
     flow = flow_of(rule, loss, params, lr, order, startup="matched")
-    buffers = flow.buffers(lambda p: gradient_at(Function(loss, p))) if remembers else None
+    buffers = flow.buffers(lambda p: gradient_at(PureLandscape(loss, p))) if remembers else None
     steps = descend(rule, loss, params, lr, round(config.time / lr), buffers)
     # The fields of the Adam family have kinks where a gradient is 0, which no solver passes with more digits.
     smooth = rule.kind == "sgd" and config.network != "relu"
@@ -166,7 +166,7 @@ def analysis_error(rule: Rule, order: int, lr: float, loss: Loss, params: Params
 
 
 def steps_error(
-    rule: Rule, order: int, lr: float, backend: Backend, loss: Loss, params: Params, end: Params, config: Config
+    rule: Rule, order: int, lr: float, backend: Backend, loss: LossFunction, params: Params, end: Params, config: Config
 ) -> float:
     live = {name: p.clone().requires_grad_() for name, p in params.items()}
     base = rule.optimizer(live.values(), lr)
@@ -176,7 +176,7 @@ def steps_error(
     return distance({name: p.detach() for name, p in live.items()}, end)
 
 
-def sign_flips(model: nn.Module, loss: Loss, params: Params, x: Tensor, config: Config) -> int:
+def sign_flips(model: nn.Module, loss: LossFunction, params: Params, x: Tensor, config: Config) -> int:
     """How many pre-activations change their sign along the path of gradient descent: each is a kink that is crossed."""
     lr = config.rates[-1]
     path = [params, *descend(Rule(), loss, params, lr, round(config.time / lr))]
@@ -185,12 +185,11 @@ def sign_flips(model: nn.Module, loss: Loss, params: Params, x: Tensor, config: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/eom_orders"))
+    parser = command("eom_orders", __doc__)
     options = parser.parse_args()
     for name in NETWORKS:
         run(Config(name), options.out / name.replace(" ", "_"), progress=True)
-    print(f"records in {options.out}; now: python -m analysis.eom_orders {options.out}")
+    next_command("eom_orders", options.out)
 
 
 if __name__ == "__main__":

@@ -1,245 +1,74 @@
-"""A training loop with places where something can go wrong, and small models of many kinds to run it on."""
+"""Training for a given CPU time or number of steps, measured now and then, in steps that survive interruption."""
 
 from __future__ import annotations
 
-import random
-from collections import defaultdict
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-import neuromech
-from neuromech.monitor import Fault
-from neuromech.monitor.monitor import Monitor
+from experiments.runs import finish, is_done, run_of
+from neuromech.physics import Descent
 
-CLASSES = 4
+CHECKPOINT = "checkpoint.pt"
 
 
-class Activation(nn.Module):
-    """ReLU, until somebody exchanges `function`."""
+def train(
+    model: nn.Module,
+    loss: Callable[[], Tensor],
+    measure: Callable[[], dict[str, float]],
+    directory: Path,
+    config: Any,
+    about: dict[str, Any],
+    seconds: float,
+    lr: float,
+    measures: int = 12,
+    steps: int | None = None,
+    betas: tuple[float, float] = (0.9, 0.99),
+) -> Path:
+    """Adam under a cosine schedule until `seconds` of CPU time are spent on steps, or for so many `steps`.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.function: Callable[[Tensor], Tensor] = torch.relu
+    Measuring is not counted. Writes the table `progress` (step, seconds, loss and what `measure` says) and the model's
+    state. Called again for a directory that is done, it does nothing; for one that was interrupted, it goes on from the
+    last checkpoint.
+    """
+    from tqdm import tqdm
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
+    if is_done(directory):
+        return directory
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, betas=betas)
+    descent = Descent(model, optimizer, directory / CHECKPOINT)
+    spent = float(descent.notes.get("spent", 0.0))
+    total = seconds if steps is None else steps
 
+    def done(elapsed: float = 0.0) -> float:
+        return (spent + elapsed if steps is None else len(descent.losses)) / total
 
-def rectifier(backward: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """ReLU as a custom function: `backward` makes the gradient of x from that of the output, and x."""
-
-    class Rectifier(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            ctx.save_for_backward(x)
-            return x.clamp(min=0)
-
-        @staticmethod
-        def backward(ctx: Any, g: Tensor) -> Tensor:
-            return backward(g, *ctx.saved_tensors)
-
-    function: Callable[[Tensor], Tensor] = Rectifier.apply
-    return function
-
-
-class Path(nn.Module):
-    """Hands its input on, until somebody exchanges `function`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.function: Callable[[Tensor], Tensor] = lambda x: x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
-class Residual(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm, self.up, self.act, self.down = (
-            nn.LayerNorm(width), nn.Linear(width, 2 * width), Activation(), nn.Linear(2 * width, width),
-        )  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.act(self.up(self.norm(x))))
-
-
-class Attention(nn.Module):
-    """One block of a transformer over tokens [batch, time, width]."""
-
-    def __init__(self, width: int, heads: int = 2) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm, self.query, self.key = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
-        self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        b, t, d = x.shape
-        h = self.norm(x)
-        q, k, v = (f(h).view(b, t, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
-        return x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
-
-
-class Pool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean(1)
-
-
-def perceptron() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 16), Activation(), Path(), nn.Linear(16, 12), Activation(), nn.Linear(12, CLASSES)
-    )
-
-
-def convolutional() -> nn.Module:
-    return nn.Sequential(
-        nn.Unflatten(1, (1, 8)), nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), Activation(), Path(),
-        nn.Conv2d(6, 8, 3, padding=1), nn.BatchNorm2d(8), Activation(), nn.MaxPool2d((2, 1)), nn.Flatten(),
-        nn.Linear(128, 12), Activation(), nn.Linear(12, CLASSES),
-    )  # fmt: skip
-
-
-def residual() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 12), Residual(12), Path(), Residual(12), nn.LayerNorm(12), nn.Linear(12, 16),
-        Activation(), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-def transformer() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(4, 12), Attention(12), Residual(12), Path(), Attention(12), Residual(12), nn.LayerNorm(12), Pool(),
-        nn.Linear(12, 16), Activation(), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-def normed() -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(32, 16, bias=False), nn.BatchNorm1d(16), Activation(), Path(), nn.Linear(16, 16),
-        nn.BatchNorm1d(16), Activation(), nn.Dropout(0.1), nn.Linear(16, CLASSES),
-    )  # fmt: skip
-
-
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    f.__name__: f for f in (perceptron, convolutional, residual, transformer, normed)
-}
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
-    "sgd": (torch.optim.SGD, {"lr": 0.05, "weight_decay": 1e-3}),
-    "momentum": (torch.optim.SGD, {"lr": 0.02, "momentum": 0.9, "weight_decay": 1e-3}),
-    "nesterov": (torch.optim.SGD, {"lr": 0.02, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-3}),
-    "dampening": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.8, "dampening": 0.3}),
-    "adam": (torch.optim.Adam, {"lr": 2e-3, "weight_decay": 1e-3}),
-    "adamw": (torch.optim.AdamW, {"lr": 2e-3, "weight_decay": 1e-2}),
-    "amsgrad": (torch.optim.AdamW, {"lr": 2e-3, "amsgrad": True}),
-    "rmsprop": (torch.optim.RMSprop, {"lr": 1e-3}),
-    "adagrad": (torch.optim.Adagrad, {"lr": 1e-2}),
-    "nadam": (torch.optim.NAdam, {"lr": 2e-3}),
-    "adamax": (torch.optim.Adamax, {"lr": 2e-3}),
-}
-
-
-@dataclass
-class Loop:
-    """A training run, one iteration at a time; each of its parts can be exchanged, and `at` adds to it."""
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer
-    x: Tensor
-    y: Tensor
-    random: random.Random
-    clip: float | None = None
-    schedule: Any = None
-    batch: int = 16
-    accumulate: int = 1
-    step: int = 0
-    to_none: bool = True
-    faults: list[Fault] = field(default_factory=list)
-    plans: dict[tuple[int, str], list[Callable[[], Any]]] = field(default_factory=lambda: defaultdict(list))
-    lasting: dict[str, list[tuple[int, Callable[[], Any]]]] = field(default_factory=lambda: defaultdict(list))
-    probe: neuromech.Probe | None = None
-    monitor: Monitor | None = None
-    skips: bool = False
-
-    def watch(self, **options: Any) -> Loop:
-        """Instrument the model and monitor it."""
-        self.probe = neuromech.instrument(self.model)
-        self.monitor = self.probe.monitor(self.faults.append, **options)
-        return self
-
-    def at(self, step: int, moment: str, do: Callable[[], Any]) -> None:
-        """`moment`: begin, gradient (after the backward), clipped, end (after the step)."""
-        self.plans[step, moment].append(do)
-
-    def since(self, step: int, moment: str, do: Callable[[], Any]) -> None:
-        self.lasting[moment].append((step, do))
-
-    def run(self, steps: int) -> Loop:
-        for _ in range(steps):
-            self.iterate()
-        return self
-
-    def iterate(self) -> None:
-        self.step += 1
-        self._do("begin")
-        self.clear()
-        for _ in range(self.accumulate):
-            self.backward()
-        self._do("gradient")
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self._do("clipped")
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if not (self.skips and not all(bool(torch.isfinite(g).all()) for g in grads)):
-            self.optimizer.step()
-        self._do("end")
-        if self.schedule is not None:
-            self.schedule.step()
-
-    def clear(self) -> None:
-        self.optimizer.zero_grad(set_to_none=self.to_none)
-
-    def backward(self) -> None:
-        self.loss().backward()
-
-    def loss(self) -> Tensor:
-        rows = [self.random.randrange(len(self.x)) for _ in range(self.batch)]
-        return F.cross_entropy(self.model(self.x[rows]), self.y[rows]) / self.accumulate
-
-    def _do(self, moment: str) -> None:
-        for do in self.plans.pop((self.step, moment), ()):
-            do()
-        for first, do in self.lasting[moment]:
-            if self.step >= first:
-                do()
-
-
-def loop(
-    model: str,
-    optimizer: str,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    clip: float | None = None,
-    schedule: bool = False,
-    groups: bool = False,
-) -> Loop:
-    """A run of one of `MODELS` with one of `OPTIMIZERS` on data with something to learn."""
-    torch.manual_seed(seed)
-    net = MODELS[model]().to(dtype)
-    g = torch.Generator().manual_seed(seed)
-    x = torch.randn(256, 8, 4, generator=g).to(dtype)
-    y = (x.float().flatten(1) @ torch.randn(32, CLASSES, generator=g)).argmax(1)
-    kind, settings = OPTIMIZERS[optimizer]
-    params: Any = list(net.parameters())
-    if groups:
-        params = [
-            {"params": [p for p in params if p.ndim > 1]},
-            {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
-        ]
-    made = kind(params, **settings)
-    plan = torch.optim.lr_scheduler.CosineAnnealingLR(made, 400) if schedule else None
-    return Loop(net, made, x, y, random.Random(seed), clip, plan)
+    with (
+        run_of(directory, config, about) as record,
+        tqdm(
+            total=round(total),
+            initial=round(total * done()),
+            unit="cpu-s" if steps is None else "step",
+            desc=str(directory),
+            leave=False,
+        ) as bar,
+    ):
+        shown = round(measures * done(), 6)
+        while done() < 1:
+            begin, value = time.process_time(), math.nan
+            while (fraction := done(time.process_time() - begin)) < min(1.0, (math.floor(shown) + 1) / measures):
+                value = descent.step(loss, lr * (0.5 + 0.5 * math.cos(math.pi * fraction)) + 1e-6)
+            spent += time.process_time() - begin
+            shown = round(measures * done(), 6)
+            bar.update(round(total * done()) - bar.n)
+            row = {"step": len(descent.losses), "seconds": spent, "loss": value} | measure()
+            record.append("progress", {k: [v] for k, v in row.items()})
+            record.flush()
+            descent.notes["spent"] = spent
+            descent.save()
+    return finish(directory)

@@ -31,6 +31,7 @@ from .errors import SymmetryError as SymmetryError
 from .monitor import Fault as Fault
 from .probe import Probe as Probe
 from .probe import instrument as instrument
+from .report import open_run as open_run
 from .symmetry import Part as Part
 from .symmetry import Symmetry as Symmetry
 from .symmetry import SymmetrySet as SymmetrySet

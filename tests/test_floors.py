@@ -10,7 +10,7 @@ import neuromech
 
 ROOT = Path(neuromech.__file__).parent
 FLOORS = {
-    "errors": 0, "params": 0, "rounding": 0, "compat": 0, "_version": 0,
+    "errors": 0, "params": 0, "rounding": 0, "compat": 0, "rng": 0, "_version": 0,
     "symmetry": 1, "optimizers": 1, "record": 1,
     "detect": 2, "dynamics": 2, "eom": 2, "physics": 2,
     "hooks": 3, "transforms": 3,

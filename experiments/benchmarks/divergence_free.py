@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacfwd, jacrev, vmap
 
 from neuromech.physics import DivergenceFree, mlp
-from neuromech.physics.fields.schemes import Form, antisymmetric, outputs_of
+from neuromech.physics.fields.schemes import PotentialForm, antisymmetric, outputs_of
 
 # Best scheme of an earlier study of the same networks, in the same units: (evaluation, training) for each n.
 BEST: dict[str, dict[int, tuple[float, float]]] = {
@@ -40,7 +40,7 @@ class Config:
     seconds: float = 6.0  # of CPU time for each row of the table and each of evaluation and training
 
 
-def reference(potential: nn.Module, x: Tensor, n: int, form: Form) -> Tensor:
+def reference(potential: nn.Module, x: Tensor, n: int, form: PotentialForm) -> Tensor:
     """The paper's schemes."""
     params: dict[str, Tensor] = dict(potential.named_parameters())
 
@@ -68,7 +68,7 @@ def ratios(runs: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     return [b / best[0] for b in best[1:]]
 
 
-def costs(form: Form, n: int, config: Config) -> tuple[list[float], list[float]]:
+def costs(form: PotentialForm, n: int, config: Config) -> tuple[list[float], list[float]]:
     """(ours, reference) for evaluation, and for training; without a reference where that is too slow."""
     potential = mlp(n, outputs_of(form, n), config.width, config.depth)
     field, x = DivergenceFree(potential, n, form), torch.randn(config.batch, n)
@@ -97,7 +97,7 @@ def costs(form: Form, n: int, config: Config) -> tuple[list[float], list[float]]
     return result[0], result[1]
 
 
-def divergence(form: Form, n: int, dtype: torch.dtype) -> float:
+def divergence(form: PotentialForm, n: int, dtype: torch.dtype) -> float:
     """Root mean square of div v over that of |J_v|, by autodiff of the field itself."""
     field = DivergenceFree(mlp(n, outputs_of(form, n), 64, 3), n, form).to(dtype)
     x = torch.randn(32, n, dtype=dtype)
@@ -112,7 +112,7 @@ def main() -> int:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     missed = 0
-    forms: tuple[Form, ...] = ("matrix", "vector")
+    forms: tuple[PotentialForm, ...] = ("matrix", "vector")
     print("form     n   evaluation: ours  best  reference   training: ours  best  reference   divergence: f32      f64")
     for form in forms:
         for n, best in BEST[form].items():

@@ -21,7 +21,7 @@ from experiments.benchmarks.overhead import Config as Pairs
 from experiments.benchmarks.overhead import paired
 from neuromech.demo import digits, vgg
 from neuromech.eom import EoMOptimizer, Point, as_function, gradient_flow
-from neuromech.eom.landscape import Loss
+from neuromech.eom.landscape import LossFunction
 from neuromech.eom.terms import Backend, cost
 from neuromech.params import Params, combine, norm
 
@@ -153,7 +153,7 @@ def price(config: Config) -> None:
 
 
 def needed(
-    loss: Loss, params: Params, end: Params, order: int, backend: Backend, time: float, tolerance: float
+    loss: LossFunction, params: Params, end: Params, order: int, backend: Backend, time: float, tolerance: float
 ) -> float:
     """Steps to reach the tolerance, by the order of the method from a run that is fine enough to show it."""
     count = 32

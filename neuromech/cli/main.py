@@ -1,4 +1,4 @@
-"""The command line: `neuromech demo`, `neuromech report RUN`, `neuromech detect SUBJECT`.
+"""The command line: `neuromech demo`, `neuromech report RUN`, `neuromech detect MODEL`.
 
 Exit codes: 0 done; 1 neuromech could not do it, and says why; 2 the command was not understood.
 """
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     detect = commands.add_parser(
         "detect",
         help="list the symmetries of a model",
-        description="SUBJECT is one of\n\n"
+        description="MODEL is one of\n\n"
         "  MODULE:CALLABLE  called without arguments; returns (model, example), (model, example, loss) or (model,\n"
         "                   example, loss, target): the model, what it is called with (a tensor, a tuple or a dict),\n"
         "                   a loss function of (output, target) or of the output alone, and its target\n"
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Example, with a file nets.py in this directory that defines small(): neuromech detect nets:small",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    detect.add_argument("subject", metavar="SUBJECT", help="where the model comes from")
+    detect.add_argument("model", metavar="MODEL", help="where the model comes from")
     detect.add_argument("--json", action="store_true", help="machine-readable output, one entry a family")
     detect.add_argument("--no-verify", action="store_true", help="skip the numerical check of every claim")
     detect.add_argument("--meta", action="store_true", help="shapes only: no memory for parameters, no check")
@@ -110,11 +110,11 @@ def _report(options: argparse.Namespace) -> int:
 def _detect(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from neuromech.cli.subject import load
+    from neuromech.cli.models import load
     from neuromech.detect import find_symmetries, watched
     from neuromech.record import plain
 
-    subject = load(options.subject, options.meta)
+    given = load(options.model, options.meta)
     with tqdm(desc="recording and solving", leave=False, disable=None, unit="check") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -123,7 +123,7 @@ def _detect(options: argparse.Namespace) -> int:
             bar.update(done - bar.n)
 
         with watched(progress):
-            found = find_symmetries(*subject, verify=not options.no_verify)
+            found = find_symmetries(*given, verify=not options.no_verify)
     print(json.dumps(plain(found.to_dict()), indent=1, allow_nan=False) if options.json else found)
     return 0
 

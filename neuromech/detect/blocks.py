@@ -18,7 +18,7 @@ Dim = tuple[int, int]  # (length, stride)
 
 
 @dataclass(frozen=True)
-class Block:
+class StridedBlock:
     """What one member moves in one parameter, for all members: `family` counts members, `rest` what moves together.
 
     Element (i, j ..) stands at start + i * stride_i + j * stride_j + .. of the parameter's elements in row-major order.
@@ -34,7 +34,7 @@ class Block:
         return self.parameter, self.weight, self.family
 
 
-def joined(blocks: Iterable[Block], shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
+def joined(blocks: Iterable[StridedBlock], shapes: Mapping[str, tuple[int, ...]]) -> list[StridedBlock]:
     """The same elements in as few blocks as possible."""
     blocks = [_tidy(b, shapes[b.parameter]) for b in blocks]
     while True:
@@ -49,7 +49,7 @@ def joined(blocks: Iterable[Block], shapes: Mapping[str, tuple[int, ...]]) -> li
             return blocks
 
 
-def _pair(a: Block, b: Block) -> Block | None:
+def _pair(a: StridedBlock, b: StridedBlock) -> StridedBlock | None:
     """The union of two blocks, if it is one."""
     if a._alike() != b._alike():
         return None
@@ -74,7 +74,7 @@ def _ordered(dims: Iterable[Dim]) -> tuple[Dim, ...]:
     return tuple(sorted(dims, key=lambda d: -d[1]))
 
 
-def _tidy(block: Block, shape: Sequence[int]) -> Block:
+def _tidy(block: StridedBlock, shape: Sequence[int]) -> StridedBlock:
     """Dimensions that follow one another within an axis of the parameter are one."""
     rest: list[Dim] = []
     for n, k in block.rest:
@@ -90,7 +90,7 @@ def _axis(stride: int, shape: Sequence[int]) -> int:
     return next(d for d in range(len(shape)) if prod(shape[d + 1 :]) <= stride and shape[d] > 1)
 
 
-def members_joined(blocks: Sequence[Block], shapes: Mapping[str, tuple[int, ...]]) -> list[Block]:
+def members_joined(blocks: Sequence[StridedBlock], shapes: Mapping[str, tuple[int, ...]]) -> list[StridedBlock]:
     """Indices of the family that follow one another in every block are one: (channel, pixel) of a flattened axis."""
     out = list(blocks)
     j = 1
@@ -116,7 +116,7 @@ def _follow(slow: Dim, fast: Dim, shape: Sequence[int]) -> bool:
     return slow[1] == fast[0] * fast[1] and _axis(slow[1], shape) == _axis(fast[1], shape)
 
 
-def series(families: Sequence[list[Block]]) -> list[Block] | None:
+def series(families: Sequence[list[StridedBlock]]) -> list[StridedBlock] | None:
     """Families that are the same but for where they stand, as one with another index; None if they do not line up."""
     first = families[0]
     if any(len(f) != len(first) for f in families):
@@ -130,7 +130,7 @@ def series(families: Sequence[list[Block]]) -> list[Block] | None:
     return out
 
 
-def term(block: Block, shape: tuple[int, ...]) -> Term:
+def term(block: StridedBlock, shape: tuple[int, ...]) -> Term:
     """The block as a term: a view of the parameter where it is the whole of it, a strided part where it is not."""
     dims = sorted(
         [(*d, j) for j, d in enumerate(block.family)] + [(*d, -1) for d in block.rest], key=lambda d: (-d[1], d[2])

@@ -7,14 +7,12 @@ DistributedDataParallel, compilation, activation checkpoints, a cache of paramet
 from __future__ import annotations
 
 import copy
-import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -164,16 +162,3 @@ def _uncached() -> Iterator[None]:
         yield
     finally:
         parametrize._cache_enabled = before
-
-
-@contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Random numbers drawn inside do not count: torch (all devices), NumPy and Python go on as if nothing happened."""
-    python, legacy = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from neuromech.detect.calling import call, copies, preserved_rng, state_of
+from neuromech.detect.calling import call, copies, state_of
 from neuromech.detect.constant_folding import Replay
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
+from neuromech.rng import preserved_rng
 
 
 def record(

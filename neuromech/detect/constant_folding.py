@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 _LARGEST = 1 << 16  # elements
 
 
-class Unknown(Exception):
+class UnknownContent(Exception):
     """The operator works on something whose content nobody knows."""
 
 
@@ -30,14 +30,14 @@ def compute(
 ) -> Any:
     """What an operator makes of constants, given their `content`, on the CPU.
 
-    Raises `Unknown` if the content of one of its tensors is.
+    Raises `UnknownContent` if the content of one of its tensors is.
     """
 
     def real(x: Any) -> Any:
         if isinstance(x, Tensor):
             known = content(x)
             if known is None or known.is_meta:
-                raise Unknown
+                raise UnknownContent
             return known
         return torch.device("cpu") if isinstance(x, torch.device) else x
 
@@ -55,7 +55,7 @@ def tensors(
     if not any(t.is_meta for t in made):
         return made
     if all(t.numel() <= _LARGEST for t in made):
-        with suppress(Unknown):
+        with suppress(UnknownContent):
             return [t for t in tree_leaves(compute(func, args, kwargs, content)) if isinstance(t, Tensor)]
     return [None] * len(made)
 

@@ -18,7 +18,7 @@ from neuromech.detect.axes import Label, leaves
 from neuromech.detect.expr import Data, Expr, Factor, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
-Row = dict[Component, Fraction]
+Row = dict[Component, Fraction]  # component -> coefficient; zeros are left out
 
 
 class Equation(NamedTuple):

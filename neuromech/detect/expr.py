@@ -19,9 +19,9 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, by_parts, count, leaves
-from neuromech.detect.refine import Piece, Regrouping, Renaming
+from neuromech.detect.refine import Interval, Regrouping, Renaming
 
-Names = Mapping[Label, Label]
+LabelMap = Mapping[Label, Label]
 BlockId = tuple[
     str | None, int, tuple[tuple[int, int], ...]
 ]  # parameter, first element, (length, stride) of each index
@@ -92,7 +92,7 @@ class Data(NamedTuple):
     labels: tuple[Label, ...]
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
 
-    def called(self, to: Names) -> Data:
+    def called(self, to: LabelMap) -> Data:
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums)
 
@@ -117,11 +117,11 @@ class Data(NamedTuple):
         if len(how.entries) == 1 and not how.entries[0].guards:
             entry = how.entries[0]
             out = self
-            for guard in entry.piece.guards:
+            for guard in entry.interval.guards:
                 out = out.within(guard)
             return renamed_data(out, entry.names)
         at = [now.index(x) for x in old if x in now]
-        order = tuple((e.piece.start, e.piece.n) for e in how.entries)
+        order = tuple((e.interval.start, e.interval.n) for e in how.entries)
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
         return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
@@ -149,7 +149,7 @@ class Factor(NamedTuple):
     data: tuple[Data, ...] = ()
     where: frozenset[Label] = frozenset()
 
-    def called(self, to: Names) -> Factor:
+    def called(self, to: LabelMap) -> Factor:
         """The factor with its indices called by other labels, part by part."""
         labels = tuple(to.get(x, x) for x in leaves(self.labels))
         data = tuple(d.called(to) for d in self.data)
@@ -220,7 +220,7 @@ class Expr:
     def __sub__(self, other: Expr) -> Expr:
         return self + -other
 
-    def rename(self, how: Renaming | Names) -> Expr:
+    def rename(self, how: Renaming | LabelMap) -> Expr:
         """The expression with indices called by other labels."""
         how = how if isinstance(how, Renaming) else Renaming(how)
         if not (how and self.terms):
@@ -315,19 +315,19 @@ def _regrouped(f: Factor, c: Fraction, how: Regrouping) -> Iterator[tuple[Factor
         return
     for g, k in expand(f, c):
         for entry in how.entries:
-            if (part := _restricted(g, entry.piece, tops)) is not None:
+            if (part := _restricted(g, entry.interval, tops)) is not None:
                 whole = Expr({part._replace(where=part.where | set(entry.guards)): k})
                 yield from whole.rename(entry.names).terms.items()
 
 
-def _restricted(f: Factor, piece: Piece, tops: set[Label]) -> Factor | None:
-    """The factor on one piece of an axis; None if it is zero there."""
-    mine, wanted = f.guards(), {g for guard in piece.guards for g in guard.chain()}
+def _restricted(f: Factor, interval: Interval, tops: set[Label]) -> Factor | None:
+    """The factor on one interval of an axis; None if it is zero there."""
+    mine, wanted = f.guards(), {g for guard in interval.guards for g in guard.chain()}
     for g in wanted:
         if any(h.owner is g.owner and h is not g for h in mine):
             return None
     data = f.data
-    for guard in piece.guards:
+    for guard in interval.guards:
         data = tuple(d.within(guard) for d in data)
-    # What the piece stands for is known from now on; finer guards inside it stay.
+    # What the interval stands for is known from now on; finer guards inside it stay.
     return f._replace(data=data, where=frozenset(w for w in f.where if w not in wanted))

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 from neuromech.detect.abstract import Domain, Event
-from neuromech.detect.blocks import Block, joined, members_joined, series, term
+from neuromech.detect.blocks import StridedBlock, joined, members_joined, series, term
 from neuromech.detect.reasons import Events, Shapes, reason
-from neuromech.detect.solve import Family
+from neuromech.detect.solve import SolutionFamily
 from neuromech.symmetry import Kind, Symmetry
 
 
@@ -17,17 +17,17 @@ class Claim:
     """A symmetry to be, with the solutions that it was made of."""
 
     symmetry: Symmetry
-    families: tuple[Family, ...]
+    families: tuple[SolutionFamily, ...]
 
 
 @dataclass(frozen=True)
 class _Draft:
-    blocks: list[Block]
+    blocks: list[StridedBlock]
     seen: list[Event]
-    family: Family
+    family: SolutionFamily
 
 
-def claims(families: Sequence[Family], domain: Domain, shapes: Shapes, translation: bool) -> list[Claim]:
+def claims(families: Sequence[SolutionFamily], domain: Domain, shapes: Shapes, translation: bool) -> list[Claim]:
     """The families of one domain as symmetries; `shapes` are those of the parameters.
 
     Families that differ only in where they stand (one for every index of an axis that had to be enumerated) are one.
@@ -59,7 +59,7 @@ def _alike(drafts: Sequence[_Draft]) -> Iterator[list[_Draft]]:
     yield from out.values()
 
 
-def _blocks(family: Family, shapes: Shapes) -> list[Block]:
+def _blocks(family: SolutionFamily, shapes: Shapes) -> list[StridedBlock]:
     """What a family moves, in as few blocks as possible."""
     out = []
     for component, weight in family.vector.items():
@@ -68,5 +68,5 @@ def _blocks(family: Family, shapes: Shapes) -> list[Block]:
         dims = [(x.n, k) for x, k in unknown.indices()]
         members = family.aligned(component)
         rest = tuple(sorted((d for i, d in enumerate(dims) if i not in members), key=lambda d: -d[1]))
-        out.append(Block(unknown.name, weight, unknown.start, tuple(dims[i] for i in members), rest))
+        out.append(StridedBlock(unknown.name, weight, unknown.start, tuple(dims[i] for i in members), rest))
     return joined(out, shapes)

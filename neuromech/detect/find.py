@@ -10,27 +10,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from neuromech.detect import operators as operators  # fills the table
 from neuromech.detect.capture import record, tensors_of
 from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
-from neuromech.detect.interpret import Interpreter, Invariance, can_move
+from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
-from neuromech.detect.operators import COMPLEX, RULES, SAME_CONTENT
 from neuromech.detect.recognise import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
-from neuromech.detect.solve import Family, dimension, solve, without
+from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
-
-Loss = Callable[..., Any]
 
 
 def find_symmetries(
     model: nn.Module,
     example: Any,
-    loss: Loss | None = None,
+    loss: Callable[..., Any] | None = None,
     target: Any = None,
     verify: bool = True,
 ) -> Findings:
@@ -89,7 +87,7 @@ def analyse(
 ) -> Findings:
     """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
     _check_trainable(model)
-    interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
+    interpreter = Interpreter(graph)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -99,7 +97,8 @@ def analyse(
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
     claims = [claim.symmetry for _, claim in drawn]
-    claims += matrix_families(graph, _shifted_at_will(claims, shapes))
+    matrix = matrix_families(graph, _shifted_at_will(claims, shapes))
+    claims += matrix.families
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -127,11 +126,19 @@ def analyse(
     return Findings(
         SymmetrySet(s for s, t in zip(claims, true, strict=True) if t),
         SymmetrySet(rejected),
-        tuple(interpreter.opaque),
+        _opaque(interpreter.opaque, matrix.opaque),
         inactive,
         dimensions,
         notes,
     )
+
+
+def _opaque(diagonal: Sequence[Opaque], matrix: Sequence[Opaque]) -> tuple[Opaque, ...]:
+    """What blocks claims, in all domains: an operator that is listed for the diagonal ones is not listed again."""
+    listed = {(o.op, o.module) for o in diagonal}
+    ended = {(o.op, o.module) for o in matrix}
+    first = [replace(o, domains=(*o.domains, "matrix")) if (o.op, o.module) in ended else o for o in diagonal]
+    return (*first, *(o for o in matrix if (o.op, o.module) not in listed))
 
 
 def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
@@ -153,7 +160,7 @@ def custom_claims(graph: Graph, free: Sequence[Invariance], known: Sequence[Symm
     try:
         for node in custom:
             node.opaque = ""
-        interpreter = Interpreter(graph, RULES, SAME_CONTENT, COMPLEX)
+        interpreter = Interpreter(graph)
         interpreter.run(free)
         families = _families(interpreter)
     finally:
@@ -169,7 +176,7 @@ def custom_claims(graph: Graph, free: Sequence[Invariance], known: Sequence[Symm
     return [s for s in claims if s.name not in names]
 
 
-def _families(interpreter: Interpreter) -> dict[str, list[Family]]:
+def _families(interpreter: Interpreter) -> dict[str, list[SolutionFamily]]:
     """The solutions by domain. A parameter that may be shifted at will has no say in any scale symmetry."""
     unknowns = [interpreter.unknowns[v] for v in _as_they_work(interpreter)]
     scaling, translation = (
@@ -199,7 +206,7 @@ def arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
 
 
-def wants_target(loss: Loss) -> bool:
+def wants_target(loss: Callable[..., Any]) -> bool:
     """True if `loss` takes (output, target), false if it takes the output alone."""
     try:
         signature = inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss)
@@ -219,7 +226,7 @@ def _check_trainable(model: nn.Module) -> None:
         raise DetectionError(f"{type(model).__name__} has {what}{why}: there is nothing that could move")
 
 
-def _closed(loss: Loss | None, target: Any) -> Callable[[Any], Any] | None:
+def _closed(loss: Callable[..., Any] | None, target: Any) -> Callable[[Any], Any] | None:
     """The loss as a function of the output alone."""
     if loss is None:
         if target is not None:

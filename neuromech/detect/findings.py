@@ -49,7 +49,7 @@ class Findings(Sequence[Symmetry]):
         return {
             "symmetries": [s.to_dict() for s in self.symmetries],
             "rejected": [s.to_dict() for s in self.rejected],
-            "opaque": [vars(o) | {"blocks": list(o.blocks)} for o in self.opaque],
+            "opaque": [vars(o) | {"blocks": list(o.blocks), "domains": list(o.domains)} for o in self.opaque],
             "inactive": list(self.inactive),
             "dimension": dict(self.dimension),
             "notes": list(self.notes),
@@ -60,7 +60,7 @@ class Findings(Sequence[Symmetry]):
         return cls(
             SymmetrySet(map(Symmetry.from_dict, data["symmetries"])),
             SymmetrySet(map(Symmetry.from_dict, data["rejected"])),
-            tuple(Opaque(**{**o, "blocks": tuple(o["blocks"])}) for o in data["opaque"]),
+            tuple(Opaque(**{**o, **{k: tuple(o[k]) for k in ("blocks", "domains") if k in o}}) for o in data["opaque"]),
             tuple(data["inactive"]),
             dict(data["dimension"]),
             tuple(data["notes"]),
@@ -68,4 +68,4 @@ class Findings(Sequence[Symmetry]):
 
     def __str__(self) -> str:
         """A page of at most 120 columns: families by kind and module, then what is withdrawn, blocked or left out."""
-        return "\n".join(page(self))
+        return "\n".join(page(self.symmetries, self.rejected, self.opaque, self.inactive, self.dimension, self.notes))

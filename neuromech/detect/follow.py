@@ -96,7 +96,8 @@ class Follower(TorchFunctionMode):
     def _guarded(self, work: Any, *args: Any) -> Any:
         """Nothing that goes wrong here may reach the forward."""
         try:
-            return work(*args)
+            with unprofiled():
+                return work(*args)
         except Exception as error:
             self.failure = error
         return None
@@ -215,18 +216,11 @@ class Follower(TorchFunctionMode):
     @contextmanager
     def _aside(self, grad: bool) -> Iterator[None]:
         """Modes, hooks, profilers and counters of others do not see what is done here."""
-        profiled = torch._C._autograd._profiler_enabled()
-        if profiled:
-            torch._C._autograd._enable_record_function(False)
-        try:
-            with (
-                torch._C.DisableTorchFunction(), dispatch._disable_current_modes(), torch.inference_mode(),
-                torch.autocast("cpu", enabled=False), torch.set_grad_enabled(grad), self._recorder,
-            ):  # fmt: skip
-                yield
-        finally:
-            if profiled:
-                torch._C._autograd._enable_record_function(True)
+        with (
+            torch._C.DisableTorchFunction(), dispatch._disable_current_modes(), torch.inference_mode(),
+            torch.autocast("cpu", enabled=False), torch.set_grad_enabled(grad), self._recorder,
+        ):  # fmt: skip
+            yield
 
     # -- what a tensor is ----------------------------------------------------------------------------------------------
 
@@ -320,6 +314,19 @@ class Follower(TorchFunctionMode):
         reached, custom = backward_graph(results)
         check_coverage(graph, {name for t in reached for name in self._named.get(t, ())[:1]}, custom)
         return graph
+
+
+@contextmanager
+def unprofiled() -> Iterator[None]:
+    """What is done inside is no event to a profiler."""
+    profiled = torch._C._autograd._profiler_enabled()
+    if profiled:
+        torch._C._autograd._enable_record_function(False)
+    try:
+        yield
+    finally:
+        if profiled:
+            torch._C._autograd._enable_record_function(True)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

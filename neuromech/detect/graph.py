@@ -77,3 +77,20 @@ class Graph:
             if any(v in seen for v in node.inputs):
                 seen.update(node.outputs)
         return seen
+
+
+def known_number(value: Value) -> float | None:
+    """The number that all entries of a constant are known to have."""
+    content, node = value.content, value.node
+    readable = content is not None and content.layout is torch.strided and not (content.is_meta or content.is_nested)
+    if content is not None and readable and content.dtype.is_floating_point and content.numel():
+        first = float(content.flatten()[0])
+        return first if bool((content == first).all()) else None
+    if node is not None:  # nothing can be read on the meta device, but how it was made
+        op = node.op.removeprefix("aten.")
+        if op in ("zeros", "zeros_like", "new_zeros"):
+            return 0.0
+        if op in ("full", "full_like", "new_full", "scalar_tensor"):
+            number = node.args[0 if op == "scalar_tensor" else 1]
+            return float(number) if isinstance(number, int | float) else None
+    return None

@@ -9,30 +9,31 @@ which the statement is true. What no rule understands must not carry anything: i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch.utils._pytree import tree_map_only
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Data, Expr, Unknown
-from neuromech.detect.graph import Graph, Node, Value
+from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.operator import Operator, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
 
 
 @dataclass(frozen=True)
 class Opaque:
-    """An operator that no claim passes, why, where it stands, and the parameters that it shuts in."""
+    """An operator that no claim of some `domains` passes, why, where it stands, and the parameters that it shuts in."""
 
     op: str
     module: str
     why: str
     blocks: tuple[str, ...]
+    domains: tuple[str, ...] = ("scaling", "translation")
 
 
 @dataclass(frozen=True)
@@ -44,16 +45,10 @@ class Invariance:
 
 
 class Interpreter:
-    """One pass over a graph, by `rules` (see rules/__init__.py). Afterwards the two domains hold the equations."""
+    """One pass over a graph, by the rules of `operator.OPERATORS`. Afterwards the two domains hold the equations."""
 
-    def __init__(
-        self,
-        graph: Graph,
-        rules: Mapping[str, Callable[..., Any]],
-        same_content: Container[str] = (),
-        complex_too: Container[str] = (),
-    ) -> None:
-        self.graph, self._rules, self._same_content, self._complex = graph, rules, same_content, complex_too
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
         self.scaling = Domain()
         self.translation = Domain()
         self.opaque: list[Opaque] = []
@@ -158,7 +153,7 @@ class Interpreter:
         if value not in self._known:
             t = replace(self.constant(value.shape, value), empty=0 in value.shape)
             if value.kind != "parameter" and value not in self._varying:
-                t = self._filled(t, _known_number(value))
+                t = self._filled(t, known_number(value))
             if value in self._moving:
                 f, g = (Unknown(tuple(t.labels), value.names[0]) for _ in range(2))
                 self.unknowns[value] = f, g
@@ -168,13 +163,12 @@ class Interpreter:
 
     def _interpret(self, node: Node) -> None:
         self.node = node
-        op = node.op.removeprefix("aten.")
-        rule = self._rules.get(op)
+        operator = operator_of(node.op) or _UNKNOWN
         if not any(v in self._varying for v in node.inputs):
             # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers.
-            if rule and op in self._same_content and all(node.inputs[0].shape):
+            if operator.same_content and all(node.inputs[0].shape):
                 with suppress(Unsupported, NonNested):
-                    self._apply(rule, node)
+                    self._apply(operator.rule, node)
             return
         if node.outputs and all(0 in v.shape for v in node.outputs):
             return  # nothing is left that could carry anything
@@ -183,28 +177,26 @@ class Interpreter:
             self._block(node, "the content of a tensor leaves the graph there")
         elif node.opaque:
             self._block(node, node.opaque)
-        elif any(d.is_complex for d in dtypes) and op not in self._complex:
+        elif any(d.is_complex for d in dtypes) and not operator.for_complex:
             self._block(node, "there are no rules for complex numbers")
-        elif any(0 in v.shape for v in (*node.inputs, *self._live.intersection(node.outputs))) and (
-            op != "cat" or 0 in node.outputs[0].shape
-        ):
+        elif self._touches_nothing(node, operator.with_empty):
             self._block(node, "it handles an empty tensor")
-        elif rule is None and not node.outputs[0].dtype.is_floating_point:
+        elif operator is _UNKNOWN and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
-        elif rule is None:
+        elif operator is _UNKNOWN:
             self._block(node, "no gradient flows through it" if node.stop else "there is no rule for it")
         else:
             try:
-                self._apply(rule, node)
+                self._apply(operator.rule, node)
             except (Unsupported, NonNested) as error:
                 self._block(node, str(error))
 
-    def _touches_nothing(self, node: Node) -> bool:
-        """True if a tensor without elements goes in, or comes out and is used."""
+    def _touches_nothing(self, node: Node, inputs_too: bool) -> bool:
+        """True if a tensor without elements comes out and is used, or goes in where that is not foreseen."""
         used = (v for v in node.outputs if v in self._live)
-        return any(0 in v.shape for v in (*node.inputs, *used))
+        return any(0 in v.shape for v in (*used, *(() if inputs_too else node.inputs)))
 
-    def _apply(self, rule: Callable[..., Any], node: Node) -> None:
+    def _apply(self, rule: OperatorRule, node: Node) -> None:
         args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
@@ -224,7 +216,8 @@ class Interpreter:
             self.pin(t)
             self._list(value.node, "no gradient flows through it", [value])
             t = self._known[value] = replace(t, scale=Expr(), shift=Expr())
-        if t.masked and node.op.removeprefix("aten.") not in self._same_content and "softmax" not in node.op:
+        operator = operator_of(node.op) or _UNKNOWN
+        if t.masked and not (operator.same_content or operator.sees_masked):
             self.translation.vanish(t.shift)
             t = self._known[value] = replace(t, shift=Expr(), masked=False)
         return t
@@ -239,27 +232,15 @@ class Interpreter:
     def _list(self, node: Node, why: str, values: Sequence[Value]) -> None:
         upstream = self.graph.ancestors(values, through_stops=True)
         blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
-        self.opaque.append(Opaque(node.op.removeprefix("aten."), node.module, why, blocks))
+        self.opaque.append(Opaque(short(node.op), node.module, why, blocks))
 
 
+def _unknown(*_: Any, **__: Any) -> Any:
+    raise Unsupported("there is no rule for it")
+
+
+_UNKNOWN = Operator(_unknown)
 _LOWEST = -1e4  # exp of it is zero in any precision
-
-
-def _known_number(value: Value) -> float | None:
-    """The number that all entries of a constant are known to have."""
-    content, node = value.content, value.node
-    readable = content is not None and content.layout is torch.strided and not (content.is_meta or content.is_nested)
-    if content is not None and readable and content.dtype.is_floating_point and content.numel():
-        first = float(content.flatten()[0])
-        return first if bool((content == first).all()) else None
-    if node is not None:  # nothing can be read on the meta device, but how it was made
-        op = node.op.removeprefix("aten.")
-        if op in ("zeros", "zeros_like", "new_zeros"):
-            return 0.0
-        if op in ("full", "full_like", "new_full", "scalar_tensor"):
-            number = node.args[0 if op == "scalar_tensor" else 1]
-            return float(number) if isinstance(number, int | float) else None
-    return None
 
 
 def can_move(parameter: Value) -> bool:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from neuromech.detect.interpret import Opaque
 from neuromech.detect.patterns import compressed, merged, prose
-from neuromech.symmetry import KINDS, Symmetry
-
-if TYPE_CHECKING:
-    from neuromech.detect.findings import Findings
+from neuromech.symmetry import KINDS, Symmetry, SymmetrySet
 
 _MEANING = {
     "translation": "a constant can be added to these (and taken from what follows the minus)",
@@ -24,29 +20,37 @@ _MOVES, _WHY = 46, 50  # columns
 _LINES = 12  # of one family
 
 
-def page(f: Findings) -> Iterator[str]:
-    """The lines of the page."""
+def page(
+    symmetries: SymmetrySet,
+    rejected: Sequence[Symmetry],
+    opaque: Sequence[Opaque],
+    inactive: Sequence[str],
+    dimension: Mapping[str, int],
+    notes: Sequence[str],
+) -> Iterator[str]:
+    """The lines of the page; what is what: see `Findings`."""
     words = {"matrix": "mixing"}
-    said = {domain: n for domain, n in f.dimension.items() if n or domain not in words}
+    said = {domain: n for domain, n in dimension.items() if n or domain not in words}
     independent = [f"{n:,} of {words.get(domain, domain)}" for domain, n in said.items()]
     listed = " and ".join(filter(None, [", ".join(independent[:-1]), *independent[-1:]])) or "none"
-    yield f"{_counted(len(f), 'family', 'families')} of symmetries; independent directions: {listed}"
-    yield from (f"  {note}" for note in f.notes)
+    yield f"{_counted(len(symmetries), 'family', 'families')} of symmetries; independent directions: {listed}"
+    yield from (f"  {note}" for note in notes)
     for kind in KINDS:
-        yield from _section(kind, _MEANING[kind], f.symmetries.of(kind=kind))
-    if any(s.broken_by for s in f):
+        yield from _section(kind, _MEANING[kind], symmetries.of(kind=kind))
+    if any(s.broken_by for s in symmetries):
         yield "\n~ true but for the eps of a norm, which breaks it by this much"
-    yield from _section("withdrawn", "claimed, but the numbers contradict it", f.rejected)
-    if f.opaque:
+    yield from _section("withdrawn", "claimed, but the numbers contradict it", rejected)
+    if opaque:
         yield "\nopaque: nothing is claimed through these operators"
-        for (op, why), some in _by_operator(f.opaque).items():
+        for (op, why, domains), some in _by_operator(opaque).items():
             where = _shortened(sorted({o.module or "the model itself" for o in some}))
+            where += "" if "scaling" in domains else " (matrix symmetries only)"
             shut_in = sorted({name for o in some for name in o.blocks})
             inside = f"; it shuts in {_shortened(shut_in)}" if shut_in else ""
             yield from _wrapped(f"{op} in {where}: {why}{inside}")
-    if f.inactive:
-        verb = "do" if len(f.inactive) > 1 else "does"
-        yield from ("", *_wrapped(f"inactive: {_shortened(f.inactive)} {verb} not reach the result", ""))
+    if inactive:
+        verb = "do" if len(inactive) > 1 else "does"
+        yield from ("", *_wrapped(f"inactive: {_shortened(inactive)} {verb} not reach the result", ""))
 
 
 def _section(title: str, meaning: str, families: Sequence[Symmetry]) -> Iterator[str]:
@@ -103,10 +107,10 @@ def _wrapped(text: str, indent: str = "  ") -> list[str]:
     return textwrap.wrap(text, 118, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
-def _by_operator(opaque: Iterable[Opaque]) -> dict[tuple[str, str], list[Opaque]]:
-    out: dict[tuple[str, str], list[Opaque]] = {}
+def _by_operator(opaque: Iterable[Opaque]) -> dict[tuple[str, str, tuple[str, ...]], list[Opaque]]:
+    out: dict[tuple[str, str, tuple[str, ...]], list[Opaque]] = {}
     for o in opaque:
-        out.setdefault((o.op, o.why), []).append(o)
+        out.setdefault((o.op, o.why, o.domains), []).append(o)
     return out
 
 

@@ -14,7 +14,7 @@ from math import prod
 from typing import NamedTuple, TypeVar
 
 Numbers = tuple[int, ...]
-Key = TypeVar("Key", bound=Hashable)
+RowKey = TypeVar("RowKey", bound=Hashable)
 
 _PATH = re.compile(r"\b\w+(?:\.\w+)+")
 # A module of a Sequential, as prose names it: "passes through ReLU 1".
@@ -51,26 +51,26 @@ def parse(text: str) -> tuple[Template, Numbers]:
     return Template(pieces), tuple(int(text[a:b]) for a, b in spans)
 
 
-class Group(NamedTuple):
+class RowGroup(NamedTuple):
     """Rows of a table that can be written as one, and how each column of theirs is written."""
 
     rows: tuple[int, ...]
     columns: tuple[str, ...]
 
 
-def grouped(table: Sequence[Numbers]) -> list[Group]:
+def grouped(table: Sequence[Numbers]) -> list[RowGroup]:
     """The rows of a table of numbers in groups that hold every combination of their variables' values."""
     return sorted(_grouped(table, tuple(range(len(table)))))
 
 
-def _grouped(table: Sequence[Numbers], rows: tuple[int, ...]) -> list[Group]:
+def _grouped(table: Sequence[Numbers], rows: tuple[int, ...]) -> list[RowGroup]:
     own = [table[r] for r in rows]
     variables: dict[Numbers, list[int]] = {}  # how a column moves -> the columns that do
     for c in range(len(own[0])):
         variables.setdefault(tuple(v[c] - own[0][c] for v in own), []).append(c)
     lengths = {moves: len(set(moves)) for moves in variables}
     if prod(lengths.values()) == len(set(own)):
-        return [Group(rows, tuple(ranges({v[c] for v in own}) for c in range(len(own[0]))))]
+        return [RowGroup(rows, tuple(ranges({v[c] for v in own}) for c in range(len(own[0]))))]
     splits = [_split(rows, moves, [m for m in variables if m is not moves]) for moves in variables]
     parts = min((s for s in splits if len(s) > 1), key=len)
     return [group for part in parts for group in _grouped(table, part)]
@@ -129,9 +129,9 @@ def prose(text: str) -> str:
     return "; ".join(clauses)
 
 
-def merged(texts: Sequence[tuple[Key, tuple[str, ...]]]) -> list[tuple[list[int], tuple[str, ...]]]:
+def merged(texts: Sequence[tuple[RowKey, tuple[str, ...]]]) -> list[tuple[list[int], tuple[str, ...]]]:
     """Rows of texts with a key, grouped where keys and templates are the same: (rows, the texts with ranges)."""
-    found: dict[tuple[Key, tuple[Template, ...]], list[tuple[int, list[Numbers]]]] = {}
+    found: dict[tuple[RowKey, tuple[Template, ...]], list[tuple[int, list[Numbers]]]] = {}
     for row, (key, some) in enumerate(texts):
         parsed = [parse(text) for text in some]
         found.setdefault((key, tuple(t for t, _ in parsed)), []).append((row, [n for _, n in parsed]))

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from neuromech.detect.abstract import Event
-from neuromech.detect.equations import Component, components
+from neuromech.detect.equations import Component, Row, components
 from neuromech.detect.expr import expand
-from neuromech.detect.solve import Vector
 from neuromech.symmetry import Kind, Term
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -25,7 +24,7 @@ class Events:
                 for subset, component in components(f):
                     self._entries.setdefault(component, []).append((n, (subset, f.data, f.where), c))
 
-    def on(self, solution: Vector) -> list[Event]:
+    def on(self, solution: Row) -> list[Event]:
         """The events whose expression is not zero under the solution, in order."""
         values: dict[tuple[int, object], Fraction] = {}
         for component, w in solution.items():

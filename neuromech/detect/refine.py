@@ -23,7 +23,7 @@ class NonNested(Exception):
 
 
 @dataclass(frozen=True)
-class Piece:
+class Interval:
     """A run of indices of an axis from `start` on: those in the segments `guards`, addressed by `labels`."""
 
     guards: tuple[Label, ...]
@@ -41,13 +41,13 @@ class Regrouping:
 
     of: tuple[Label, ...]
     to: Axis
-    entries: tuple[Entry, ...]
+    entries: tuple[IntervalMap, ...]
 
 
-class Entry(NamedTuple):
+class IntervalMap(NamedTuple):
     """A piece of the old indices: it becomes the segments `guards` of the new ones, its labels are called `names`."""
 
-    piece: Piece
+    interval: Interval
     guards: tuple[Label, ...]
     names: Renaming
 
@@ -63,13 +63,13 @@ class Renaming:
         return bool(self.same or self.regroupings)
 
 
-def pieces(labels: Sequence[Label], cuts: Iterable[int]) -> list[Piece]:
+def intervals(labels: Sequence[Label], cuts: Iterable[int]) -> list[Interval]:
     """The runs of indices between `cuts`, in order; finer than asked where the axis is cut already."""
     labels = leaves(labels)
     total = count(labels)
     inner = sorted({c for c in cuts if 0 < c < total})
     if not inner:
-        return [Piece((), tuple(labels), 0)]
+        return [Interval((), tuple(labels), 0)]
     if len(inner) > MANY:
         raise NonNested(f"an axis of {total} would have to be cut into {len(inner)}")
     first, *rest = labels
@@ -80,37 +80,37 @@ def pieces(labels: Sequence[Label], cuts: Iterable[int]) -> list[Piece]:
         start = head.start * step
         within = [c - start for c in inner if start < c < start + head.n * step]
         # Cuts that remain fall inside a single index of the slow label.
-        for tail in pieces((*head.labels, *rest), within):
-            out.append(Piece((*head.guards, *tail.guards), tail.labels, start + tail.start))
+        for tail in intervals((*head.labels, *rest), within):
+            out.append(Interval((*head.guards, *tail.guards), tail.labels, start + tail.start))
     return out
 
 
-def _segmented(label: Label, cuts: Iterable[int]) -> list[Piece]:
+def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
     """A label that is no product, cut into segments."""
     inner = sorted({c for c in cuts if 0 < c < label.n})
     if not inner:
-        return [Piece((), (label,), 0)]
+        return [Interval((), (label,), 0)]
     if not label.root.segments:
         bounds = [0, *inner, label.n]
         label.root.segments = tuple(Atom(b - a) for a, b in pairwise(bounds))
     out, start = [], 0
     for segment in label.parts:
         within = [c - start for c in inner if start < c < start + segment.n]
-        out += [Piece((segment, *p.guards), p.labels, start + p.start) for p in pieces([segment], within)]
+        out += [Interval((segment, *p.guards), p.labels, start + p.start) for p in intervals([segment], within)]
         start += segment.n
     return out
 
 
-def assemble(of: Sequence[Label], chosen: Sequence[Piece]) -> Regrouping:
+def assemble(of: Sequence[Label], chosen: Sequence[Interval]) -> Regrouping:
     """The axis that holds some pieces of an old one, in this order: a slice, a roll, a selection."""
     if len(chosen) == 1:  # under labels of its own: what else there was is gone
         fresh = {x: Label(x.atom) for x in leaves(chosen[0].labels)}
-        return Regrouping(tuple(of), tuple(fresh.values()), (Entry(chosen[0], (), Renaming(fresh)),))
+        return Regrouping(tuple(of), tuple(fresh.values()), (IntervalMap(chosen[0], (), Renaming(fresh)),))
     whole = sum_of([p.n for p in chosen])
     return Regrouping(
         tuple(of),
         (whole,),
-        tuple(Entry(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True)),
+        tuple(IntervalMap(p, (s,), unify([s], p.labels)) for p, s in zip(chosen, whole.parts, strict=True)),
     )
 
 
@@ -121,10 +121,11 @@ def sum_of(lengths: Sequence[int]) -> Label:
     return whole
 
 
-def unify(f: Sequence[Label], g: Sequence[Label]) -> Renaming:
+def unify(f: Sequence[Label], g: Sequence[Label], nested: bool = False) -> Renaming:
     """Make two ways to address one index set agree; returns what the labels of `g` are called by those of `f`.
 
-    Raises `NonNested` if no common refinement is of tolerable size.
+    Raises `NonNested` if no common refinement is of tolerable size, or if neither way refines the other and `nested`
+    asks for that.
     """
     left, right = leaves(f), leaves(g)
     if count(left) != count(right):
@@ -142,6 +143,8 @@ def unify(f: Sequence[Label], g: Sequence[Label]) -> Renaming:
             rest[:0] = big.leaves()
             others.insert(0, small)
             continue
+        if nested:
+            raise NonNested(f"an axis of {big.n} is cut at {small.n}")
         head_f, head_g = [a], [b]
         while count(head_f) != count(head_g):
             shorter, more = (head_f, left) if count(head_f) < count(head_g) else (head_g, right)
@@ -179,11 +182,11 @@ def _regrouped(f: Sequence[Label], g: Sequence[Label]) -> Regrouping:
     if not cuts:  # neither is a sum: 2 x 3 against 3 x 2 has to be told index by index
         cuts = {k for x in (f, g) for k in range(0, count(x), count(x[1:]))}
     while True:
-        mine, other = pieces(f, cuts), pieces(g, cuts)
+        mine, other = intervals(f, cuts), intervals(g, cuts)
         if [p.start for p in mine] == [q.start for q in other]:
             break
         cuts = {p.start for p in (*mine, *other)}
-    entries = (Entry(q, p.guards, unify(p.labels, q.labels)) for p, q in zip(mine, other, strict=True))
+    entries = (IntervalMap(q, p.guards, unify(p.labels, q.labels)) for p, q in zip(mine, other, strict=True))
     return Regrouping(tuple(g), tuple(f), tuple(entries))
 
 
@@ -193,8 +196,11 @@ def _ends(labels: Sequence[Label]) -> set[int]:
     return {step * end for end in accumulate(s.n for s in labels[0].segments)}
 
 
-def regroup(labels: Sequence[Label], shape: Sequence[int]) -> tuple[tuple[Axis, ...], Renaming]:
-    """The same indices, in the same order, read as axes of lengths `shape` (a reshape); how labels are called then."""
+def regroup(labels: Sequence[Label], shape: Sequence[int], nested: bool = False) -> tuple[tuple[Axis, ...], Renaming]:
+    """The same indices, in the same order, read as axes of lengths `shape` (a reshape); how labels are called then.
+
+    Raises `NonNested` as `unify` does.
+    """
     todo, lengths = leaves(labels), list(shape)
     axes: list[Axis] = []
     same: dict[Label, Label] = {}
@@ -210,6 +216,8 @@ def regroup(labels: Sequence[Label], shape: Sequence[int]) -> tuple[tuple[Axis, 
             elif not rest and a.n % need == 0 and not a.root.segments:
                 a.root.factors = Atom(need), Atom(a.n // need)
                 todo[:0] = a.leaves()
+            elif nested:
+                raise NonNested(f"an axis of {n} cuts a factor of {a.n}")
             else:  # the axis ends inside a label that cannot be split there: this label and its neighbours read anew
                 group.append(a)
                 block = [n]

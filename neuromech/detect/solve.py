@@ -18,18 +18,16 @@ from neuromech.detect.axes import Atom, leaves
 from neuromech.detect.equations import Component, Equation, Row, rows
 from neuromech.detect.expr import BlockId, Unknown
 
-Vector = Row  # component -> coefficient; zeros are left out
-
 
 @dataclass(frozen=True)
-class Family:
+class SolutionFamily:
     """A solution: the coefficient with which each component follows one free function of the family's indices."""
 
-    solution: Vector
+    solution: Row
     at_rest: frozenset[BlockId] = frozenset()  # blocks of parameters that need not move
 
     @property
-    def vector(self) -> Vector:
+    def vector(self) -> Row:
         """The solution as far as it is about parameters that move; names for expressions are left out."""
         named = {c: w for c, w in self.solution.items() if c[0].name is not None}
         return {c: w for c, w in named.items() if c[0].block not in self.at_rest} if self.at_rest else named
@@ -59,11 +57,11 @@ class Family:
         (unknown, positions), *others = self.vector
         return unknown.block if not others and len(positions) == len(unknown.indices()) else None
 
-    def restrictions(self, degree: int) -> list[Vector]:
+    def restrictions(self, degree: int) -> list[Row]:
         """The solutions on subsets of `degree` indices that the family contains: constant along the other indices."""
         out = []
         for kept in combinations(range(len(self.indices)), degree):
-            vector: Vector = {}
+            vector: Row = {}
             for component, c in self.solution.items():
                 positions = self.aligned(component)
                 part = component[0], tuple(sorted(positions[j] for j in kept))
@@ -73,7 +71,9 @@ class Family:
         return out
 
 
-def solve(unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary: Sequence[Unknown]) -> list[Family]:
+def solve(
+    unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary: Sequence[Unknown]
+) -> list[SolutionFamily]:
     """A sparse basis of all solutions, in the order of `unknowns` (auxiliary ones are eliminated)."""
     system: dict[int, list[Row]] = {}
     for equation in equations:
@@ -86,14 +86,14 @@ def solve(unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary:
     # Auxiliary components come last, so that elimination expresses them by those of parameters, and late ones by early.
     every = [c for u in (*unknowns, *auxiliary) for block in u.blocks() for c in _components_of(block)]
     order = {c: i for i, c in enumerate(every)}
-    found: list[Family] = []
+    found: list[SolutionFamily] = []
     for degree in sorted({len(positions) for _, positions in every}, reverse=True):
         mine = [c for c in every if len(c[1]) == degree]
         implied = [v for family in found for v in family.restrictions(degree)]
         for block, equal_zero, known in _blocks(mine, system.get(degree, []), implied):
             basis = _null_space(block, equal_zero, order)
             for vector in _beyond(basis, known):
-                family = Family(_primitive(vector, order))
+                family = SolutionFamily(_primitive(vector, order))
                 if family.vector and all(
                     _satisfied(v, touching) for d in range(degree) for v in family.restrictions(d)
                 ):
@@ -101,18 +101,18 @@ def solve(unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary:
     return sorted(found, key=lambda f: min(order[c] for c in f.vector))
 
 
-def dimension(families: Sequence[Family]) -> int:
+def dimension(families: Sequence[SolutionFamily]) -> int:
     """Number of independent one-parameter symmetries: families may overlap (rows and columns share the whole)."""
     total = 0
     for degree in range(1 + max((len(f.indices) for f in families), default=-1)):
-        by_size: dict[int, list[Vector]] = {}
-        for vector in (v for f in families for v in Family(f.vector).restrictions(degree)):
-            by_size.setdefault(prod(a.n - 1 for a in Family(vector).indices), []).append(vector)
+        by_size: dict[int, list[Row]] = {}
+        for vector in (v for f in families for v in SolutionFamily(f.vector).restrictions(degree)):
+            by_size.setdefault(prod(a.n - 1 for a in SolutionFamily(vector).indices), []).append(vector)
         total += sum(members * len(_echelon(vectors)) for members, vectors in by_size.items())
     return total
 
 
-def without(families: Sequence[Family], blocks: Iterable[BlockId]) -> list[Family]:
+def without(families: Sequence[SolutionFamily], blocks: Iterable[BlockId]) -> list[SolutionFamily]:
     """The families with some blocks of parameters at rest, and what is left of each once."""
     left = [replace(f, at_rest=frozenset(blocks)) for f in families]
     return list({frozenset(f.vector.items()): f for f in left if f.vector}.values())
@@ -123,7 +123,7 @@ def _components_of(u: Unknown) -> Iterable[Component]:
     return ((u, positions) for k in range(n + 1) for positions in combinations(range(n), k))
 
 
-def _minus(v: Vector, r: Fraction, w: Vector) -> Vector:
+def _minus(v: Row, r: Fraction, w: Row) -> Row:
     """v - r w."""
     out = dict(v)
     for k, c in w.items():
@@ -133,14 +133,14 @@ def _minus(v: Vector, r: Fraction, w: Vector) -> Vector:
     return out
 
 
-def _satisfied(vector: Vector, touching: dict[Component, list[Row]]) -> bool:
+def _satisfied(vector: Row, touching: dict[Component, list[Row]]) -> bool:
     seen = {id(row): row for k in vector for row in touching.get(k, ())}
     return all(sum((c * vector[k] for k, c in row.items() if k in vector), Fraction(0)) == 0 for row in seen.values())
 
 
 def _blocks(
-    components: Sequence[Component], system: Sequence[Row], implied: Sequence[Vector]
-) -> Iterable[tuple[list[Component], list[Row], list[Vector]]]:
+    components: Sequence[Component], system: Sequence[Row], implied: Sequence[Row]
+) -> Iterable[tuple[list[Component], list[Row], list[Row]]]:
     """Connected blocks: components that share an equation or an implied solution."""
     parent = {c: c for c in components}
 
@@ -154,7 +154,7 @@ def _blocks(
         first, *others = link
         for c in others:
             parent[find(c)] = find(first)
-    blocks: dict[Component, tuple[list[Component], list[Row], list[Vector]]] = {}
+    blocks: dict[Component, tuple[list[Component], list[Row], list[Row]]] = {}
     for c in components:
         blocks.setdefault(find(c), ([], [], []))[0].append(c)
     for row in system:
@@ -188,12 +188,10 @@ def _echelon(vectors: Iterable[Row], order: dict[Component, int] | None = None) 
     return pivots
 
 
-def _null_space(
-    block: Sequence[Component], system: Sequence[Row], order: dict[Component, int]
-) -> dict[Component, Vector]:
+def _null_space(block: Sequence[Component], system: Sequence[Row], order: dict[Component, int]) -> dict[Component, Row]:
     """A basis of the solutions, by free component: each is 1 at its own and 0 at the other free components."""
     pivots = _echelon(system, order)
-    basis: dict[Component, Vector] = {c: {c: Fraction(1)} for c in block if c not in pivots}
+    basis: dict[Component, Row] = {c: {c: Fraction(1)} for c in block if c not in pivots}
     for pivot, row in pivots.items():
         for k, c in row.items():
             if k != pivot:
@@ -201,17 +199,17 @@ def _null_space(
     return basis
 
 
-def _beyond(basis: dict[Component, Vector], known: Sequence[Vector]) -> list[Vector]:
+def _beyond(basis: dict[Component, Row], known: Sequence[Row]) -> list[Row]:
     """Sparse solutions that complete the `known` ones to the whole null space."""
     coordinates = [{c: v[c] for c in v if c in basis} for v in known]
     covered = _echelon(c for c in coordinates if c)
     return _sparsified([v for free, v in basis.items() if free not in covered], known)
 
 
-def _sparsified(vectors: list[Vector], modulo: Sequence[Vector]) -> list[Vector]:
+def _sparsified(vectors: list[Row], modulo: Sequence[Row]) -> list[Row]:
     """The same span modulo `modulo`, with fewer entries: greedy, one combination at a time."""
 
-    def weight(v: Vector) -> tuple[int, bool]:
+    def weight(v: Row) -> tuple[int, bool]:
         # Among equally short ones, what is undone elsewhere (mixed signs) before what a norm has to absorb.
         named = [c for (u, _), c in v.items() if u.name is not None]
         return len(named), len({c > 0 for c in named}) < 2
@@ -229,7 +227,7 @@ def _sparsified(vectors: list[Vector], modulo: Sequence[Vector]) -> list[Vector]
     return vectors
 
 
-def _primitive(vector: Vector, order: dict[Component, int]) -> Vector:
+def _primitive(vector: Row, order: dict[Component, int]) -> Row:
     """The multiple with coprime integers whose first entry, in the order of parameters, is positive.
 
     Integers too long for a float (a factor 1/sqrt(3) somewhere) say nothing: the first entry is 1 then.

@@ -30,10 +30,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from neuromech import params as P
-from neuromech.detect.calling import call, preserved_rng, state_of
+from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
 from neuromech.detect.float64 import Precise, widened
 from neuromech.params import Params
+from neuromech.rng import preserved_rng
 from neuromech.symmetry import Symmetry
 
 # Factors on eps, with which both defects must fall. The second is for inputs that vary so little that the first leaves
@@ -41,7 +42,7 @@ from neuromech.symmetry import Symmetry
 _SHRINK = (1e-6, 1e-12)
 _TOLERANCE = torch.finfo(torch.float64).eps ** 0.5
 
-Move = tuple[Symmetry, Tensor]  # a family, and how far each member goes
+Excursion = tuple[Symmetry, Tensor]  # a family, and how far each member goes
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Experiment:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verification:
     """Claim by claim the measured defect, and whether it is true; or, for all, why nothing could be measured."""
 
     defects: list[float]
@@ -103,20 +104,20 @@ class _Ticks:
             self._tell(self.done, self.total)
 
 
-def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> Verdict:
+def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> Verification:
     """Measure the defect of every claim, and tell the true from the false."""
     random = torch.Generator().manual_seed(seed)
     theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
     moves = dict(enumerate(_moves(claims, theta, random)))
     unjudged = ""
     try:
-        plain = _Point(experiment, theta, 1.0, random)
+        plain = _BasePoint(experiment, theta, 1.0, random)
         if not plain.finite:
             unjudged = "near the present parameters the loss or its gradient is not finite"
     except Exception as error:  # whatever it is that the model does not like about float64
         unjudged = f"the model does not run in float64 ({type(error).__name__}: {error})"
     if unjudged:
-        return Verdict([math.nan] * len(claims), [True] * len(claims), unjudged)
+        return Verification([math.nan] * len(claims), [True] * len(claims), unjudged)
     tick = _Ticks(2 * len(claims))
     defects: dict[int, float] = {}
     torques: dict[int, float] = {}
@@ -124,7 +125,7 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         defects[i], torques[i] = plain.first_order(*move), plain.torque(*move)
         tick()
 
-    def confirm(point: _Point, group: list[int]) -> list[int]:
+    def confirm(point: _BasePoint, group: list[int]) -> list[int]:
         """Those of `group` that are true at this eps; their defect includes the finite one."""
         # A quarter of the exponent is left to rounding and to the higher orders of eps.
         fall = point.eps_factor**0.75 if point is not plain else 0.0
@@ -146,12 +147,12 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     true = confirm(plain, [i for i, s in enumerate(claims) if not s.broken_by])
     for factor in (*_SHRINK, 1.0):  # at last as they are: where eps is too small to be felt, so is its absence
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
-            true += confirm(plain if factor == 1.0 else _Point(experiment, theta, factor, random), left)
+            true += confirm(plain if factor == 1.0 else _BasePoint(experiment, theta, factor, random), left)
     tick(tick.total - tick.done)  # what is false has been checked as well
-    return Verdict([defects[i] for i in moves], [i in true for i in moves])
+    return Verification([defects[i] for i in moves], [i in true for i in moves])
 
 
-def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Move]:
+def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Excursion]:
     """A random distance for every member, of moderate size even where many families meet in one parameter."""
     meeting = Counter(name for s in claims for name in s.parameters)
     most = max(meeting.values(), default=1) ** 0.5
@@ -163,7 +164,9 @@ def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generato
     return [(s, far(s)) for s in claims]
 
 
-def _finite(point: _Point, moves: Mapping[int, Move], group: list[int], line: float) -> list[tuple[list[int], float]]:
+def _finite(
+    point: _BasePoint, moves: Mapping[int, Excursion], group: list[int], line: float
+) -> list[tuple[list[int], float]]:
     """The finite defect of all claims of `group` in one transformation, halved until the false ones stand alone."""
     if not group:
         return []
@@ -183,7 +186,7 @@ def _nearby(p: Tensor, generator: torch.Generator) -> Tensor:
     return wide + torch.randn(p.shape, generator=generator, dtype=wide.dtype).to(p.device) * size / 10
 
 
-class _Point:
+class _BasePoint:
     """Loss and gradient at theta, against which transformed parameters are compared."""
 
     def __init__(self, experiment: Experiment, theta: Params, eps_factor: float, generator: torch.Generator) -> None:
@@ -207,7 +210,7 @@ class _Point:
         floor = _TOLERANCE**0.5 * float(self.seen.norm())
         return _ratio(P.dot(self.gradient, v).abs(), (P.norm(self.gradient) * P.norm(v)).clamp(min=floor))
 
-    def finite_defect(self, moves: Sequence[Move]) -> float:
+    def finite_defect(self, moves: Sequence[Excursion]) -> float:
         theta = self.theta
         for s, alpha in moves:
             theta = s.transform(theta, alpha)

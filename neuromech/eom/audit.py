@@ -26,9 +26,8 @@ def check_repeats(live: Live, point: Point) -> None:
     if abs(first - second) > math.sqrt(eps) * max(abs(first), abs(second)):
         raise EoMError(
             f"the closure gave {first:.6g} and then {second:.6g} at the same parameters: it draws a new batch, or "
-            f"something "
-            "random that torch, numpy and random do not seed. Draw the batch before step(), and let the closure only "
-            "evaluate it"
+            "something random that torch, numpy and random do not seed. Draw the batch before step(), and let the "
+            "closure only evaluate it"
         )
 
 
@@ -37,8 +36,8 @@ def check_difference(point: Point) -> None:
     if error > 0.05:
         warnings.warn(
             f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}: its "
-            f"counter "
-            "term is worth little. Use float32 or float64, or hvp='reverse' with a closure that does not call backward",
+            "counter term is worth little. Use float32 or float64, or hvp='reverse' with a closure that does not call "
+            "backward",
             NeuromechWarning,
             stacklevel=3,
         )

@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from neuromech.eom.forward_ad import dual
 from neuromech.eom.landscape import Look, Terms, check_loss
-from neuromech.eom.rng import States, restore, same, states
 from neuromech.errors import EoMError
 from neuromech.params import Params
+from neuromech.rng import GeneratorStates, restore, same, states
 
 Closure = Callable[[], Any]
 
@@ -56,7 +56,7 @@ class Live:
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
         self._start = None if once else states(self._devices)
-        self._end: States | None = None
+        self._end: GeneratorStates | None = None
 
     @property
     def here(self) -> Params:
@@ -83,7 +83,7 @@ class Live:
             p.grad = None
             versions.append(p._version)
         self._looks += 1
-        with torch.enable_grad(), _Watch(self._before, on=self._looks == 1 and not self._once) as watch:
+        with torch.enable_grad(), _Buffers(self._before, on=self._looks == 1 and not self._once) as watch:
             loss = self._closure()
             self.parallel |= watch.parallel
             if self.parallel and all(p.grad is None for p in self._tensors):
@@ -145,7 +145,7 @@ class Live:
                 _restore(self._end, self._after)
 
 
-class _Watch:
+class _Buffers:
     """Remembers, while it is entered, the buffers of every module that is called, as they were before the call.
 
     `parallel`: whether one of the modules is `DistributedDataParallel`.
@@ -167,7 +167,7 @@ class _Watch:
             if inside is not None:
                 self._remember(inside, args)
 
-    def __enter__(self) -> _Watch:
+    def __enter__(self) -> _Buffers:
         self._handle = register_module_forward_pre_hook(self._remember) if self._on else None
         return self
 
@@ -176,7 +176,7 @@ class _Watch:
             self._handle.remove()
 
 
-def _restore(at: States | None, buffers: dict[Tensor, Tensor]) -> None:
+def _restore(at: GeneratorStates | None, buffers: dict[Tensor, Tensor]) -> None:
     if at is not None:
         restore(at)
     with torch.no_grad():

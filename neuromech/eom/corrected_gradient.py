@@ -19,7 +19,7 @@ from torch import Tensor
 
 from neuromech.eom.bseries import Derivative
 from neuromech.eom.rule import Rule
-from neuromech.eom.terms import Field, taylor
+from neuromech.eom.terms import VectorField, taylor
 from neuromech.params import Params
 
 
@@ -38,8 +38,7 @@ class Role(NamedTuple):
 
 
 class Handed(NamedTuple):
-    """Coefficients of e_j / w in the gradient to hand over; of e_j / w^(j+1) in the buffer, from the end of the "
-    "step."""
+    """Coefficients of e_j / w in the gradient to hand over; of e_j / w^(j+1) in the buffer, from the step's end."""
 
     gradient: tuple[float, ...]
     memory: tuple[float, ...]
@@ -86,7 +85,7 @@ class Slope:
 
         return of_slope
 
-    def field(self, gradient: Field, theta: Params, here: Params) -> Field:
+    def field(self, gradient: VectorField, theta: Params, here: Params) -> VectorField:
         """V at any point from g; the gradient `here` at `theta` is known and not asked for again."""
 
         def of_slope(params: Params) -> Params:

@@ -20,14 +20,15 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from neuromech.eom import double_backward
+from neuromech.eom.norm_calls import NormCall, batch_norms, instance_norms
 
 # Operators as torch has them (right in forward mode), in a cheap form for two reverse derivatives, or norms by
 # elementary operators.
-Form = Literal["torch", "twice", "open"]
+OperatorForm = Literal["torch", "twice", "open"]
 
 
 @contextmanager
-def mathematical(form: Form) -> Iterator[None]:
+def mathematical(form: OperatorForm) -> Iterator[None]:
     """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
     # What sdpa_kernel does, which takes as long as a layer to do it.
     fused = [enable for enabled, enable in FUSED if enabled()]
@@ -55,7 +56,7 @@ FUSED = (
 
 
 class _Forms(TorchFunctionMode):
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: OperatorForm) -> None:
         super().__init__()
         self._open = form == "open"
 
@@ -92,100 +93,39 @@ def layer_norm(
     return _gained(out, weight, bias, list(normalized_shape))
 
 
-def batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    if not training:
-        return torch.batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, cudnn_enabled)
-    axes = [0, *range(2, input.ndim)]
-    out, mean, variance = _standardised(input, axes, eps)
-    _remember(input, axes, mean, variance, running_mean, running_var, momentum)
-    return _gained(out, weight, bias, [1, -1, *[1] * (input.ndim - 2)])
+def batch_norm(call: NormCall) -> Tensor | None:
+    return _normalised(call, [0, *range(2, call.input.ndim)])
 
 
-def instance_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    use_input_stats: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    if not use_input_stats:
-        return torch.instance_norm(
-            input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
-        )
-    axes = list(range(2, input.ndim))
-    out, mean, variance = _standardised(input, axes, eps)
-    _remember(input, axes, mean, variance, running_mean, running_var, momentum)
-    return _gained(out, weight, bias, [1, -1, *[1] * (input.ndim - 2)])
+def instance_norm(call: NormCall) -> Tensor | None:
+    return _normalised(call, list(range(2, call.input.ndim)))
+
+
+def _normalised(call: NormCall, axes: list[int]) -> Tensor | None:
+    if not call.batch:
+        return None
+    out, mean, variance = _standardised(call.input, axes, call.eps)
+    _remember(call, axes, mean, variance)
+    return _gained(out, call.weight, call.bias, [1, -1, *[1] * (call.input.ndim - 2)])
 
 
 @torch.no_grad()
-def _remember(
-    x: Tensor,
-    axes: list[int],
-    mean: Tensor,
-    variance: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: float,
-) -> None:
+def _remember(call: NormCall, axes: list[int], mean: Tensor, variance: Tensor) -> None:
     """Running averages as torch keeps them: of the unbiased variance, over the batch for instance norm."""
-    if running_mean is None or running_var is None:
+    if call.running_mean is None or call.running_var is None:
         return
-    count = math.prod(x.shape[a] for a in axes)
+    count = math.prod(call.input.shape[a] for a in axes)
 
     def channels(t: Tensor) -> Tensor:
         return t.detach().mean([a for a in range(t.ndim) if a != 1])
 
-    running_mean.lerp_(channels(mean).to(running_mean), momentum)
-    running_var.lerp_(channels(variance * (count / max(count - 1, 1))).to(running_var), momentum)
+    call.running_mean.lerp_(channels(mean).to(call.running_mean), call.momentum)
+    call.running_var.lerp_(channels(variance * (count / max(count - 1, 1))).to(call.running_var), call.momentum)
 
 
-def _functional_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    return batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps, True)
-
-
-def _functional_instance_norm(
-    input: Tensor,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    return instance_norm(input, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, True)
-
-
-# torch asks a mode about the outermost function only, so both layers of its interface are named.
 FORMS: dict[Any, Callable[..., Tensor]] = {
-    functional.batch_norm: _functional_batch_norm,
-    functional.instance_norm: _functional_instance_norm,
     functional.layer_norm: layer_norm,
-    torch.batch_norm: batch_norm,
-    torch.instance_norm: instance_norm,
     torch.layer_norm: layer_norm,
+    **batch_norms(batch_norm),
+    **instance_norms(instance_norm),
 }

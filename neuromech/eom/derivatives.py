@@ -24,12 +24,12 @@ from torch.utils.checkpoint import CheckpointError
 
 from neuromech.eom.decompositions import mathematical
 from neuromech.eom.forward_ad import prepare_duals
-from neuromech.eom.landscape import Function, Landscape, Look, Loss, Terms
+from neuromech.eom.landscape import Landscape, Look, LossFunction, PureLandscape, Terms
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
 
-Form = Literal["auto", "reverse", "forward", "difference"]
-FORMS: tuple[Form, ...] = get_args(Form)
+HVPForm = Literal["auto", "reverse", "forward", "difference"]
+FORMS: tuple[HVPForm, ...] = get_args(HVPForm)
 Exact = Literal["reverse", "forward", "difference", "gradient"]
 
 
@@ -42,14 +42,14 @@ class Point:
     Raises `EoMError` for a loss that is no scalar, or that does not depend on any parameter.
     """
 
-    def __init__(self, loss: Loss, params: Params, hvp: Form = "auto", once: bool = False) -> None:
-        self._begin(Function(loss, params), hvp, once=once)
+    def __init__(self, loss: LossFunction, params: Params, hvp: HVPForm = "auto", once: bool = False) -> None:
+        self._begin(PureLandscape(loss, params), hvp, once=once)
 
     @classmethod
     def on(
         cls,
         landscape: Landscape,
-        hvp: Form | Literal["gradient"] = "auto",
+        hvp: HVPForm | Literal["gradient"] = "auto",
         trusted: bool = False,
         once: bool = False,
     ) -> Point:
@@ -62,7 +62,7 @@ class Point:
         return point
 
     def _begin(
-        self, landscape: Landscape, hvp: Form | Literal["gradient"], trusted: bool = False, once: bool = False
+        self, landscape: Landscape, hvp: HVPForm | Literal["gradient"], trusted: bool = False, once: bool = False
     ) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
@@ -134,8 +134,7 @@ class Point:
             if leaf._version != self._versions[name]:
                 raise EoMError(
                     f"{name} was modified in place after the loss was evaluated, so its derivatives belong to no "
-                    f"point: "
-                    "take them before parameters change"
+                    "point: take them before parameters change"
                 )
         if len(directions) > 1 and not self._deep:
             with self._exact(deep=True):

@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 
 from neuromech.eom.bseries import evaluate
 from neuromech.eom.closure import Closure, Live
-from neuromech.eom.derivatives import Form, Point
+from neuromech.eom.derivatives import HVPForm, Point
 from neuromech.eom.flow import Flow
 from neuromech.eom.lanczos import Eigen, largest
-from neuromech.eom.landscape import Loss
+from neuromech.eom.landscape import LossFunction
 from neuromech.eom.rule import Rule, check_lr, check_order
 from neuromech.eom.terms import counter_series, decayed
 from neuromech.errors import EoMError, NeuromechWarning
@@ -86,7 +86,7 @@ def _rate(tolerance: float, size: float, power: int) -> float:
     return (tolerance / size) ** (1.0 / power) if size else math.inf
 
 
-def path_error(loss: Loss, params: Params, time: float, order: int = 0, hvp: Form = "auto") -> PathError:
+def path_error(loss: LossFunction, params: Params, time: float, order: int = 0, hvp: HVPForm = "auto") -> PathError:
     """What gradient descent has moved away from the flow of order `order` (0: the gradient flow) after `time`.
 
     Raises `EoMError` for a wrong order or a loss without the derivatives that xi_order needs.
@@ -117,7 +117,7 @@ class ErrorMeter:
     Raises `EoMError` for an optimizer that is no SGD, or with groups of different settings.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, order: int = 0, hvp: Form = "auto") -> None:
+    def __init__(self, model: nn.Module, optimizer: Optimizer, order: int = 0, hvp: HVPForm = "auto") -> None:
         check_order(order, 5)
         self._optimizer = optimizer
         base = getattr(optimizer, "base", optimizer)

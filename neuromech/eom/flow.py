@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from neuromech.eom.derivatives import Form, Point, gradient_at
-from neuromech.eom.landscape import Function, Loss
+from neuromech.eom.derivatives import HVPForm, Point, gradient_at
+from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.rule import Rule, check_lr, check_order
-from neuromech.eom.terms import Backend, Field, decayed, motion, motion_by_gradients
+from neuromech.eom.terms import Backend, VectorField, decayed, motion, motion_by_gradients
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
 
@@ -37,7 +37,7 @@ class Flow:
     Names in `hidden` (velocities of second-order flows) are integrated, but not returned.
     """
 
-    field: Field
+    field: VectorField
     start: Params
     rule: Rule = PLAIN
     lr: float = 0.0
@@ -68,7 +68,7 @@ class Flow:
         """False if on a mode of this curvature no such flow exists: the steps oscillate there, whatever the order."""
         return self.lr * self.rule.kappa * curvature < self.rule.radius
 
-    def buffers(self, gradient: Field) -> Params:
+    def buffers(self, gradient: VectorField) -> Params:
         """What the optimizer has to remember for its steps from `start` to lie on the flow from the first one on.
 
         Momentum buffers (for startup "matched"), or the squares that RMSprop averages, to lowest order.
@@ -92,7 +92,7 @@ class Flow:
         return combine([(1.0 / rule.momentum, update), (-1.0 / rule.momentum, g)])
 
 
-def gradient_flow(loss: Loss, params: Params) -> Flow:
+def gradient_flow(loss: LossFunction, params: Params) -> Flow:
     """theta' = -g: the limit of infinitesimal steps of gradient descent.
 
     Raises `EoMError` for a loss that is no scalar or does not depend on the parameters.
@@ -101,7 +101,7 @@ def gradient_flow(loss: Loss, params: Params) -> Flow:
 
 
 def equation_of_motion(
-    loss: Loss, params: Params, lr: float, order: int = 1, backend: Backend = "gradients", hvp: Form = "auto"
+    loss: LossFunction, params: Params, lr: float, order: int = 1, backend: Backend = "gradients", hvp: HVPForm = "auto"
 ) -> Flow:
     """theta' = -g - lr xi_0 - ...: the flow on which gradient descent lies up to O(lr^(order+1)) (Miyagawa 2022).
 
@@ -112,12 +112,12 @@ def equation_of_motion(
 
 def flow_of(
     rule: Rule | Optimizer,
-    loss: Loss,
+    loss: LossFunction,
     params: Params,
     lr: float | None = None,
     order: int = 1,
     backend: Backend | None = None,
-    hvp: Form = "auto",
+    hvp: HVPForm = "auto",
     startup: Startup = "torch",
 ) -> Flow:
     """The flow that the steps of an optimizer follow, up to O(lr^(order+1)), from `params`.
@@ -141,8 +141,8 @@ def flow_of(
         check_lr(float("nan") if lr is None else lr)
     rate = float(lr or 0.0)
     slope = _field(rule, loss, rate, order, backend, hvp)
-    start = Function(loss, params).here
-    gradient_at(Function(loss, start))  # what is no loss is refused now
+    start = PureLandscape(loss, params).here
+    gradient_at(PureLandscape(loss, start))  # what is no loss is refused now
     if rule.momentum and order and startup == "torch":
         if rule.decoupled and rule.weight_decay:
             raise EoMError(
@@ -153,7 +153,7 @@ def flow_of(
     return Flow(slope, start, rule, rate)
 
 
-def _field(rule: Rule, loss: Loss, lr: float, order: int, backend: Backend | None, hvp: Form) -> Field:
+def _field(rule: Rule, loss: LossFunction, lr: float, order: int, backend: Backend | None, hvp: HVPForm) -> VectorField:
     if backend not in (None, "gradients", "hvp"):
         raise EoMError(f"backend is {backend!r}: it has to be 'gradients' or 'hvp'")
     if backend == "gradients" and (rule.momentum or rule.kind != "sgd"):
@@ -162,10 +162,12 @@ def _field(rule: Rule, loss: Loss, lr: float, order: int, backend: Backend | Non
     if rule.kind != "sgd":
         return _adaptive(rule, loss, lr, order, hvp)
     if backend == "gradients" or (backend is None and not rule.momentum):
-        return lambda theta: motion_by_gradients(lambda at: gradient_at(Function(loss, at)), theta, rule, lr, order)
+        return lambda theta: motion_by_gradients(
+            lambda at: gradient_at(PureLandscape(loss, at)), theta, rule, lr, order
+        )
 
     def explicit(theta: Params) -> Params:
-        point = Point(loss, theta, hvp) if order else Point.on(Function(loss, theta), "gradient")
+        point = Point(loss, theta, hvp) if order else Point.on(PureLandscape(loss, theta), "gradient")
         derivative = point.derivative
         if rule.weight_decay and not rule.decoupled:
             derivative = decayed(derivative, theta, dict.fromkeys(theta, rule.weight_decay))
@@ -174,14 +176,14 @@ def _field(rule: Rule, loss: Loss, lr: float, order: int, backend: Backend | Non
     return explicit
 
 
-def _adaptive(rule: Rule, loss: Loss, lr: float, order: int, hvp: Form) -> Field:
+def _adaptive(rule: Rule, loss: LossFunction, lr: float, order: int, hvp: HVPForm) -> VectorField:
     """Adam, AdamW and RMSprop in their steady state, eps outside of the root as in torch (cf. Cattaneo et al. 2024)."""
     c1, c2 = (beta / (1.0 - beta) for beta in rule.betas)
     pulled = rule.weight_decay if rule.decoupled else 0.0
     inside = 0.0 if rule.decoupled else rule.weight_decay
 
     def slope(theta: Params) -> Params:
-        point = Point(loss, theta, hvp) if order else Point.on(Function(loss, theta), "gradient")
+        point = Point(loss, theta, hvp) if order else Point.on(PureLandscape(loss, theta), "gradient")
         derivative = decayed(point.derivative, theta, dict.fromkeys(theta, inside))
         g = derivative()
         first = {n: -x / (x.abs() + rule.eps) - pulled * theta[n] for n, x in g.items()}
@@ -198,7 +200,7 @@ def _adaptive(rule: Rule, loss: Loss, lr: float, order: int, hvp: Form) -> Field
     return slope
 
 
-def second_order_flow(rule: Rule, loss: Loss, params: Params, lr: float, hvp: Form = "auto") -> Flow:
+def second_order_flow(rule: Rule, loss: LossFunction, params: Params, lr: float, hvp: HVPForm = "auto") -> Flow:
     """lr (1 + momentum)/2 theta'' + (1 - momentum) theta' + kappa G = 0, which keeps the memory (Kunin et al. 2021).
 
     Nesterov adds lr momentum H theta'. The initial velocity is the one that torch's first step leads to; starting at
@@ -213,22 +215,26 @@ def second_order_flow(rule: Rule, loss: Loss, params: Params, lr: float, hvp: Fo
     def slope(state: Params) -> Params:
         theta = {name: state[name] for name in params}
         v = {name: state[VELOCITY + name] for name in params}
-        point = Point(loss, theta, hvp) if rule.nesterov else Point.on(Function(loss, theta), "gradient")
+        point = Point(loss, theta, hvp) if rule.nesterov else Point.on(PureLandscape(loss, theta), "gradient")
         derivative = decayed(point.derivative, theta, decay)
         terms = [(-friction / mass, v), (-rule.kappa / mass, derivative())]
         if rule.nesterov:
             terms.append((-lr * mu / mass, derivative(v)))
         return v | {VELOCITY + name: x for name, x in combine(terms).items()}
 
-    start = Function(loss, params).here
-    force = decayed(Point.on(Function(loss, start), "gradient").derivative, start, decay)()
+    start = PureLandscape(loss, params).here
+    force = decayed(Point.on(PureLandscape(loss, start), "gradient").derivative, start, decay)()
     first = (1.0 + 2.0 * mu) if rule.nesterov else (1.0 + rule.dampening)
     velocity = {VELOCITY + name: -first / (1.0 + mu) * x for name, x in force.items()}
     return Flow(slope, start | velocity, rule, lr, frozenset(velocity))
 
 
 def minibatch_flow(
-    losses: Sequence[Loss], params: Params, lr: float | Sequence[float], order: int = 1, rule: Rule | None = None
+    losses: Sequence[LossFunction],
+    params: Params,
+    lr: float | Sequence[float],
+    order: int = 1,
+    rule: Rule | None = None,
 ) -> list[Params]:
     """The parameters after each step of SGD: the flow of each minibatch's loss, frozen for the lr of its step.
 
@@ -252,7 +258,7 @@ def minibatch_flow(
 
 def descend(
     rule: Rule,
-    losses: Loss | Sequence[Loss],
+    losses: LossFunction | Sequence[LossFunction],
     params: Params,
     lr: float | Sequence[float],
     steps: int | None = None,
@@ -272,7 +278,7 @@ def descend(
     path = []
     for k in range(count):
         loss = losses[k] if isinstance(losses, Sequence) else losses
-        for name, g in gradient_at(Function(loss, live)).items():
+        for name, g in gradient_at(PureLandscape(loss, live)).items():
             live[name].grad = g
         optimizer.param_groups[0]["lr"] = rates[k]
         if rule.kind == "sgd" and rule.decoupled:  # torch's SGD has no such option
@@ -283,7 +289,9 @@ def descend(
     return path
 
 
-def _integrate(slope: Field, start: Params, times: list[float], rtol: float, atol: float, method: str) -> list[Params]:
+def _integrate(
+    slope: VectorField, start: Params, times: list[float], rtol: float, atol: float, method: str
+) -> list[Params]:
     """States at `times`, the first of which is 0."""
     try:
         from torchdiffeq import odeint

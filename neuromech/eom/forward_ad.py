@@ -12,8 +12,7 @@ from torch import Tensor
 
 @cache
 def prepare_duals() -> None:
-    """Make the first dual number of the process: torch then loads rules by a part of itself that it calls "
-    "deprecated."""
+    """Make the first dual number of the process: torch then loads rules by a part that it calls deprecated itself."""
     with warnings.catch_warnings(), forward_ad.dual_level():
         warnings.simplefilter("ignore", DeprecationWarning)
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.eom.forward_ad import dual
-from neuromech.eom.rng import restore, states
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, named_parameters
+from neuromech.rng import restore, states
 
-Loss = Callable[[Params], Tensor]
+LossFunction = Callable[[Params], Tensor]
 Terms = Sequence[tuple[float, Params]]  # a sum of coefficient * x
 
 
@@ -39,13 +39,13 @@ class Landscape(Protocol):
         ...
 
 
-class Function:
+class PureLandscape:
     """A loss that is a pure function of parameters.
 
     Raises `EoMError` for parameters that no gradient can be taken of.
     """
 
-    def __init__(self, loss: Loss, params: Params) -> None:
+    def __init__(self, loss: LossFunction, params: Params) -> None:
         check_parameters(params)
         self._loss = loss
         self.here: Params = {name: p.detach() for name, p in params.items()}
@@ -84,7 +84,9 @@ def check_loss(loss: Any) -> None:
         raise EoMError(f"the loss is {loss.dtype}: it has to be a real floating-point number")
 
 
-def as_function(model: nn.Module, loss: Callable[..., Tensor], inputs: Any, *target: Any) -> tuple[Loss, Params]:
+def as_function(
+    model: nn.Module, loss: Callable[..., Tensor], inputs: Any, *target: Any
+) -> tuple[LossFunction, Params]:
     """The loss of one frozen batch as a pure function of the trainable parameters, and these as they are now.
 
     `loss(model(inputs), *target)`; `inputs` a tensor, a tuple of positional or a dict of keyword arguments. Buffers

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from neuromech.eom.audit import check_difference, check_repeats, check_scale, check_small
 from neuromech.eom.closure import Closure, Live
 from neuromech.eom.corrected_gradient import Role, Slope, hand_over
-from neuromech.eom.derivatives import FORMS, Form, Point, gradient_at
+from neuromech.eom.derivatives import FORMS, HVPForm, Point, gradient_at
 from neuromech.eom.landscape import Terms, check_parameters
 from neuromech.eom.rule import Rule, check_order
 from neuromech.eom.terms import (
@@ -64,7 +64,7 @@ class EoMOptimizer(Optimizer):
         order: int = 1,
         follow: Follow = "flow",
         backend: Backend = "hvp",
-        hvp: Form = "auto",
+        hvp: HVPForm = "auto",
         closure: Closure | None = None,
     ) -> None:
         _check_options(order, follow, backend, hvp)
@@ -128,8 +128,7 @@ class EoMOptimizer(Optimizer):
             if options.get(name, mine) != mine:
                 raise EoMError(
                     f"the saved state is of {name}={options[name]!r}, this EoMOptimizer has {name}={mine!r}: its "
-                    f"momentum "
-                    "buffers mean something else; make the wrapper as it was"
+                    "momentum buffers mean something else; make the wrapper as it was"
                 )
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "eom"})
         self.steps = int(options.get("steps", 0))
@@ -159,8 +158,7 @@ class EoMOptimizer(Optimizer):
         if closure is None:
             raise EoMError(
                 "EoMOptimizer evaluates the loss itself, at more than one point: call step(closure) with a function "
-                "that "
-                "returns the loss of this batch, or set the attribute .closure before step()"
+                "that returns the loss of this batch, or set the attribute .closure before step()"
             )
         roles = self._roles()
         values: Params = {name: role.parameter for name, role in roles.items()}
@@ -305,10 +303,8 @@ def _check_base(base: Any) -> None:
         name = type(base).__name__
         raise EoMError(
             f"{name} cannot be put on a flow by the gradient that it is given: torch.optim.SGD can, with all its "
-            f"options. "
-            "Steps have to be linear in the gradient; those of Adam, RMSprop, Lion or Muon hardly depend on its "
-            "length. To "
-            "see the flow that Adam, AdamW or RMSprop follow, use neuromech.eom.flow_of"
+            "options. Steps have to be linear in the gradient; those of Adam, RMSprop, Lion or Muon hardly depend on "
+            "its length. To see the flow that Adam, AdamW or RMSprop follow, use neuromech.eom.flow_of"
         )
 
 

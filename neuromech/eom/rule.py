@@ -170,7 +170,10 @@ class Rule:
         """
         check_order(order)
         if self.kind != "sgd":
-            raise EoMError(f"the field of {self.kind} is no series of elementary differentials: see adaptive_field")
+            raise EoMError(
+                f"the field of {self.kind} is not a series of elementary differentials: take "
+                "neuromech.eom.flow_of, which knows it to order 1"
+            )
         # A coupled decay is no part of the series: without it equal series are computed once.
         return _fields(self if self.decoupled else replace(self, weight_decay=0.0, decoupled=False), order)
 

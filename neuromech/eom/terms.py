@@ -29,10 +29,10 @@ from neuromech.eom.rule import Rule, check_order
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
 
-Field = Callable[[Params], Params]
+VectorField = Callable[[Params], Params]
 
 
-def directional(field: Field, params: Params) -> Derivative:
+def directional(field: VectorField, params: Params) -> Derivative:
     """d^n field[v1, .., vn] at `params` by nested forward mode, for a field that torch.func can trace."""
 
     def derivative(*directions: Params) -> Params:
@@ -46,7 +46,7 @@ def directional(field: Field, params: Params) -> Derivative:
     return derivative
 
 
-def _pushed(field: Field, v: Params) -> Field:
+def _pushed(field: VectorField, v: Params) -> VectorField:
     return lambda theta: torch.func.jvp(field, (theta,), (v,))[1]
 
 
@@ -103,7 +103,7 @@ def logarithm_weights(order: int) -> tuple[Fraction, ...]:
     return tuple(weights)
 
 
-def motion_by_gradients(gradient: Field, theta: Params, rule: Rule, lr: float, order: int) -> Params:
+def motion_by_gradients(gradient: VectorField, theta: Params, rule: Rule, lr: float, order: int) -> Params:
     """As `motion`, for rules without momentum, from order + 1 gradients along as many fictitious steps.
 
     Same order, no second derivative, and nothing is divided by lr. Raises `EoMError` for a rule with memory.
@@ -169,7 +169,7 @@ TABLEAUS: dict[int, tuple[tuple[float, ...], ...]] = {
 }
 
 
-def flow_gradient_by_gradients(gradient: Field, theta: Params, lr: float, order: int) -> Params:
+def flow_gradient_by_gradients(gradient: VectorField, theta: Params, lr: float, order: int) -> Params:
     """As `flow_gradient`, from order + 1 gradients by Runge-Kutta; beyond order 3 from 1 + order (order + 1) / 2."""
     check_order(order)
     if order not in TABLEAUS:
@@ -217,7 +217,7 @@ def runge_kutta(
     return combine(terms)
 
 
-def lie_powers_by_gradients(field: Field, theta: Params, order: int) -> list[Params]:
+def lie_powers_by_gradients(field: VectorField, theta: Params, order: int) -> list[Params]:
     """V, D_V V, .., D_V^order V of a small field V, each up to O(V^(order+2)), from 1 + order (order + 1) / 2 values.
 
     A polynomial in time is laid through V along theta' = -V, and raised in degree by integrating the one before. Times

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.variable import Variable
 
-from neuromech.detect import Follower, Graph, is_our_call, tensors_of
+from neuromech.detect import Follower, Graph, is_our_call, tensors_of, unprofiled
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
 
@@ -83,13 +83,15 @@ class ForwardHooks:
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_our_call():
-            for listener in self.listeners:
-                self.guard(listener.before, model, args, kwargs)
+            with unprofiled():
+                for listener in self.listeners:
+                    self.guard(listener.before, model, args, kwargs)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not is_our_call():
-            for listener in reversed(self.listeners):
-                self.guard(listener.after, model, output)
+            with unprofiled():
+                for listener in reversed(self.listeners):
+                    self.guard(listener.after, model, output)
 
     def remove(self) -> None:
         for handle in self._handles:

@@ -8,6 +8,6 @@ from .evidence import Evidence as Evidence
 from .fault import Fault as Fault
 from .fault import Reaction as Reaction
 from .monitor import Monitor as Monitor
-from .monitor import Options as Options
+from .options import Options as Options
 from .torque import TorqueJudge as TorqueJudge
 from .torque import TorqueMeter as TorqueMeter

@@ -62,7 +62,7 @@ def some(names: Sequence[str], most: int = 4) -> str:
 
 def _where(e: Evidence) -> Names:
     names = [*_of(e.edits), *_of(e.steps), *(n for b in (*e.torques, *e.laws) for n in b.parameters)]
-    return tuple(dict.fromkeys([*names, *(e.torn.names if e.torn else ())]))
+    return tuple(dict.fromkeys([*names, *(e.gradient_edit.names if e.gradient_edit else ())]))
 
 
 def _of(edits: Sequence[Edit | Difference]) -> Names:
@@ -201,19 +201,21 @@ def _settings(e: Evidence) -> Iterator[Suspect]:
 def _modified(e: Evidence) -> Iterator[Suspect]:
     edits = [x for x in e.edits if x.what == "gradient"]
     lone = bool(edits) and all(x.bit is not None for x in edits)
-    if e.torn:
+    strength = POSSIBLE if lone else LIKELY
+    if edit := e.gradient_edit:
+        names = some(edit.names)
         hows = {
-            "added": f"the gradients of {some(e.torn.names)} point elsewhere than after the backward",
-            "before": f"the gradients of {some(e.torn.names)} are those of the backward before the last one",
-            "factors": f"the gradients of {some(e.torn.names)} grew after the backward, and others did not",
-            "norm": f"the gradients have norm {e.torn.norm:.6g} at the step, after clipping to {e.torn.allowed:.6g}",
+            "added": f"the gradients of {names} point elsewhere than after the backward",
+            "before": f"the gradients of {names} are those of the backward before the last one",
+            "factors": f"the gradients of {names} grew after the backward, and others did not",
+            "norm": f"the gradients have norm {edit.norm:.6g} at the step, after clipping to {edit.allowed:.6g}",
         }
-        if e.torn.how == "before":
-            yield Suspect("stale gradient", CERTAIN, e.torn.names, hows["before"])
-        yield Suspect("modified gradient", POSSIBLE if lone else LIKELY, e.torn.names, hows[e.torn.how])
+        if edit.how == "before":
+            yield Suspect("stale gradient", CERTAIN, edit.names, hows["before"])
+        yield Suspect("modified gradient", strength, edit.names, hows[edit.how])
     elif edits:
         text = f"the gradients of {some(_of(edits))} changed between the backward and the step"
-        yield Suspect("modified gradient", POSSIBLE if lone else LIKELY, _of(edits), text)
+        yield Suspect("modified gradient", strength, _of(edits), text)
 
 
 def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
@@ -225,7 +227,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         f"{len(e.torques)} of {max(e.families, len(e.torques))} families of symmetries are violated by the gradient "
         f"({worst.name}: {worst.members} of {worst.size} members, {worst.excess:.2g} times what rounding allows)"
     )
-    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.torn or e.edits or e.cut)
+    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.gradient_edit or e.edits or e.cut)
     if e.cut:
         text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
         yield Suspect("detached", CERTAIN, e.cut, text)

@@ -52,12 +52,18 @@ class Measurement:
         self._keep(0, 0.0, reading)
         self._weights = _marks(self.params.items())
 
-    def before(self, optimizer: Optimizer) -> None:
-        """The gradients of a step are ready: measure what drives the charges."""
+    def before(self, optimizer: Optimizer, edited: bool | None = None) -> None:
+        """The gradients of a step are ready: measure what drives the charges.
+
+        `edited`: whether weights or state were changed since the last step; None: nobody has looked closer than this.
+        """
         known = self._meet(optimizer)
         motions = read(optimizer, self._names)
         self._notice(known, frozenset(motions))
-        self._check_untouched(known, motions)
+        if edited is None:
+            self._check_untouched(known, motions)
+        elif edited:
+            self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions)
 

@@ -29,14 +29,12 @@ from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now
 from neuromech.probe.averages import Averages
-from neuromech.probe.frames import averages, history
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Record
+from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from neuromech.monitor import Expect, Gather, Monitor, Reaction
 
 _watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
@@ -76,7 +74,7 @@ def instrument(
     return Probe(model, loss, example, optimizer, run, every, members, resume, strict)
 
 
-class Probe:
+class Probe(RunFrames):
     """The instrument of one model, made by `instrument`. Also a context manager: leaving it is `remove()`."""
 
     def __init__(
@@ -126,21 +124,9 @@ class Probe:
             raise InstrumentError(self._why_nothing())
         return found
 
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per recorded step and family (member -1: the sum over its members) or single member.
-
-        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
-        scale, and the residual of each law, |law - observed| / scale.
-        """
+    def _recorded(self) -> Record:
         self.flush()
-        return history(self._record, [s.name for s in self._found or ()])
-
-    @property
-    def averages(self) -> pd.DataFrame:
-        """One row per family and update of averaged weights: observed, exact, the `spread` it lags by, residual."""
-        self.flush()
-        return averages(self._record, [s.name for s in self._found or ()])
+        return self._record
 
     def averaging(self, averaged: nn.Module, weight: float) -> AbstractContextManager[None]:
         """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.
@@ -166,10 +152,10 @@ class Probe:
         *,
         clip_norm: float | None = None,
         expect: Expect | None = None,
-        scheduled: Collection[str] = ("lr", "momentum", "betas"),
+        scheduled: str | Collection[str] = ("lr", "momentum", "betas"),
         precision: torch.dtype | None = None,
         replicas: bool | Gather = False,
-        ignore: Collection[str] = (),
+        ignore: str | Collection[str] = (),
     ) -> Monitor:
         """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
 
@@ -180,13 +166,21 @@ class Probe:
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
         torch.distributed; all have to. `ignore`: causes that are no faults here.
 
-        Raises `InstrumentError` for arguments that make no sense, or if there is a monitor already.
+        Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
+        no sense, or if there is a monitor with other ones.
         """
-        if self._monitor is not None or self._removed:
-            raise InstrumentError("this probe " + ("has been removed" if self._removed else "has its monitor already"))
         from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
+        if self._monitor is not None and options == Options():
+            return self._monitor
+        if self._monitor is not None or self._removed:
+            why = (
+                "has been removed"
+                if self._removed
+                else "has its monitor already: monitor() without arguments returns it"
+            )
+            raise InstrumentError(f"this probe {why}")
         self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -266,7 +260,7 @@ class Probe:
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                self._monitor.accuse(self._waiting.betrayed)
+                self._monitor.add_violated(self._waiting.betrayed)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
@@ -296,16 +290,18 @@ class Probe:
             return  # a step before any backward, or one that a GradScaler skips: nothing begins
         if self._measurement is not None or self._start():
             assert self._measurement is not None
+            edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if self._monitor is not None and self._found is not None:
-                self._monitor.arm(self._measurement.symmetries, self._found.inactive, self._measurement)
-                self._monitor.before(optimizer)
-            self._measurement.before(optimizer)
+                measured = self._measurement
+                self._monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive)
+                edited = self._monitor.before(optimizer)
+            self._measurement.before(optimizer, edited)
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
-            if self._monitor is not None:
-                self._monitor.after(optimizer, reading)
+            if self._monitor is not None and self._monitor.after(optimizer, reading):
+                self._measurement.start_over()
 
     def _enclosed(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """`work` without gradients, its failures kept from the run; then what the monitor has to say."""

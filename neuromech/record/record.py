@@ -53,7 +53,7 @@ class Record(Run):
         self.session = len(self.sessions)
         self.sessions.append({"session": self.session, "started": started, "meta": self.meta | plain(meta)})
         self._pending: dict[str, list[Columns]] = {}
-        self._kept: dict[str, list[dict[str, np.ndarray]]] = {}  # without a directory, rows end here
+        self._kept: dict[str, list[dict[str, np.ndarray] | pd.DataFrame]] = {}  # without a directory, rows end here
         self._waiting, self._tried, self._failing = 0, time.monotonic(), False
         self._flush_rows, self._flush_seconds, self._process = flush_rows, flush_seconds, os.getpid()
         try:
@@ -138,6 +138,8 @@ class Record(Run):
         import pandas as pd
 
         self.flush()
+        if table in self._kept:
+            self._kept[table] = [tables.joined(map(pd.DataFrame, self._kept[table]))]  # what was joined stays so
         unwritten = [{name: _packed(c) for name, c in chunk.items()} for chunk in self._pending.get(table, ())]
         ours = [pd.DataFrame(c).assign(session=self.session) for c in [*self._kept.get(table, ()), *unwritten]]
         return tables.joined([super()._rows(table), *ours])

@@ -27,6 +27,7 @@ class Run:
 
     def __init__(self, path: Path | None, sessions: list[Session]) -> None:
         self.path, self.sessions = path, sessions
+        self._files = tables.TableReader(path) if path else None
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -47,12 +48,12 @@ class Run:
         """
         rows = self._rows(table)
         if every_session or "step" not in rows or len(self.sessions) < 2:
-            return rows
+            return rows.copy()
         # A branch that was given up may hold events where the branch that replaced it has none: steps are the clock.
         return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
 
     def _rows(self, table: str) -> pd.DataFrame:
-        return tables.load(self.path, table) if self.path else tables.joined([])
+        return self._files.load(table) if self._files else tables.joined([])
 
 
 def read(path: str | Path) -> Run:

@@ -63,10 +63,62 @@ def append(directory: Path, table: str, columns: Columns) -> None:
     _write_whole(file, (text if header else ",".join(columns) + "\n" + text).encode(errors="backslashreplace"))
 
 
-def load(directory: Path, table: str) -> pd.DataFrame:
-    """All rows of `table`; empty if it has no file. Raises `RecordError` if a file is not what `append` writes."""
-    files = [file for file in _numbered(directory, table) if file.exists()]
-    return joined(_read(file) for file in files)
+class TableReader:
+    """The tables of a directory. Files only grow, so what was read once is not read again."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._grown: dict[Path, _Grown] = {}
+        self._joined: dict[str, tuple[tuple[int, ...], pd.DataFrame]] = {}
+
+    def load(self, table: str) -> pd.DataFrame:
+        """All rows of `table`, to be read only; empty if it has no file.
+
+        Raises `RecordError` if a file is not what `append` writes.
+        """
+        files = [file for file in _numbered(self._directory, table) if file.exists()]
+        grown = [self._grown.setdefault(file, _Grown(file)) for file in files]
+        frames = [g.read() for g in grown]
+        age = tuple(g.end for g in grown)
+        if table not in self._joined or self._joined[table][0] != age:
+            self._joined[table] = age, joined(frames)
+        return self._joined[table][1]
+
+
+class _Grown:
+    """One file: the rows up to the byte `end`, and those that have come since when asked."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._which = file, (-1, -1)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.end, self._header = 0, b""
+        self._text: set[str] = set()
+        self._frame: pd.DataFrame | None = None
+
+    def read(self) -> pd.DataFrame:
+        try:
+            with self._file.open("rb") as f:
+                status = os.fstat(f.fileno())
+                if (status.st_dev, status.st_ino) != self._which or status.st_size < self.end:
+                    self._forget()  # another file of this name
+                    self._which = status.st_dev, status.st_ino
+                f.seek(self.end)
+                new = f.read()
+            new = new[: new.rfind(b"\n") + 1]
+            if new and not self.end:
+                self._header = new[: new.index(b"\n") + 1]
+            if new:
+                self._add(new if not self.end else self._header + new)
+                self.end += len(new)
+        except (OSError, ValueError) as error:
+            raise RecordError(f"{self._file} is not a table that a run writes: {error}") from error
+        return joined([] if self._frame is None else [self._frame])
+
+    def _add(self, data: bytes) -> None:
+        rows = _parsed(data, self._text)
+        self._frame = rows if self._frame is None else joined([self._frame, rows])
 
 
 def mend(file: Path) -> None:
@@ -152,28 +204,22 @@ def _write_whole(file: Path, data: bytes) -> None:
         os.close(handle)
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _parsed(data: bytes, text: set[str]) -> pd.DataFrame:
+    """Whole lines under their header. `text`: the columns known to be text, to which those quoted here are added."""
     import pandas as pd
 
-    try:
-        data = file.read_bytes()
-        data = data[: data.rfind(b"\n") + 1]
-        if not data:
-            return pd.DataFrame()
-        end = data.index(b"\n")
-        header, first = data[:end].decode(), data[end + 1 : data.find(b"\n", end + 1)].decode()
-        fields = re.findall(r'("(?:[^"]|"")*"|[^,]*)(?:,|$)', first)
-        text = [name for name, field in zip(header.split(","), fields, strict=False) if field.startswith('"')]
-        # From pandas 3.1 on floats are read exactly, and asking for it is deprecated.
-        old = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
-        rows = pd.read_csv(
-            io.BytesIO(data),
-            float_precision="round_trip" if old else None,
-            keep_default_na=False,
-            na_values=[""],
-            dtype=dict.fromkeys(text, str),
-            low_memory=False,
-        )
-        return rows.fillna(dict.fromkeys(text, ""))
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{file} is not a table that a run writes: {error}") from error
+    end = data.index(b"\n")
+    header, first = data[:end].decode(), data[end + 1 : data.find(b"\n", end + 1)].decode()
+    fields = re.findall(r'("(?:[^"]|"")*"|[^,]*)(?:,|$)', first)
+    text |= {name for name, field in zip(header.split(","), fields, strict=False) if field.startswith('"')}
+    # From pandas 3.1 on floats are read exactly, and asking for it is deprecated.
+    old = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    rows = pd.read_csv(
+        io.BytesIO(data),
+        float_precision="round_trip" if old else None,
+        keep_default_na=False,
+        na_values=[""],
+        dtype=dict.fromkeys(text, str),
+        low_memory=False,
+    )
+    return rows.fillna(dict.fromkeys(text, ""))

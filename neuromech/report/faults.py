@@ -1,9 +1,9 @@
-"""What the monitor told, as a person wants to read it: when, what broke, the likely cause, what to do."""
+"""What the monitor found, as a person wants to read it: when, what broke, the likely cause, what to do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from neuromech.report.words import listing, many
 
@@ -12,18 +12,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Told:
-    """One fault. `others`: further causes that fit, the likeliest first."""
+class FaultRecord:
+    """One fault: its likeliest cause, as it was last seen. `others`: further causes that fit, the likeliest first."""
 
-    when: str
-    title: str
+    fault: int
+    step: int
+    last: int
+    times: int
+    cause: str
     strength: str
+    title: str
+    parameters: str
     evidence: str
     advice: str
     others: tuple[str, ...]
 
+    @property
+    def when(self) -> str:
+        if self.times == 1:
+            return f"step {self.step:,}"
+        return f"from step {self.step:,} on, {self.times:,} times or more up to step {self.last:,}"
 
-def faults(rows: pd.DataFrame) -> list[Told]:
+
+def faults(rows: pd.DataFrame) -> list[FaultRecord]:
     """The faults of the table that the monitor writes, in the order in which they were found."""
     if rows.empty:
         return []
@@ -31,29 +42,18 @@ def faults(rows: pd.DataFrame) -> list[Told]:
     out = []
     for _, group in rows.groupby(keys, sort=False):
         latest = group[group["times"] == group["times"].max()].sort_values("rank")
-        first = latest.iloc[0]
+        first = {str(k): v for k, v in latest.iloc[0].items()}
+        values: dict[str, Any] = {k: int(first.get(k, 0)) for k in ("fault", "step", "last", "times")}
+        values |= {k: str(first.get(k, "")) for k in ("cause", "strength", "title", "parameters", "evidence", "advice")}
         others = tuple(f"{row.title} ({row.strength})" for row in latest.iloc[1:].itertuples())
-        out.append(
-            Told(
-                _when(int(first["step"]), int(first["last"]), int(first["times"])),
-                str(first["title"]),
-                str(first["strength"]),
-                str(first["evidence"]),
-                str(first["advice"]),
-                others,
-            )
-        )
+        out.append(FaultRecord(**values, others=others))
     return out
 
 
-def verdict(told: list[Told], n_steps: int) -> str:
+def verdict(found: list[FaultRecord], n_steps: int) -> str:
     """One sentence for the head of the section."""
     watched = f"The monitor checked {many(n_steps, 'step')}"
-    if not told:
+    if not found:
         return f"{watched}: every law that is exact held, and nothing touched the run between its steps."
-    titles = listing(list(dict.fromkeys(t.title for t in told)))
-    return f"{watched} and found {many(len(told), 'fault')}: {titles}."
-
-
-def _when(step: int, last: int, times: int) -> str:
-    return f"step {step:,}" if times == 1 else f"from step {step:,} on, {times:,} times or more up to step {last:,}"
+    titles = listing(list(dict.fromkeys(f.title for f in found)))
+    return f"{watched} and found {many(len(found), 'fault')}: {titles}."

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.report.canvas import POINTS, corners, drawable, even, fit, lifted, log_axis, peaks, stacked
-from neuromech.report.families import Family
+from neuromech.report.family import FamilyRecord
 from neuromech.report.terms import draw_terms, visible
 from neuromech.report.verdict import eps_of
 from neuromech.rounding import rounding_bound
@@ -40,7 +40,7 @@ MARKERS = 22
 MEMBERS = 6
 
 
-def family_figure(family: Family) -> Figure:
+def family_figure(family: FamilyRecord) -> Figure:
     """The charge of the family, some of its members, how far each law was off, and what moved the charge."""
     panels: list[tuple[float, Callable[[Axes], None]]] = [(1.6, partial(_draw_charge, family=family))]
     if members := _some_members(family.members):
@@ -53,7 +53,7 @@ def family_figure(family: Family) -> Figure:
     return stacked(4.6, panels)
 
 
-def overview_figure(found: Sequence[Family], steps: pd.DataFrame) -> Figure | None:
+def overview_figure(found: Sequence[FamilyRecord], steps: pd.DataFrame) -> Figure | None:
     """How far every family was off its exact law, above the learning rate if it changes; None if there is neither."""
     predicted = [f for f in found if f.distances.loc[f.distances["step"] > 0, "exact"].notna().any()]
     rates = _changing_rates(steps)
@@ -65,7 +65,7 @@ def overview_figure(found: Sequence[Family], steps: pd.DataFrame) -> Figure | No
     return stacked(10.0, panels, top=0.3) if panels else None
 
 
-def _draw_charge(ax: Axes, family: Family) -> None:
+def _draw_charge(ax: Axes, family: FamilyRecord) -> None:
     rows = family.whole
     step, observed = rows["step"].to_numpy(float), drawable(rows["observed"])
     shown = corners(observed)
@@ -92,7 +92,7 @@ def _draw_members(ax: Axes, members: Sequence[pd.DataFrame], size: int) -> None:
     ax.set_ylabel(f"{len(members)} of {size:,}" if len(members) < size else f"all {size}")
 
 
-def _laws_of(family: Family) -> list[str]:
+def _laws_of(family: FamilyRecord) -> list[str]:
     """The laws that predicted something, the exact one last and so on top."""
     rows = family.distances[family.distances["step"] > 0]
     laws = [law for law in ("flow", "continuous", "ideal", "exact") if rows[law].notna().any()]
@@ -101,7 +101,7 @@ def _laws_of(family: Family) -> list[str]:
     return laws
 
 
-def _draw_distances(ax: Axes, family: Family, laws: Sequence[str]) -> None:
+def _draw_distances(ax: Axes, family: FamilyRecord, laws: Sequence[str]) -> None:
     rows = family.distances[family.distances["step"] > 0]
     eps = [e for e in [eps_of(family.dtype)] if not math.isnan(e)]
     step = rows["step"].to_numpy(float)
@@ -125,7 +125,7 @@ def _draw_distances(ax: Axes, family: Family, laws: Sequence[str]) -> None:
     ax.set_ylabel("off by (relative)")
 
 
-def _draw_families(ax: Axes, found: Sequence[Family]) -> None:
+def _draw_families(ax: Axes, found: Sequence[FamilyRecord]) -> None:
     """One line a family, coloured by kind, and the bounds of the number formats."""
     import pandas as pd
     import seaborn as sns

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
-from neuromech.report.families import Family
+from neuromech.report.family import FamilyRecord
 from neuromech.report.words import exactly, number, share
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Forecast:
     weight decay.
     """
 
-    family: Family
+    family: FamilyRecord
     made_at: int
     members: int
     now: float
@@ -84,7 +84,7 @@ def _first_beta(name: str, group: Mapping[str, Any]) -> float:
     return float(betas[0]) if betas and name in ("Adam", "AdamW") else math.nan
 
 
-def forecasts(meta: Mapping[str, Any], found: Sequence[Family], steps: pd.DataFrame) -> list[Forecast]:
+def forecasts(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> list[Forecast]:
     """One for every family of squared lengths that was recorded often enough; none in a short run."""
     told, rates = knobs(meta), _rates(steps)
     if told is None or len(rates) <= LEAST_STEPS:
@@ -93,7 +93,7 @@ def forecasts(meta: Mapping[str, Any], found: Sequence[Family], steps: pd.DataFr
     return [f for f in made if f is not None]
 
 
-def forecast(family: Family, told: Knobs, rates: np.ndarray) -> Forecast | None:
+def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast | None:
     """`rates[k]`: the learning rate of step k; None: too little was recorded, or what was is no number."""
     if not len(family.terms) or not len(family.members):
         return None
@@ -164,7 +164,7 @@ def _angle(
     return math.sqrt(float(np.mean(turned)))
 
 
-def _turned(family: Family, last: int) -> float:
+def _turned(family: FamilyRecord, last: int) -> float:
     """The angle by which one step turned the weights, root mean square over the last fifth and all members."""
     whole = family.terms[(family.terms["member"] < 0) & (family.terms["step"] >= 0.8 * last)]
     if len(whole) < 2:

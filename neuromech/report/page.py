@@ -12,7 +12,7 @@ from neuromech.errors import RecordError
 from neuromech.record import Run, read
 from neuromech.report import faults, figures, story, words
 from neuromech.report.canvas import svg
-from neuromech.report.families import Family, by_kind, families, law_table, measured
+from neuromech.report.family import FamilyRecord, by_kind, families, law_table, measured
 from neuromech.report.forecasts import forecasts, knobs, remarks
 from neuromech.report.terms import TERMS, visible
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS
@@ -121,7 +121,7 @@ def render(record: Run) -> str:
     )
 
 
-def _kind(kind: str, found: Sequence[Family], n_steps: int) -> dict[str, Any]:
+def _kind(kind: str, found: Sequence[FamilyRecord], n_steps: int) -> dict[str, Any]:
     title, what = KINDS.get(kind, (kind.capitalize(), ""))
     return {
         "title": title,
@@ -138,7 +138,7 @@ def _embedded(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode()
 
 
-def _legend(found: Sequence[Family]) -> list[dict[str, Any]]:
+def _legend(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
     """The laws that are drawn, with how."""
     drawn = [law for law in LAWS if any(f.distances[law].notna().any() for f in found)]
     if not any(f.broken_by or f.kind == "translation" for f in found) and "exact" in drawn and "ideal" in drawn:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from neuromech.report.families import Family
+from neuromech.report.family import FamilyRecord
 from neuromech.report.words import exactly, listing, many, number, share
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ def number_of_steps(steps: pd.DataFrame) -> int:
     return int(steps["step"].max()) if len(steps) and "step" in steps else 0
 
 
-def headline(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family], events: pd.DataFrame) -> tuple[str, str]:
+def headline(
+    meta: Mapping[str, Any], n_steps: int, found: Sequence[FamilyRecord], events: pd.DataFrame
+) -> tuple[str, str]:
     """The one thing to know about the run: a status (ok, mixed, bad, none) and a sentence."""
     if "symmetries" not in meta and not found:
         why = _message(events, "nothing measured", "no forward")
@@ -91,7 +93,7 @@ def run_facts(
     return [(label, value) for label, value in facts if value]
 
 
-def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
+def caveats(meta: Mapping[str, Any], found: Sequence[FamilyRecord]) -> list[str]:
     """What has no prediction, or a weaker one than it looks, and why: in sentences."""
     out = []
     if known := _with_law(meta, "rebuilt"):
@@ -129,7 +131,7 @@ def caveats(meta: Mapping[str, Any], found: Sequence[Family]) -> list[str]:
     return out
 
 
-def completeness(meta: Mapping[str, Any], n_steps: int, found: Sequence[Family]) -> str:
+def completeness(meta: Mapping[str, Any], n_steps: int, found: Sequence[FamilyRecord]) -> str:
     """What can be said where there is no caveat and nothing to list."""
     if "symmetries" not in meta:
         return "Everything: nothing was measured."
@@ -170,7 +172,7 @@ def _message(events: pd.DataFrame, *kinds: str) -> str:
     return str(said.iloc[-1]).rstrip(".") if len(said) else ""
 
 
-def _first(found: Sequence[Family]) -> int:
+def _first(found: Sequence[FamilyRecord]) -> int:
     """The first step from which one of these is broken or not a number."""
     return min(f.verdict.since for f in found if f.verdict.since is not None)
 

@@ -27,7 +27,7 @@ LAWS = ("exact", "ideal", "continuous", "flow")
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LawVerdict:
     """What can be said about one law.
 
     `worst`: the largest distance of the observed charge from the exact law, relative to the largest scale so far; nan
@@ -73,26 +73,26 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 # Families whose charges are matrices are found, but nothing follows these charges beside training.
-UNFOLLOWED = Verdict("observed", "found, but not followed in training")
+UNFOLLOWED = LawVerdict("observed", "found, but not followed in training")
 
 
-def judge(rows: pd.DataFrame, dtype: str) -> Verdict:
+def judge(rows: pd.DataFrame, dtype: str) -> LawVerdict:
     """The verdict on the exact law of one family, from its rows by step."""
     rows = rows.reset_index(drop=True)
     if not (rows["step"] > 0).any():
-        return Verdict("empty", "no step was recorded")
+        return LawVerdict("empty", "no step was recorded")
     finite = np.isfinite(rows["observed"].to_numpy(float))
     if not finite.all():
         since = int(rows["step"][int(np.argmin(finite))])
         before = judge(rows[: int(np.argmin(finite))], dtype)
         until = f"; until then it {before.text}" if before.at is not None else ""
         text = f"not a number any more from step {since} on{until}"
-        return Verdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
+        return LawVerdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
 
     off = distances(rows)
     off = off[(off["step"] > 0) & off["exact"].notna()]
     if off.empty:
-        return Verdict("observed", "observed, not predicted")
+        return LawVerdict("observed", "observed, not predicted")
     eps = eps_of(dtype)
     steps, distance = off["step"].to_numpy(), off["exact"].to_numpy()
     allowed = rounding_bound(steps, eps)
@@ -103,11 +103,11 @@ def judge(rows: pd.DataFrame, dtype: str) -> Verdict:
 
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
-        return Verdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
+        return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     if worst <= half or worst <= bound:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
-        return Verdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
+        return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])
     text = f"broken from step {since}: observed departs from the law by {share(worst)}{tail}"
-    return Verdict("broken", text, worst, bound, at, since)
+    return LawVerdict("broken", text, worst, bound, at, since)

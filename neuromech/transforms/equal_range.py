@@ -19,7 +19,7 @@ from torch import Tensor
 from neuromech.errors import SymmetryError
 from neuromech.symmetry import Symmetry, Term
 from neuromech.transforms.least_norm import Solution
-from neuromech.transforms.moving import Cell, Orbit
+from neuromech.transforms.moving import Orbit, ReducedParameter
 
 TOLERANCE = 1e-9  # of the logarithm of a ratio of two ranges
 SWEEPS = 2000
@@ -62,7 +62,7 @@ class _Turn:
     def __init__(self, orbit: Orbit, family: int, terms: Sequence[Term]) -> None:
         self.orbit, self.here = orbit, orbit.slices[family]
         names = [t.parameter for t in terms]
-        self.sides: list[tuple[Cell, Term]] = [
+        self.sides: list[tuple[ReducedParameter, Term]] = [
             (cell, t) for cell in orbit.cells for f, t in cell.terms if f == family and t.parameter in names
         ]
         # Elements in two slices of one family (recurrent weights) couple its members: these take turns themselves.
@@ -95,7 +95,7 @@ class _Turn:
         roots = torch.stack([torch.stack([root(u, d) for d in down]).amax(0) for u in up]).amin(0)
         return torch.where(roots.isinf(), torch.nan, roots)
 
-    def _log_range(self, cell: Cell, term: Term, a: Tensor) -> Tensor:
+    def _log_range(self, cell: ReducedParameter, term: Term, a: Tensor) -> Tensor:
         values = cell.values.log() + self.orbit.exponents(cell, a)
         others = [t for other, t in self.sides if other is cell and t is not term]
         for t in others:  # an element that both move stays where the two cancel: the diagonal of a recurrent weight

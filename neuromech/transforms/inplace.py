@@ -15,10 +15,10 @@ from neuromech.symmetry import Symmetry
 
 
 @torch.no_grad()
-def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, member: int | None = None) -> nn.Module:
+def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, i: int | None = None) -> nn.Module:
     """Move `model` along `symmetry` in place, as `symmetry.transform` says, and return it.
 
-    `alpha`: the distance, a real number for all members (or for `member` alone) or [size], one a member; 0 stays, and
+    `alpha`: the distance, a real number for all members (or for member `i` alone) or [size], one a member; 0 stays, and
     -alpha goes back. A scale or rescale symmetry multiplies by exp(alpha * weight): for a factor c pass log(c).
     Computed in float64 and rounded once to each parameter's own dtype. Gradients, buffers (running statistics of a
     batch norm among them), optimizer states and random numbers stay as they are. DDP, DataParallel and compiled models
@@ -33,7 +33,7 @@ def transform(model: nn.Module, symmetry: Symmetry, alpha: float | Tensor, membe
     params = own_parameters(model, symmetry)
     own = replace(symmetry, terms=tuple(replace(t, parameter=first_name(model, t.parameter)) for t in symmetry.terms))
     wide = {name: params[name].double() for name in own.parameters}
-    assign(params, own.transform(wide, distance, member))
+    assign(params, own.transform(wide, distance, i))
     return model
 
 

@@ -70,12 +70,12 @@ def minimise(orbit: Orbit) -> Solution:
 
 def _newton(orbit: Orbit, free: Tensor) -> Solution:
     a = torch.zeros(orbit.size, dtype=torch.float64, device=orbit.device)
-    here, steps = _Point(orbit, a, free), 0
+    here, steps = _Iterate(orbit, a, free), 0
     while steps < STEPS and here.residual > TOLERANCE and float(a.abs().amax()) <= FARTHEST:
         direction = here.newton_direction()
         slope = float(here.gradient @ direction)
         t = 1.0
-        while not (there := _Point(orbit, a + t * direction, free)).improves(here, t, slope, direction):
+        while not (there := _Iterate(orbit, a + t * direction, free)).improves(here, t, slope, direction):
             t /= 2
             if t < 1e-9:  # rounding errors: this is as far as float64 goes
                 return Solution(a, free, here.residual, steps)
@@ -83,7 +83,7 @@ def _newton(orbit: Orbit, free: Tensor) -> Solution:
     return Solution(a, free, here.residual, steps)
 
 
-class _Point:
+class _Iterate:
     """F, its gradient and its Hessian at a; members that are not `free` stay."""
 
     def __init__(self, orbit: Orbit, a: Tensor, free: Tensor) -> None:
@@ -106,7 +106,7 @@ class _Point:
         diagonal = torch.where(self.free, 4 * self.orbit.gather(self.masses, lambda w: w * w), 1.0)
         return conjugate_gradients(self.hessian, -self.gradient, diagonal, min(0.1, math.sqrt(self.residual)))
 
-    def improves(self, start: _Point, t: float, slope: float, direction: Tensor) -> bool:
+    def improves(self, start: _Iterate, t: float, slope: float, direction: Tensor) -> bool:
         """Sufficient decrease; where rounding hides the decrease, by the derivative (Hager & Zhang 2005, eq. 4.1)."""
         if not math.isfinite(self.value):
             return False

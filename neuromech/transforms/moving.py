@@ -5,7 +5,7 @@ At the point a (one number a member, all families in one vector) element e of th
     theta_e exp(sum_k w_ek a_k)
 
 Elements that all families move alike are taken together first, so that the work below goes with the channels of a
-convolution and not with its taps: a `Cell` holds what is left of one parameter.
+convolution and not with its taps: a `ReducedParameter` holds what is left of one parameter.
 
 Shapes: vectors over all members [members], float64; family f has the entries `slices[f]`.
 """
@@ -26,7 +26,7 @@ Reduce = Callable[[Tensor], Tensor]  # from [cells, elements] to [cells]
 
 
 @dataclass(frozen=True)
-class Cell:
+class ReducedParameter:
     """One parameter, reduced: `values` and the terms that move them, each with the number of its family."""
 
     values: Tensor
@@ -49,7 +49,7 @@ class Orbit:
             terms = [(f, t) for f, s in enumerate(families) for t in s.terms if t.parameter == name]
             self.cells.append(_cell(params[name].detach().to(self.device).double(), terms, reduce))
 
-    def exponents(self, cell: Cell, a: Tensor) -> Tensor:
+    def exponents(self, cell: ReducedParameter, a: Tensor) -> Tensor:
         """sum_k w_ek a_k for the elements of a cell."""
         out = torch.zeros_like(cell.values)
         for f, t in cell.terms:
@@ -75,10 +75,10 @@ class Orbit:
         return {name: e.exp() for name, e in out.items()}
 
 
-def _cell(values: Tensor, terms: Sequence[tuple[int, Term]], reduce: Reduce) -> Cell:
+def _cell(values: Tensor, terms: Sequence[tuple[int, Term]], reduce: Reduce) -> ReducedParameter:
     views = {t.view(values.shape) for _, t in terms}
     if len(views) > 1 or any(t.part and t.part.strides for _, t in terms):  # cut in different ways
-        return Cell(reduce(values.reshape(-1, 1)).reshape(values.shape), tuple(terms))
+        return ReducedParameter(reduce(values.reshape(-1, 1)).reshape(values.shape), tuple(terms))
     (view,) = views
     fixed = [dict(t.part.select) if t.part else {} for _, t in terms]
     kept = sorted({a for (_, t), f in zip(terms, fixed, strict=True) for a in (*t.axes, *f)})
@@ -91,4 +91,4 @@ def _cell(values: Tensor, terms: Sequence[tuple[int, Term]], reduce: Reduce) -> 
         select = tuple((kept.index(a), i) for a, i in fixed.items())
         return replace(t, axis=tuple(kept.index(a) for a in t.axes) or None, part=Part(shape, select))
 
-    return Cell(left, tuple((f, reduced(t, at)) for (f, t), at in zip(terms, fixed, strict=True)))
+    return ReducedParameter(left, tuple((f, reduced(t, at)) for (f, t), at in zip(terms, fixed, strict=True)))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neuromech.detect.axes import Label, axis, leaves
 from neuromech.detect.expr import Expr, Unknown, expand
-from neuromech.detect.refine import NonNested, Renaming, assemble, pieces, regroup, sum_of, unify
+from neuromech.detect.refine import NonNested, Renaming, assemble, intervals, regroup, sum_of, unify
 
 Address = tuple[frozenset[Label], dict[Label, int]]  # the segments that an index lies in, the value of every label
 
@@ -104,7 +104,7 @@ def test_regroup_is_reshape(data: st.DataObject, n: int) -> None:
 def test_what_is_taken_stands_in_its_new_order(data: st.DataObject, n: int) -> None:
     labels = data.draw(axes_of(n))
     places = data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=8))
-    found = pieces(labels, [c for i in places for c in (i, i + 1)])
+    found = intervals(labels, [c for i in places for c in (i, i + 1)])
     how = assemble(leaves(labels), [next(p for p in found if p.start == i) for i in places])
     taken = function_of(labels).rename(Renaming({}, (how,)))
     assert elements(taken, how.to) == [[i] for i in places]
@@ -112,7 +112,7 @@ def test_what_is_taken_stands_in_its_new_order(data: st.DataObject, n: int) -> N
 
 @given(st.data(), st.sampled_from([6, 12]), st.lists(st.integers(0, 12), max_size=4))
 def test_pieces_cover_the_axis_in_order(data: st.DataObject, n: int, cuts: list[int]) -> None:
-    found = pieces(data.draw(axes_of(n)), cuts)
+    found = intervals(data.draw(axes_of(n)), cuts)
     starts = [p.start for p in found]
     assert {c for c in cuts if 0 < c < n} <= set(starts)
     assert [p.start + p.n for p in found] == [*starts[1:], n]

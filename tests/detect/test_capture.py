@@ -492,9 +492,10 @@ def test_many_families_in_one_parameter_and_long_weights_are_still_judged() -> N
 
 
 def test_a_false_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    from neuromech.detect import operators as rules
+    from neuromech.detect.operator import OPERATORS, operator_of
 
-    monkeypatch.setitem(rules.RULES, "tanh", rules.RULES["relu"])
+    assert operator_of("aten.relu") is OPERATORS["relu"]
+    monkeypatch.setitem(OPERATORS, "tanh", OPERATORS["relu"])
     with pytest.warns(NeuromechWarning, match="withdrawn"):
         found = find_symmetries(Net(lambda m, x: m.b(torch.tanh(m.a(x))), **two_layers()), x())
     assert names(found) == []

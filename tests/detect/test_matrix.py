@@ -71,7 +71,7 @@ def linear_symmetries(model: nn.Module, x: Tensor) -> int:
 def test_families_by_name(name: str) -> None:
     model, x = built(name)
     _, expected, dimension = CASES[name]
-    found = matrix_families(record(model, (x,)))
+    found = matrix_families(record(model, (x,))).families
     assert [f"{s.size} {s.name}" for s in found] == expected
     assert beyond_the_diagonal(found, shapes(model)) == dimension
     verdict = verify(Experiment(model, (x,), {}, outputs_as_they_are), found)
@@ -83,7 +83,7 @@ def test_families_by_name(name: str) -> None:
 def test_they_are_no_accident_of_the_verifier(name: str) -> None:
     """Gradients at random points of other inputs, and the rotations that the families stand for."""
     model, x = built(name)
-    found = matrix_families(record(model, (x,)))
+    found = matrix_families(record(model, (x,))).families
     for seed in range(3):
         theta, grads = gradient(model, x, seed)
         for family in found:
@@ -108,7 +108,7 @@ def test_all_are_found(name: str) -> None:
     """
     model, x = built(name)
     extra = {"heads that mix": -1}  # the factor that mixing heads and mixing within them share
-    expected = beyond_the_diagonal(matrix_families(record(model, (x,))), shapes(model)) + DIAGONAL[name]
+    expected = beyond_the_diagonal(matrix_families(record(model, (x,))).families, shapes(model)) + DIAGONAL[name]
     assert linear_symmetries(model, x) == expected + extra.get(name, 0)
 
 
@@ -116,14 +116,14 @@ def test_all_are_found(name: str) -> None:
 def test_what_forbids_a_matrix(name: str) -> None:
     model = Between(CLOSED[name]).double()
     x = torch.randn(6, 4, dtype=torch.float64)
-    assert matrix_families(record(model, (x,))) == []
+    assert matrix_families(record(model, (x,))).families == []
 
 
 @pytest.mark.parametrize("name", OPEN)
 def test_what_lets_a_matrix_pass(name: str) -> None:
     model = Between(OPEN[name]).double()
     x = torch.randn(6, 4, dtype=torch.float64)
-    (family,) = matrix_families(record(model, (x,)))
+    (family,) = matrix_families(record(model, (x,))).families
     assert family.name == "a.weight[m], a.bias[m] / c.weight[:, m]"
     assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [family]).true == [True]
 
@@ -147,7 +147,7 @@ class Rotary(nn.Module):
 
 def test_rotary_embeddings_leave_no_matrix_to_queries_and_keys() -> None:
     model, x = Rotary().double(), torch.randn(2, 5, 8, dtype=torch.float64)
-    (family,) = matrix_families(record(model, (x,)))
+    (family,) = matrix_families(record(model, (x,))).families
     assert family.parameters == ("v.weight", "o.weight")
 
 
@@ -155,16 +155,16 @@ def test_pytorch_transformer() -> None:
     """The encoder layer of PyTorch: fused projections with bias; the key's bias is at rest if it may be shifted."""
     model, x = nn.TransformerEncoderLayer(6, 3, 4, dropout=0.0).double(), torch.randn(4, 2, 6, dtype=torch.float64)
     graph = record(model, (x,))
-    qk, vo = matrix_families(graph)
+    qk, vo = matrix_families(graph).families
     assert qk.size == vo.size == 9
     assert "self_attn.in_proj_bias" in qk.parameters
-    assert "self_attn.in_proj_bias" not in matrix_families(graph, {"self_attn.in_proj_bias"})[0].parameters
+    assert "self_attn.in_proj_bias" not in matrix_families(graph, {"self_attn.in_proj_bias"}).families[0].parameters
     assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [qk, vo]).true == [True, True]
 
 
 def test_reasons_say_why() -> None:
     def reasons(model: nn.Module, x: Tensor) -> list[str]:
-        return [s.reason for s in matrix_families(record(model, (x,)))]
+        return [s.reason for s in matrix_families(record(model, (x,))).families]
 
     assert reasons(*built("lora")) == [
         "an invertible matrix on a is undone by its inverse on b: nothing but linear maps lie in between; diagonal "
@@ -179,17 +179,17 @@ def test_reasons_say_why() -> None:
 def test_frozen_parameters_hold_their_index() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 3)).double()
     model[0].requires_grad_(False)
-    assert matrix_families(record(model, (torch.randn(4, 3, dtype=torch.float64),))) == []
+    assert matrix_families(record(model, (torch.randn(4, 3, dtype=torch.float64),))).families == []
 
 
 def test_the_order_is_that_of_the_parameters_and_does_not_change() -> None:
     model, x = built("attention")
-    names = [[s.name for s in matrix_families(record(model, (x,)))] for _ in range(3)]
+    names = [[s.name for s in matrix_families(record(model, (x,))).families] for _ in range(3)]
     assert names[0] == names[1] == names[2]
 
 
 def false_claims(model: nn.Module, graph: Graph, x: tuple[Tensor, ...]) -> list[Symmetry]:
-    found = matrix_families(graph)
+    found = matrix_families(graph).families
     verdict = verify(Experiment(model, x, {}, outputs_as_they_are), found)
     return [s for s, true in zip(found, verdict.true, strict=True) if not true]
 
@@ -221,7 +221,7 @@ def test_cost_does_not_grow_with_width() -> None:
         with torch.device("meta"):
             model, x = Attention(heads=heads, kv=heads), torch.empty(2, 3, 2 * heads)
         graph = record(model, (x,))
-        counts.append([s.size / heads for s in matrix_families(graph)])
+        counts.append([s.size / heads for s in matrix_families(graph).families])
     assert counts[0] == counts[1] == [3, 3]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from neuromech.detect.axes import Label, axis, leaves
 from neuromech.detect.equations import Equation, rows
 from neuromech.detect.expr import Data, Expr, Factor, Unknown
-from neuromech.detect.solve import Family, dimension, solve, without
+from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 
 SIZES = (2, 3, 4)  # one atom each
 
@@ -56,7 +56,7 @@ def _flat(labels: tuple[Label, ...], at: dict[Label, int]) -> int:
     return flat
 
 
-def members(family: Family, unknowns: list[Unknown]) -> Tensor:
+def members(family: SolutionFamily, unknowns: list[Unknown]) -> Tensor:
     """The members as columns over the values of every unknown."""
     columns = []
     for index in product(*(range(a.n) for a in family.indices)):
@@ -160,7 +160,7 @@ def test_weights_are_integers_unless_these_say_nothing() -> None:
 
 def test_parameters_at_rest_are_left_out_and_what_is_left_is_not_repeated() -> None:
     a, b, c = (Unknown((), name) for name in "abc")
-    families = [Family({(a, ()): Fraction(1), (x, ()): Fraction(1)}) for x in (b, c)]
+    families = [SolutionFamily({(a, ()): Fraction(1), (x, ()): Fraction(1)}) for x in (b, c)]
     (left,) = without(families, {b.block, c.block})
     assert left.vector == {(a, ()): 1}
     assert without(families, {a.block, b.block, c.block}) == []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuromech.eom import as_function
-from neuromech.eom.landscape import Loss
+from neuromech.eom.landscape import LossFunction
 from neuromech.params import Params, combine, norm
 
 
@@ -52,7 +52,7 @@ def attention() -> tuple[nn.Module, Tensor, Tensor]:
 NETWORKS: dict[str, Callable[[], tuple[nn.Module, Tensor, Tensor]]] = {"mlp": mlp, "conv": conv, "attention": attention}
 
 
-def problem(name: str = "mlp", seed: int = 0) -> tuple[Loss, Params]:
+def problem(name: str = "mlp", seed: int = 0) -> tuple[LossFunction, Params]:
     torch.manual_seed(seed)
     model, x, y = NETWORKS[name]()
     return as_function(model, squares, x, y)

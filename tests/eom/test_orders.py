@@ -15,7 +15,7 @@ from neuromech.eom import (
     second_order_flow,
 )
 from neuromech.eom.derivatives import gradient_at
-from neuromech.eom.landscape import Function
+from neuromech.eom.landscape import PureLandscape
 from neuromech.params import Params
 
 from .cases import distance, problem, slope
@@ -38,7 +38,7 @@ def analysis(
     def error(lr: float) -> float:
         flow = flow_of(rule, loss, params, lr, order, backend, startup=startup)
         matched = startup == "matched"
-        buffers = flow.buffers(lambda p: gradient_at(Function(loss, p))) if matched else None
+        buffers = flow.buffers(lambda p: gradient_at(PureLandscape(loss, p))) if matched else None
         return distance(
             descend(rule, loss, params, lr, round(time / lr), buffers)[-1], flow.at(time, **(tolerance or TIGHT))
         )

@@ -1,5 +1,4 @@
-"""Counter terms in both directions and both backends: equal to a slow oracle, of the right order, with the right "
-"sign."""
+"""Counter terms in both directions and both backends: equal to a slow oracle, of the right order and sign."""
 
 from math import factorial
 
@@ -8,7 +7,7 @@ import torch
 
 from neuromech.eom import Point, Rule, equation_of_motion, gradient_flow
 from neuromech.eom.derivatives import gradient_at
-from neuromech.eom.landscape import Function
+from neuromech.eom.landscape import PureLandscape
 from neuromech.eom.terms import (
     calls,
     cost,
@@ -73,7 +72,7 @@ def test_gradients_alone_agree_to_the_order(order: int) -> None:
     at = Point(loss, params).derivative
 
     def gradient(p: Params) -> Params:
-        return gradient_at(Function(loss, p))
+        return gradient_at(PureLandscape(loss, p))
 
     def analysis(lr: float) -> float:
         return distance(motion(at, params, Rule(), lr, order), motion_by_gradients(gradient, params, Rule(), lr, order))
@@ -93,7 +92,7 @@ def test_lie_powers_by_gradients_are_each_of_the_order() -> None:
 
     def error(size: float, j: int) -> float:
         def field(p: Params) -> Params:
-            return combine([(size, gradient_at(Function(loss, p)))])
+            return combine([(size, gradient_at(PureLandscape(loss, p)))])
 
         exact = [combine([(size ** (k + 1), x)]) for k, x in enumerate(lie_powers(Point(loss, params).derivative, 3))]
         return distance(exact[j], lie_powers_by_gradients(field, params, 3)[j])
@@ -103,8 +102,7 @@ def test_lie_powers_by_gradients_are_each_of_the_order() -> None:
 
 
 def test_wrong_sign_doubles_the_error() -> None:
-    """Both directions at once: Euler's step of g - lr/2 Hg follows the flow, of g + lr/2 Hg is twice as far as "
-    "descent."""
+    """Both directions at once: Euler's step of g - lr/2 Hg follows the flow, that of g + lr/2 Hg is off by twice."""
     loss, params = problem()
     flow = gradient_flow(loss, params).at(0.5)
 
@@ -141,7 +139,7 @@ def test_calls_are_counted_right() -> None:
 
     def gradient(p: Params) -> Params:
         seen.append(1)
-        return gradient_at(Function(loss, p))
+        return gradient_at(PureLandscape(loss, p))
 
     for order in range(6):
         seen.clear()

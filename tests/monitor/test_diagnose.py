@@ -4,7 +4,7 @@ import pytest
 
 from neuromech.monitor import CAUSES, Evidence, diagnose
 from neuromech.monitor.diagnose import CERTAIN, LIKELY
-from neuromech.monitor.evidence import Broken, Edit, Replica, Setting, Torn
+from neuromech.monitor.evidence import Broken, Edit, GradientEdit, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults
 from neuromech.monitor.replay import Difference
 
@@ -33,7 +33,7 @@ EVIDENCE = {
     "bit flip in weight": Evidence(edits=(Edit("1.weight", "weight", 5, False),)),
     "bit flip in gradient": Evidence(edits=(Edit("1.weight", "gradient", 5, False),), torques=(ONE, ONE_TOO)),
     "bit flip in momentum": Evidence(edits=(Edit("1.weight", "exp_avg", 5, False),)),
-    "modified gradient": Evidence(torn=Torn("norm", ("1.weight",), 3.0, 1.0)),
+    "modified gradient": Evidence(gradient_edit=GradientEdit("norm", ("1.weight",), 3.0, 1.0)),
     "not finite": Evidence(infinite=("1.weight",), skipped=True),
     "frozen": Evidence(frozen=("1.weight",)),
     "detached": Evidence(silent=("1.weight",)),
@@ -69,6 +69,16 @@ def test_all_causes_are_covered() -> None:
 def test_nothing_found_is_no_fault() -> None:
     assert diagnose(Evidence()) == ()
     assert diagnose(Evidence(families=7, lr=0.1, since_start=True, kept="SGD")) == ()
+
+
+def test_evidence_of_several_checks_is_merged() -> None:
+    a = Evidence(frozen=("a",), torques=(PAIR,), penalty=0.1)
+    b = Evidence(frozen=("b", "a"), torques=(PAIR, SCALE), since_start=True, kept="SGD", lr=0.1)
+    both = Evidence(frozen=("a", "b"), torques=(PAIR, SCALE), penalty=0.1, since_start=True, kept="SGD", lr=0.1)
+    assert a | b == both
+    assert Evidence() | a == a
+    assert a | Evidence() == a
+    assert (a | b) | EVIDENCE["settings"] == a | (b | EVIDENCE["settings"])
 
 
 def test_one_element_in_all_its_families_is_a_bit_of_a_gradient() -> None:

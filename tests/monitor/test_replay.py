@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from neuromech.monitor.checks.integrity import state_of
-from neuromech.monitor.checks.step import Done, StepCheck
+from neuromech.monitor.checks.step import StepCheck
+from neuromech.monitor.evidence import Evidence
+from neuromech.monitor.facts import StepReader
 from neuromech.monitor.replay import explained
 from neuromech.monitor.rules import rule_of
 from neuromech.monitor.sample import Sample
@@ -30,7 +31,9 @@ CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
 ]
 
 
-def steps(kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype, meddle: Any = None) -> Done:
+def steps(
+    kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype, meddle: Any = None
+) -> Evidence:
     """40 steps of random gradients, of sizes from 1e-6 to 1e2; the first step that was off, else the last.
 
     `meddle(group)` changes the settings of step 20 after they were read.
@@ -40,19 +43,19 @@ def steps(kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: tor
         "w": nn.Parameter(torch.randn(40, 7, generator=g).to(dtype)),
         "b": nn.Parameter(torch.ones(9, dtype=dtype)),
     }
-    names: dict[Tensor, str] = {p: n for n, p in params.items()}
     optimizer = kind(params.values(), **options)
     sample = Sample({n: p.shape for n, p in params.items()})
-    check = StepCheck(params, sample)
+    check, reader = StepCheck(params, sample), StepReader(params, sample)
     for k in range(40):
         for p in params.values():
             p.grad = (torch.randn(p.shape, generator=g) * 10.0 ** (k % 9 - 6)).to(dtype)
-        check.before(optimizer, names, state_of(optimizer, names), sample.read(list(params), params))
+        step = reader.ahead(optimizer, k + 1, torch.finfo(dtype).eps)
+        check.before(step)
         if meddle and k == 20:
             meddle(optimizer.param_groups[0])
         optimizer.step()
-        done = check.after(optimizer, state_of(optimizer, names))
-        if done.differences or done.clock:
+        done = check.after(reader.behind(step, None))
+        if done.steps or done.clock:
             return done
     return done
 
@@ -63,7 +66,7 @@ def test_rounding_is_never_taken_for_a_fault(
     kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     done = steps(kind, options, dtype)
-    assert done.differences == ()
+    assert done.steps == ()
     assert done.clock == ()
 
 
@@ -85,8 +88,8 @@ def test_what_a_step_did_instead_of_its_settings_is_measured(
     options: dict[str, Any], meddle: dict[str, Any], expected: dict[str, tuple[str, float]]
 ) -> None:
     done = steps(torch.optim.SGD, {"lr": 0.1} | options, torch.float64, lambda group: group.update(meddle))
-    assert {d.name for d in done.differences} == {"w", "b"}
-    for d in done.differences:
+    assert {d.name for d in done.steps} == {"w", "b"}
+    for d in done.steps:
         by, factor = expected[d.what]
         assert (d.by, d.share) == (by, 1.0)
         assert d.factor == pytest.approx(factor, rel=1e-9)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuromech.report.families import by_kind, families, law_table, summary
+from neuromech.report.family import by_kind, families, law_table, summary
 
 from .simulate import FAMILIES, train
 

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from neuromech.record import Record
 from neuromech.report import canvas, figures
 from neuromech.report.canvas import POINTS, svg
-from neuromech.report.families import COLUMNS, Family, families
+from neuromech.report.family import COLUMNS, FamilyRecord, families
 from neuromech.report.figures import COLOURS, family_figure, overview_figure
 from neuromech.report.verdict import LAWS
 
 from .simulate import train
 
 
-def found_in(record: Record) -> list[Family]:
+def found_in(record: Record) -> list[FamilyRecord]:
     return families(record.meta, record.frame("charges"))
 
 
-def one(columns: dict[str, object], dtype: str = "float64") -> Family:
+def one(columns: dict[str, object], dtype: str = "float64") -> FamilyRecord:
     """A family of one member from columns of its rows."""
     rows = pd.DataFrame({"symmetry": 0, "member": -1, "scale": 1.0} | columns).reindex(
         columns=["step", "symmetry", "member", *COLUMNS]

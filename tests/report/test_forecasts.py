@@ -8,7 +8,7 @@ import pytest
 from neuromech.dynamics.forecast import Balance
 from neuromech.record import Record
 from neuromech.report import render
-from neuromech.report.families import families
+from neuromech.report.family import families
 from neuromech.report.figures import family_figure
 from neuromech.report.forecasts import Forecast, forecasts, knobs, remarks
 from neuromech.report.terms import TERMS, visible

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from neuromech.record import Record, Run
-from neuromech.report.families import families
+from neuromech.report.family import families
 from neuromech.report.story import caveats, headline, number_of_steps, run_facts
 
 from .simulate import meta, train

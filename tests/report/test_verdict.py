@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from neuromech.report.families import COLUMNS, families
+from neuromech.report.family import COLUMNS, families
 from neuromech.report.verdict import LAWS, distances, eps_of, judge
 from neuromech.rounding import CONFIDENCE, EPS64, rounding_bound
 

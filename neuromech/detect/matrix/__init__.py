@@ -1,8 +1,7 @@
 """Symmetries beyond the diagonal: where an index is only ever used linearly, any invertible matrix may mix it.
 
-indices.py  tensors as products of indices
 walk.py     one pass over a recorded graph: which index of a tensor is which, and what every operator does to it
-rules.py    the operators, one line each
+movement.py, products.py    the rules of the operators
 groups.py   from these statements to GL(n) and O(n) families
 """
 

@@ -20,21 +20,32 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
+from neuromech.detect.axes import Label, leaves
 from neuromech.detect.graph import Graph, Value
-from neuromech.detect.matrix.indices import Label, leaves
-from neuromech.detect.matrix.rules import TABLE, is_elementwise
-from neuromech.detect.matrix.walk import Walk
+from neuromech.detect.interpret import Opaque
+from neuromech.detect.matrix.walk import Blocked, Walk
+from neuromech.detect.operator import short
 from neuromech.symmetry import Part, Symmetry, Term, mixing
 
 _MIX = "nothing but linear maps lie in between; diagonal matrices are the rescale family of these"
 _TURN = "only inner products enter; its charge, an angular momentum, is always zero under gradient flow"
 
 
-def matrix_families(graph: Graph, at_rest: Container[str] = ()) -> list[Symmetry]:
+class MatrixFindings(NamedTuple):
+    """The matrix symmetries, and what ended a claim for no other reason than that nothing is known about it."""
+
+    families: list[Symmetry]
+    opaque: list[Opaque]
+
+
+def matrix_families(graph: Graph, at_rest: Container[str] = ()) -> MatrixFindings:
     """The matrix symmetries of a recorded forward; parameters `at_rest` are left out (they may be shifted at will)."""
-    walk = Walk(graph, TABLE, is_elementwise).run()
+    walk = Walk(graph).run()
     indices = _Indices(walk)
-    return [s for members, places in indices.components() for s in _families(walk, indices, members, places, at_rest)]
+    return MatrixFindings(
+        [s for members, places in indices.components() for s in _families(walk, indices, members, places, at_rest)],
+        [Opaque(short(b.node.op), b.node.module, b.why, names, ("matrix",)) for b, names in indices.ended if names],
+    )
 
 
 def beyond_the_diagonal(families: Iterable[Symmetry], shapes: dict[str, tuple[int, ...]]) -> int:
@@ -121,6 +132,10 @@ class _Indices:
             fixed |= {i for i in (a, b) if not i.at and i.root in self.cut}
         fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
         self._fixed = {self.component(i) for i in fixed}
+        self.ended = [(b, self._shut_in(b)) for b in walk.blocked]
+        fixed |= {self.index(x)[0] for b in walk.blocked for x in leaves(b.labels)}
+        fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
+        self._fixed = {self.component(i) for i in fixed}
         self._roots = {i.root for i in fixed if not i.at}  # of indices that are fixed as wholes
         self._tensors = self._by_component(walk.known.values(), lambda t: t.labels)
         self._apart = self._by_component(walk.apart, lambda pair: (*pair[0], *pair[1]))
@@ -146,6 +161,17 @@ class _Indices:
                 else:
                     self._whole.union(x, y, 1)
         return nested
+
+    def _shut_in(self, blocked: Blocked) -> tuple[str, ...]:
+        """The parameters that hold an index which this operator fixes, and nothing that is understood does."""
+        mine = {self.component(self.index(x)[0]) for x in leaves(blocked.labels)} - self._fixed
+        if not mine:
+            return ()
+        return tuple(
+            v.names[0]
+            for v in self._walk.moving
+            if any(x.n > 1 and self.component(self.index(x)[0]) in mine for x in self._walk.indexed(v).labels)
+        )
 
     def index(self, x: Label, at: At = ()) -> tuple[Index, int]:
         """The index of a leaf, seen in a block if it stands in a whole tensor; and the sign between the two."""

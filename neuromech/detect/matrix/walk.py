@@ -1,4 +1,4 @@
-"""One pass over a recorded graph that follows the indices of tensors, as labels (indices.py).
+"""One pass over a recorded graph that follows the indices of tensors, as labels (see axes.py; here they have to nest).
 
 If the index n of a tensor is mixed by an invertible matrix M, x -> M x, every operator must carry this on: sums add
 tensors that are mixed alike; a contraction over n pairs M with its inverse transpose; an operator that sees the entries
@@ -16,18 +16,17 @@ Labels that stay in the result of an operator say that nothing happened to an in
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch.utils._pytree import tree_map_only
 
-from neuromech.detect.graph import Graph, Node, Value
-from neuromech.detect.matrix.indices import Axis, Label, NonNested, axis, leaves, length, unify
-
-
-class Unsupported(Exception):
-    """A rule met an option that it does not understand."""
+from neuromech.detect.abstract import Unsupported
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
+from neuromech.detect.refine import NonNested, unify
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +48,7 @@ class Indexed:
         return leaves(x for d in dims for x in self.axes[d])
 
 
-class Block(NamedTuple):
+class Selection(NamedTuple):
     """`label` stands for `of` in tensors cut down to entry `at` of the axis `selector`."""
 
     label: Label
@@ -58,23 +57,27 @@ class Block(NamedTuple):
     at: int
 
 
-Rule = Callable[..., Any]
-_WITH_EMPTY = {"cat", "concat", "concatenate"}  # operators to which an empty input makes no difference
+class Blocked(NamedTuple):
+    """An operator about which not enough is known, why, and the indices that it fixes for that reason alone."""
+
+    node: Node
+    why: str
+    labels: list[Label]
 
 
 @dataclass
 class Walk:
-    """The statements of one pass. `rules` are functions (walk, *args, **kwargs) of an operator's own arguments."""
+    """The statements of one pass, by the rules of `operator.OPERATORS`."""
 
     graph: Graph
-    rules: Mapping[str, Rule]
-    elementwise: Callable[[str], bool]
     relations: list[tuple[Label, Label, int]] = field(default_factory=list)  # 1: alike, -1: dual
     fixed: list[Label] = field(default_factory=list)
     apart: list[tuple[list[Label], list[Label]]] = field(default_factory=list)
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[Selection] = field(default_factory=list)
+    blocked: list[Blocked] = field(default_factory=list)
     known: dict[Value, Indexed] = field(default_factory=dict)
     moving: list[Value] = field(default_factory=list)
+    varying: set[Value] = field(default_factory=set)
     node: Node | None = None
 
     def run(self) -> Walk:
@@ -85,11 +88,11 @@ class Walk:
             for v in self.graph.parameters
             if v in reached and v.trainable and v.dtype.is_floating_point and 0 not in v.shape
         ]
-        varying = self.graph.descendants(self.moving)
+        self.varying = self.graph.descendants(self.moving)
         escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
         live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
         for node in self.graph.nodes:
-            if any(v in varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
+            if any(v in self.varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
                 self._visit(node)
         for value in self.graph.outputs:
             self.fix(self.indexed(value).labels)
@@ -104,46 +107,65 @@ class Walk:
 
     def _visit(self, node: Node) -> None:
         self.node = node
-        op = node.op.removeprefix("aten.")
-        rule = self.rules.get(op)
-        plain = not any(v.dtype.is_complex for v in (*node.inputs, *node.outputs))
-        plain &= not any(0 in v.shape for v in (*node.outputs, *(() if op in _WITH_EMPTY else node.inputs)))
-        if plain and not node.escape and not node.stop and (rule or self.elementwise(op)):
-            try:
-                self._apply(rule, node)
-                return
-            except (Unsupported, NonNested):
-                pass
-        for v in node.inputs:
-            self.fix(self.indexed(v).labels)
-        for v in node.outputs:
-            self.known[v] = self.unrelated(v.shape)
+        operator = operator_of(node.op)
+        try:
+            self._apply(self._rule(node, operator), node)
+        except (Unsupported, NonNested) as error:
+            for v in node.outputs:
+                self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
+            labels = [x for v in (*node.inputs, *node.outputs) for x in self.indexed(v).labels]
+            self.blocked.append(Blocked(node, str(error), labels))
 
-    def _apply(self, rule: Rule | None, node: Node) -> None:
-        if rule is None:
-            made: Any = self.pointwise(*map(self.indexed, node.inputs))
-        else:
-            args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
-            try:
-                inspect.signature(rule).bind(self, *args, **kwargs)
-            except TypeError as error:
-                raise Unsupported(str(error)) from error
-            made = rule(self, *args, **kwargs)
+    def _rule(self, node: Node, operator: Operator | None) -> OperatorRule:
+        """The rule for a call. Raises `Unsupported` if there is none."""
+        empty = [*node.outputs, *(() if operator and operator.with_empty else node.inputs)]
+        if any(v.dtype.is_complex for v in (*node.inputs, *node.outputs)):
+            raise Unsupported("there are no rules for complex numbers")
+        if any(0 in v.shape for v in empty):
+            raise Unsupported("it handles an empty tensor")
+        if node.escape or node.stop:
+            raise Unsupported("no gradient flows through it")
+        if operator and operator.mixing:
+            return operator.mixing
+        if is_elementwise(node.op):
+            return lambda m, *_, **__: m.pointwise(*map(m.indexed, node.inputs))
+        raise Unsupported("no rule says which indices it leaves to be mixed")
+
+    def _apply(self, rule: OperatorRule, node: Node) -> None:
+        args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
+        try:
+            inspect.signature(rule).bind(self, *args, **kwargs)
+        except TypeError as error:
+            raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
+        made = rule(self, *args, **kwargs)
         results = made if isinstance(made, list) else [made]
-        if [tuple(map(length, t.axes)) for t in results] != [v.shape for v in node.outputs]:
+        if [tuple(map(count, t.axes)) for t in results] != [v.shape for v in node.outputs]:
             raise Unsupported("its results have other shapes than the rule says")
         self.known.update(zip(node.outputs, results, strict=True))
+
+    def is_zero(self, t: Indexed | float) -> bool:
+        """True for the number zero, and for constants that hold nothing else."""
+        if not isinstance(t, Indexed):
+            return t == 0
+        assert self.node is not None
+        value = next((v for v in self.node.inputs if self.known.get(v) is t), None)
+        return value is not None and value not in self.varying and known_number(value) == 0
 
     # -- statements -------------------------------------------------------------------------------------------------
 
     def fix(self, labels: Iterable[Label]) -> None:
         self.fixed += labels
 
+    def limit(self, labels: Iterable[Label], why: str) -> None:
+        """Indices that some matrices might mix, beyond what is followed: fixed, and listed."""
+        assert self.node is not None
+        self.blocked.append(Blocked(self.node, why, list(labels)))
+
     def alike(self, a: Axis, b: Axis) -> None:
-        self.relations += [(x, y, 1) for x, y in unify(a, b)]
+        self.relations += [(x, y, 1) for y, x in unify(a, b, nested=True).same.items()]
 
     def dual(self, a: Axis, b: Axis) -> None:
-        self.relations += [(x, y, -1) for x, y in unify(a, b)]
+        self.relations += [(x, y, -1) for y, x in unify(a, b, nested=True).same.items()]
 
     def separate(self, stays: Sequence[Label], gone: Sequence[Label]) -> None:
         if stays and gone:
@@ -152,7 +174,7 @@ class Walk:
     def block(self, x: Indexed, selector: Axis, index: int, kept: Sequence[Axis]) -> Indexed:
         """What is left of `x`, the axes `kept`, when the index `selector` is put to one value."""
         new = {y: Label(y.atom) for y in leaves(y for a in kept for y in a)}
-        self.blocks += [Block(label, of, selector, index) for of, label in new.items()]
+        self.blocks += [Selection(label, of, selector, index) for of, label in new.items()]
         return Indexed(tuple(tuple(new[y] for y in leaves(a)) for a in kept))
 
     # -- what several rules do --------------------------------------------------------------------------------------

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 
 from neuromech.detect.abstract import Abstract
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.operators.index import length, repeat_interleave
 from neuromech.detect.operators.linear import matmul, plus
 from neuromech.detect.operators.movement import swap_last
@@ -44,4 +43,4 @@ def _is_bool(s: Interpreter, mask: Abstract) -> bool:
     return value is not None and value.dtype is torch.bool
 
 
-TABLE: dict[str, Callable[..., Any]] = {"scaled_dot_product_attention": attention}
+define("scaled_dot_product_attention", attention, mixing.attention)

@@ -14,7 +14,9 @@ from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Interpreter
-from neuromech.detect.refine import Renaming, assemble, pieces, regroup, sum_of, unify
+from neuromech.detect.matrix import movement as mixing
+from neuromech.detect.operator import define
+from neuromech.detect.refine import Renaming, assemble, intervals, regroup, sum_of, unify
 
 T = TypeVar("T")
 
@@ -90,7 +92,7 @@ def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstra
         return relabelled(x, dim, axis(len(places)), ("taken", how))
     x = x.fresh()
     runs = runs_of(places)
-    found = pieces(x.axes[dim], [c for run in runs for c in run])
+    found = intervals(x.axes[dim], [c for run in runs for c in run])
     chosen = [p for a, b in runs for p in found if a <= p.start and p.start + p.n <= b]
     moved = assemble(leaves(x.axes[dim]), chosen)
     return x.rename(Renaming({}, (moved,)), put(x.axes, dim, moved.to))
@@ -260,21 +262,19 @@ def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
     return replace(x, axes=(batch, (*inner, *group), *rest))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "slice": slice_,
-    "select": select,
-    "narrow": narrow,
-    "split_with_sizes": lambda s, x, sizes, dim=0: cut(s, x, dim, sizes),
-    **dict.fromkeys("split chunk unsafe_split unsafe_chunk tensor_split".split(), as_recorded),
-    "unbind": unbind,
-    **dict.fromkeys("cat concat concatenate".split(), cat),
-    "stack": stack,
-    "roll": roll,
-    "flip": flip,
-    **dict.fromkeys("repeat tile".split(), repeat),
-    "repeat_interleave": repeat_interleave,
-    **dict.fromkeys("pad constant_pad_nd".split(), pad),
-    "channel_shuffle": channel_shuffle,
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
-}
+define("slice", slice_, mixing.sliced, for_complex=True)
+define("select", select, mixing.select, for_complex=True)
+define("narrow", narrow, mixing.narrow, for_complex=True)
+define("split_with_sizes", lambda s, x, sizes, dim=0: cut(s, x, dim, sizes), mixing.split)
+define("split chunk unsafe_split unsafe_chunk tensor_split", as_recorded, mixing.split)
+define("unbind", unbind, mixing.unbind)
+define("cat concat concatenate", cat, mixing.joined, with_empty=True)
+define("stack", stack, mixing.stacked)
+define("roll", roll, mixing.rolled)
+define("flip", flip, mixing.flipped)
+define("repeat tile", repeat, mixing.repeated)
+define("repeat_interleave", repeat_interleave, mixing.repeat_interleave)
+define("pad constant_pad_nd", pad, mixing.padded)
+define("channel_shuffle", channel_shuffle, mixing.channel_shuffle)
+define("pixel_shuffle", pixel_shuffle, mixing.pixel_shuffle)
+define("pixel_unshuffle", pixel_unshuffle, mixing.pixel_unshuffle)

@@ -7,7 +7,7 @@ all only if the sum is the same for every i. To first order y shifts by w * (shi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -16,7 +16,10 @@ from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.refine import unify
+from neuromech.detect.subscripts import parsed
 
 
 def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over: Sequence[Label]) -> Abstract:
@@ -192,28 +195,18 @@ def outer(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     return contract(s, x, y, (*x.axes, *y.axes), [])
 
 
+def inner(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    """x_.. y_.. summed over the last axis of both."""
+    return matmul(s, x, y if y.ndim < 2 else replace(y, axes=(*y.axes[:-2], y.axes[-1], y.axes[-2])))
+
+
 def baddbmm(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
     return addmm(s, b, x, y, beta=beta, alpha=alpha)
 
 
 def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: object = None) -> Abstract:
     """Products of tensors whose axes are named by letters; letters that the result lacks are summed over."""
-    left, _, right = equation.replace(" ", "").partition("->")
-    names = left.split(",")
-    spare = [chr(k) for k in range(0x3B1, 0x3C9)]
-    rank = max((t.ndim - len(n) + 3 for t, n in zip(tensors, names, strict=True) if "..." in n), default=0)
-    names = [
-        n.replace("...", "".join(spare[rank - (t.ndim - len(n) + 3) : rank]))
-        for t, n in zip(tensors, names, strict=True)
-    ]
-    letters = "".join(names)
-    if "->" not in equation:
-        right = ("..." if rank else "") + "".join(
-            c for c in sorted(set(letters)) if letters.count(c) == 1 and c not in spare
-        )
-    right = right.replace("...", "".join(spare[:rank]))
-    if any(len(set(n)) < len(n) for n in names):
-        raise Unsupported("it takes a diagonal")
+    names, right = parsed(equation, [t.ndim for t in tensors])
     x, at = tensors[0].fresh(), names[0]
     for k in range(1, len(tensors) + 1):
         y, its = (tensors[k].fresh(), names[k]) if k < len(tensors) else (None, "")
@@ -242,21 +235,14 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "linear": linear,
-    "addmm": addmm,
-    "baddbmm": baddbmm,
-    "bilinear": bilinear,
-    "einsum": einsum,
-    **dict.fromkeys("outer ger".split(), outer),
-    **{f"conv_transpose{d}d": conv_transpose for d in (1, 2, 3)},
-    "convolution": conv_in_general,
-    "vdot": matmul,
-    "inner": lambda s, x, y: matmul(s, x, y if y.ndim < 2 else replace(y, axes=(*y.axes[:-2], y.axes[-1], y.axes[-2]))),
-    "matmul": matmul,
-    "mm": matmul,
-    "bmm": matmul,
-    "mv": matmul,
-    "dot": matmul,
-    **{f"conv{d}d": conv for d in (1, 2, 3)},
-}
+define("linear", linear, mixing.linear)
+define("matmul mm bmm mv dot vdot", matmul, mixing.matmul)
+define("addmm", addmm, mixing.addmm)
+define("baddbmm", baddbmm, mixing.addmm)
+define("inner", inner, mixing.inner)
+define("outer ger", outer, mixing.outer)
+define("bilinear", bilinear, mixing.bilinear)
+define("einsum", einsum, mixing.einsum)
+define("conv1d conv2d conv3d", conv, mixing.conv)
+define("conv_transpose1d conv_transpose2d conv_transpose3d", conv_transpose, mixing.conv_transpose)
+define("convolution", conv_in_general, mixing.conv_in_general)

@@ -5,7 +5,7 @@ A look-up is a contraction with rows of the identity, which depend on the data a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from neuromech.detect.axes import Axis, axis, leaves
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.graph import Value
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import movement as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.operators.index import length, put, relabelled, take, varies
 from neuromech.detect.refine import unify
 
@@ -138,12 +140,10 @@ def _scattered(s: Interpreter, x: Abstract, dim: int, new: Axis, over: Sequence[
     return s.result(put(x.axes, dim, new), scale, x.shift.times(amounts).summed(over))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "embedding": embedding,
-    "embedding_bag": embedding_bag,
-    "gather": gather,
-    "take_along_dim": lambda s, x, i, dim: gather(s, x, dim, i),
-    "index_select": index_select,
-    "index": index,
-    **dict.fromkeys("index_add index_add_".split(), index_add),
-}
+define("embedding", embedding, mixing.looked_up)
+define("embedding_bag", embedding_bag)
+define("gather", gather)
+define("take_along_dim", lambda s, x, i, dim: gather(s, x, dim, i))
+define("index_select", index_select, mixing.index_select)
+define("index", index, mixing.index)
+define("index_add", index_add, mixing.index_add)

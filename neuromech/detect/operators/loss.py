@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Event
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.operator import define
 
 
 def cross_entropy(s: Interpreter, x: Abstract, target: Abstract, *others: Any, **named: Any) -> Abstract:
@@ -43,11 +44,7 @@ def _reduced(s: Interpreter) -> Abstract:
     return s.result(s.constant(s.node.outputs[0].shape, s.node).axes)
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "cross_entropy_loss": cross_entropy,
-    **dict.fromkeys("mse_loss l1_loss smooth_l1_loss huber_loss".split(), difference),
-    **dict.fromkeys(
-        "nll_loss nll_loss2d nll_loss_nd kl_div binary_cross_entropy binary_cross_entropy_with_logits".split(),
-        sees_all,
-    ),
-}
+define("cross_entropy_loss", cross_entropy, mixing.by_entries)
+define("mse_loss l1_loss smooth_l1_loss huber_loss", difference, mixing.by_entries)
+define("nll_loss nll_loss2d nll_loss_nd kl_div", sees_all, mixing.by_entries)
+define("binary_cross_entropy binary_cross_entropy_with_logits", sees_all, mixing.by_entries)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import axis
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import movement as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.refine import regroup
+from neuromech.detect.subscripts import moved_axes
 
 
 def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:
@@ -35,10 +37,7 @@ def transpose(s: Interpreter, x: Abstract, i: int, j: int) -> Abstract:
 
 def movedim(s: Interpreter, x: Abstract, source: int | Sequence[int], destination: int | Sequence[int]) -> Abstract:
     """Some axes to other places, the rest in their order."""
-    given = [[d] if isinstance(d, int) else d for d in (source, destination)]
-    here, there = ([d % x.ndim for d in ds] for ds in given)
-    rest = iter(d for d in range(x.ndim) if d not in here)
-    return permute(s, x, [here[there.index(d)] if d in there else next(rest) for d in range(x.ndim)])
+    return permute(s, x, moved_axes(x.ndim, source, destination))
 
 
 def reverse(s: Interpreter, x: Abstract) -> Abstract:
@@ -77,15 +76,14 @@ def as_real(s: Interpreter, x: Abstract) -> Abstract:
     return s.result((*x.axes, axis(2)), x.scale)
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys("view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as".split(), view),
-    **dict.fromkeys("transpose swapaxes swapdims".split(), transpose),
-    **dict.fromkeys("t numpy_T".split(), reverse),
-    **dict.fromkeys("mT adjoint matrix_H".split(), swap_last),
-    **dict.fromkeys("expand expand_as broadcast_to".split(), expand),
-    **dict.fromkeys("movedim moveaxis".split(), movedim),
-    "permute": permute,
-    "broadcast_tensors": broadcast_tensors,
-    "view_as_complex": as_complex,
-    "view_as_real": as_real,
-}
+_VIEWS = "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as"
+define(_VIEWS, view, mixing.view, same_content=True, for_complex=True)
+define("permute", permute, mixing.permute, same_content=True, for_complex=True)
+define("transpose swapaxes swapdims", transpose, mixing.transpose, same_content=True, for_complex=True)
+define("movedim moveaxis", movedim, mixing.movedim, same_content=True, for_complex=True)
+define("t numpy_T", reverse, mixing.reverse, same_content=True, for_complex=True)
+define("mT adjoint matrix_H", swap_last, mixing.swap_last, same_content=True)
+define("expand expand_as broadcast_to", expand, mixing.expand, same_content=True, for_complex=True)
+define("broadcast_tensors", broadcast_tensors, mixing.broadcast_tensors, same_content=True)
+define("view_as_complex", as_complex, same_content=True, for_complex=True)
+define("view_as_real", as_real, same_content=True, for_complex=True)

@@ -5,7 +5,7 @@ Every norm is a composition: subtract the mean, divide by the standard deviation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from neuromech.detect.abstract import Abstract, Event
 from neuromech.detect.axes import Label, axis, leaves
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.operators.linear import plus
 from neuromech.detect.operators.pointwise import mul
 from neuromech.detect.refine import unify
@@ -150,14 +152,12 @@ def cosine_similarity(s: Interpreter, x: Abstract, y: Abstract, dim: int = 1, ep
     return s.result(tuple(a for d, a in enumerate(s.joint(parts)) if d != dim % x.ndim))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "batch_norm": batch_norm,
-    "instance_norm": instance_norm,
-    "layer_norm": layer_norm,
-    "group_norm": group_norm,
-    **dict.fromkeys("softmax _softmax _safe_softmax special_softmax".split(), softmax),
-    **dict.fromkeys("log_softmax _log_softmax special_log_softmax".split(), log_softmax),
-    "rms_norm": rms_norm,
-    "_weight_norm": weight_norm,
-    "cosine_similarity": cosine_similarity,
-}
+define("batch_norm", batch_norm, mixing.keeps_axes)
+define("instance_norm", instance_norm, mixing.keeps_axes)
+define("layer_norm", layer_norm, mixing.keeps_axes)
+define("group_norm", group_norm, mixing.keeps_axes)
+define("rms_norm", rms_norm, mixing.keeps_axes)
+define("softmax _softmax _safe_softmax special_softmax", softmax, mixing.keeps_axes, sees_masked=True)
+define("log_softmax _log_softmax special_log_softmax", log_softmax, mixing.keeps_axes, sees_masked=True)
+define("_weight_norm", weight_norm, mixing.by_entries)
+define("cosine_similarity", cosine_similarity, mixing.by_entries)

@@ -12,6 +12,9 @@ from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count
 from neuromech.detect.expr import Data
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.matrix.movement import last_two
+from neuromech.detect.operator import define
 from neuromech.detect.operators.index import cut
 from neuromech.detect.operators.linear import exact, plus, times
 
@@ -37,6 +40,10 @@ def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
 def identity(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
     """The same numbers (a copy, a cast, another memory layout)."""
     return x
+
+
+def negative(s: Interpreter, x: Abstract) -> Abstract:
+    return times(x, -1)
 
 
 def prelu(s: Interpreter, x: Abstract, w: Abstract) -> Abstract:
@@ -232,37 +239,29 @@ IDENTITY = (
     "requires_grad_"
 )
 
-TABLE: dict[str, Callable[..., Any]] = {
-    **{op: homogeneous(*what) for op, what in HOMOGENEOUS.items()},
-    **dict.fromkeys(NONLINEAR.split(), nonlinear),
-    **dict.fromkeys(IDENTITY.split(), identity),
-    **dict.fromkeys(["dropout", "feature_dropout"], dropout),
-    "neg": lambda s, x: times(x, -1),
-    "prelu": prelu,
-    "add": add,
-    "sub": sub,
-    "rsub": rsub,
-    "mul": mul,
-    "div": div,
-    "pow": power,
-    "float_power": power,
-    **dict.fromkeys("maximum minimum fmax fmin".split(), maximum),
-    "clamp": clamp,
-    "clip": clamp,
-    "clamp_min": clamp,
-    "clamp_max": lambda s, x, high: clamp(s, x, None, high),
-    "threshold": threshold,
-    **dict.fromkeys("gt lt ge le eq ne greater less greater_equal less_equal".split(), compared),
-    "where": where,
-    "masked_fill": masked_fill,
-    "addcmul": addcmul,
-    "addcdiv": addcdiv,
-    "lerp": lerp,
-    "glu": glu,
-    **dict.fromkeys("tril triu".split(), masked),
-    **dict.fromkeys("multiply".split(), mul),
-    **dict.fromkeys("divide true_divide".split(), div),
-    "subtract": sub,
-}
-# Operators in place compute the same: the recorder has given their result a value of its own.
-TABLE |= {f"{op}_": rule for op, rule in TABLE.items()}
+
+define(NONLINEAR, nonlinear, mixing.entry_by_entry)
+define(IDENTITY, identity, mixing.identity, same_content=True)
+for _op, _what in HOMOGENEOUS.items():
+    define(_op, homogeneous(*_what), mixing.entry_by_entry)
+define("neg", negative, mixing.identity, for_complex=True)
+define("dropout feature_dropout", dropout, mixing.dropout)
+define("add", add, mixing.add)
+define("sub subtract", sub, mixing.add)
+define("rsub", rsub, mixing.add)
+define("mul multiply", mul, mixing.mul, for_complex=True)
+define("div divide true_divide", div, mixing.div)
+define("lerp", lerp, mixing.lerp)
+define("addcmul", addcmul, mixing.addcmul)
+define("addcdiv", addcdiv)
+define("where", where, mixing.where)
+define("masked_fill", masked_fill, mixing.masked_fill)
+define("tril triu", masked, last_two)
+define("glu", glu, mixing.by_entries)
+define("prelu", prelu, mixing.keeps_axes)
+define("pow float_power", power)
+define("maximum minimum fmax fmin", maximum)
+define("clamp clip clamp_min", clamp)
+define("clamp_max", lambda s, x, high: clamp(s, x, None, high))
+define("threshold", threshold, mixing.entry_by_entry)
+define("gt lt ge le eq ne greater less greater_equal less_equal", compared, mixing.entry_by_entry)

@@ -9,14 +9,16 @@ from typing import Any
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import axis, count
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import products as mixing
+from neuromech.detect.operator import define
 from neuromech.detect.operators.index import cat, cut, stack
 from neuromech.detect.operators.linear import linear, plus
 from neuromech.detect.operators.movement import transpose
 from neuromech.detect.operators.pointwise import dropout, homogeneous, mul, nonlinear, rsub
 from neuromech.detect.refine import unify
 
-States = tuple[Abstract, ...]
-Cell = Callable[[Interpreter, Abstract, States, Sequence[Abstract]], States]
+HiddenStates = tuple[Abstract, ...]
+Cell = Callable[[Interpreter, Abstract, HiddenStates, Sequence[Abstract]], HiddenStates]
 
 
 def _affine(
@@ -31,7 +33,7 @@ def _affine(
         yield linear(s, x, w_ih, b_ih), linear(s, h, w_hh, b_hh)
 
 
-def lstm_cell(s: Interpreter, x: Abstract, states: States, w: Sequence[Abstract]) -> States:
+def lstm_cell(s: Interpreter, x: Abstract, states: HiddenStates, w: Sequence[Abstract]) -> HiddenStates:
     h, c = states
     i, f, g, o = (nonlinear(s, plus(s, a, b)) for a, b in _affine(s, x, h, w, 4))
     c = plus(s, mul(s, f, c), mul(s, i, g))
@@ -40,7 +42,7 @@ def lstm_cell(s: Interpreter, x: Abstract, states: States, w: Sequence[Abstract]
     return (linear(s, h, projection[0]) if projection else h), c
 
 
-def gru_cell(s: Interpreter, x: Abstract, states: States, w: Sequence[Abstract]) -> States:
+def gru_cell(s: Interpreter, x: Abstract, states: HiddenStates, w: Sequence[Abstract]) -> HiddenStates:
     (h,) = states
     (r_x, r_h), (z_x, z_h), (n_x, n_h) = _affine(s, x, h, w, 3)
     r, z = nonlinear(s, plus(s, r_x, r_h)), nonlinear(s, plus(s, z_x, z_h))
@@ -49,7 +51,7 @@ def gru_cell(s: Interpreter, x: Abstract, states: States, w: Sequence[Abstract])
 
 
 def plain_cell(activation: Callable[[Interpreter, Abstract], Abstract]) -> Cell:
-    def cell(s: Interpreter, x: Abstract, states: States, w: Sequence[Abstract]) -> States:
+    def cell(s: Interpreter, x: Abstract, states: HiddenStates, w: Sequence[Abstract]) -> HiddenStates:
         ((a, b),) = _affine(s, x, states[0], w, 1)
         return (activation(s, plus(s, a, b)),)
 
@@ -68,7 +70,7 @@ def layers(cell: Cell, states: int) -> Callable[..., list[Abstract]]:
             x = transpose(s, x, 0, 1)
         directions = 2 if both else 1
         each = len(weights) // (depth * directions)
-        last: list[States] = []
+        last: list[HiddenStates] = []
         for layer in range(depth):
             outputs = []
             for d in range(directions):
@@ -87,7 +89,7 @@ def layers(cell: Cell, states: int) -> Callable[..., list[Abstract]]:
     return rule
 
 
-def _steady(s: Interpreter, cell: Cell, x: Abstract, w: Sequence[Abstract], states: int) -> States:
+def _steady(s: Interpreter, cell: Cell, x: Abstract, w: Sequence[Abstract], states: int) -> HiddenStates:
     """The states at all times: unknown to begin with, and what comes out of a step must be what went in."""
     hidden = count(w[1].axes[1])
     sizes = [hidden, count(w[0].axes[0]) // 4][:states]
@@ -133,13 +135,13 @@ def _tanh(s: Interpreter, x: Abstract) -> Abstract:
 
 
 _relu = homogeneous(1, "ReLU")
-TABLE: dict[str, Callable[..., Any]] = {
-    "lstm": layers(lstm_cell, 2),
-    "gru": layers(gru_cell, 1),
-    "rnn_tanh": layers(plain_cell(_tanh), 1),
-    "rnn_relu": layers(plain_cell(_relu), 1),
-    "lstm_cell": step(lstm_cell, 2),
-    "gru_cell": step(gru_cell, 1),
-    "rnn_tanh_cell": step(plain_cell(_tanh), 1),
-    "rnn_relu_cell": step(plain_cell(_relu), 1),
-}
+
+
+define("lstm", layers(lstm_cell, 2), mixing.recurrent)
+define("gru", layers(gru_cell, 1), mixing.recurrent)
+define("rnn_tanh", layers(plain_cell(_tanh), 1), mixing.recurrent)
+define("rnn_relu", layers(plain_cell(_relu), 1), mixing.recurrent)
+define("lstm_cell", step(lstm_cell, 2), mixing.recurrent_cell)
+define("gru_cell", step(gru_cell, 1), mixing.recurrent_cell)
+define("rnn_tanh_cell", step(plain_cell(_tanh), 1), mixing.recurrent_cell)
+define("rnn_relu_cell", step(plain_cell(_relu), 1), mixing.recurrent_cell)

@@ -11,6 +11,9 @@ from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import movement as mixing
+from neuromech.detect.matrix.products import by_entries
+from neuromech.detect.operator import define
 from neuromech.detect.operators.pointwise import maximum
 
 
@@ -218,34 +221,26 @@ def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], lis
     return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
 
 
-TABLE: dict[str, Callable[..., Any]] = {
-    "sum": summed(mean=False),
-    "mean": summed(mean=True),
-    "amax": extremum,
-    "amin": extremum,
-    "linalg_vector_norm": vector_norm,
-    **dict.fromkeys("norm linalg_norm".split(), norm),
-    **dict.fromkeys("max min".split(), extreme),
-    **dict.fromkeys("argmax argmin".split(), place),
-    **dict.fromkeys("sort topk argsort msort".split(), ordered),
-    "cumsum": cumulative,
-    **dict.fromkeys("logsumexp special_logsumexp".split(), log_sum_exp),
-    "var": spread(2),
-    "std": spread(1),
-    "var_mean": spread(2, also_mean=True),
-    "std_mean": spread(1, also_mean=True),
-    "im2col": unfolded,
-    **{
-        f"upsample_{kind}{d}d": resampled(d)
-        for d in (1, 2, 3)
-        for kind in ("nearest", "_nearest_exact", "nearest_exact")
-    },
-    "upsample_linear1d": resampled(1),
-    "upsample_bilinear2d": resampled(2),
-    "upsample_bicubic2d": resampled(2),
-    "upsample_trilinear3d": resampled(3),
-    "_upsample_bilinear2d_aa": resampled(2),
-    **{f"{name}_pool{d}d": mean_pool(d) for d in (1, 2, 3) for name in ("avg", "adaptive_avg")},
-    **{f"{name}_pool{d}d": max_pool(d) for d in (1, 2, 3) for name in ("max", "adaptive_max")},
-    **{f"max_pool{d}d_with_indices": max_pool(d) for d in (1, 2, 3)},
-}
+define("sum", summed(mean=False), mixing.reduced)
+define("mean", summed(mean=True), mixing.reduced)
+define("amax amin", extremum, by_entries)
+define("max min", extreme, by_entries)
+define("argmax argmin", place, by_entries)
+define("sort topk argsort msort", ordered, by_entries)
+define("linalg_vector_norm", vector_norm, by_entries)
+define("norm linalg_norm", norm, by_entries)
+define("cumsum", cumulative, mixing.along_one)
+define("logsumexp special_logsumexp", log_sum_exp, by_entries)
+define("var", spread(2), by_entries)
+define("std", spread(1), by_entries)
+define("var_mean", spread(2, also_mean=True), by_entries)
+define("std_mean", spread(1, also_mean=True), by_entries)
+define("im2col", unfolded)
+define("upsample_linear1d", resampled(1), mixing.over_space(1))
+define("upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa", resampled(2), mixing.over_space(2))
+define("upsample_trilinear3d", resampled(3), mixing.over_space(3))
+for d in (1, 2, 3):
+    for _kind in ("nearest", "_nearest_exact", "nearest_exact"):
+        define(f"upsample_{_kind}{d}d", resampled(d), mixing.over_space(d))
+    define(f"avg_pool{d}d adaptive_avg_pool{d}d", mean_pool(d), mixing.over_space(d))
+    define(f"max_pool{d}d adaptive_max_pool{d}d max_pool{d}d_with_indices", max_pool(d), by_entries)

@@ -14,35 +14,7 @@ from torch.nn import functional
 
 from neuromech.eom.double_backward import batch_norm, convolution
 from neuromech.eom.double_backward.relu import relu
-
-
-def _functional_batch_norm(
-    input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    if weight is None or not batch_norm.applies(input, weight, training):
-        return functional.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
-    return batch_norm.batch_norm(input, weight, bias, running_mean, running_var, momentum, eps)
-
-
-def _batch_norm(
-    input: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    training: bool,
-    momentum: float,
-    eps: float,
-    cudnn_enabled: bool,
-) -> Tensor:
-    return _functional_batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+from neuromech.eom.norm_calls import batch_norms
 
 
 def _functional_relu(input: Tensor, inplace: bool = False) -> Tensor:
@@ -84,8 +56,7 @@ def applies() -> bool:
 _top_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 FORMS: dict[Any, Callable[..., Tensor]] = {
-    functional.batch_norm: _functional_batch_norm,
-    torch.batch_norm: _batch_norm,
+    **batch_norms(batch_norm.form),
     functional.relu: _functional_relu,
     torch.relu: relu,
     Tensor.relu: relu,

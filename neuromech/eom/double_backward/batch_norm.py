@@ -22,12 +22,17 @@ import torch
 from torch import Tensor
 
 from neuromech.eom.double_backward.last import Last
+from neuromech.eom.norm_calls import NormCall
 
 
-def applies(input: Tensor, weight: Tensor | None, training: bool) -> bool:
-    """Only for statistics of the batch, one precision throughout, and more than one value per channel."""
-    same = weight is not None and weight.dtype == input.dtype and input.dtype in (torch.float32, torch.float64)
-    return training and same and input.is_contiguous() and input.ndim > 1 and input.numel() > input.shape[1]
+def form(call: NormCall) -> Tensor | None:
+    """Only for statistics of the batch, a gain, one precision throughout, and more than one value per channel."""
+    x, weight = call.input, call.weight
+    if weight is None or not call.batch or weight.dtype != x.dtype or x.dtype not in (torch.float32, torch.float64):
+        return None
+    if not x.is_contiguous() or x.ndim < 2 or x.numel() <= x.shape[1]:
+        return None
+    return batch_norm(x, weight, call.bias, call.running_mean, call.running_var, call.momentum, call.eps)
 
 
 def batch_norm(
@@ -65,10 +70,10 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, r = ctx.saved_tensors
-        return (*_Gradient.apply(cotangents[0], x, weight, mean, r, ctx.eps), None, None, None, None)
+        return (*_BatchNormGradient.apply(cotangents[0], x, weight, mean, r, ctx.eps), None, None, None, None)
 
 
-class _Gradient(torch.autograd.Function):
+class _BatchNormGradient(torch.autograd.Function):
     """x', w', b' from y'."""
 
     @staticmethod
@@ -83,10 +88,10 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_Second.apply(*cotangents, *ctx.saved_tensors, ctx.eps), None, None, None)
+        return (*_BatchNormSecond.apply(*cotangents, *ctx.saved_tensors, ctx.eps), None, None, None)
 
 
-class _Second(Last):
+class _BatchNormSecond(Last):
     """The cotangents of y', x and w."""
 
     @staticmethod

@@ -18,7 +18,7 @@ from torch import Tensor
 from neuromech.eom.double_backward.last import Last
 
 Sizes = tuple[int, ...]
-Options = tuple[Sizes, Sizes, Sizes, bool, Sizes, int]  # stride, padding, dilation, transposed, output padding, groups
+Geometry = tuple[Sizes, Sizes, Sizes, bool, Sizes, int]  # stride, padding, dilation, transposed, output padding, groups
 
 
 def applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -38,7 +38,7 @@ def convolution(
 
 class _Convolved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Options) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Geometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options, ctx.biased = options, bias is not None
         return torch.convolution(x, weight, bias, *options)
@@ -48,17 +48,17 @@ class _Convolved(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (y_,) = cotangents
         need = ctx.needs_input_grad
-        x_, w_ = _Gradient.apply(y_, x, weight, ctx.options, (need[0], need[1]))
+        x_, w_ = _ConvolutionGradient.apply(y_, x, weight, ctx.options, (need[0], need[1]))
         bias_ = y_.sum([0, *range(2, y_.ndim)]) if ctx.biased and need[2] else None
         return x_, w_, bias_, None
 
 
-class _Gradient(torch.autograd.Function):
+class _ConvolutionGradient(torch.autograd.Function):
     """x' and w' from y', those of them that are needed."""
 
     @staticmethod
     def forward(
-        ctx: Any, y_: Tensor, x: Tensor, weight: Tensor, options: Options, need: tuple[bool, bool]
+        ctx: Any, y_: Tensor, x: Tensor, weight: Tensor, options: Geometry, need: tuple[bool, bool]
     ) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y_, x, weight)
@@ -67,10 +67,14 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-        return (*_Second.apply(*cotangents, *ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3]), None, None)
+        return (
+            *_ConvolutionSecond.apply(*cotangents, *ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3]),
+            None,
+            None,
+        )
 
 
-class _Second(Last):
+class _ConvolutionSecond(Last):
     """The cotangents of y', x and w, those of them that are needed; t and v may be None for zero."""
 
     @staticmethod
@@ -81,7 +85,7 @@ class _Second(Last):
         y_: Tensor,
         x: Tensor,
         weight: Tensor,
-        options: Options,
+        options: Geometry,
         need: tuple[bool, bool, bool],
     ) -> tuple[Tensor | None, ...]:
         over_y = None
@@ -96,7 +100,7 @@ class _Second(Last):
 
 
 def _gradient(
-    y_: Tensor, x: Tensor, weight: Tensor, options: Options, need: tuple[bool, bool]
+    y_: Tensor, x: Tensor, weight: Tensor, options: Geometry, need: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     found = torch.ops.aten.convolution_backward(y_, x, weight, None, *options, [*need, False])
     return found[0] if need[0] else None, found[1] if need[1] else None

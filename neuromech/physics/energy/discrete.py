@@ -24,11 +24,11 @@ from neuromech.physics.energy.secants import gauss_legendre
 from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
 
-Form = Literal["chain", "average", "midpoint"]
+GradientForm = Literal["chain", "average", "midpoint"]
 Energy = Callable[[Tensor], Tensor]
 
 
-def discrete_gradient(energy: Energy, form: Form = "chain", *, nodes: int = 4) -> DiscreteGradient:
+def discrete_gradient(energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> DiscreteGradient:
     """The discrete gradient of `energy`, a function of (u, v) that can be trained through and batched.
 
     `energy` is a function or an nn.Module: a state [...] to a number, or a batch [B, ...] to [B] or to a number.
@@ -48,7 +48,7 @@ class DiscreteGradient:
     sample, for samples that depend on one another, and for an operator without a rule, by name.
     """
 
-    def __init__(self, energy: Energy, form: Form = "chain", *, nodes: int = 4) -> None:
+    def __init__(self, energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> None:
         if form not in ("chain", "average", "midpoint"):
             raise PhysicsError(f"form {form!r} is not one of 'chain', 'average', 'midpoint'")
         if not callable(energy):

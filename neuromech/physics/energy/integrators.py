@@ -123,7 +123,7 @@ class ExplicitScheme(nn.Module):
         return Rollout(t, torch.stack(states))
 
 
-Scheme = DiscreteScheme | ExplicitScheme
+MotionScheme = DiscreteScheme | ExplicitScheme
 
 
 def leapfrog(velocity: Callable[[Tensor], Tensor], u: Tensor, dt: Tensor) -> Tensor:

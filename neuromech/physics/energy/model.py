@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.discrete import DiscreteGradient, Form, check_finite
+from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite
 from neuromech.physics.energy.structure import Structure
 
 
@@ -25,7 +25,9 @@ class EnergyModel(nn.Module):
     `inputs` [B, k]: of a `PortHamiltonian` structure.
     """
 
-    def __init__(self, energy: nn.Module, structure: Structure, form: Form = "chain", *, nodes: int = 4) -> None:
+    def __init__(
+        self, energy: nn.Module, structure: Structure, form: GradientForm = "chain", *, nodes: int = 4
+    ) -> None:
         super().__init__()
         if not isinstance(energy, nn.Module) or isinstance(energy, Structure):
             raise PhysicsError(

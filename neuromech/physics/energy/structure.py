@@ -22,13 +22,13 @@ from torch.nn import functional as F
 
 from neuromech.errors import PhysicsError
 
-Law = Literal["conserves", "dissipates", "open"]
+EnergyLaw = Literal["conserves", "dissipates", "open"]
 
 
 class Structure(nn.Module):
     """G(u) g. `law` says what the form of G makes of the energy; `open`: it exchanges energy with its inputs."""
 
-    law: Law = "conserves"
+    law: EnergyLaw = "conserves"
     size: int | None = None  # of the last axis of a state, where it must be one
     ndim: int = 1  # axes of a state
     inputs: int = 0  # ports
@@ -73,7 +73,7 @@ class Symplectic(Structure):
 class Damped(Structure):
     """S - diag(0, r) on the state (q, p): Hamilton's equations with friction r [n/2], learned and never negative."""
 
-    law: Law = "dissipates"
+    law: EnergyLaw = "dissipates"
 
     def __init__(self, size: int, friction: float = 0.1) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class CentralDifference(Structure):
 class Laplacian(Structure):
     """The Laplacian on a periodic grid with `ndim` axes: negative semi-definite, zero sums (Cahn-Hilliard)."""
 
-    law: Law = "dissipates"
+    law: EnergyLaw = "dissipates"
 
     def __init__(self, dx: float, ndim: int = 1) -> None:
         super().__init__()
@@ -250,7 +250,7 @@ class PortHamiltonian(Structure):
     The energy changes by what the structure dissipates and by the power <B^T grad H, f> that enters.
     """
 
-    law: Law = "open"
+    law: EnergyLaw = "open"
 
     def __init__(self, structure: Structure, size: int, inputs: int) -> None:
         super().__init__()

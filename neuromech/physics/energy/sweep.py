@@ -14,7 +14,7 @@ from neuromech.physics.energy.graph import op_name, varying
 from neuromech.physics.energy.rules import LINEAR, QUADRATIC, SECANTS, SOFTMAX
 from neuromech.physics.energy.secants import logarithmic_mean
 
-Values = dict[fx.Node, Any]
+NodeValues = dict[fx.Node, Any]
 
 
 def discrete_sweep(module: fx.GraphModule) -> Callable[..., Tensor]:
@@ -37,7 +37,7 @@ def discrete_sweep(module: fx.GraphModule) -> Callable[..., Tensor]:
             if node.op == "call_function" and node not in fixed:
                 at_u[node], at_v[node] = _call(node, at_u), _call(node, at_v)
         energy = at_u[result]
-        pulled: Values = {result: torch.ones(energy.shape, dtype=energy.dtype, device=energy.device)}
+        pulled: NodeValues = {result: torch.ones(energy.shape, dtype=energy.dtype, device=energy.device)}
         for node in reversed(order[1:]):
             if node in pulled:
                 for source, cotangent in _pull(node, pulled.pop(node), at_u, at_v, moving):
@@ -48,7 +48,7 @@ def discrete_sweep(module: fx.GraphModule) -> Callable[..., Tensor]:
     return sweep
 
 
-def _call(node: fx.Node, values: Values) -> Any:
+def _call(node: fx.Node, values: NodeValues) -> Any:
     args, kwargs = map_arg((node.args, node.kwargs), lambda n: values[n])
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
@@ -57,7 +57,9 @@ def _add(x: Any, y: Any) -> Any:
     return [_add(a, b) for a, b in zip(x, y, strict=True)] if isinstance(x, list) else x + y
 
 
-def _pull(node: fx.Node, g: Any, at_u: Values, at_v: Values, moving: set[fx.Node]) -> Iterator[tuple[fx.Node, Any]]:
+def _pull(
+    node: fx.Node, g: Any, at_u: NodeValues, at_v: NodeValues, moving: set[fx.Node]
+) -> Iterator[tuple[fx.Node, Any]]:
     """The cotangent `g` of a node as cotangents of those of its inputs that vary."""
     occurrences: list[fx.Node] = []
     map_arg((node.args, node.kwargs), lambda n: occurrences.append(n) if n in moving else None)
@@ -86,7 +88,7 @@ def _pull(node: fx.Node, g: Any, at_u: Values, at_v: Values, moving: set[fx.Node
         yield from zip(sources, transpose(type(at_u[node])(g) if isinstance(g, list) else g), strict=True)
 
 
-def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: Values, at_v: Values) -> Tensor:
+def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: NodeValues, at_v: NodeValues) -> Tensor:
     """logsumexp, softmax and log_softmax of a = x(u) and b = x(v), with p and q their softmaxes.
 
     With m_i the logarithmic mean of p_i and q_i, p_i - q_i = m_i (da_i - dl) for l = logsumexp. Both sum to 1, so

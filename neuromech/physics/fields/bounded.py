@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import Box, FreeSpace, Torus
 from neuromech.physics.fields.layers import mlp
 from neuromech.physics.fields.motion import Clock
@@ -38,8 +38,7 @@ class BoundedMixture(Construction):
             raise PhysicsError(f"{domain}: expected a Torus or a Box; in free space use MovingMixture")
         if not 0 < size < WIDEST:
             raise PhysicsError(f"size={size}: expected the width of a Gaussian over the period, between 0 and {WIDEST}")
-        if components < 1 or not mass > 0:
-            raise PhysicsError(f"{components=}, {mass=}: expected both positive")
+        check_positive(components=components, mass=mass)
         self.domain, self.total_mass, self.components = domain, mass, components
         self.length = domain.period if isinstance(domain, Torus) else domain.high - domain.low
         self.low = domain.low if isinstance(domain, Box) else 0.0
@@ -49,7 +48,7 @@ class BoundedMixture(Construction):
         self.logits = nn.Parameter(torch.zeros(components))
         self.clock = Clock(mlp(1, 2 * components * domain.d, width, depth))
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         value, rate = (v.unflatten(-1, (2, self.components, self.domain.d)) for v in self.clock(t))
         mean, mean_rate = self.means + value[:, 0], rate[:, 0]
         share = torch.sigmoid(self.shapes + value[:, 1])
@@ -71,4 +70,4 @@ class BoundedMixture(Construction):
         axes = range(self.domain.d)
         flux = [f[..., i] * torch.cat([p[..., :i], p[..., i + 1 :]], -1).prod(-1) for i in axes]
         density = (weights * p.prod(-1)).sum(1)
-        return State(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))
+        return DensityFlux(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import jacrev, vmap
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.domain import FreeSpace, check_dtype, check_inside, check_points, inspecting
 from neuromech.physics.fields.spacetime import SpaceTimeField
 
@@ -31,7 +31,7 @@ class NeuralConservationLaw(nn.Module):
     `source`: a construction that is positive (`MovingMixture`, `Subharmonic` in free space, `BoundedMixture` on a
         torus or in a box), or any potential [B, 1 + d] -> [B, d(d+1)/2], made a `SpaceTimeField` over `domain` with
         `mass`, `density`, `flux` and `duration`: see there.
-    Called with times t (a number, or [B]) and points x [B, d] it returns `State(density [B], flux [B, d])`.
+    Called with times t (a number, or [B]) and points x [B, d] it returns `DensityFlux(density [B], flux [B, d])`.
 
     Raises `PhysicsError` for wrong shapes, points outside the domain, and velocities where the density is not positive.
     """
@@ -66,7 +66,7 @@ class NeuralConservationLaw(nn.Module):
         """The integral of the density, at all times; nan if it is that of a given initial density."""
         return self.source.total_mass
 
-    def forward(self, t: float | Tensor, x: Tensor) -> State:
+    def forward(self, t: float | Tensor, x: Tensor) -> DensityFlux:
         return self.source(*self._points(t, x))
 
     def density(self, t: float | Tensor, x: Tensor) -> Tensor:

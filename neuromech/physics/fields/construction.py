@@ -10,7 +10,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics.fields.domain import FreeSpace, inspecting
 
 
-class State(NamedTuple):
+class DensityFlux(NamedTuple):
     """Density [B] and flux [B, d] at points of space-time."""
 
     density: Tensor
@@ -18,7 +18,7 @@ class State(NamedTuple):
 
 
 class Construction(nn.Module):
-    """A module whose `forward(t [B], x [B, d])` is a `State` that satisfies the continuity equation.
+    """A module whose `forward(t [B], x [B, d])` is a `DensityFlux` that satisfies the continuity equation.
 
     `total_mass`: the integral of the density over the domain, the same at all times.
     """
@@ -26,7 +26,7 @@ class Construction(nn.Module):
     domain: FreeSpace
     total_mass: float
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         raise NotImplementedError
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
@@ -40,3 +40,10 @@ class Construction(nn.Module):
                 "Subharmonic"
             )
         return flux / density.unsqueeze(-1)
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise `PhysicsError` unless all of them are above 0."""
+    if not all(value > 0 for value in numbers.values()):
+        found = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
+        raise PhysicsError(f"{found}: expected all positive")

@@ -21,8 +21,8 @@ from neuromech.physics.fields.elementary import check_forward_rules
 from neuromech.physics.fields.layers import stack_of
 from neuromech.physics.fields.schemes import (
     SCHEMES,
-    Form,
-    Scheme,
+    DerivativeScheme,
+    PotentialForm,
     antisymmetric,
     cheapest,
     field_of_jet,
@@ -61,15 +61,15 @@ class DivergenceFree(nn.Module):
         self,
         potential: nn.Module,
         n: int,
-        form: Form = "matrix",
-        scheme: Scheme | None = None,
+        form: PotentialForm = "matrix",
+        scheme: DerivativeScheme | None = None,
         conditions: int = 0,
         domain: FreeSpace | None = None,
     ) -> None:
         super().__init__()
         check_dimension(n)
-        if form not in get_args(Form):
-            raise PhysicsError(f"form={form!r}: expected one of {', '.join(get_args(Form))}")
+        if form not in get_args(PotentialForm):
+            raise PhysicsError(f"form={form!r}: expected one of {', '.join(get_args(PotentialForm))}")
         if scheme is not None and scheme not in SCHEMES[form]:
             raise PhysicsError(f"scheme={scheme!r} is none of the {form} form's: {', '.join(SCHEMES[form])}, or None")
         if conditions < 0:
@@ -85,7 +85,7 @@ class DivergenceFree(nn.Module):
             raise PhysicsError(f"the vector form has no walls: in {domain} use form='matrix', which has as many fields")
         self.potential, self.n, self.form, self.conditions = potential, n, form, conditions
         self.domain = domain
-        self.scheme: Scheme = scheme or cheapest(form, n)
+        self.scheme: DerivativeScheme = scheme or cheapest(form, n)
         self.register_buffer("scale", torch.ones(()))
         self._checked = False
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from neuromech.errors import PhysicsError
 
-Function = Callable[[Tensor], Tensor]
+TensorMap = Callable[[Tensor], Tensor]
 
 
 def _layer_norm(
@@ -68,7 +68,7 @@ class _Elementary(TorchFunctionMode):
         return ELEMENTARY.get(func, func)(*args, **(kwargs or {}))
 
 
-def elementary(f: Function) -> Function:
+def elementary(f: TensorMap) -> TensorMap:
     """The same function, by elementary operations."""
 
     def run(x: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ def elementary(f: Function) -> Function:
     return run
 
 
-def check_forward_rules(f: Function, x: Tensor) -> None:
+def check_forward_rules(f: TensorMap, x: Tensor) -> None:
     """Raise `PhysicsError` if f's tangent has another derivative than its gradient: a rule of torch is then wrong."""
     x = x.detach()
     seeded = torch.Generator().manual_seed(0)

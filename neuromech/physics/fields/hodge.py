@@ -9,7 +9,6 @@ divergence-free part are orthogonal in L^2 whatever the parameters are, so that 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.divergence_free import DivergenceFree, check_dimension
 from neuromech.physics.fields.domain import FreeSpace, Torus, check_inside, check_periodic, check_points
+from neuromech.physics.fields.elementary import TensorMap
 from neuromech.physics.fields.layers import Sin, mlp, stack_of
 from neuromech.physics.fields.smooth import check_modules, check_values
 from neuromech.physics.fields.taylor import tangents
@@ -26,7 +26,6 @@ from neuromech.physics.fields.taylor import tangents
 if TYPE_CHECKING:
     import pandas as pd
 
-Field = Callable[[Tensor], Tensor]
 PARTS = ("gradient", "divergence_free", "harmonic")
 
 
@@ -86,7 +85,7 @@ class HodgeDecomposition(nn.Module):
         self.solenoid = DivergenceFree(matrix if matrix is not None else network(d * (d - 1) // 2), d, domain=domain)
         check_modules(self.scalar)
         self.register_buffer("mean", torch.zeros(d))
-        self._field: Field | None = None
+        self._field: TensorMap | None = None
         self._samples: tuple[Tensor, Tensor] | None = None
 
     def gradient(self, x: Tensor) -> Tensor:
@@ -117,7 +116,7 @@ class HodgeDecomposition(nn.Module):
 
     def fit(
         self,
-        field: Field | tuple[Tensor, Tensor],
+        field: TensorMap | tuple[Tensor, Tensor],
         steps: int = 300,
         count: int = 4096,
         progress: bool = False,
@@ -164,7 +163,7 @@ class HodgeDecomposition(nn.Module):
                 raise PhysicsError(f"the fit has diverged (loss {float(loss)}): try float64, or another potential")
         return self
 
-    def remember(self, field: Field) -> HodgeDecomposition:
+    def remember(self, field: TensorMap) -> HodgeDecomposition:
         """Give the field back to a decomposition that was loaded: the harmonic part may be its rest."""
         self._data(field, 64)
         return self
@@ -213,7 +212,7 @@ class HodgeDecomposition(nn.Module):
             raise PhysicsError("nothing was fitted yet: call fit(field) first")
         return self._samples
 
-    def _data(self, field: Field | tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def _data(self, field: TensorMap | tuple[Tensor, Tensor], count: int) -> tuple[Tensor, Tensor]:
         self._field = None if isinstance(field, tuple) else field
         x = field[0] if isinstance(field, tuple) else spread_points(self.domain, count, self._like())
         check_points(x, self.domain.d, "HodgeDecomposition.fit")

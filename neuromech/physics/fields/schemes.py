@@ -25,20 +25,20 @@ from neuromech.physics.fields.elementary import elementary
 from neuromech.physics.fields.layers import stack_of
 from neuromech.physics.fields.taylor import gradients, laplacian_minus_grad_div, tangents
 
-Form = Literal["matrix", "vector"]
-Scheme = Literal["reverse", "forward", "laplacian", "nested"]
-SCHEMES: dict[str, tuple[Scheme, ...]] = {
+PotentialForm = Literal["matrix", "vector"]
+DerivativeScheme = Literal["reverse", "forward", "laplacian", "nested"]
+SCHEMES: dict[str, tuple[DerivativeScheme, ...]] = {
     "matrix": ("reverse", "forward", "nested"),
     "vector": ("laplacian", "nested"),
 }
 
 
-def outputs_of(form: Form, n: int) -> int:
+def outputs_of(form: PotentialForm, n: int) -> int:
     """How many outputs the potential must have."""
     return n * (n - 1) // 2 if form == "matrix" else n
 
 
-def cheapest(form: Form, n: int) -> Scheme:
+def cheapest(form: PotentialForm, n: int) -> DerivativeScheme:
     """n(n-1)/2 cotangents are fewer than n tangents for n = 2, as many for n = 3; measured, see benchmarks."""
     if form == "vector":
         return "laplacian"
@@ -60,7 +60,7 @@ def _layout(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
     return index, upper - upper.T
 
 
-def matrix_field(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> Tensor:
+def matrix_field(potential: nn.Module, x: Tensor, n: int, scheme: DerivativeScheme) -> Tensor:
     """v [B, n] of the matrix form at points x [B, inputs], whose last n columns are differentiated."""
     if scheme == "nested":
         f = elementary(potential)
@@ -74,7 +74,7 @@ def matrix_field(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> Ten
     return matrix_derivatives(potential, x, n, scheme)[1].sum(-1)
 
 
-def matrix_derivatives(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> tuple[Tensor, Tensor]:
+def matrix_derivatives(potential: nn.Module, x: Tensor, n: int, scheme: DerivativeScheme) -> tuple[Tensor, Tensor]:
     """A [B, n, n], and d_j A_ij [B, n, n] before it is summed over j."""
     stack = stack_of(potential)
     index, sign = _layout(n, x)
@@ -119,7 +119,7 @@ def _pick(t: Tensor, index: Tensor, sign: Tensor) -> Tensor:
     return t[:, columns, index] * sign
 
 
-def vector_field(potential: nn.Module, x: Tensor, n: int, scheme: Scheme) -> Tensor:
+def vector_field(potential: nn.Module, x: Tensor, n: int, scheme: DerivativeScheme) -> Tensor:
     """v [B, n] of the vector form at points x [B, inputs], whose last n columns are differentiated."""
     if scheme == "laplacian":
         return laplacian_minus_grad_div(stack_of(potential), x, n)

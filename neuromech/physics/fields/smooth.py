@@ -26,7 +26,7 @@ KINKED_FUNCTIONS = frozenset(
 SMOOTH = "use a smooth activation: nn.Tanh, nn.SiLU, nn.GELU, nn.Softplus, neuromech.physics.Sin"
 
 
-class _Watch(TorchFunctionMode):
+class _KinkFinder(TorchFunctionMode):
     """Notes the kinked functions applied to what depends on the input, the one tensor that needs a gradient."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
     x = x.detach()[:3].clone().requires_grad_()
     frozen = {k: v.detach().clone() for k, v in [*potential.named_parameters(), *potential.named_buffers()]}
     try:
-        with torch.enable_grad(), _Watch() as watch:
+        with torch.enable_grad(), _KinkFinder() as watch:
             value = functional_call(potential, frozen, (x,))
     except (RuntimeError, IndexError) as error:
         raise PhysicsError(f"the potential fails on points {tuple(x.shape)} of {x.dtype}: {error}") from error

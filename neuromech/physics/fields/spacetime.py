@@ -9,18 +9,15 @@ that vanish at t = 0 make the initial condition exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, State
+from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.divergence_free import DivergenceFree
 from neuromech.physics.fields.domain import FreeSpace, Torus, check_domain, check_periodic, inspecting
+from neuromech.physics.fields.elementary import TensorMap
 from neuromech.physics.fields.taylor import jacobian
-
-Function = Callable[[Tensor], Tensor]
 
 
 class SpaceTimeField(Construction):
@@ -39,8 +36,8 @@ class SpaceTimeField(Construction):
         potential: nn.Module,
         domain: FreeSpace,
         mass: float = 1.0,
-        density: Function | None = None,
-        flux: Function | None = None,
+        density: TensorMap | None = None,
+        flux: TensorMap | None = None,
         duration: float = 1.0,
     ) -> None:
         super().__init__()
@@ -62,7 +59,7 @@ class SpaceTimeField(Construction):
         drifts = isinstance(domain, Torus) and flux is None
         self.drift = nn.Parameter(torch.zeros(domain.d)) if drifts else None
 
-    def forward(self, t: Tensor, x: Tensor) -> State:
+    def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         if not self._checked and inspecting(x):
             check_periodic(self.field.potential, self.domain, x, t.unsqueeze(-1))
             self._check_start(x)
@@ -71,7 +68,7 @@ class SpaceTimeField(Construction):
         value, derivative = self.field.derivatives(torch.cat([t.unsqueeze(-1), x], -1))
         gate, slope = self._gate(t, x)
         v = (gate * derivative + slope * value).sum(-1)
-        return State(density + v[:, 0], flux + v[:, 1:])
+        return DensityFlux(density + v[:, 0], flux + v[:, 1:])
 
     def _check_start(self, x: Tensor) -> None:
         """Raise `PhysicsError` if the start has wrong shapes, or a flux that crosses the walls."""
@@ -91,7 +88,7 @@ class SpaceTimeField(Construction):
                 "would not be constant. Make its component along the normal vanish there"
             )
 
-    def _base(self, t: Tensor, x: Tensor) -> State:
+    def _base(self, t: Tensor, x: Tensor) -> DensityFlux:
         if self._density is None:
             density, flux = torch.full_like(t, self.total_mass / self.domain.volume), torch.zeros_like(x)
         elif self._flux is None:
@@ -99,7 +96,7 @@ class SpaceTimeField(Construction):
         else:
             flux = self._flux(x)
             density = self._density(x) - t * divergence(self._flux, x)
-        return State(density, flux if self.drift is None else flux + self.drift)
+        return DensityFlux(density, flux if self.drift is None else flux + self.drift)
 
     def _gate(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """gate_ij and d_j gate_ij: [B, 1+d, 1+d], symmetric; the row and column of time have their own power of t."""
@@ -120,6 +117,6 @@ class SpaceTimeField(Construction):
         return gate, torch.cat([by_time, by_space], -1)
 
 
-def divergence(f: Function, x: Tensor) -> Tensor:
+def divergence(f: TensorMap, x: Tensor) -> Tensor:
     """div f at points [B, d], of a function of each point by itself: [B]."""
     return jacobian(f, x).diagonal(dim1=1, dim2=2).sum(-1)

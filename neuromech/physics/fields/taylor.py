@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
+from neuromech.physics.fields.elementary import TensorMap
 from neuromech.physics.fields.layers import Affine, Stack
 
-Function = Callable[[Tensor], Tensor]
 Pull = Callable[[Tensor | None, Tensor], Tensor]
 
 
@@ -101,7 +101,7 @@ def _open(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return _pushed(stack.prefix, x, e)
 
 
-def _pushed(f: Function, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+def _pushed(f: TensorMap, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) [B, k] and its derivatives along the n directions `e`: [B, n, k]."""
     load_forward_rules()
     values, tangents = vmap(lambda v: jvp(f, (x,), (v.expand_as(x),)))(e)  # type: ignore[misc]
@@ -160,7 +160,7 @@ def hessians(stack: Stack, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return h, t.expand(len(x), -1, -1), full.expand(len(x), -1, -1, -1)
 
 
-def jacobian(f: Function, x: Tensor, forward: bool = False) -> Tensor:
+def jacobian(f: TensorMap, x: Tensor, forward: bool = False) -> Tensor:
     """Of a function of each point by itself, [B, m] -> [B, k]: its Jacobians [B, k, m].
 
     `forward`: by m tangents, which is cheaper, and right as long as f has no fused operation (see `elementary`).

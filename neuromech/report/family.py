@@ -1,0 +1,140 @@
+"""From the rows of a run to its families: what was found, how it fared, and how far off each law was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, Status, distances, judge
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("observed", *LAWS, "scale", "residual", *(f"{law}_residual" for law in LAWS[1:]))
+KINDS = ("scale", "rescale", "translation")
+
+
+@dataclass(frozen=True)
+class FamilyRecord:
+    """One family of symmetries, as found and as it fared.
+
+    `whole`: step and COLUMNS of the sums over its members; `members`: the same of single members, with `member`;
+    `distances`: those of `whole`, see `verdict.distances`; `terms`: what moved the charge since the start, by step and
+    member (-1: the family).
+    """
+
+    index: int
+    kind: str
+    size: int
+    name: str
+    reason: str
+    defect: float
+    broken_by: tuple[str, ...]
+    dtype: str
+    whole: pd.DataFrame
+    members: pd.DataFrame
+    distances: pd.DataFrame
+    verdict: LawVerdict
+    terms: pd.DataFrame
+
+    def worst(self, law: str) -> float:
+        """The largest distance from `law`; nan if it predicted nothing."""
+        return float(self.distances[law].max())
+
+
+def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[FamilyRecord]:
+    """Every family that was found or has rows, in the order of the records; missing columns count as nan."""
+    moved = _by_symmetry(terms)
+    rows = charges.reindex(columns=["step", "symmetry", "member", *COLUMNS])
+    rows = rows.assign(member=rows["member"].fillna(-1)).sort_values("step", kind="stable")
+    groups = {int(group["symmetry"].iloc[0]): group for _, group in rows.groupby("symmetry")}
+    known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
+    default = str(meta.get("dtype") or "")
+    coarser = gradients_in(meta)
+    empty = rows[:0]
+    out = []
+    for index in sorted({*range(len(known)), *groups}):
+        data = known[index] if index < len(known) else {}
+        group = groups.get(index, empty).drop(columns="symmetry")
+        whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
+        dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
+        out.append(
+            FamilyRecord(
+                index=index,
+                kind=str(data.get("kind") or "other"),
+                size=int(data.get("size") or 1),
+                name=str(data.get("name") or f"symmetry {index}"),
+                reason=str(data.get("reason") or ("" if data else "the records do not say what it is")),
+                defect=measured(data.get("defect")),
+                broken_by=tuple(map(str, data.get("broken_by") or ())),
+                dtype=dtype,
+                whole=whole,
+                members=group[group["member"] >= 0].reset_index(drop=True),
+                distances=distances(whole),
+                verdict=UNFOLLOWED if data.get("kind") == "matrix" and whole.empty else judge(whole, dtype),
+                terms=moved.get(index, moved[-1]),
+            )
+        )
+    return out
+
+
+def _by_symmetry(terms: pd.DataFrame | None) -> dict[int, pd.DataFrame]:
+    """Rows of the table of terms by symmetry, each step and member once; -1: none."""
+    import pandas as pd
+
+    if terms is None or "symmetry" not in terms:
+        return {-1: pd.DataFrame({"step": [], "member": []})}
+    once = terms.drop_duplicates(["step", "symmetry", "member"], keep="last").sort_values("step", kind="stable")
+    groups = {int(rows["symmetry"].iloc[0]): rows.reset_index(drop=True) for _, rows in once.groupby("symmetry")}
+    return {-1: once[:0]} | groups
+
+
+def gradients_in(meta: Mapping[str, Any]) -> str:
+    """The dtype of autocast, where gradients that are rounded to it enter a law; else nothing.
+
+    Under SGD a symmetry protects what the law does not measure, up to the rounding of gradients; other laws measure it.
+    """
+    known = [o.get("law") for o in meta.get("optimizers") or ()]
+    return str(meta.get("autocast") or "") if not known or "exact" in known else ""
+
+
+def by_kind(found: Sequence[FamilyRecord]) -> dict[str, list[FamilyRecord]]:
+    """Families by kind, those that need attention first."""
+    order: dict[Status, int] = {"broken": 0, "diverged": 1, "close": 2}
+    kinds = [*KINDS, *sorted({f.kind for f in found} - set(KINDS))]
+    grouped = {kind: [f for f in found if f.kind == kind] for kind in kinds}
+    return {k: sorted(fs, key=lambda f: order.get(f.verdict.status, 3)) for k, fs in grouped.items() if fs}
+
+
+def summary(found: Sequence[FamilyRecord]) -> pd.DataFrame:
+    """One row a family: what it is, the verdict on its exact law, and how far each law was off at worst."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [
+            {"symmetry": f.index, "kind": f.kind, "size": f.size, "name": f.name, "defect": f.defect}
+            | {"status": f.verdict.status, "worst": f.verdict.worst, "allowed": f.verdict.allowed}
+            | {law: f.worst(law) for law in LAWS}
+            | {"verdict": f.verdict.text}
+            for f in found
+        ],
+        columns=["symmetry", "kind", "size", "name", "defect", "status", "worst", "allowed", *LAWS, "verdict"],
+    )
+
+
+def law_table(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
+    """How far each law was off, over the families that it predicts: law, families, median, worst, name of the worst."""
+    out = []
+    for law in LAWS:
+        off = sorted((w, f.name) for f in found if not math.isnan(w := f.worst(law)))
+        if off:
+            middle = (off[(len(off) - 1) // 2][0] + off[len(off) // 2][0]) / 2
+            out.append({"law": law, "families": len(off), "median": middle, "worst": off[-1][0], "name": off[-1][1]})
+    return out
+
+
+def measured(value: Any) -> float:
+    """A number of the meta, where nan is kept as null and an infinity as text."""
+    return math.nan if value is None else float(value)

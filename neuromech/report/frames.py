@@ -1,0 +1,224 @@
+"""A run as data frames: the same doors for a run that goes on (`Probe`) and for one that is over (`open_run`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuromech.record import Run, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from neuromech.report.family import FamilyRecord
+
+KEY = ["step", "symmetry", "name", "member"]
+COLUMNS = {
+    "history": [*KEY, "lr", "time", "observed", "exact", "ideal", "continuous", "flow", "scale", "residual"],
+    "averages": ["step", "average", "symmetry", "name", "observed", "exact", "spread", "scale", "residual"],
+    "terms": KEY,
+    "metrics": ["step", "name", "value"],
+    "events": ["step", "kind", "message"],
+    "faults": ["fault", "step", "last", "times", "cause", "strength", "title", "parameters", "evidence", "advice",
+               "others"],
+}  # fmt: skip
+
+
+class RunFrames:
+    """What was recorded of a run, as data frames; empty ones have their columns too.
+
+    `symmetry` counts the families of the run, `member` the members of a family; -1 is the sum over all of them.
+    """
+
+    _history: _History | None = None
+
+    def _recorded(self) -> Run:
+        """The records with everything that was measured until now."""
+        raise NotImplementedError
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per recorded step and family (member -1: the sum over its members) or single member.
+
+        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
+        scale, and the residual of each law, |law - observed| / scale.
+        """
+        run = self._recorded()
+        if self._history is None:
+            self._history = _History()
+        return self._history.frame(run)
+
+    @property
+    def averages(self) -> pd.DataFrame:
+        """One row per family and update of averaged weights: observed, exact, the `spread` it lags by, residual."""
+        return _named(self._recorded(), "averages")
+
+    @property
+    def terms(self) -> pd.DataFrame:
+        """What each cause has moved each charge by since the start; see `neuromech.record` for the columns."""
+        return _named(self._recorded(), "terms")
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """Step, name and value of everything logged: the loss of each step, and what `log` was given."""
+        return _or_columns(self._recorded().frame("metrics"), "metrics")
+
+    @property
+    def events(self) -> pd.DataFrame:
+        """Step, kind and message of everything out of the ordinary."""
+        return _or_columns(self._recorded().frame("events"), "events")
+
+    @property
+    def faults(self) -> pd.DataFrame:
+        """One row per fault that the monitor found: when, the likeliest cause, its evidence, what to do, `others`."""
+        return _faults(self._recorded().frame("faults"))
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """One row per family: whether its exact law holds, and how far each law was off at worst."""
+        from neuromech.report.family import summary
+
+        return summary(self._families())
+
+    @property
+    def forecasts(self) -> pd.DataFrame:
+        """One row per family of squared lengths: what was forecast early in the run, and what came."""
+        import pandas as pd
+
+        from neuromech.report.forecasts import Forecast, forecasts
+
+        run = self._recorded()
+        made = forecasts(run.meta, self._families(), run.frame("steps"))
+        columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), "error"]
+        rows = [
+            {"symmetry": f.family.index, "name": f.family.name, "error": f.error}
+            | {k: v for k, v in vars(f).items() if k != "family"}
+            for f in made
+        ]
+        return pd.DataFrame(rows, columns=columns)
+
+    def latest(self) -> pd.DataFrame:
+        """The newest row of `history` of every family."""
+        rows = self.history
+        return rows[rows["member"] < 0].groupby("symmetry", as_index=False).tail(1).reset_index(drop=True)
+
+    def _families(self) -> list[FamilyRecord]:
+        from neuromech.report.family import families
+
+        run = self._recorded()
+        return families(run.meta, run.frame("charges"), run.frame("terms"))
+
+
+class OpenedRun(RunFrames):
+    """A run directory, opened for reading by `open_run`. `meta`: what the run is, as its latest session knew it."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    @property
+    def path(self) -> Path | None:
+        return self._run.path
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        return self._run.meta
+
+    def _recorded(self) -> Run:
+        return self._run
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
+        from neuromech.report.page import write_report
+
+        return write_report(self._run, path or (self._run.path or Path()) / "report.html")
+
+    def __repr__(self) -> str:
+        return f"Run of {self.meta.get('model', 'an unknown model')} in {self.path}"
+
+
+def open_run(path: str | Path) -> OpenedRun:
+    """A recorded run: finished, killed, or still going on. Has the frames that a `Probe` has, and `report()`.
+
+    Raises `RecordError` if `path` holds no run.
+    """
+    return OpenedRun(read(path))
+
+
+class _History:
+    """The frame of all charges; what was built once is not built again while rows are only added behind it."""
+
+    def __init__(self) -> None:
+        self._seen: pd.DataFrame | None = None  # the rows of charges that were built in
+        self._built: pd.DataFrame | None = None
+
+    def frame(self, run: Run) -> pd.DataFrame:
+        import pandas as pd
+
+        charges, steps = run.frame("charges"), run.frame("steps")
+        if charges.empty:
+            return _or_columns(charges, "history")
+        n = 0 if self._seen is None else len(self._seen)
+        if self._built is None or not n or not self._goes_on(charges):
+            n, self._built = 0, None
+        new = charges.iloc[n:]
+        if len(new):
+            built = _history(new, steps, _names(run))
+            self._built = built if self._built is None else pd.concat([self._built, built], ignore_index=True)
+            self._seen = charges[["step", "session"]] if "session" in charges else charges[["step"]]
+        assert self._built is not None
+        return self._built.copy()
+
+    def _goes_on(self, charges: pd.DataFrame) -> bool:
+        """Whether these are the rows that were seen, and later steps behind them."""
+        assert self._seen is not None
+        n = len(self._seen)
+        same = len(charges) >= n and all(
+            np.array_equal(charges[c].to_numpy()[:n], self._seen[c].to_numpy()) for c in self._seen if c in charges
+        )
+        return same and (len(charges) == n or charges["step"].iloc[n:].min() > self._seen["step"].max())
+
+
+def _history(charges: pd.DataFrame, steps: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    if {"step", "lr", "time"} <= {*steps}:
+        steps = steps[["step", "lr", "time"]].drop_duplicates("step", keep="last")
+        charges = charges.merge(steps, on="step", how="left")
+    else:
+        charges = charges.assign(lr=np.nan, time=np.nan)
+    out = _with_names(charges, names)
+    first = [*KEY, "lr", "time"]
+    out = out[[*first, *out.columns.difference(first, sort=False)]]
+    return out.sort_values(["step", "symmetry", "member"], ignore_index=True)
+
+
+def _named(run: Run, table: str) -> pd.DataFrame:
+    rows = run.frame(table)
+    if rows.empty:
+        return _or_columns(rows, table)
+    rows = _with_names(rows, _names(run))
+    first = [c for c in COLUMNS[table] if c in rows]
+    return rows[[*first, *rows.columns.difference(first, sort=False)]]
+
+
+def _names(run: Run) -> list[str]:
+    return [str(s.get("name")) for s in run.meta.get("symmetries") or ()]
+
+
+def _with_names(rows: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    known = dict(enumerate(names))
+    return rows.assign(name=[known.get(i, f"symmetry {i}") for i in rows["symmetry"].astype(int)])
+
+
+def _or_columns(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    return rows.reindex(columns=COLUMNS[table]) if rows.empty else rows
+
+
+def _faults(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row a fault: its latest word, with the titles of the other causes that fit."""
+    import pandas as pd
+
+    from neuromech.report.faults import faults
+
+    return pd.DataFrame([asdict(f) for f in faults(rows)], columns=COLUMNS["faults"])

@@ -1,0 +1,41 @@
+"""What people read is whole: no string or docstring has been cut by a formatter and left so."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import neuromech
+
+ROOT = Path(neuromech.__file__).parents[1]
+
+CUT = re.compile(r'"\n\s*f?"')  # a string that a line wrapper has continued, inside of a docstring
+SHORT = re.compile(r'\s*f?"(?:\S+ ){1,2}"')  # a line of one or two words, amid the lines of a string
+STRING = re.compile(r'\s*f?".*"')
+
+
+def scars(source: str) -> Iterator[int]:
+    """The lines at which text has been cut."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and CUT.search(node.value):
+            yield node.lineno
+    lines = source.splitlines()
+    for i, (above, line, below) in enumerate(zip(lines, lines[1:], lines[2:], strict=False), 2):
+        if SHORT.fullmatch(line) and STRING.fullmatch(above) and STRING.match(below):
+            yield i
+
+
+@pytest.mark.parametrize("folder", ["neuromech", "tests", "experiments", "analysis"])
+def test_no_text_is_cut(folder: str) -> None:
+    cut = [f"{path}:{line}" for path in (ROOT / folder).rglob("*.py") for line in scars(path.read_text())]
+    assert cut == []
+
+
+def test_cut_text_is_seen() -> None:
+    quote = '"'
+    docstring = 'def f():\n    """From the end of the #\n    #step."""'.replace("#", quote)
+    message = "error(\n    f#a long line #\n    f#options. #\n    #and on#\n)".replace("#", quote)
+    assert list(scars(docstring)) == [2]
+    assert list(scars(message)) == [3]
