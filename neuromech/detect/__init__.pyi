@@ -11,9 +11,8 @@ from .find import find_under as find_under
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
-from .follow import unprofiled as unprofiled
 from .interpret import Invariance as Invariance
-from .recognise import recognise as recognise
+from .recognition import recognise as recognise
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
 from .verify import watched as watched

@@ -19,14 +19,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _python_dispatch as dispatch
 from torch.utils import checkpoint
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from neuromech.compat import (
+    innermost_function_mode,
+    own_parameter,
+    running_function,
+    storage_id,
+    tree_leaves,
+    tree_map,
+    unobserved,
+    unprofiled,
+)
 from neuromech.detect.capture import backward_graph, check_coverage, check_kind, check_outputs, statistics, tensors_of
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
-from neuromech.detect.recorder import Recorder, custom_function
+from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
 
 # The content of a tensor becomes a Python number, or bare memory.
@@ -56,6 +64,11 @@ class Follower(TorchFunctionMode):
         self._device = next((p.device.type for p in model.parameters()), "cpu")
         self._model, self._recorder = model, Recorder()
         self._paths = {id(m): path for path, m in model.named_modules()}
+        self._places = [
+            (path, attribute, m)
+            for path, m in model.named_modules()
+            for attribute, _ in m.named_parameters(recurse=False, remove_duplicate=False)
+        ]
         self._twins: Any = WeakTensorKeyDictionary()  # real -> twin
         self._random: Any = WeakTensorKeyDictionary()
         self._named: Any = WeakTensorKeyDictionary()  # real -> names, of what stood where a parameter belongs
@@ -87,8 +100,7 @@ class Follower(TorchFunctionMode):
 
     def leave(self) -> None:
         """Leave the mode, unless the forward has left a mode of its own behind: then ours does nothing any more."""
-        depth = torch._C._len_torch_function_stack()
-        if depth and torch._C._get_function_stack_at(depth - 1) is self:
+        if innermost_function_mode() is self:
             self.__exit__(None, None, None)
         else:
             self.failure = self.failure or CaptureError("the forward enters a mode of torch and does not leave it")
@@ -148,7 +160,7 @@ class Follower(TorchFunctionMode):
     def _mirror(self, func: Any, given: Any, named: Any, args: Any, kwargs: Any, results: list[Tensor]) -> None:
         grad = torch.is_grad_enabled()
         # What a checkpoint runs without gradient has one when it is run again.
-        grad = grad or custom_function() == checkpoint.CheckpointFunction.__name__
+        grad = grad or running_function() == checkpoint.CheckpointFunction.__name__
         mark = len(self._recorder.graph.nodes)
         try:
             with self._aside(grad):
@@ -166,7 +178,7 @@ class Follower(TorchFunctionMode):
         in_place = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i")
         if name in _WRITES or in_place or name in _RANDOM:
             raise CaptureError(f"the forward calls {name} where the shape of the result depends on numbers")
-        kept = len(self._recorder._keep)
+        kept = self._recorder.kept()
         aliases: dict[int, Tensor] = {}
 
         def alias(x: Any) -> Any:
@@ -177,7 +189,7 @@ class Follower(TorchFunctionMode):
                 self._recorder.bind(aliases[id(x)], self._recorder.read(self._twins[x]))
             return aliases[id(x)]
 
-        with torch._C.DisableTorchFunction():
+        with unobserved():
             real, named = tree_map(alias, (args, kwargs))
         with self._aside(grad):
             made = _tensors(func(*real, **named))
@@ -187,8 +199,7 @@ class Follower(TorchFunctionMode):
         for t in made:
             twins.append(torch.empty(t.shape, dtype=t.dtype, device="meta"))
             self._recorder.bind(twins[-1], self._recorder.read(t))
-        del self._recorder._keep[kept:]
-        self._recorder._keep += twins
+        self._recorder.let_go(kept, twins)
         return twins
 
     def _derivative(self, name: str, twins: Any, results: list[Tensor]) -> None:
@@ -217,8 +228,8 @@ class Follower(TorchFunctionMode):
     def _aside(self, grad: bool) -> Iterator[None]:
         """Modes, hooks, profilers and counters of others do not see what is done here."""
         with (
-            torch._C.DisableTorchFunction(), dispatch._disable_current_modes(), torch.inference_mode(),
-            torch.autocast("cpu", enabled=False), torch.set_grad_enabled(grad), self._recorder,
+            unobserved(), torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.set_grad_enabled(grad),
+            self._recorder,
         ):  # fmt: skip
             yield
 
@@ -230,12 +241,10 @@ class Follower(TorchFunctionMode):
             return self._named[t]
         if not t.requires_grad:
             return []
-        for path, m in self._model.named_modules():
-            for attribute, p in m._parameters.items():
-                if p is not t and (p is not None or m.__dict__.get(attribute) is not t):
-                    continue
-                name = f"{path}.{attribute}" if path else attribute
-                self._named.setdefault(t, []).append(name)
+        for path, attribute, m in self._places:
+            p = own_parameter(m, attribute)
+            if p is t or (p is None and vars(m).get(attribute) is t):
+                self._named.setdefault(t, []).append(f"{path}.{attribute}" if path else attribute)
         return self._named.get(t, [])
 
     def _announce(self, t: Tensor, kind: ValueKind) -> None:
@@ -258,14 +267,14 @@ class Follower(TorchFunctionMode):
 
     def _twin_of(self, t: Tensor) -> Tensor:
         if t not in self._twins:
-            with torch._C.DisableTorchFunction(), dispatch._disable_current_modes(), torch.no_grad():
+            with unobserved(), torch.no_grad():
                 self._twins[t] = self._meta(t)
         return self._twins[t]
 
     def _meta(self, t: Tensor) -> Tensor:
         if type(t) not in (Tensor, nn.Parameter) or t.layout is not torch.strided:
             return torch.empty(t.shape, dtype=t.dtype, device="meta")
-        key = t.untyped_storage()._cdata, t.dtype
+        key = storage_id(t), t.dtype
         if key not in self._bases:
             n = t.untyped_storage().nbytes() // t.dtype.itemsize
             self._bases[key] = torch.empty(n, dtype=t.dtype, device="meta")
@@ -314,19 +323,6 @@ class Follower(TorchFunctionMode):
         reached, custom = backward_graph(results)
         check_coverage(graph, {name for t in reached for name in self._named.get(t, ())[:1]}, custom)
         return graph
-
-
-@contextmanager
-def unprofiled() -> Iterator[None]:
-    """What is done inside is no event to a profiler."""
-    profiled = torch._C._autograd._profiler_enabled()
-    if profiled:
-        torch._C._autograd._enable_record_function(False)
-    try:
-        yield
-    finally:
-        if profiled:
-            torch._C._autograd._enable_record_function(True)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from neuromech.compat import constant_when_compiled
+
 Told = Callable[[tuple[Any, ...], dict[str, Any]], None]
 
 _listeners: weakref.WeakValueDictionary[int, Listener] = weakref.WeakValueDictionary()
@@ -46,7 +48,7 @@ def _told(key: int, template: Any, *leaves: Any) -> int:
     return 0
 
 
-_told._dynamo_marked_constant = True  # type: ignore[attr-defined]  # assume_constant_result, without importing Dynamo
+constant_when_compiled(_told)
 
 
 def _packed(x: Any, leaves: list[Any]) -> Any:
@@ -70,9 +72,3 @@ def _unpacked(template: Any, leaves: tuple[Any, ...]) -> Any:
     if kind in ("tuple", "list"):
         return (tuple if kind == "tuple" else list)(_unpacked(value, leaves) for value in what)
     raise LookupError(kind)
-
-
-def as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Dynamo leaves `function` alone: `torch.compiler.disable`, without the seconds that importing Dynamo takes."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return function

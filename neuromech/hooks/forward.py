@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.variable import Variable
 
-from neuromech.detect import Follower, Graph, is_our_call, tensors_of, unprofiled
+from neuromech.compat import at_end_of_backward, backward_id, unprofiled
+from neuromech.detect import Follower, Graph, is_our_call, tensors_of
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
 
@@ -164,21 +164,16 @@ class ForwardWatch:
             self.trained = forward
             forward.cotangents[i] = gradient.detach()
             forward.finite = forward.finite and bool(torch.isfinite(gradient).all())
-            task = torch._C._current_graph_task_id()
+            task = backward_id()
             if task != self._task:
                 self._task = task
                 # Twice: behind those who have work to do at the end of the backward too, as wrappers have.
-                _at_the_end(lambda: _at_the_end(lambda: self._guard(self._backward)))
+                at_end_of_backward(lambda: at_end_of_backward(lambda: self._guard(self._backward)))
 
     def forget(self) -> None:
         """Let go of the tensors, keep watching no more."""
         self._done, self._graph = True, None
         self.trained = Forward((), {}, True)
-
-
-def _at_the_end(callback: Callable[[], None]) -> None:
-    engine: Any = Variable._execution_engine
-    engine.queue_callback(callback)
 
 
 def _autocast(model: nn.Module) -> torch.dtype | None:

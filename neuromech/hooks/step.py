@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
-from neuromech.hooks.compiled import as_it_is
+from neuromech.compat import left_uncompiled
 from neuromech.hooks.guard import Guard
 
 
@@ -37,7 +37,7 @@ class StepWatch:
             if (watch := me()) is not None:
                 watch._guard(watch.consider, optimizer)
 
-        self._everywhere = register_optimizer_step_pre_hook(as_it_is(discover))
+        self._everywhere = register_optimizer_step_pre_hook(left_uncompiled(discover))
         weakref.finalize(self, self._everywhere.remove)
 
     def consider(self, optimizer: Optimizer) -> None:
@@ -97,7 +97,7 @@ class _Left:
     def __call__(self, *args: Any) -> Any:
         return self._run(*args)
 
-    @as_it_is
+    @left_uncompiled
     def _run(self, *args: Any) -> Any:
         return self._hook(*args)
 

@@ -9,9 +9,8 @@ Nothing here changes a number of the training run: hooks read, and return what t
 
 from __future__ import annotations
 
-import traceback
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +23,14 @@ from torch.optim.optimizer import Optimizer
 from neuromech.detect import Findings
 from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Guard, StepWatch
+from neuromech.hooks import Guard, LossWatch, StepWatch
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
-from neuromech.record import Journal, Record
+from neuromech.record import Journal, Progress, Record, how_it_ended
 from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ def instrument(
     members: int | None = 8,
     resume: bool = False,
     strict: bool = False,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
@@ -61,6 +62,7 @@ def instrument(
     (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
     `resume`: go on in a run directory that holds a run already. `strict`: what goes wrong in the instrument is raised
     in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
+    `name`, `config`: what you call the run, and its settings, for the records and the report.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
@@ -71,7 +73,8 @@ def instrument(
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
         )
-    return Probe(model, loss, example, optimizer, run, every, members, resume, strict)
+    about = describe.of_run(every, members, name, config)
+    return Probe(model, loss, example, optimizer, run, every, members, resume, about, strict)
 
 
 class Probe(RunFrames):
@@ -87,6 +90,7 @@ class Probe(RunFrames):
         every: int,
         members: int | None,
         resume: bool,
+        about: dict[str, Any],
         strict: bool,
     ) -> None:
         self._model = unwrapped(model)
@@ -99,10 +103,13 @@ class Probe(RunFrames):
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
         self._removed = False
-        self._record = Record(run, describe.of_model(self._model), resume)
+        self._record = Record(run, describe.of_model(self._model) | about, resume)
         self._journal = Journal(self._record)
+        self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
         self._waiting = Waiting(self._model, self._guard, example if loss is None else None)
         self._waiting.found = self._found
+        self._loss = LossWatch()
+        self._waiting.hooks.listeners.append(self._loss)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()),
             self._enclosed(self._before),
@@ -190,9 +197,17 @@ class Probe(RunFrames):
         """Bring everything measured so far to the records."""
         if self._measurement is not None:
             self._measurement.flush()
+        self._progress.flush()
+
+    def log(self, **values: Any) -> None:
+        """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
+        self._progress.log(values)
 
     def remove(self) -> None:
         """Take the instrument off the model and the optimizer; records and report remain. Twice does no harm."""
+        self._remove("finished")
+
+    def _remove(self, how: str, what: str = "") -> None:
         if not self._removed:
             self._removed = True
             self._waiting.hooks.remove()
@@ -202,13 +217,13 @@ class Probe(RunFrames):
             if self._monitor is not None:
                 self._monitor.remove()
             _watched.discard(self._model)
-            self._record.close()
+            self._record.end(how, what)
 
     def __enter__(self) -> Probe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.remove()
+        self._remove(*how_it_ended(error))
 
     def __repr__(self) -> str:
         where = f", records in {self._record.path}" if self._record.path else ""
@@ -276,6 +291,7 @@ class Probe(RunFrames):
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
         self._averages = Averages(self._measurement, self._record)
+        self._measurement.beside(self._progress.flush)
         return self._measurement
 
     def _why_nothing(self) -> str:
@@ -300,6 +316,7 @@ class Probe(RunFrames):
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
+            self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
 
@@ -308,7 +325,7 @@ class Probe(RunFrames):
 
         def enclosed(optimizer: Optimizer) -> None:
             if not self._removed:
-                with torch.no_grad():
+                with torch.no_grad(), self._progress.measuring():
                     self._guard(work, optimizer)
                 if self._monitor is not None:
                     self._monitor.react()  # what it raises is meant to end the run
@@ -317,12 +334,10 @@ class Probe(RunFrames):
 
     def _stand_aside(self, error: Exception) -> None:
         """Something of ours has failed: training goes on without it, or ends if that was asked for."""
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        what = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
         step = 0 if self._measurement is None else self._measurement.step
-        self._reason = empty_run.FAILED.format(step=step, what=what) if step else empty_run.ASIDE.format(what=what)
+        self._reason = empty_run.failed(step, error)
         try:
-            self.remove()
+            self._remove("failed", f"{type(error).__name__}: {error}")
         except Exception as second:
             self._reason += f" Then the records could not be closed: {second}"
         if self._strict:

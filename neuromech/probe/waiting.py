@@ -7,14 +7,12 @@ forward that runs inside of compiled code: that one is recorded on a copy of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from neuromech import params as P
 from neuromech.detect import (
     Experiment,
     Findings,
@@ -131,7 +129,9 @@ class Waiting:
         found = self._checked(found, self._eps(forward))
         extra = custom_claims(graph, free, [*found, *found.rejected])
         if extra:
-            excess = _excess(extra, named_parameters(self._model), self._eps(forward))
+            from neuromech.monitor import excess_of
+
+            excess = excess_of(extra, named_parameters(self._model), self._eps(forward))
             self.betrayed = [(s, by) for s, (by, _) in zip(extra, excess, strict=True) if by > 1]
         self.found = found
 
@@ -148,7 +148,9 @@ class Waiting:
             return found
         if all(p.grad is None for p in params.values()):
             return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
-        excess = _excess(claims, params, eps)
+        from neuromech.monitor import excess_of
+
+        excess = excess_of(claims, params, eps)
         claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
         broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
         notes = (*found.notes, "verified on the gradients of the first backward")
@@ -159,45 +161,3 @@ class Waiting:
         names = {s.name for s in broken}
         kept = SymmetrySet(s for s in claims if s.name not in names)
         return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)
-
-
-def _excess(claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: float) -> list[tuple[float, float]]:
-    """By how much each claim is off, in units of what rounding allows, and relative to |theta| |g|."""
-    from neuromech.monitor import TorqueJudge, TorqueMeter
-
-    values = {n: p.detach() for n, p in params.items() if p.is_floating_point() and p.numel()}
-    grads = {n: p.grad for n, p in params.items() if p.grad is not None and n in values}
-    plain = [s for s in claims if s.kind != "matrix"]
-    meter = TorqueMeter(plain, values)
-    with torch.no_grad():
-        measured = meter(values, grads)
-        excess = TorqueJudge(meter)(measured, eps)
-        elements = sum(g.numel() for g in grads.values())
-        typical = (measured.gradients.sum() / elements).sqrt()
-        out: dict[str, tuple[float, float]] = {}
-        for s, rows in zip(plain, meter.slices, strict=True):
-            size = measured.size[rows].norm().clamp(min=torch.finfo(torch.float64).tiny)
-            out[s.name] = float(excess[rows].max()), float(measured.torque[rows].norm() / size)
-        for s in claims:
-            if s.kind == "matrix":
-                out[s.name] = _of_matrix(s, values, grads, typical, eps)
-    return [out[s.name] for s in claims]
-
-
-def _of_matrix(
-    s: Symmetry, values: Mapping[str, Tensor], grads: Mapping[str, Tensor], typical: Tensor, eps: float
-) -> tuple[float, float]:
-    """The same for a family of matrices, by one random member: a false claim's torque is that of any direction.
-
-    `typical`: the root mean square of the elements of all gradients.
-    """
-    generator = torch.Generator().manual_seed(0)
-    alpha = torch.randn(s.size, generator=generator, dtype=torch.float64)
-    tangent = s.tangent({name: values[name].double() for name in s.parameters}, alpha)
-    torque = float(P.dot(grads, tangent).abs())
-    if not torque:
-        return 0.0, 0.0
-    count = sum(v.numel() for v in tangent.values())
-    own = P.norm({name: grads[name] for name in tangent if name in grads})
-    relative = torque / float((own + count**0.5 * typical) * P.norm(tangent))
-    return relative * (count / eps) ** 0.5, relative

@@ -198,7 +198,8 @@ def test_hooks_modes_and_counters_of_others_see_one_forward() -> None:
         events = sorted(e.name for e in profile.events() if e.name.startswith("aten::"))
         counts.append((flops.get_total_flops(), len(packed), events))
         F.cross_entropy(y, Y).backward()
-    assert counts[0] == counts[1]
+    assert counts[0][:2] == counts[1][:2]
+    assert collections.Counter(counts[0][2]) == collections.Counter(counts[1][2])
 
 
 # -- what cannot be recorded ----------------------------------------------------------------------------------------
