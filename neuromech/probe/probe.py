@@ -188,6 +188,7 @@ class Probe(RunFrames):
                 else "has its monitor already: monitor() without arguments returns it"
             )
             raise InstrumentError(f"this probe {why}")
+        self._waiting.lenient = True
         self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)

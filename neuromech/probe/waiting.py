@@ -49,7 +49,6 @@ class Waiting:
         """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
         self.found: Findings | None = None
         self.betrayed: list[tuple[Symmetry, float]] = []
-        self.contested: tuple[Symmetry, ...] = ()
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self._model = model
         self._seen: Forward | None = None
@@ -128,12 +127,16 @@ class Waiting:
             found = analyse(self._model, graph, free, None, (UNSEEN_LOSS,))
         found = self._checked(found, self._eps(forward))
         extra = custom_claims(graph, free, [*found, *found.rejected])
-        if extra:
-            from neuromech.monitor import excess_of
-
-            excess = excess_of(extra, named_parameters(self._model), self._eps(forward))
-            self.betrayed = [(s, by) for s, (by, _) in zip(extra, excess, strict=True) if by > 1]
+        excess = self._excess(extra, self._eps(forward))
+        self.betrayed = [(s, by) for s, (by, _) in zip(extra, excess, strict=True) if by > 1]
         self.found = found
+
+    def _excess(self, claims: list[Symmetry], eps: float) -> list[tuple[float, float]]:
+        if not claims:
+            return []
+        from neuromech.monitor import excess_of  # a quarter of the package, once it is needed
+
+        return excess_of(claims, named_parameters(self._model), eps)
 
     def _eps(self, forward: Forward) -> float:
         kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}
@@ -143,18 +146,12 @@ class Waiting:
     def _checked(self, found: Findings, eps: float) -> Findings:
         """The claims, with what the gradients say of each; those that they break are withdrawn, or contested."""
         claims = list(found.symmetries)
-        params = named_parameters(self._model)
-        if not claims:
-            return found
-        if all(p.grad is None for p in params.values()):
+        if all(p.grad is None for p in self._model.parameters()):
             return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
-        from neuromech.monitor import excess_of
-
-        excess = excess_of(claims, params, eps)
+        excess = self._excess(claims, eps)
         claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
         broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
         notes = (*found.notes, "verified on the gradients of the first backward")
-        self.contested = tuple(broken)
         if not broken or self.lenient:
             return replace(found, symmetries=SymmetrySet(claims), notes=notes)
         warn(WITHDRAWN.format(f"{len(broken)} claimed symmetries"))
