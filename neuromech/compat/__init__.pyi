@@ -15,6 +15,7 @@ from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
 from .modules import drop_hooks as drop_hooks
+from .modules import has_compiled_parts as has_compiled_parts
 from .modules import is_hooked as is_hooked
 from .modules import is_persistent as is_persistent
 from .modules import module_machinery as module_machinery

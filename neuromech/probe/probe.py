@@ -276,7 +276,7 @@ class Probe(RunFrames):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                self._monitor.add_violated(self._waiting.betrayed)
+                self._monitor.add_violated(self._waiting.violated)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
