@@ -9,6 +9,7 @@ and subset. Where an index is a sum of segments, the equation holds in every seg
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from itertools import combinations
@@ -77,13 +78,26 @@ def components(f: Factor) -> Iterator[tuple[frozenset[Label], Component]]:
 def rows(equation: Equation) -> Iterator[Row]:
     """The equations between numbers that an equation between functions stands for."""
     tops = set(equation.along or ())
-    terms = [_Term(g, k, g.guards()) for f, c in equation.expr.terms.items() for g, k in expand(f, c)]
-    for case in _cases(terms, lambda x: not x.under(tops)):
-        if equation.along is None:
-            for total in _totals(case).values():
-                yield from total.vanishes()
-        else:
-            yield from _constant(case, tops)
+    for together in _independent(equation.expr):
+        terms = [_Term(g, k, g.guards()) for f, c in together for g, k in expand(f, c)]
+        for case in _cases(terms, lambda x: not x.under(tops)):
+            if equation.along is None:
+                for total in _totals(case).values():
+                    yield from total.vanishes()
+            else:
+                yield from _constant(case, tops)
+
+
+def _independent(expr: Expr) -> Iterable[list[tuple[Factor, Fraction]]]:
+    """The terms, apart where they are multiplied by other data, so that the segments of one need not be told for all.
+
+    Data that add up to one may be gone later, so they tell nothing apart.
+    """
+    summed = {d.whole for f in expr.terms for d in f.data for over, _ in d.sums if all(x.summed for x in leaves(over))}
+    out: dict[object, list[tuple[Factor, Fraction]]] = {}
+    for f, c in expr.terms.items():
+        out.setdefault(frozenset(Counter(d.whole for d in f.data if d.whole not in summed).items()), []).append((f, c))
+    return out.values()
 
 
 def _constant(case: list[_Term], tops: set[Label]) -> Iterator[Row]:

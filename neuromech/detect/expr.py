@@ -100,6 +100,14 @@ class Data(NamedTuple):
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
         return Data(((how, *self.key),), (*self.labels, *more))
 
+    @property
+    def whole(self) -> tuple[object, ...]:
+        """The key of the tensor that these numbers are of, all of them or some."""
+        key = self.key
+        while key and isinstance(key[0], str) and key[0] in _PARTS:
+            key = key[_PARTS[key[0]] :]
+        return key
+
     def within(self, segment: Label) -> Data:
         """The numbers in one segment of an index."""
         whole, now = segment.owner, leaves(self.labels)
@@ -125,6 +133,9 @@ class Data(NamedTuple):
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
         return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
+
+
+_PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
 
 
 def count_before(segment: Label) -> int:
