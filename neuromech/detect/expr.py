@@ -325,7 +325,7 @@ def _regrouped(f: Factor, c: Fraction, how: Regrouping) -> Iterator[tuple[Factor
         yield f, c
         return
     for g, k in expand(f, c):
-        for entry in how.entries:
+        for entry in how.within(g.guards()):
             if (part := _restricted(g, entry.interval, tops)) is not None:
                 whole = Expr({part._replace(where=part.where | set(entry.guards)): k})
                 yield from whole.rename(entry.names).terms.items()
