@@ -110,7 +110,7 @@ def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
         return [Interval((), (label,), 0)]
     if not label.root.segments:
         bounds = [0, *inner, label.n]
-        label.root.segments = tuple(Atom(b - a) for a, b in pairwise(bounds))
+        label.root.cut(b - a for a, b in pairwise(bounds))
     out, start = [], 0
     for segment in label.parts:
         within = [c - start for c in inner if start < c < start + segment.n]
@@ -164,7 +164,7 @@ def _undivided(labels: Sequence[Label]) -> list[Interval]:
 def sum_of(lengths: Sequence[int]) -> Label:
     """A fresh label with segments of these lengths."""
     whole = Label(Atom(sum(lengths)))
-    whole.root.segments = tuple(Atom(n) for n in lengths)
+    whole.root.cut(lengths)
     return whole
 
 
@@ -186,7 +186,7 @@ def unify(f: Sequence[Label], g: Sequence[Label], nested: bool = False) -> Renam
             continue
         big, small, rest, others = (a, b, left, right) if a.n > b.n else (b, a, right, left)
         if a.n != b.n and not big.root.segments and big.n % small.n == 0:
-            big.root.factors = Atom(small.n), Atom(big.n // small.n)
+            big.root.split(small.n)
             rest[:0] = big.leaves()
             others.insert(0, small)
             continue
@@ -219,7 +219,7 @@ def _merge(a: Label, b: Label) -> bool:
             return False
     elif two.segments:
         one, two = two, one
-    two.same = one
+    two.merge(one)
     return True
 
 
@@ -261,7 +261,7 @@ def regroup(labels: Sequence[Label], shape: Sequence[int], nested: bool = False)
             if not rest and need % a.n == 0:
                 group.append(a)
             elif not rest and a.n % need == 0 and not a.root.segments:
-                a.root.factors = Atom(need), Atom(a.n // need)
+                a.root.split(need)
                 todo[:0] = a.leaves()
             elif nested:
                 raise NonNested(f"an axis of {n} cuts a factor of {a.n}")

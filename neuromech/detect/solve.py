@@ -68,7 +68,7 @@ class SolutionFamily:
             for component, c in self.solution.items():
                 positions = self.aligned(component)
                 part = component[0], tuple(sorted(positions[j] for j in kept))
-                vector[part] = vector.get(part, Fraction(0)) + c
+                vector[part] = vector.get(part, 0) + c
             if vector := {k: c for k, c in vector.items() if c}:
                 out.append(vector)
         return out
