@@ -19,7 +19,7 @@ from neuromech.monitor.facts import StepReader
 from neuromech.monitor.sample import Sample
 from neuromech.optimizers import (
     Elements,
-    Reader,
+    ParameterReader,
     Rule,
     known_rule,
     optimizer_table,
@@ -91,7 +91,7 @@ def test_both_halves_of_a_rule_are_those_of_the_optimizer(
         run.backward(k)
         said = []
         for p in run.params.values():
-            reader = Reader(rule, run.optimizer, run.optimizer.param_groups[0], p, None)
+            reader = ParameterReader(rule, run.optimizer, run.optimizer.param_groups[0], p, None)
             e = reader.elements()
             foretold, old = {key: x.clone() for key, x in rule.advance(e).items()}, p.detach().double().clone()
             said.append((reader, old, foretold, rule.direction(e).double(), rule.decay(e), rule.rate(e)))
@@ -314,7 +314,7 @@ def test_formulas_read_only_what_they_are_given() -> None:
         run, rule = Training(cls, told, torch.float64), rule_named(name)
         for k in range(2):
             run.backward(k)
-            e = Reader(rule, run.optimizer, run.optimizer.param_groups[0], run.params["w"], None).elements()
+            e = ParameterReader(rule, run.optimizer, run.optimizer.param_groups[0], run.params["w"], None).elements()
             asked: list[set[str]] = [set(), set()]
 
             def noting(which: int, e: Elements = e, asked: list[set[str]] = asked) -> Elements:
