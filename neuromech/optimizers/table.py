@@ -15,6 +15,7 @@ class KnownOptimizer(NamedTuple):
     """
 
     name: str
+    package: str
     known_by: str
     settings: str
     weight_decay: str
@@ -35,12 +36,13 @@ def optimizer_table() -> list[KnownOptimizer]:
 
 def _row(rule: Rule, known_by: str) -> KnownOptimizer:
     decay = "none"
-    if "decoupled_weight_decay" in rule.settings:
+    if {"decoupled_weight_decay", "weight_decouple"} & set(rule.settings):
         decay = "coupled or decoupled"
     elif "weight_decay" in rule.settings:
         decay = "decoupled" if rule.decay is not no_decay and rule.decoupled({}) else "coupled"
     return KnownOptimizer(
         rule.name,
+        rule.package or ("torch" if known_by == "class" else "any"),
         known_by,
         ", ".join(rule.settings),
         decay,

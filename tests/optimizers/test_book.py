@@ -76,7 +76,8 @@ class Training:
 
 
 def test_every_rule_of_the_book_has_a_case() -> None:
-    assert {rule.name for rule in OWN} == {name for name, _, _ in CASES}
+    """Those of packages that torch does not have are in test_packages.py."""
+    assert {rule.name for rule in OWN if not rule.package} == {name for name, _, _ in CASES}
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 2e-5)], ids=["double", "single"])
@@ -298,8 +299,8 @@ def test_bad_input() -> None:
 
 
 def test_the_table_says_what_each_consumer_knows() -> None:
-    rows = {row.name: row for row in optimizer_table()}
-    assert rows.keys() == {rule.name for rule in OWN}
+    assert [row.name for row in optimizer_table()] == [rule.name for rule in OWN]
+    rows = {row.name: row for row in optimizer_table() if row.package in ("torch", "any")}
     assert rows["AdamW"].weight_decay == "decoupled"
     assert rows["Adam"].weight_decay == "coupled"
     assert rows["Rprop"].weight_decay == "none"
