@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from neuromech.compat import is_transformed
+from neuromech.compat import compiled_from, is_transformed
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.graph import CONSTANT, check_energy, energy_graph, outside, squeezed, trace
 from neuromech.physics.energy.guards import Facts, facts, volatile
-from neuromech.physics.energy.moods import RandomOperators, advance, plain, steady
+from neuromech.physics.energy.moods import RandomOperators, advance, steady
 from neuromech.physics.energy.secants import gauss_legendre
 from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
@@ -81,7 +81,7 @@ class DiscreteGradient:
 
     def guarded(self, u: Tensor, v: Tensor) -> Tensor:
         """The same, of states that are known to match: what has changed since the trace is traced anew."""
-        if is_transformed(u) or is_transformed(v):
+        if hides_values(u) or hides_values(v):
             return self.unchecked(u, v)
         self.guard(u)
         out = self.unchecked(u, v)
@@ -190,10 +190,10 @@ class DiscreteGradient:
         return traced.sweeps[key]
 
     def _live(self) -> list[Tensor]:
-        return list(_tensors_of(plain(self._energy)).values())
+        return list(_tensors_of(compiled_from(self._energy)).values())
 
     def _trace(self, traced: _Traced, state: list[Tensor], u: Tensor, v: Tensor) -> fx.GraphModule:
-        function = plain(self._energy)
+        function = compiled_from(self._energy)
         names = list(_tensors_of(function))
 
         def energy(*tensors: Tensor) -> Tensor:
@@ -321,7 +321,7 @@ def _check_states(u: Tensor, v: Tensor) -> None:
 
 def check_finite(state: Tensor, what: str) -> None:
     """Raise `PhysicsError` naming the first samples of `state` [B, ...] that hold nan or inf."""
-    if is_transformed(state) or torch.isfinite(state).all():
+    if hides_values(state) or torch.isfinite(state).all():
         return
     bad = ~torch.isfinite(state)
     count, where = int(bad.sum()), torch.nonzero(bad)[0].tolist()
@@ -331,6 +331,6 @@ def check_finite(state: Tensor, what: str) -> None:
     )
 
 
-def is_transformed(t: Tensor) -> bool:
+def hides_values(t: Tensor) -> bool:
     """Inside vmap, jvp or a compiler there are no values to look at."""
     return is_transformed(t) or torch.compiler.is_compiling()

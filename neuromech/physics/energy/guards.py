@@ -11,12 +11,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from neuromech.compat import own_parts
 
 # Code whose own globals and closures nobody changes while an energy is in use.
 LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "torch_geometric"} - {"__main__"}
@@ -39,6 +42,7 @@ class Same:
     __hash__ = None  # type: ignore[assignment]
 
 
+_code, _underlying = attrgetter("__code__"), attrgetter("__func__")  # Python's own, of functions and methods
 Facts = list[Any]
 Live = dict[int, int]  # id of a tensor that the graph is handed, its place
 Seen = dict[int, tuple[int, Any]]  # id, place and the object itself: a temporary one must not give its id away
@@ -93,7 +97,7 @@ def _walk(x: Any, live: Live, seen: Seen) -> Iterator[Any]:
     elif isinstance(x, FunctionType):
         yield from _function(x, live, seen)
     elif isinstance(x, MethodType):
-        yield from _walk(x.__func__, live, seen)
+        yield from _walk(_underlying(x), live, seen)
         yield from _walk(x.__self__, live, seen)
     elif isinstance(x, functools.partial):
         yield from _walk((x.func, x.args, x.keywords), live, seen)
@@ -118,8 +122,9 @@ def _has_plain_state(x: Any) -> bool:
 
 
 def _module(m: nn.Module, live: Live, seen: Seen) -> Iterator[Any]:
-    yield from (Same(m), m.training, tuple(m._parameters), tuple(m._buffers))
-    for tensor in (*m._parameters.values(), *m._buffers.values()):
+    parameters, buffers, children = own_parts(m)
+    yield from (Same(m), m.training, tuple(parameters), tuple(buffers))
+    for tensor in (*parameters.values(), *buffers.values()):
         if tensor is not None and id(tensor) not in live:
             yield from _walk(tensor, live, seen)
     for name, value in list(vars(m).items()):
@@ -128,7 +133,7 @@ def _module(m: nn.Module, live: Live, seen: Seen) -> Iterator[Any]:
         yield name
         yield from _walk(value, live, seen)
     yield from _class(type(m), live, seen)
-    for name, child in list(m._modules.items()):
+    for name, child in list(children.items()):
         yield name
         yield from _walk(child, live, seen)
 
@@ -156,14 +161,14 @@ def _class(cls: type, live: Live, seen: Seen) -> Iterator[Any]:
                 if isinstance(value, property):
                     value = (value.fget,)
                 elif isinstance(value, classmethod | staticmethod):
-                    value = value.__func__
+                    value = _underlying(value)
                 if not name.startswith("__") or name == "__call__":
                     yield name
                     yield from _walk(value, live, seen)
 
 
 def _function(f: FunctionType, live: Live, seen: Seen) -> Iterator[Any]:
-    yield Same(f.__code__)
+    yield Same(_code(f))
     yield from _walk((f.__defaults__, f.__kwdefaults__), live, seen)
     if _library(f):
         return
@@ -174,7 +179,7 @@ def _function(f: FunctionType, live: Live, seen: Seen) -> Iterator[Any]:
             yield "empty"
     if f.__module__ is not None and f.__module__.split(".")[0] == "neuromech":
         return
-    names = list(_names(f.__code__))
+    names = list(_names(_code(f)))
     for name in names:
         if name in f.__globals__:
             value = f.__globals__[name]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite, is_transformed
+from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite, hides_values
 from neuromech.physics.energy.laws import probe_law
 from neuromech.physics.energy.structure import Structure
 
@@ -72,7 +72,7 @@ class EnergyModel(nn.Module):
 
     def _probe(self, u: Tensor) -> None:
         """Does the structure keep its law, in the shape of these states? Once for each shape."""
-        if self._probed != u.shape[1:] and not is_transformed(u):
+        if self._probed != u.shape[1:] and not hides_values(u):
             probe_law(self.structure, u)
             self.__dict__["_probed"] = u.shape[1:]
 

@@ -1,22 +1,22 @@
-"""Energies that are not quite functions: random ones are found out, spectral norms hold still, wrappers come off."""
+"""Energies that are not quite functions: random ones are found out, spectral norms hold still."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from neuromech.compat import OpOverload, TorchDispatchMode, hooks_before, run_eagerly, schema_of
 
 
 def draws(target: Any, args: Any, kwargs: Any) -> bool:
     """Does this operator take random numbers? Dropout in evaluation, or of nothing, does not."""
-    if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
+    if not isinstance(target, OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
-    given = dict(zip((a.name for a in target._schema.arguments), args, strict=False)) | dict(kwargs)
+    given = dict(zip((a.name for a in schema_of(target).arguments), args, strict=False)) | dict(kwargs)
     if given.get("train", given.get("training", True)) is False:
         return False
     name = target.overloadpacket.__name__
@@ -45,12 +45,6 @@ class RandomOperators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def plain(energy: Callable[..., Any]) -> Callable[..., Any]:
-    """What a compiled energy was compiled from."""
-    energy = getattr(energy, "_orig_mod", energy) if isinstance(energy, nn.Module) else energy
-    return getattr(energy, "_torchdynamo_orig_callable", energy)
-
-
 def _power_iterations(energy: Callable[..., Any]) -> list[nn.Module]:
     """Spectral norms in training mode: each evaluation moves their buffers, and with them the energy."""
     if not isinstance(energy, nn.Module):
@@ -58,18 +52,10 @@ def _power_iterations(energy: Callable[..., Any]) -> list[nn.Module]:
 
     def iterates(m: nn.Module) -> bool:
         return type(m).__name__ == "_SpectralNorm" or any(
-            type(hook).__name__ == "SpectralNorm" for hook in m._forward_pre_hooks.values()
+            type(hook).__name__ == "SpectralNorm" for hook in hooks_before(m)
         )
 
     return [m for m in energy.modules() if m.training and iterates(m)]
-
-
-def _eager() -> AbstractContextManager[None]:
-    """Compiled modules inside of the energy run as they were written; without a compiler there are none."""
-    if "torch._dynamo" not in sys.modules:
-        return nullcontext()
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 @contextmanager
@@ -79,7 +65,7 @@ def steady(energy: Callable[..., Any]) -> Iterator[None]:
     for m in still:
         m.training = False
     try:
-        with _eager():
+        with run_eagerly():
             yield
     finally:
         for m in still:
@@ -89,5 +75,5 @@ def steady(energy: Callable[..., Any]) -> Iterator[None]:
 def advance(energy: Callable[..., Any], u: Tensor) -> None:
     """One power iteration of every spectral norm in training mode, as a forward pass makes it."""
     if _power_iterations(energy):
-        with torch.no_grad(), _eager():
+        with torch.no_grad(), run_eagerly():
             energy(u.detach())
