@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, cast
 
 import torch
@@ -142,12 +142,13 @@ def outside_of_modes() -> Iterator[None]:
 
 @cache
 def load_forward_mode() -> None:
-    """torch loads forward mode at the first jvp, with a DeprecationWarning about its own code: take it here, once.
+    """torch loads forward mode at the first jvp, with a warning about its own code (a FutureWarning from 2.14 on).
 
-    Where the module is gone there is nothing to load.
+    Take it here, once. Where the module is gone there is nothing to load.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             from torch._decomp import decompositions_for_jvp  # noqa: F401
         except ImportError:
@@ -191,19 +192,20 @@ def running_function() -> str:
     return ""
 
 
-def _code(function: Any) -> Any:
+def code_of(function: Any) -> CodeType | None:
     """The code object of a Python function, below decorators and bound methods; None for what is written in C."""
     while (inner := getattr(function, "__wrapped__", None)) is not None:
         function = inner
-    return getattr(getattr(function, "__func__", function), "__code__", None)
+    code = getattr(getattr(function, "__func__", function), "__code__", None)
+    return code if isinstance(code, CodeType) else None
 
 
-_APPLY = _code(torch.autograd.Function.apply)
+_APPLY = code_of(torch.autograd.Function.apply)
 
 
-def _forwards() -> dict[Any, str]:
+def _forwards() -> dict[CodeType | None, str]:
     """Of every custom function that was ever defined: the code of its forward, and its name."""
-    return {_code(f.forward): f.__name__ for f in _below(torch.autograd.Function) if "forward" in vars(f)}
+    return {code_of(f.forward): f.__name__ for f in _below(torch.autograd.Function) if "forward" in vars(f)}
 
 
 def _below(cls: type[Any]) -> Iterator[type[Any]]:

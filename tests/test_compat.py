@@ -23,7 +23,14 @@ def is_private(name: str) -> bool:
 
 
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
-PYTHONS = {"_replace", "_fields", "_asdict", "_make", "_getframe"}  # of NamedTuple and sys: private by their look only
+PYTHONS = {
+    "_replace",
+    "_fields",
+    "_asdict",
+    "_make",
+    "_getframe",
+    "_current_frames",
+}  # of NamedTuple and sys: private by their look only
 THROUGH = {"__func__", "__code__", "__wrapped__"}  # what tricks with other people's functions need
 # Of whatever one may hold of torch's, so that a name of ours that it has too does not hide its use.
 TORCHS = {
