@@ -8,13 +8,13 @@ Adam family. What ReLU networks reach is reported, not judged.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 
 TOLERANCE = 0.1
@@ -78,17 +78,13 @@ def figure(root: Path, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    table = pd.concat([slopes(p) for p in sorted(options.runs.iterdir()) if p.is_dir()], ignore_index=True)
+    runs, figures = asked(__doc__)
+    table = pd.concat([slopes(p) for p in sorted(runs.iterdir()) if p.is_dir()], ignore_index=True)
     with pd.option_context("display.float_format", "{:.3g}".format, "display.width", 160, "display.max_rows", 500):
         print(table.to_string(index=False))
-    figure(options.runs, options.figure or options.runs / "eom_orders.png")
+    figure(runs, figures / "eom_orders.png")
     missed = int((table["verdict"] == "MISSES ITS ORDER").sum())
-    print("every order holds" if not missed else f"{missed} orders are missed")
-    return 1 if missed else 0
+    return verdict(not missed, "every order holds", f"{missed} orders are missed")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.flows import asked, errors_over_time, show
+from analysis.reporting import asked, errors_over_time, show, verdict
 from experiments.euler_ball import BALL, METHODS, SPIN, Config, Flow, divergence, exact, momentum
-from experiments.flows import finished
+from experiments.runs import config_of, finished
 from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
@@ -59,10 +59,10 @@ def judged(runs: pd.DataFrame) -> pd.DataFrame:
 
 def load(path: Path) -> Flow:
     """The trained flow of a run."""
-    config = Config(**{k: v for k, v in read(path).meta.items() if k in Config.__dataclass_fields__})
+    config = config_of(Config, path)
     flow = Flow(config)
     state = torch.load(path / "checkpoint.pt", weights_only=True, map_location="cpu")
-    flow.load_state_dict(state["model"])
+    flow.load_state_dict(state["module"])
     return flow
 
 
@@ -200,8 +200,7 @@ def main() -> int:
         f"error by construction over that of the better baseline: {ratio:.2f}; divergence and wall rounding: {rounding}"
     )
     holds = bool(ratio <= 1) and rounding
-    print("by construction is at least level, divergence-free and tangent to the wall" if holds else "MISSED")
-    return 0 if holds else 1
+    return verdict(holds, "by construction is at least level, divergence-free and tangent to the wall", "MISSED")
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ among the first two, and nothing was told of clean runs, nor before a fault set 
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 
 WANTED, KINDS, WITHIN = 0.95, 20, 100
@@ -40,9 +39,7 @@ def share(trials: pd.DataFrame) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    run = read(parser.parse_args().run)
+    run = read(asked(__doc__)[0])
     trials, clean = run.frame("trials"), run.frame("clean")
     table = by_fault(trials)
     print(table.to_string(index=False))
@@ -59,8 +56,7 @@ def main() -> int:
         f"true cause among the first two; {alarms} false alarms, {len(clean)} clean runs of {steps} steps in all"
     )
     good = len(table) >= KINDS and share(trials) >= WANTED and alarms == 0
-    print("the monitor keeps its word" if good else "THE MONITOR MISSES ITS FIGURES")
-    return 0 if good else 1
+    return verdict(good, "the monitor keeps its word", "THE MONITOR MISSES ITS FIGURES")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.flows import asked, show
-from experiments.flows import finished
+from analysis.reporting import asked, show, verdict
 from experiments.gas import DURATION, Built, Config, Penalised, exact
+from experiments.runs import config_of, finished
 from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
 
@@ -35,9 +35,9 @@ def draw(paths: dict[str, Path], directory: Path) -> Path:
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     extent = (0.0, 1.0, 0.0, DURATION)
     for row, (method, path) in enumerate(paths.items()):
-        config = Config(**{k: v for k, v in read(path).meta.items() if k in Config.__dataclass_fields__})
+        config = config_of(Config, path)
         model = (Built if method == "ncl" else Penalised)(config)
-        model.load_state_dict(torch.load(path / "checkpoint.pt", weights_only=True)["model"])
+        model.load_state_dict(torch.load(path / "checkpoint.pt", weights_only=True)["module"])
         density, j = model(y).detach()[:, 0].double(), jacobian(model, y).detach()
         rest = (j[:, 0, 0] + j[:, 1, 1]).abs().clamp_min(1e-9).log10()
         shown = [
@@ -75,8 +75,7 @@ def main() -> int:
     rounding = bool((table[["continuity", "mass"]].to_numpy(float)[list(table.index).index("ncl")] <= ROUNDING).all())
     print(f"error by construction over error by penalty: {ratio:.2f}; mass and continuity rounding: {rounding}")
     holds = bool(ratio <= LEVEL) and rounding
-    print("by construction is level, and conserves exactly" if holds else "MISSED")
-    return 0 if holds else 1
+    return verdict(holds, "by construction is level, and conserves exactly", "MISSED")
 
 
 if __name__ == "__main__":

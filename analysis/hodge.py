@@ -13,9 +13,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.flows import asked, show
-from experiments.flows import finished
+from analysis.reporting import asked, show, verdict
 from experiments.hodge import Config, domain_of, parts_of
+from experiments.runs import config_of, finished
 from neuromech.physics import HodgeDecomposition
 from neuromech.record import read
 
@@ -27,8 +27,7 @@ def draw(path: Path, directory: Path) -> Path:
     from matplotlib.figure import Figure
 
     torch.set_default_dtype(torch.float64)
-    meta = read(path).meta
-    config = Config(**{k: v for k, v in meta.items() if k in Config.__dataclass_fields__})
+    config = config_of(Config, path)
     hodge = HodgeDecomposition(domain_of(config.case), width=config.width, depth=config.depth)
     hodge.load_state_dict(torch.load(path / "model.pt", weights_only=True))
     parts = parts_of(config.case)
@@ -66,8 +65,7 @@ def main() -> int:
         if p.name.endswith("-2"):
             print(draw(p, figures))
     missed = int((worst > BOUND).any(axis=1).sum())
-    print(f"the parts are orthogonal to {BOUND:g}" if not missed else f"{missed} cases MISSED {BOUND:g}")
-    return 1 if missed else 0
+    return verdict(not missed, f"the parts are orthogonal to {BOUND:g}", f"{missed} cases MISSED {BOUND:g}")
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ energy that has no lower bound, as KdV's, does not prevent.
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import sys
 from dataclasses import replace
@@ -29,23 +27,20 @@ import torch
 from torch import Tensor
 
 from analysis import motion_figures
+from analysis.reporting import asked
 from experiments.learned_motion import Config, models, system_of
-from experiments.motions import reproducible
+from experiments.motions import reproducible, table_of
+from experiments.runs import config_of
 from neuromech.physics import EnergyModel, Trajectories
 from neuromech.physics.energy import data
 from neuromech.physics.energy.systems import System
+from neuromech.record import read
 
 OURS = "discrete gradient"
 # How far its own energy may stray, relative to its size, by the precision of the run.
 BOUNDS = {"float64": 1e-11, "float32": 1e-3}
 MUCH = 10
 ERRORS = ["energy error", "its mean", "state error", "own energy", "total"]
-
-
-def load(directory: Path) -> Config:
-    stored: dict[str, Any] = json.loads((directory / "config.json").read_text())
-    stored["wavenumbers"] = tuple(stored["wavenumbers"])
-    return Config(**stored)
 
 
 def truth(directory: Path, config: Config, system: System) -> Trajectories:
@@ -66,13 +61,13 @@ def predictions(directory: Path) -> dict[str, Tensor]:
 
 def table(directory: Path, exact: Trajectories) -> pd.DataFrame:
     """One row a model: errors squared and averaged over time, the median test state's; inf where a motion diverged."""
-    config = load(directory)
+    run, config = read(directory), config_of(Config, directory)
     system = system_of(config)
     true_energy = energies(system.energy, exact.u.transpose(0, 1))
     rows = []
     for name, u in predictions(directory).items():
         complete = len(u) == len(exact.t)
-        log = directory / f"{name}.csv"
+        losses = run.frame(table_of(name)).get("loss")
         of_energy = of_state = torch.full((u.shape[1],), math.inf)
         if complete:
             of_energy = ((energies(system.energy, u) - true_energy) ** 2).mean(0)
@@ -84,7 +79,7 @@ def table(directory: Path, exact: Trajectories) -> pd.DataFrame:
             "state error": float(of_state.quantile(0.5)),
             "own energy": stray(config, directory, name, u),
             "gave up at": math.nan if complete else float(exact.t[len(u)]),
-            "loss": pd.read_csv(log)["loss"].tail(20).mean() if log.exists() else math.nan,
+            "loss": math.nan if losses is None else losses.tail(20).mean(),
         }
         if config.system != "mass-spring":  # of a field, the mass
             row["total"] = float((u.sum(-1) - u[0].sum(-1)).abs().max()) if complete else math.inf
@@ -96,7 +91,7 @@ def own_energy(config: Config, directory: Path, name: str, u: Tensor) -> Tensor 
     """The energy [steps, B] that a model has learned along its own motion; None for a model without one."""
     base = name.split(",")[0]
     scheme = reproducible(config.seed, models(config)[base], getattr(torch, config.dtype), "cpu")
-    scheme.load_state_dict(torch.load(directory / f"{base}.pt", weights_only=True, map_location="cpu")["scheme"])
+    scheme.load_state_dict(torch.load(directory / f"{base}.pt", weights_only=True, map_location="cpu")["module"])
     model = getattr(scheme, "model", getattr(scheme, "field", None))
     return energies(model.energy, u.to(getattr(torch, config.dtype))) if isinstance(model, EnergyModel) else None
 
@@ -157,21 +152,24 @@ def spread(runs: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    root = parser.parse_args().runs
+    root = asked(__doc__)[0]
     groups: dict[Config, list[Path]] = {}
-    for directory in sorted(p.parent for p in root.glob("**/config.json")):
-        groups.setdefault(replace(load(directory), seed=0), []).append(directory)
+    for directory in sorted(p.parent for p in root.glob("**/run.json")):
+        groups.setdefault(replace(config_of(Config, directory), seed=0), []).append(directory)
     if not groups:
-        parser.error(f"there are no runs in {root}: make them with python -m experiments.learned_motion --out {root}")
+        raise SystemExit(
+            f"there are no runs in {root}: make them with python -m experiments.learned_motion --out {root}"
+        )
     failed = 0
     for config, directories in groups.items():
         tables = []
         for directory in directories:
-            exact = truth(directory, load(directory), system_of(config))
+            exact = truth(directory, config_of(Config, directory), system_of(config))
             tables.append(table(directory, exact))
-            own = {name: own_energy(load(directory), directory, name, u) for name, u in predictions(directory).items()}
+            own = {
+                name: own_energy(config_of(Config, directory), directory, name, u)
+                for name, u in predictions(directory).items()
+            }
             motion_figures.plot(directory, system_of(config), exact, predictions(directory), own)
         tests = f"the median of {config.test} test states"
         print(f"\n{config.system}: squared errors, their mean over time, {tests}; seeds: {len(directories)}")

@@ -7,7 +7,6 @@ Exits with 1 if the drift of the rescale charges does not fall as lr^(p+1), with
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 
 TOLERANCE = 0.25
@@ -86,18 +86,14 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    runs = pd.concat([drift(p) for p in sorted(options.runs.iterdir()) if p.is_dir()], ignore_index=True)
-    table = fitted(runs)
+    runs, figures = asked(__doc__)
+    measured = pd.concat([drift(p) for p in sorted(runs.iterdir()) if p.is_dir()], ignore_index=True)
+    table = fitted(measured)
     with pd.option_context("display.float_format", "{:.2e}".format, "display.width", 160):
         print(table.to_string(formatters={"slope": "{:.2f}".format}))
-    figure(runs, options.figure or options.runs / "mended_charges.png")
+    figure(measured, figures / "mended_charges.png")
     holds = bool(((table["slope"] - table.index - 1).abs() <= TOLERANCE).all())
-    print("the law is mended to the predicted order" if holds else "THE LAW IS NOT MENDED AS PREDICTED")
-    return 0 if holds else 1
+    return verdict(holds, "the law is mended to the predicted order", "THE LAW IS NOT MENDED AS PREDICTED")
 
 
 if __name__ == "__main__":

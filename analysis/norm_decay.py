@@ -8,7 +8,6 @@ taken off. Exits with 1 if what is left over by order p of the series does not f
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 
 ORDERS = range(4)
@@ -124,21 +124,17 @@ def figure(frame: pd.DataFrame, rates: pd.DataFrame, path: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    parser.add_argument("--figure", type=Path)
-    options = parser.parse_args()
-    frame = read(options.runs).frame("decay", every_session=True)
+    runs, figures = asked(__doc__)
+    frame = read(runs).frame("decay", every_session=True)
     rates, slopes = table(frame), left_over(table(frame))
     print("decay rates in units of the gradient flow's, 2 decay (norm) and decay (shift):")
     print(rates.to_string(index=False, float_format="{:.6f}".format, formatters=dict.fromkeys(
         ("lr", "weight_decay", "lr*decay"), "{:g}".format)))  # fmt: skip
     print("slope of what is left over against lr * decay (wanted: order + 1):")
     print(slopes.to_string(float_format="{:.2f}".format))
-    figure(frame, rates, options.figure or options.runs / "norm_decay.png")
+    figure(frame, rates, figures / "norm_decay.png")
     holds = bool((slopes.sub(slopes.index + 1, axis=0).abs() <= TOLERANCE).all(axis=None))
-    print("rates are the equation of motion's, order by order" if holds else "RATES ARE NOT THOSE OF THE SERIES")
-    return 0 if holds else 1
+    return verdict(holds, "rates are the equation of motion's, order by order", "RATES ARE NOT THOSE OF THE SERIES")
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.flows import asked, show
-from experiments.flows import finished
+from analysis.reporting import asked, show, verdict
 from experiments.optimal_transport import Config, Penalised, ends, mixture_of, moments
+from experiments.runs import config_of, finished
 from neuromech.physics import Mixture, MovingMixture, NeuralConservationLaw, gaussian_cost
 from neuromech.record import read
 
@@ -82,11 +82,10 @@ def judged(runs: pd.DataFrame) -> pd.DataFrame:
 
 def load(run: pd.Series) -> MovingMixture | Penalised:
     """The trained flow of a run in two dimensions."""
-    meta = read(run["path"]).meta
-    config = Config(**{k: v for k, v in meta.items() if k in Config.__dataclass_fields__})
+    config = config_of(Config, run["path"])
     start, end = ends(config.problem)
     flow: MovingMixture | Penalised = Penalised(start, end, config) if config.method != "ncl" else mixture_of(config)
-    flow.load_state_dict(torch.load(run["path"] / "checkpoint.pt", weights_only=True)["model"])
+    flow.load_state_dict(torch.load(run["path"] / "checkpoint.pt", weights_only=True)["module"])
     return flow
 
 
@@ -177,10 +176,9 @@ def main() -> int:
         exact = not on_grid or bool((ours["mass off by"] <= ROUNDING).all())
         level = not problem.startswith("gauss") or ours["worst"].min() <= max(theirs["worst"].min(), SAMPLING)
         missed += (not exact) + (not level)
-        verdict = "holds" if exact and level else "MISSED"
-        print(f"{problem}: worst cost error {ours['worst'].min():.2%} against {theirs['worst'].min():.2%}: {verdict}")
-    print("by construction is at least level, and keeps its mass" if not missed else f"{missed} MISSED")
-    return 1 if missed else 0
+        word = "holds" if exact and level else "MISSED"
+        print(f"{problem}: worst cost error {ours['worst'].min():.2%} against {theirs['worst'].min():.2%}: {word}")
+    return verdict(not missed, "by construction is at least level, and keeps its mass", f"{missed} MISSED")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ the continuous law is not at least 1e6 times further off where momentum or weigh
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 from neuromech.report.figures import OBSERVED
 
@@ -94,9 +94,7 @@ def draw(data: pd.DataFrame, path: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    directory: Path = parser.parse_args().runs
+    directory: Path = asked(__doc__)[0]
     data = pd.concat([load(p) for p in sorted(directory.iterdir()) if p.is_dir()], ignore_index=True)
     for norm, own in data.groupby("batch_norm"):
         print(draw(own, directory / f"{'batch_norm' if norm else 'plain'}.png"))
@@ -104,8 +102,7 @@ def main() -> int:
     with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
         print(table.to_string(index=False))
     missed = int((~table["holds"]).sum())
-    print("every law holds" if not missed else f"{missed} laws miss their bounds")
-    return 1 if missed else 0
+    return verdict(not missed, "every law holds", f"{missed} laws miss their bounds")
 
 
 if __name__ == "__main__":

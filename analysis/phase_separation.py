@@ -10,15 +10,15 @@ that made the data, to a tenth.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from analysis.reporting import asked, verdict
 from experiments.phase_separation import FINE, Config, schemes, system_of
+from experiments.runs import config_of
 from neuromech.physics import LearnedStencil
 
 FIVE_POINT = torch.tensor([[0.0, 1, 0], [1, -4, 1], [0, 1, 0]], dtype=torch.float64)
@@ -56,16 +56,14 @@ def judge(name: str, kernel: Tensor, energy: Tensor, total: Tensor, n: int) -> l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    directory = parser.parse_args().run
-    config = Config(**json.loads((directory / "config.json").read_text()))
+    directory = asked(__doc__)[0]
+    config = config_of(Config, directory)
     stored = torch.load(directory / "data.pt", weights_only=True)
     states = {"exact": stored["u"][config.train :].transpose(0, 1)}
     kernels = {"exact": FIVE_POINT}
     missed: list[str] = []
     for name, scheme in schemes(config).items():
-        scheme.load_state_dict(torch.load(directory / f"{name}.pt", weights_only=True, map_location="cpu")["scheme"])
+        scheme.load_state_dict(torch.load(directory / f"{name}.pt", weights_only=True, map_location="cpu")["module"])
         kept = torch.load(directory / f"{name}-prediction.pt", weights_only=True)
         if kept["gave_up"]:
             missed.append(f"{name}: the prediction gave up: {kept['gave_up']}")
@@ -85,8 +83,7 @@ def main() -> int:
         if name == FINE and not (kernel - FIVE_POINT).abs().max() < 0.1:
             missed.append(f"{name}: the stencil is not that of the five-point Laplacian")
     plot(directory, config, states, kernels)
-    print("\nverdict: " + ("the learned structures are as claimed" if not missed else "; ".join(missed)))
-    return 1 if missed else 0
+    return verdict(not missed, "the learned structures are as claimed", "; ".join(missed))
 
 
 def plot(directory: Path, config: Config, states: dict[str, Tensor], kernels: dict[str, Tensor]) -> None:

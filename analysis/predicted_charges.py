@@ -7,12 +7,12 @@ Exits with 1 if the exact law of any family misses its bound: 1e-12 in float64, 
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
 
+from analysis.reporting import asked, verdict
 from neuromech.record import read
 
 BOUNDS = {"float64": 1e-12, "float32": 1e-5}
@@ -38,16 +38,13 @@ def largest_residuals(directory: Path) -> pd.DataFrame:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    runs = sorted(p for p in parser.parse_args().runs.iterdir() if p.is_dir())
+    runs = sorted(p for p in asked(__doc__)[0].iterdir() if p.is_dir())
     table = pd.concat([largest_residuals(p) for p in runs], ignore_index=True)
     table["verdict"] = (table["exact"] <= table["dtype"].map(BOUNDS)).map({True: "holds", False: "MISSES ITS BOUND"})
     with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
         print(table.to_string(index=False))
     missed = int((table["verdict"] != "holds").sum())
-    print("every exact law holds" if not missed else f"{missed} exact laws miss their bounds")
-    return 1 if missed else 0
+    return verdict(not missed, "every exact law holds", f"{missed} exact laws miss their bounds")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ seeds). What it does to networks as they were trained is a measurement, not a cl
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
 import pandas as pd
+
+from analysis.reporting import asked
 
 UNCHANGED, FALLS_BY = 1e-12, 0.5
 
@@ -39,9 +40,7 @@ def undone(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path)
-    rows = errors(parser.parse_args().runs)
+    rows = errors(asked(__doc__)[0])
     with pd.option_context("display.width", 160):
         print(table(rows).to_string(float_format=lambda v: f"{v:.4f}"))
         print(f"\naccuracy before rounding: {rows.groupby('network')['accuracy before'].mean().round(4).to_dict()}")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.flows import asked, errors_over_time, show
-from experiments.flows import finished
+from analysis.reporting import asked, errors_over_time, show, verdict
+from experiments.runs import config_of, finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
 from neuromech.physics.fields.taylor import jacobian
 from neuromech.record import read
@@ -44,9 +44,9 @@ def judged(runs: pd.DataFrame) -> pd.DataFrame:
 
 def load(run: pd.Series) -> Stream | Penalised:
     """The trained flow of a run."""
-    config = Config(**{k: v for k, v in read(run["path"]).meta.items() if k in Config.__dataclass_fields__})
+    config = config_of(Config, run["path"])
     flow = (Stream if config.method.startswith("ncl") else Penalised)(config)
-    flow.load_state_dict(torch.load(run["path"] / "checkpoint.pt", weights_only=True)["model"])
+    flow.load_state_dict(torch.load(run["path"] / "checkpoint.pt", weights_only=True)["module"])
     return flow
 
 
@@ -127,8 +127,7 @@ def main() -> int:
     rounding = "rounding" if exact_enough else "NOT rounding"
     print(f"error by construction over error by penalty: {ratio:.2f}; divergence by construction: {rounding}")
     holds = bool(ratio <= 1) and exact_enough
-    print("by construction is at least level, and exactly divergence-free" if holds else "MISSED")
-    return 0 if holds else 1
+    return verdict(holds, "by construction is at least level, and exactly divergence-free", "MISSED")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ there the signs that flip between two learning rates are counted.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from experiments.runs import command, next_command
 from neuromech.eom import EoMOptimizer, Rule, as_function, descend, flow_of
 from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import LossFunction, PureLandscape
@@ -185,12 +185,11 @@ def sign_flips(model: nn.Module, loss: LossFunction, params: Params, x: Tensor, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/eom_orders"))
+    parser = command("eom_orders", __doc__)
     options = parser.parse_args()
     for name in NETWORKS:
         run(Config(name), options.out / name.replace(" ", "_"), progress=True)
-    print(f"records in {options.out}; now: python -m analysis.eom_orders {options.out}")
+    next_command("eom_orders", options.out)
 
 
 if __name__ == "__main__":

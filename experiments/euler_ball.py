@@ -16,7 +16,6 @@ they have the same number of steps instead: hours a run on a core, meant for a G
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.flows import train
+from experiments.runs import command, next_command
+from experiments.training import train
 from neuromech.physics import Ball, Sin, mlp
 from neuromech.physics.fields.layers import stack_of
 from neuromech.physics.fields.schemes import antisymmetric, field_of_jet
@@ -202,21 +202,20 @@ def run(config: Config, directory: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("euler_ball", __doc__)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="CPU time of one run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--lr", type=float, default=None, help="learning rate")
     parser.add_argument("--full", action="store_true", help="the paper's size: 512 wide, 10,000 steps; for a GPU")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, default=Path("runs/euler_ball"))
     options = parser.parse_args()
     base = FULL if options.full else Config()
     base = replace(base, seconds=options.seconds, device=options.device, lr=options.lr or base.lr)
     for seed in range(options.seeds):
         for method in options.methods:
             run(replace(base, method=method, seed=seed), options.out / f"{method}-{seed}")
-    print(f"records in {options.out}; now: python -m analysis.euler_ball {options.out}")
+    next_command("euler_ball", options.out)
 
 
 if __name__ == "__main__":

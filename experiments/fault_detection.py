@@ -9,7 +9,6 @@ clean runs are those of `experiments.faults.clean`. One row a run: what was told
 
 from __future__ import annotations
 
-import argparse
 import random
 import warnings
 from dataclasses import asdict, dataclass
@@ -19,8 +18,8 @@ import torch
 
 from experiments.faults import INJECTIONS, Injection
 from experiments.faults.clean import clean
+from experiments.runs import command, next_command, run_of
 from neuromech.errors import NeuromechWarning
-from neuromech.record import Record
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     from tqdm import tqdm
 
     torch.set_num_threads(1)
-    with Record(directory, asdict(config)) as record, warnings.catch_warnings():
+    with run_of(directory, config) as record, warnings.catch_warnings():
         warnings.simplefilter("ignore", NeuromechWarning)
         cases = [(injection, seed) for injection in INJECTIONS.values() for seed in range(config.seeds)]
         for injection, seed in tqdm(cases, unit="fault", disable=not progress):
@@ -103,13 +102,12 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("fault_detection", __doc__)
     parser.add_argument("--seeds", type=int, default=Config.seeds)
     parser.add_argument("--clean", type=int, default=Config.clean)
-    parser.add_argument("--out", type=Path, default=Path("runs/fault_detection"))
     options = parser.parse_args()
     run(Config(options.seeds, options.clean), options.out, progress=True)
-    print(f"records in {options.out}; now: python -m analysis.fault_detection {options.out}")
+    next_command("fault_detection", options.out)
 
 
 if __name__ == "__main__":

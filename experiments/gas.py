@@ -11,7 +11,6 @@ and flux of one space-time field on the torus, mass, continuity and initial dens
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.flows import train
+from experiments.runs import command, next_command
+from experiments.training import train
 from neuromech.physics import NeuralConservationLaw, Sin, Torus, mlp
 from neuromech.physics.fields.layers import stack_of
 from neuromech.physics.fields.taylor import hessians, jacobian, tangents
@@ -178,16 +178,15 @@ def run(config: Config, directory: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("gas", __doc__)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="CPU time of one run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--out", type=Path, default=Path("runs/gas"))
     options = parser.parse_args()
     for seed in range(options.seeds):
         for method in options.methods:
             run(Config(method, options.seconds, seed), options.out / f"{method}-{seed}")
-    print(f"records in {options.out}; now: python -m analysis.gas {options.out}")
+    next_command("gas", options.out)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,17 @@ harmonic part is the gradient of (x_1^2 - x_2^2) / 2.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.runs import command, finish, is_done, next_command, run_of
 from neuromech.physics import Ball, Box, FreeSpace, HodgeDecomposition, Torus
-from neuromech.record import Record
 
 CASES = ("torus-2", "torus-3", "torus-5", "box-2", "box-3", "ball-3")
 TWO_PI = 2 * math.pi
@@ -91,7 +90,7 @@ def parts_of(case: str) -> Parts:
 
 def run(config: Config, directory: Path) -> Path:
     """Fit one case in float64; returns the run directory, with the tables `parts` and `pairs`."""
-    if (directory / "done").exists():
+    if is_done(directory):
         return directory
     torch.manual_seed(config.seed)
     torch.set_default_dtype(torch.float64)
@@ -102,28 +101,26 @@ def run(config: Config, directory: Path) -> Path:
     x = domain.sample(5000)
     found = hodge.parts(x)
     errors = {k: float((found[k] - f(x)).norm() / f(x).norm()) for k, f in parts.items()}
-    with Record(directory, asdict(config) | {"residual": report.residual}, resume=True) as record:
+    with run_of(directory, config, {"residual": report.residual}) as record:
         found_parts = {"part": list(errors), "error": list(errors.values())}
         record.append("parts", found_parts | {"energy": list(report.energy.values())})
         pairs = list(report.inner)
         products = {"inner": list(report.inner.values()), "cosine": list(report.cosine.values())}
         record.append("pairs", {"part": [a for a, _ in pairs], "other": [b for _, b in pairs]} | products)
     torch.save(hodge.state_dict(), directory / "model.pt")
-    (directory / "done").touch()
-    return directory
+    return finish(directory)
 
 
 def main() -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("hodge", __doc__)
     parser.add_argument("--steps", type=int, default=Config.steps)
     parser.add_argument("--cases", nargs="+", default=CASES, choices=CASES)
-    parser.add_argument("--out", type=Path, default=Path("runs/hodge"))
     options = parser.parse_args()
     for case in tqdm(options.cases, unit="case"):
         run(Config(case, options.steps), options.out / case)
-    print(f"records in {options.out}; now: python -m analysis.hodge {options.out}")
+    next_command("hodge", options.out)
 
 
 if __name__ == "__main__":

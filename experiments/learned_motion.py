@@ -16,7 +16,6 @@ with RK2 also predicts by its discrete gradient, which tells what comes from tra
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +25,7 @@ import torch
 from torch import nn
 
 from experiments import motions
+from experiments.runs import command, device, next_command, run_of
 from neuromech.physics import (
     CentralDifference,
     ConvEnergy,
@@ -131,43 +131,42 @@ def _explicit(make: Callable[[], nn.Module], method: str) -> ExplicitScheme:
     return ExplicitScheme(make(), method, tolerance=1e-5)
 
 
-def run(config: Config, directory: Path, device: str = "cpu") -> Path:
+def run(config: Config, directory: Path, on: str = "cpu") -> Path:
     """Make the data, train, predict; returns the run directory."""
-    motions.open_run(directory, config)
-    system = system_of(config)
-    dtype = getattr(torch, config.dtype)
-    everything = motions.data(directory, system, config.train + config.test, config.seed)
-    noise = torch.Generator().manual_seed(config.seed + 1)
-    examples = everything[: config.train].noisy(config.noise, noise).to(device=device, dtype=dtype)
-    start = everything.u[config.train :, 0].to(device=device, dtype=dtype)
-    training = Training(
-        config.steps, config.batch, config.lr, config.cosine, weight_decay=config.weight_decay, seed=config.seed
-    )
-    for name, make in models(config).items():
-        scheme = motions.reproducible(config.seed, make, dtype, device)
-        motions.train(directory, name, scheme, training, examples)
-        motions.predict(directory, name, scheme, start, system.dt, config.rollout)
-        if isinstance(scheme, ExplicitScheme) and isinstance(scheme.field, EnergyModel):
-            implicit = DiscreteScheme(scheme.field)
-            motions.predict(directory, f"{name}, predicted by DG", implicit, start, system.dt, config.rollout)
+    with run_of(directory, config) as record:
+        system = system_of(config)
+        dtype = getattr(torch, config.dtype)
+        everything = motions.data(directory, system, config.train + config.test, config.seed)
+        noise = torch.Generator().manual_seed(config.seed + 1)
+        examples = everything[: config.train].noisy(config.noise, noise).to(device=on, dtype=dtype)
+        start = everything.u[config.train :, 0].to(device=on, dtype=dtype)
+        training = Training(
+            config.steps, config.batch, config.lr, config.cosine, weight_decay=config.weight_decay, seed=config.seed
+        )
+        for name, make in models(config).items():
+            scheme = motions.reproducible(config.seed, make, dtype, on)
+            motions.train(record, name, scheme, training, examples)
+            motions.predict(directory, name, scheme, start, system.dt, config.rollout)
+            if isinstance(scheme, ExplicitScheme) and isinstance(scheme.field, EnergyModel):
+                implicit = DiscreteScheme(scheme.field)
+                motions.predict(directory, f"{name}, predicted by DG", implicit, start, system.dt, config.rollout)
     return directory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("learned_motion", __doc__)
     parser.add_argument("--system", nargs="+", choices=list(SMALL), default=list(SMALL))
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="of data and parameters; one run each")
     parser.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
     parser.add_argument("--steps", type=int, help="training steps, instead of the configuration's")
-    parser.add_argument("--device", default="cpu", type=motions.device)
-    parser.add_argument("--out", type=Path, default=Path("runs/learned_motion"))
+    parser.add_argument("--device", default="cpu", type=device)
     options = parser.parse_args()
     for name in options.system:
         config = (FULL if options.full else SMALL)[name]
         for seed in options.seed:
             chosen = replace(config, steps=options.steps or config.steps, seed=seed)
             run(chosen, options.out / name / f"seed-{seed}", options.device)
-    print(f"runs in {options.out}; now: python -m analysis.learned_motion {options.out}")
+    next_command("learned_motion", options.out)
 
 
 if __name__ == "__main__":

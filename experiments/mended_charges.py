@@ -10,7 +10,6 @@ same in each run.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import neuromech
+from experiments.runs import command, next_command
 from neuromech.demo import digits
 
 
@@ -62,12 +62,11 @@ def run(config: Config, directory: Path) -> Path:
 def main() -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/mended_charges"))
+    parser = command("mended_charges", __doc__)
     options = parser.parse_args()
     for order, lr in tqdm([(order, lr) for order in ORDERS for lr in RATES], unit="run"):
         run(Config(order, lr), options.out / f"order{order}-lr{lr:g}")
-    print(f"records in {options.out}; now: python -m analysis.mended_charges {options.out}")
+    next_command("mended_charges", options.out)
 
 
 if __name__ == "__main__":

@@ -11,17 +11,15 @@ measured, for several lr and decays.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from experiments.runs import command, next_command, run_of
 from neuromech.demo import digits
-from neuromech.errors import RecordError
-from neuromech.record import Record
 
 
 @dataclass(frozen=True)
@@ -85,9 +83,7 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     """Train with every lr and decay that is not recorded yet; returns the run directory. Table decay."""
     from tqdm import tqdm
 
-    with Record(directory, asdict(config), resume=True) as record:
-        if record.sessions[0]["meta"] != record.sessions[-1]["meta"]:
-            raise RecordError(f"{directory} holds a run with other settings: choose another directory")
+    with run_of(directory, config) as record:
         done = set[tuple[float, float]]()
         if "decay" in record.tables:
             frame = record.frame("decay", every_session=True)
@@ -102,12 +98,11 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/norm_decay"))
+    parser = command("norm_decay", __doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     run(Config(), options.out, progress=True)
-    print(f"records in {options.out}; now: python -m analysis.norm_decay {options.out}")
+    next_command("norm_decay", options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ minimax (Makkuva et al. 2020); a map, no flow.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from experiments.flows import train
+from experiments.runs import command, next_command
+from experiments.training import train
 from neuromech.physics import (
     Mixture,
     MovingMixture,
@@ -273,18 +273,17 @@ def run(config: Config, directory: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("optimal_transport", __doc__)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="CPU time of one run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--problems", nargs="+", default=PROBLEMS, choices=PROBLEMS)
-    parser.add_argument("--out", type=Path, default=Path("runs/optimal_transport"))
     options = parser.parse_args()
     for seed in range(options.seeds):
         for problem in options.problems:
             for method in options.methods:
                 run(Config(problem, method, options.seconds, seed), options.out / f"{problem}-{method}-{seed}")
-    print(f"records in {options.out}; now: python -m analysis.optimal_transport {options.out}")
+    next_command("optimal_transport", options.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ weight decays, on real digits, minibatches of 64.
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import neuromech
+from experiments.runs import command, next_command
 from neuromech.demo import digits, vgg
 
 MOMENTA = {"SGD": 0.0, "momentum": 0.9}
@@ -74,13 +74,12 @@ def cases(steps: int) -> dict[str, Config]:
 def main() -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("paper_figures", __doc__)
     parser.add_argument("--steps", type=int, default=Config.steps)
-    parser.add_argument("--out", type=Path, default=Path("runs/paper_figures"))
     options = parser.parse_args()
     for name, config in tqdm(cases(options.steps).items(), unit="run"):
         run(config, options.out / name)
-    print(f"records in {options.out}; now: python -m analysis.paper_figures {options.out}")
+    next_command("paper_figures", options.out)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ paper's. So the stencil alone is learned a third time, from steps that resolve t
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from experiments import motions
+from experiments.runs import command, device, next_command, run_of
 from neuromech.physics import ConvEnergy, DiscreteScheme, EnergyModel, LearnedStencil, Solver, Training, systems
 from neuromech.physics.energy.systems import System
 
@@ -68,35 +68,34 @@ def schemes(config: Config) -> dict[str, DiscreteScheme]:
     }
 
 
-def run(config: Config, directory: Path, device: str = "cpu") -> Path:
+def run(config: Config, directory: Path, on: str = "cpu") -> Path:
     """Make the data, train, predict; returns the run directory."""
-    motions.open_run(directory, config)
-    system = system_of(config)
-    everything = motions.data(directory, system, config.train + config.test, config.seed, config.length)
-    fine = replace(system, dt=config.fine_dt)
-    from_noise = motions.data(directory, fine, config.train, config.seed, config.length // 2, "fine")
-    start = everything.u[config.train :, 0].to(device)
-    torch.manual_seed(config.seed)
-    for name, scheme in schemes(config).items():
-        # Two numbers alone are learned in fewer and longer steps.
-        steps, lr = (config.steps, config.lr) if name == "both learned" else (config.steps // 4, 20 * config.lr)
-        training = Training(steps, config.batch, lr, cosine=True, seed=config.seed)
-        examples = from_noise if name == FINE else everything[: config.train]
-        motions.train(directory, name, scheme.to(device), training, examples.to(device=device))
-        motions.predict(directory, name, scheme, start, config.dt, config.length)
+    with run_of(directory, config) as record:
+        system = system_of(config)
+        everything = motions.data(directory, system, config.train + config.test, config.seed, config.length)
+        fine = replace(system, dt=config.fine_dt)
+        from_noise = motions.data(directory, fine, config.train, config.seed, config.length // 2, "fine")
+        start = everything.u[config.train :, 0].to(on)
+        torch.manual_seed(config.seed)
+        for name, scheme in schemes(config).items():
+            # Two numbers alone are learned in fewer and longer steps.
+            steps, lr = (config.steps, config.lr) if name == "both learned" else (config.steps // 4, 20 * config.lr)
+            training = Training(steps, config.batch, lr, cosine=True, seed=config.seed)
+            examples = from_noise if name == FINE else everything[: config.train]
+            motions.train(record, name, scheme.to(on), training, examples.to(device=on))
+            motions.predict(directory, name, scheme, start, config.dt, config.length)
     return directory
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("phase_separation", __doc__)
     parser.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
     parser.add_argument("--steps", type=int, help="training steps, instead of the configuration's")
-    parser.add_argument("--device", default="cpu", type=motions.device)
-    parser.add_argument("--out", type=Path, default=Path("runs/phase_separation"))
+    parser.add_argument("--device", default="cpu", type=device)
     options = parser.parse_args()
     config = FULL if options.full else Config()
     run(replace(config, steps=options.steps or config.steps), options.out, options.device)
-    print(f"run in {options.out}; now: python -m analysis.phase_separation {options.out}")
+    next_command("phase_separation", options.out)
 
 
 if __name__ == "__main__":

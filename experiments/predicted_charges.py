@@ -8,7 +8,6 @@ A small VGG with batch norm at its default eps, ReLU pairs and softmax, on real 
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 import neuromech
+from experiments.runs import command, next_command
 from neuromech.demo import digits, vgg
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -63,14 +63,13 @@ def run(config: Config, directory: Path) -> Path:
 def main() -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("predicted_charges", __doc__)
     parser.add_argument("--steps", type=int, default=Config.steps)
-    parser.add_argument("--out", type=Path, default=Path("runs/predicted_charges"))
     options = parser.parse_args()
     cases = [(name, dtype) for name in OPTIMIZERS for dtype in ("float64", "float32")]
     for name, dtype in tqdm(cases, unit="run"):
         run(Config(OPTIMIZERS[name], dtype, options.steps), options.out / f"{name}-{dtype}")
-    print(f"records in {options.out}; now: python -m analysis.predicted_charges {options.out}")
+    next_command("predicted_charges", options.out)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ as long training without decay, pruning or a foreign initialisation may leave th
 
 from __future__ import annotations
 
-import argparse
 import copy
 import csv
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
+from experiments.runs import command, next_command
 from neuromech.demo import digits, vgg
 
 
@@ -138,16 +138,15 @@ def _distance(y: Tensor, reference: Tensor) -> float:
 def main() -> None:
     from tqdm import tqdm
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("quantisation", __doc__)
     parser.add_argument("--epochs", type=int, default=Config.epochs)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("runs/quantisation"))
     options = parser.parse_args()
     cases = [(network, seed) for network in NETWORKS for seed in range(options.seeds)]
     for network, seed in tqdm(cases, unit="run"):
         config = Config(network, epochs=options.epochs, seed=seed)
         run(config, options.out / f"{network.replace(' ', '-')}-{seed}")
-    print(f"errors in {options.out}; now: python -m analysis.quantisation {options.out}")
+    next_command("quantisation", options.out)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ pressure, divergence in the loss. Both once with the initial condition in the lo
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from experiments.flows import train
+from experiments.runs import command, next_command
+from experiments.training import train
 from neuromech.physics import mlp
 from neuromech.physics.fields.layers import Sin, stack_of
 from neuromech.physics.fields.taylor import hessians, jacobian, tangents
@@ -145,18 +145,17 @@ def run(config: Config, directory: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command("taylor_green", __doc__)
     parser.add_argument("--seconds", type=float, default=Config.seconds, help="CPU time of one run")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--rates", nargs="+", type=float, default=RATES, help="learning rates; the best one is judged")
-    parser.add_argument("--out", type=Path, default=Path("runs/taylor_green"))
     options = parser.parse_args()
     for seed in range(options.seeds):
         for method in options.methods:
             for lr in options.rates:
                 run(Config(method, options.seconds, seed, lr=lr), options.out / f"{method}-{lr:g}-{seed}")
-    print(f"records in {options.out}; now: python -m analysis.taylor_green {options.out}")
+    next_command("taylor_green", options.out)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 
 import neuromech
 from experiments.faults.networks import CLASSES, MODELS
-from neuromech.monitor import Fault
-from neuromech.monitor.monitor import Monitor
+from neuromech.monitor import Fault, Monitor
 
 OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.05, "weight_decay": 1e-3}),

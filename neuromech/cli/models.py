@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import tree_map_only
 from neuromech.errors import NeuromechError
 
 REAL = 100_000_000  # parameters up to which a configuration is built with numbers in it, so that claims can be verified
@@ -45,7 +47,7 @@ def load(where: str, meta: bool = False) -> LoadedModel:
         given = _from_factory(where)
     if not meta:
         return given
-    example, target = (torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in given[1::2])
+    example, target = (tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in given[1::2])
     return LoadedModel(given.model.to("meta"), example, given.loss, target)
 
 
@@ -88,12 +90,17 @@ def _from_program(path: Path) -> LoadedModel:
     """A `torch.export` program with the example that it was exported with."""
     if not path.is_file():
         raise NeuromechError(f"there is no file {path}")
+    log = logging.getLogger("torch.export")  # of what is no program it tells at length
+    before = log.level
     try:
+        log.setLevel(logging.CRITICAL)
         program = torch.export.load(path)
     except Exception as error:  # whatever a file that is no program makes it say
         raise NeuromechError(
             f"{path} could not be read as a program saved by torch.export.save ({type(error).__name__}: {error})"
         ) from error
+    finally:
+        log.setLevel(before)
     if program.example_inputs is None:
         raise NeuromechError(f"{path} holds no example inputs: save the program as torch.export.export returned it")
     args, kwargs = program.example_inputs

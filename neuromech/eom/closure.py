@@ -7,7 +7,7 @@ one forward has left it. Parameters are written in place, as the closure knows t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from neuromech.compat import foreach_add_, version
+from neuromech.eom.accumulation import Closure
 from neuromech.eom.forward_ad import dual
 from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
 from neuromech.params import Params
 from neuromech.rng import GeneratorStates, restore, same, states
-
-Closure = Callable[[], Any]
 
 
 class Live:
@@ -32,6 +32,8 @@ class Live:
     every look draws as many random numbers as the first, so that the last one leaves the generators where they should
     be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward. `parallel`:
     processes share the work, and only backward() makes them meet; found out where more than one look is taken.
+    `known`: the modules that the closure calls, where hooks must not look for them: a compiler would trace the hooks.
+    Afterwards `modules` are those that were found.
 
     `look` takes the gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure
     changes parameters.
@@ -45,6 +47,7 @@ class Live:
         alike: bool = False,
         spectator: bool = False,
         parallel: bool = False,
+        known: Collection[nn.Module] | None = None,
     ) -> None:
         self._closure, self._params, self._once = closure, params, once
         self.alike, self._spectator = alike, spectator
@@ -52,10 +55,14 @@ class Live:
         self.parallel = parallel or any(hasattr(p, "device_mesh") for p in self._tensors)
         self._devices = {p.device for p in self._tensors}
         self._home: Params | None = None
-        self._moved, self._looks = False, 0
+        self._moved, self._looks, self.ran_backward = False, 0, False
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
         self._start = None if once else states(self._devices)
+        self.modules = set(known or ())
+        if known is not None and not once:
+            self._before |= {b: b.detach().clone() for m in known for b in m._buffers.values() if b is not None}
+        self._watched = known is None and not once
         self._end: GeneratorStates | None = None
 
     @property
@@ -81,17 +88,18 @@ class Live:
         versions = []
         for p in self._tensors:
             p.grad = None
-            versions.append(p._version)
+            versions.append(version(p))
         self._looks += 1
-        with torch.enable_grad(), _Buffers(self._before, on=self._looks == 1 and not self._once) as watch:
+        with torch.enable_grad(), _Buffers(self._before, self.modules, on=self._looks == 1 and self._watched) as watch:
             loss = self._closure()
+            self.ran_backward = any(p.grad is not None for p in self._tensors)
             self.parallel |= watch.parallel
-            if self.parallel and all(p.grad is None for p in self._tensors):
+            if self.parallel and not self.ran_backward:
                 check_loss(loss)
                 loss.backward()  # FSDP2 and DDP meet the other processes in nothing else
         gradient: Params = {}
-        for (name, p), version in zip(self._params.items(), versions, strict=True):
-            if p._version != version:
+        for (name, p), before in zip(self._params.items(), versions, strict=True):
+            if version(p) != before:
                 raise EoMError(
                     f"the closure changed {name} in place (clipping of weights, Embedding(max_norm=..), an "
                     "optimizer step): a loss has to leave the point alone where it is evaluated; do it after the step"
@@ -124,7 +132,7 @@ class Live:
                 self._return()
             self._moved = True
             for coefficient, x in terms:
-                torch._foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
+                foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
 
     def _return(self) -> None:
         for p, home in zip(self._tensors, self.here.values(), strict=True):
@@ -151,21 +159,19 @@ class _Buffers:
     `parallel`: whether one of the modules is `DistributedDataParallel`.
     """
 
-    def __init__(self, before: dict[Tensor, Tensor], on: bool) -> None:
-        self._before, self._on, self.parallel = before, on, False
-        self._seen: set[nn.Module] = set()
+    def __init__(self, before: dict[Tensor, Tensor], seen: set[nn.Module], on: bool) -> None:
+        self._before, self._seen, self._on, self.parallel = before, seen, on, False
 
     def _remember(self, module: nn.Module, args: Any) -> None:
         if module in self._seen:
             return
         self._seen.add(module)
         self.parallel |= isinstance(module, DistributedDataParallel)
-        for buffer in module._buffers.values():
-            if buffer is not None and buffer not in self._before:
+        for buffer in module.buffers(recurse=False):
+            if buffer not in self._before:
                 self._before[buffer] = buffer.detach().clone()
-        for inside in module._modules.values():
-            if inside is not None:
-                self._remember(inside, args)
+        for inside in module.children():
+            self._remember(inside, args)
 
     def __enter__(self) -> _Buffers:
         self._handle = register_module_forward_pre_hook(self._remember) if self._on else None

@@ -22,6 +22,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from neuromech.compat import function_of, version
 from neuromech.eom.decompositions import mathematical
 from neuromech.eom.forward_ad import prepare_duals
 from neuromech.eom.landscape import Landscape, Look, LossFunction, PureLandscape, Terms
@@ -52,17 +53,24 @@ class Point:
         hvp: HVPForm | Literal["gradient"] = "auto",
         trusted: bool = False,
         once: bool = False,
+        lenient: bool = False,
     ) -> Point:
         """The point where `landscape` stands. "gradient": no derivatives will be asked for.
 
         `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
+        `lenient`: if it lacks some, there will be none to ask for, but it is no error.
         """
         point = cls.__new__(cls)
-        point._begin(landscape, hvp, trusted, once)
+        point._begin(landscape, hvp, trusted, once, lenient)
         return point
 
     def _begin(
-        self, landscape: Landscape, hvp: HVPForm | Literal["gradient"], trusted: bool = False, once: bool = False
+        self,
+        landscape: Landscape,
+        hvp: HVPForm | Literal["gradient"],
+        trusted: bool = False,
+        once: bool = False,
+        lenient: bool = False,
     ) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
@@ -83,7 +91,9 @@ class Point:
                 )
             self.form = "gradient" if asked == "gradient" else "difference"
         if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
-            raise EoMError(_missing(", ".join(lacking), "reverse", "its backward is marked once_differentiable"))
+            if not lenient:
+                raise MissingDerivative(", ".join(lacking), "reverse", "its backward is marked once_differentiable")
+            self.form = "gradient"
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
@@ -95,7 +105,7 @@ class Point:
 
     def _attach(self, leaves: Params, gradient: Params, deep: bool = False) -> None:
         self._leaves, self._deep = leaves, deep
-        self._versions = {name: leaf._version for name, leaf in leaves.items()}
+        self._versions = {name: version(leaf) for name, leaf in leaves.items()}
         self._attached, self._directions = {(): gradient}, []
 
     def _exact(self, deep: bool) -> AbstractContextManager[None]:
@@ -131,7 +141,7 @@ class Point:
         if not self._attached or (self._once and len(directions) > 1):
             raise EoMError("this point was made for one product, with once=True: make it without to take more")
         for name, leaf in self._leaves.items():
-            if leaf._version != self._versions[name]:
+            if version(leaf) != self._versions[name]:
                 raise EoMError(
                     f"{name} was modified in place after the loss was evaluated, so its derivatives belong to no "
                     "point: take them before parameters change"
@@ -260,16 +270,19 @@ def _explained(form: str) -> Iterator[None]:
             raise
         named = re.search(r"(aten::\w+|_\w+_backward\w*|with (\w+) that does not support)", text)
         what = (named.group(2) or named.group(1)) if named else "an operator"
-        raise EoMError(_missing(what, form, text.splitlines()[0])) from error
+        raise MissingDerivative(what, form, text.splitlines()[0]) from error
 
 
-def _missing(what: str, form: str, why: str) -> str:
-    other = "hvp='reverse' or " if form == "forward" else ""
-    return (
-        f"{what} has no derivative that the {form} form needs ({why}). Use {other}hvp='difference' (differences of "
-        "gradients, with an error that is reported) or backend='gradients', or replace it by operators that can be "
-        "differentiated twice"
-    )
+class MissingDerivative(EoMError):
+    """An operator lacks a derivative; gradients alone still work."""
+
+    def __init__(self, what: str, form: str, why: str) -> None:
+        other = "hvp='reverse' or " if form == "forward" else ""
+        super().__init__(
+            f"{what} has no derivative that the {form} form needs ({why}). Use {other}hvp='difference' (differences of "
+            "gradients, with an error that is reported) or backend='gradients', or replace it by operators that can be "
+            "differentiated twice"
+        )
 
 
 def _once_differentiable(loss: Tensor) -> list[str]:
@@ -285,7 +298,7 @@ def _once_differentiable(loss: Tensor) -> list[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        function = getattr(node, "_forward_cls", None)
+        function = function_of(node)
         if function is not None and hasattr(function.backward, "__wrapped__"):
             found.add(function.__name__)
         stack += [below for below, _ in node.next_functions]

@@ -7,6 +7,7 @@ a threshold that follows from the number format: see checksum.py, replay.py, tor
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from neuromech.monitor.replay import Difference
 
@@ -43,7 +44,7 @@ class Broken:
 
 
 @dataclass(frozen=True)
-class Torn:
+class GradientEdit:
     """How the gradients of a step differ from those of the backward pass.
 
     `how`: "added" (other directions), "factors" (some tensors more than others), "before" (those of the backward
@@ -94,7 +95,7 @@ class Evidence:
     penalty: float | None = None  # all torques are one multiple of the charges
     delayed: bool = False  # the torques vanish at the weights of one step before
     between: bool = False  # a step was taken between the forward and its backward
-    torn: Torn | None = None
+    gradient_edit: GradientEdit | None = None
     mode: Names = ()  # modules that went from training to evaluation, or back
     frozen: Names = ()
     silent: Names = ()
@@ -115,3 +116,13 @@ class Evidence:
     def empty(self) -> bool:
         silent = ("restored", "families", "since_start", "lr", "kept", "cut", "delayed", "between", "skipped")
         return not any(getattr(self, f.name) for f in fields(self) if f.name not in silent)
+
+    def __or__(self, other: Evidence) -> Evidence:
+        """What both found: lists end to end, of single values the first one that is anything."""
+
+        def merged(a: Any, b: Any) -> Any:
+            if isinstance(a, tuple):
+                return (*a, *(x for x in b if x not in a))
+            return b if a in (None, False, 0, "") else a
+
+        return Evidence(*(merged(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))

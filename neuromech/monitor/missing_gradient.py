@@ -1,4 +1,4 @@
-"""Is a silence chance? A parameter without a gradient may be a layer that is dropped at random; or it may be cut off.
+"""Is it chance that a gradient is missing? A layer may be dropped at random, or a branch may have been cut off.
 
 The history of a parameter is a series of steps with a gradient (moves) and without (rests), and at its end a run of
 rests. Either the same coin made the run, or something has changed: the likelihood of the first, at the coin that fits
@@ -10,13 +10,18 @@ twenty times after twenty-six, any after forty-six, and one that rests every oth
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from neuromech.rounding import CHANCE
 
 
 @dataclass
-class Habit:
+class MissingGradientTest:
+    """One parameter: its steps with and without a gradient."""
+
     moves: int = 0
     rests: int = 0  # before the present run
     run: int = 0  # of rests, up to now
@@ -34,6 +39,34 @@ class Habit:
             return True
         same = _log_likelihood(self.moves, self.rests + self.run)
         return same - _log_likelihood(self.moves, self.rests) <= math.log(CHANCE)
+
+
+class GradientHistory:
+    """Which of `params` had a gradient, step by step."""
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        self._params = params
+        self._tests = {n: MissingGradientTest() for n in params}
+        self._expected_none: set[str] = set()
+
+    def expect_none(self, names: Iterable[str]) -> None:
+        """These do not reach the loss: no gradient is missed."""
+        self._expected_none |= set(names)
+
+    def always(self) -> set[str]:
+        """The parameters that are trained and had a gradient at every step so far, if there was any."""
+        return {n for n, t in self._tests.items() if self._params[n].requires_grad and t.moves and not t.rests + t.run}
+
+    def note(self, held: Collection[str], moved: Collection[str]) -> set[str]:
+        """One step: the parameters of `held` that rest for longer than chance explains, while others moved."""
+        out = set()
+        for name in held if moved else ():
+            if self._params[name].requires_grad and name not in self._expected_none:
+                test = self._tests[name]
+                test.note(name in moved)
+                if test.run and test.stopped:
+                    out.add(name)
+        return out
 
 
 def _log_likelihood(moves: int, rests: int) -> float:

@@ -1,14 +1,15 @@
-"""The Noether monitor: a law that should hold exactly and does not means that something is wrong with the run.
+"""The Noether monitor: if a law that must hold exactly does not, something is wrong with the run.
 
-Beside every step it asks, and each question has an exact answer:
+Ahead of every step and behind it, the facts are read once (facts.py), and each check asks a question of its own:
 
-    are weights, momentum and gradients, bit for bit, what the last one to write to them left?   custody.py
-    does the gradient leave the loss where its symmetries leave it?                              monitor/torque.py
-    are the gradients of the step those of the backward?                                         monitor/torn.py
-    did the step do to a sample of elements what its settings say?                               stepcheck.py
-    did every charge go where its exact law sends it?                                            lawcheck.py
-    who steps what, when, and with which settings?                                               rhythm.py
-    do all ranks agree?                                                                          replicas.py
+    checks/integrity.py    are weights and optimizer state, bit for bit, what the last step left?
+    checks/gradients.py    does the gradient leave the loss where its symmetries leave it; is it that of the backward?
+    checks/step.py         did the step do to a sample of elements what its settings say?
+    checks/laws.py         did every charge go where its exact law sends it?
+    checks/order.py        who steps what, and when?
+    checks/settings.py     with which settings?
+    checks/mode.py         in the mode in which training began?
+    checks/replicas.py     do all ranks agree?
 
 What is wrong becomes `Evidence`, and `diagnose` says what it means. The monitor reads and never writes; it draws no
 random numbers. Reading its verdicts waits for the device, twice a step.
@@ -16,29 +17,33 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.dynamics import Laws, Reading
-from neuromech.errors import FaultWarning, InstrumentError, warn
+from neuromech.dynamics import Reading
+from neuromech.errors import FaultWarning, warn
 from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes
-from neuromech.monitor.causes import CAUSES
-from neuromech.monitor.checks.gradients import GradientCheck, Past
-from neuromech.monitor.checks.integrity import Custody, state_of
+from neuromech.monitor.checks.check import NOTHING, Check
+from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
+from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
-from neuromech.monitor.checks.order import Rhythm
-from neuromech.monitor.checks.replicas import Gather, disagreement, gather_all
-from neuromech.monitor.checks.settings import Expect, Expectations
+from neuromech.monitor.checks.mode import ModeCheck
+from neuromech.monitor.checks.order import StepOrder
+from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
+from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
-from neuromech.monitor.checksum import checksums
-from neuromech.monitor.diagnose import diagnose
-from neuromech.monitor.evidence import Broken, Evidence, Names, Replica, Setting
-from neuromech.monitor.fault import Fault, Faults, Reaction, stop
+from neuromech.monitor.diagnosis import diagnose
+from neuromech.monitor.evidence import Broken, Evidence, Names
+from neuromech.monitor.facts import Step, StepReader
+from neuromech.monitor.fault import Fault, Faults, stop
+from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.options import Options
 from neuromech.monitor.sample import Sample
 from neuromech.params import named_parameters
 from neuromech.record import Journal, Record
@@ -46,44 +51,6 @@ from neuromech.symmetry import Symmetry
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True)
-class Options:
-    """What `Probe.monitor` was asked for. Raises `InstrumentError` for what makes no sense."""
-
-    on_fault: Reaction = "warn"
-    clip_norm: float | None = None
-    expect: Expect | None = None
-    scheduled: Collection[str] = ("lr", "momentum", "betas")
-    precision: torch.dtype | None = None
-    replicas: bool | Gather = False
-    ignore: Collection[str] = ()
-
-    def __post_init__(self) -> None:
-        if self.on_fault not in ("warn", "raise") and not callable(self.on_fault):
-            raise InstrumentError(f"on_fault={self.on_fault!r}: pass 'warn', 'raise', or a function of the fault")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise InstrumentError(f"clip_norm={self.clip_norm}: pass the norm that gradients are clipped to, or None")
-        if self.precision is not None and not self.precision.is_floating_point:
-            raise InstrumentError(f"precision={self.precision}: pass the number format of the coarsest computation")
-        if unknown := sorted(set(self.ignore) - CAUSES.keys()):
-            raise InstrumentError(f"ignore={unknown}: the causes are {', '.join(CAUSES)}")
-
-    def described(self) -> dict[str, Any]:
-        """As plain data, for the record of the run."""
-        names = ("clip_norm", "scheduled", "precision", "ignore")
-        return {name: getattr(self, name) for name in names} | {"replicas": bool(self.replicas)}
-
-
-class Measured(Protocol):
-    """What the monitor needs of the measurement beside it."""
-
-    @property
-    def laws(self) -> Laws: ...
-
-    def start_over(self) -> None:
-        """Called where predictions can no longer be right."""
 
 
 class Monitor:
@@ -95,28 +62,37 @@ class Monitor:
         """`hooks`: on the model as it is called, with its wrappers."""
         self.step = 0
         self._options, self._record, self._journal = options, record, journal
-        self._params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
-        self._names: dict[Tensor, str] = {p: n for n, p in self._params.items()}
-        sample = Sample({n: p.shape for n, p in self._params.items()})
+        params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
+        sample = Sample({n: p.shape for n, p in params.items()})
+        self._reader = StepReader(params, sample)
         self._faults = Faults(tuple(options.ignore))
-        self._untold: list[Fault] = []
+        self._unreported: list[Fault] = []
         self._failure: Exception | None = None
-        self._custody = Custody(self._params, sample)
-        self._gradients = GradientCheck(self._params, sample)
-        self._steps = StepCheck(self._params, sample)
-        self._expectations = Expectations(options.expect, options.scheduled, list(self._params))
-        self._backward = BackwardWatch(self._params, self._finished)
-        self._rhythm = Rhythm(model, self._params, self._backward)
-        self._modes = ForwardModes(model, next(iter(self._params.values())).device, self._begun)
+        self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
+        self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
+        self._history = GradientHistory(params)
+        self._integrity = StateIntegrity(params, sample)
+        self._gradients = GradientIntegrity(params, sample, options.clip_norm)
+        self._order = StepOrder(model, params, self._backward, self._history)
+        self._settings = SettingsCheck(options.expect, options.scheduled, list(params))
+        self._checks: list[Check] = [
+            self._integrity,
+            ModeCheck(self._modes),
+            self._gradients,
+            self._order,
+            self._settings,
+            StepCheck(params, sample),
+        ]
+        if options.replicas:
+            self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
+        self._armed = False
+        self._violated = NOTHING  # by the first gradient
+        self._ahead: Step | None = None
+        self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
+        kinds = {p.dtype for p in params.values()} | ({options.precision} - {None})
+        self._eps = max(float(torch.finfo(kind).eps) for kind in kinds if kind)
         record.update_meta({"monitor": options.described()})
-        self._laws: LawCheck | None = None
-        self._start_over: Callable[[], None] = lambda: None
-        self._torque: Tensor | None = None
-        self._betrayed: tuple[Broken, ...] = ()
-        self._late: dict[str, Any] | None = None  # evidence against an optimizer that may only hand its step on
-        self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
-        self._saved_rates: tuple[float, float] | None = None
 
     # -- what a user reads ---------------------------------------------------------------------------------------------
 
@@ -133,74 +109,65 @@ class Monitor:
         return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
     def __repr__(self) -> str:
-        told = "; ".join(f"step {f.step}: {f.suspects[0].title}" for f in self.faults)
-        return f"Monitor after {self.step} steps: {told or 'no fault'}"
+        found = "; ".join(f"step {f.step}: {f.suspects[0].title}" for f in self.faults)
+        return f"Monitor after {self.step} steps: {found or 'no fault'}"
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
-    def arm(self, symmetries: Sequence[Symmetry], inactive: Names, measured: Measured) -> None:
-        """The symmetries are known; `inactive` parameters do not reach the loss, and are not expected to move."""
-        self._start_over = measured.start_over
-        if self._laws is None:
-            self._gradients.arm(symmetries)
-            self._rhythm.excuse(inactive)
-            eps = [max(torch.finfo(self._params[n].dtype).eps for n in s.parameters) for s in symmetries]
-            self._laws = LawCheck(symmetries, measured.laws.slices, eps)
+    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], inactive: Names) -> None:
+        """The symmetries are known, with their rows in a reading; `inactive` parameters do not reach the loss."""
+        if self._armed:
+            return
+        self._armed = True
+        reader = self._reader
+        reader.arm(symmetries)
+        self._history.expect_none(inactive)
+        eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
+        torque = TorqueCheck(reader.meter, self._history, lambda: self._backward.uncleared)
+        # It asks who had a gradient at every step so far: ahead of the check that notes this step.
+        self._checks.insert(self._checks.index(self._order), torque)
+        self._checks.append(LawCheck(symmetries, slices, eps))
 
-    def accuse(self, betrayed: Sequence[tuple[Symmetry, float]]) -> None:
-        """Symmetries of the forward that its gradient violates, by how much: told ahead of the first step."""
-        self._betrayed = tuple(Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by) for s, by in betrayed)
+    def add_violated(self, violated: Sequence[tuple[Symmetry, float]]) -> None:
+        """Symmetries of the forward that its gradient violates, by how much: known ahead of the first step."""
+        torques = tuple(Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by) for s, by in violated)
+        self._violated = Evidence(torques=torques, since_start=bool(torques))
 
-    def before(self, optimizer: Optimizer) -> None:
-        """Ahead of a step, its gradients ready: everything that can be wrong before it is taken."""
+    def before(self, optimizer: Optimizer) -> bool | None:
+        """Ahead of a step, its gradients ready: judge everything that can be wrong before it is taken.
+
+        Returns whether weights or state were edited since the last step; None: nothing to compare with.
+        """
         if self._failure is not None:
             raise self._failure
-        state = state_of(optimizer, self._names)
-        found = dict(vars(self._custody.check(optimizer, state)))
-        as_left = not any(x.what == "weight" for x in found["edits"])
-        moving = sorted(self._names[p] for p in _held(optimizer) if p in self._names and p.grad is not None)
-        found |= {"infinite": self._gradients.infinite(), "mode": self._modes.changed()}
-        past = Past(self._steps.last, self._rhythm.steady(), self._backward.uncleared.difference(moving))
-        checked = self._gradients.check(moving, self._eps(), self._options.clip_norm, past)
-        found["edits"] += checked.fields.pop("edits", ())
-        found |= checked.fields
-        if self._betrayed:
-            found |= {"torques": (*found.get("torques", ()), *self._betrayed), "since_start": True}
-            self._betrayed = ()
-        found |= self._rhythm.check(optimizer, moving, checked.silent)
-        found["settings"] = self._expectations.check(optimizer, self._names, self.step + 1)
-        found["restarted"] = self._restarted(optimizer)
-        if self._options.replicas:
-            found["replicas"] = self._compare_replicas()
-        if found["edits"] or found["lost"]:
-            self._start_over()
-        self._torque = checked.torques.torque if checked.torques else None
-        self._late = found if self._rhythm.is_new(optimizer) else None
-        if self._late is None:
-            self._judge(self.step + 1, Evidence(**found))
-        self._steps.before(optimizer, self._names, state, self._custody.theta(as_left))
+        known = self._integrity.knows
+        not_finite = Evidence(infinite=self._gradients.infinite(self._reader.waiting))
+        step = self._ahead = self._reader.ahead(optimizer, self.step + 1, max(self._modes.eps, self._eps))
+        new = self._order.is_new(optimizer)
+        found = reduce(or_, (check.before(step) for check in self._checks), not_finite) | self._violated
+        self._violated = NOTHING
+        self._postponed = found if new else None
+        if not new:
+            self._judge(step.number, found)
+        return bool(found.edits or found.lost) if known else None
 
-    def after(self, optimizer: Optimizer, reading: Reading | None) -> None:
-        """Behind a step: did it do what it says?"""
+    def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
+        """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""
         self.step += 1
         self._modes.now = self.step
-        if self._late is not None:
-            self._judge(self.step, Evidence(**self._late))
-            self._late = None
-        lr = float(optimizer.param_groups[0]["lr"])
-        state = state_of(optimizer, self._names)
-        done = self._steps.after(optimizer, state)
-        laws = self._laws(reading, self._torque, _gain(optimizer)) if self._laws and reading else ()
-        self._judge(self.step, Evidence(steps=done.differences, clock=done.clock, laws=laws, lr=lr))
-        if laws:
-            self._start_over()
-        self._custody.leave(optimizer, state, done.theta, done.vectors)
-        self._rhythm.stepped(optimizer)
-        self._rates = (self._rates[0] if self._rates else lr, lr)
+        if self._postponed is not None:
+            self._judge(self.step, self._postponed)
+            self._postponed = None
+        if self._ahead is None or self._ahead.optimizer is not optimizer:
+            return False
+        step, self._ahead = self._reader.behind(self._ahead, reading), None
+        found = reduce(or_, (check.after(step) for check in self._checks), NOTHING)
+        self._judge(self.step, found)
+        return bool(found.laws)
 
     def react(self) -> None:
-        """Tell what was found since the last time: warn, call, or raise `FaultError`."""
-        waiting, self._untold = self._untold, []
+        """Report what was found since the last time: warn, call, or raise `FaultError`."""
+        waiting, self._unreported = self._unreported, []
         for fault in waiting:
             if self._options.on_fault == "warn":
                 warn(str(fault), FaultWarning)
@@ -210,34 +177,34 @@ class Monitor:
                 self._options.on_fault(fault)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"custody": self._custody.state_dict(), "rates": list(self._rates or ())}
+        return {"integrity": self._integrity.state_dict(), "rates": self._settings.state_dict()}
 
     def go_on(self, step: int, saved: Mapping[str, Any] | None) -> None:
         """Go on after `step`, from a saved state if there is one: the next step is compared with it."""
         self.step = self._modes.now = step
         if saved is not None:
-            self._custody.load_state_dict(saved["custody"])
-            self._saved_rates = tuple(saved["rates"]) or None
+            self._integrity.load_state_dict(saved["integrity"] if "integrity" in saved else saved["custody"])
+            self._settings.load_state_dict(saved["rates"])
 
     def remove(self) -> None:
         self._backward.remove()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
-    def _finished(self) -> None:
-        """A backward has ended. What fails here must not fail the backward of the user."""
+    def _backward_ended(self) -> None:
+        """What fails here must not fail the backward of the user."""
         try:
             with torch.no_grad():
-                self._gradients.finished(stepped=self._modes.steps < self.step)
+                self._reader.finished(stepped=self._modes.steps < self.step)
         except Exception as error:
             self._failure = error
 
-    def _begun(self) -> None:
-        """A forward begins: if the last gradients were not finite, no step has taken them."""
-        names = self._gradients.infinite()
+    def _forward_begins(self) -> None:
+        """If the last gradients were not finite, no step has taken them."""
+        names = self._gradients.infinite(self._reader.waiting)
         if names and self.step:
-            self._gradients.forget()
-            if self._gradients.search_is_over():
+            self._reader.forget()
+            if self._gradients.left_out():
                 self._judge(self.step + 1, Evidence(infinite=names, skipped=True))
                 self.react()
 
@@ -251,35 +218,4 @@ class Monitor:
         if new:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
-            self._untold.append(fault)
-
-    def _eps(self) -> float:
-        kinds = {p.dtype for p in self._params.values()} | ({self._options.precision} - {None})
-        return max(self._modes.eps, *(float(torch.finfo(kind).eps) for kind in kinds if kind))
-
-    def _compare_replicas(self) -> tuple[Replica, ...]:
-        names = list(self._params)
-        zero = torch.zeros(1, dtype=torch.int8, device=next(iter(self._params.values())).device)
-        grads = [zero if p.grad is None else p.grad for p in self._params.values()]
-        own = checksums([*self._params.values(), *grads])
-        gather = self._options.replicas if callable(self._options.replicas) else gather_all
-        weights, gradients = gather(own).cpu().split(len(names), dim=1)
-        found = disagreement("weight", names, weights), disagreement("gradient", names, gradients)
-        return tuple(x for x in found if x)
-
-    def _restarted(self, optimizer: Optimizer) -> Setting | None:
-        """The learning rate of the first step again, after a saved state that was further on."""
-        saved, self._saved_rates = self._saved_rates, None
-        lr = float(optimizer.param_groups[0]["lr"])
-        return Setting("lr", saved[1], lr, ()) if saved and saved[0] == lr != saved[1] else None
-
-
-def _held(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
-
-
-def _gain(optimizer: Optimizer) -> float:
-    """By how much a torque of one gradient can move a quadratic charge in all: 2 lr / (1 - momentum)."""
-    groups = optimizer.param_groups
-    memory = max(float(g.get("momentum") or (g["betas"][0] if "betas" in g else 0.0)) for g in groups)
-    return 2.0 * max(abs(float(g["lr"])) for g in groups) / max(1.0 - memory, torch.finfo(torch.float64).eps)
+            self._unreported.append(fault)

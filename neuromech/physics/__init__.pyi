@@ -1,5 +1,6 @@
 from . import energy as energy
 from . import fields as fields
+from .descent import Descent as Descent
 from .energy import CentralDifference as CentralDifference
 from .energy import ConvEnergy as ConvEnergy
 from .energy import ConvField as ConvField

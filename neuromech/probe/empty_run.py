@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 NO_STATE = (
     "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, and what was "
     "recorded before stays on disk, as a branch that was given up. To go on where it stopped, save probe.state_dict() "
@@ -13,3 +16,18 @@ NO_FORWARD = (
 )
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
 NO_STEP = "no optimizer has stepped this model's parameters"
+
+
+def failed(step: int, error: Exception) -> str:
+    """What to say of an instrument that failed after `step`, 0: before it had measured anything."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    if step:
+        return (
+            f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
+            f"{what}. strict=True raises this error where it happens"
+        )
+    return (
+        f"the instrument stands aside: {what}. Training goes on as without it, and nothing is measured. To look for "
+        "symmetries before training begins pass loss= and example=; strict=True raises this error where it happens"
+    )

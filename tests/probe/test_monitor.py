@@ -189,7 +189,15 @@ class TestDeclarations:
             ({"clip_norm": float("nan")}, "clip_norm=nan"),
             ({"ignore": ["bad luck"]}, "the causes are"),
             ({"expect": {"fc9.*": {"lr": 1.0}}}, "no parameter of the model has such a name"),
+            ({"ignore": "bad luck"}, "the causes are"),
+            ({"scheduled": 3}, "scheduled=3: pass a string, or several"),
+            ({"scheduled": ("lr", 1)}, "pass a string, or several"),
+            ({"expect": 3}, "expect=3: pass settings by name"),
+            ({"expect": {1: 2}}, "pass settings by name"),
+            ({"clip_norm": "a"}, "clip_norm=a"),
+            ({"replicas": "all"}, "replicas='all'"),
             ({"precision": torch.int8}, "precision=torch.int8"),
+            ({"precision": "float16"}, "precision=float16"),
         ],
     )
     def test_nonsense(self, options: dict[str, Any], match: str) -> None:
@@ -198,16 +206,29 @@ class TestDeclarations:
 
     def test_twice_or_too_late(self) -> None:
         probe = neuromech.instrument(net())
-        probe.monitor()
+        monitor = probe.monitor(ignore="frozen")
+        assert probe.monitor() is monitor
         with pytest.raises(InstrumentError, match="has its monitor already"):
-            probe.monitor()
+            probe.monitor("raise")
         probe.remove()
+        assert probe.monitor() is monitor
+        other = neuromech.instrument(net())
+        other.remove()
         with pytest.raises(InstrumentError, match="has been removed"):
-            probe.monitor()
+            other.monitor()
+
+    @pytest.mark.parametrize(("name", "word"), [("scheduled", "weight_decay"), ("ignore", "settings")])
+    def test_one_string_is_one_word(self, name: str, word: str) -> None:
+        model = net()
+        neuromech.instrument(model).monitor("raise", **{name: word})
+        optimizer = sgd(model)
+        for k in range(5):
+            optimizer.param_groups[0]["weight_decay"] = 0.01 * k
+            train(model, optimizer, 1, k)
 
     def test_replicas_without_a_process_group(self) -> None:
         model = net()
-        neuromech.instrument(model).monitor(replicas=True)
+        neuromech.instrument(model, strict=True).monitor(replicas=True)
         with pytest.raises(InstrumentError, match="init_process_group"):
             train(model, sgd(model), 1)
 
@@ -378,6 +399,6 @@ class TestOtherHands:
         def broken(*_: object) -> None:
             raise RuntimeError("out of luck")
 
-        monkeypatch.setattr(monitor._gradients, "_meter", broken)
+        monkeypatch.setattr(monitor._reader, "meter", broken)
         with pytest.warns(neuromech.NeuromechWarning, match="out of luck"):
             train(model, optimizer)

@@ -1,10 +1,10 @@
-"""Custody: what the last step left of weights and optimizer state, and whether it is still there before the next."""
+"""Are weights and optimizer state, bit for bit, what the last step left? The one owner of that question."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -12,24 +12,16 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.hooks import Mark, mark
-from neuromech.monitor.checksum import checksums, flipped_bit
-from neuromech.monitor.evidence import Edit
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.checksum import flipped_bit
+from neuromech.monitor.evidence import Edit, Evidence
+from neuromech.monitor.facts import Entry, OptimizerState, Step, clocks_off
 from neuromech.monitor.replay import OPERATIONS, Difference, differences
 from neuromech.monitor.sample import Sample
 
-CLOCK = "step"
-Entry = tuple[str, str]  # parameter, entry of its state
-
-
-class Found(NamedTuple):
-    """The state of one optimizer at one moment, by parameter; `clocks`: how many steps each state counts."""
-
-    tensors: dict[Entry, Tensor]
-    clocks: dict[str, float]
-
 
 @dataclass
-class Left:
+class _LeftState:
     """What a step left of the state of an optimizer."""
 
     sums: dict[Entry, int] = field(default_factory=dict)
@@ -38,101 +30,75 @@ class Left:
     samples: dict[str, tuple[list[str], Tensor]] = field(default_factory=dict)  # entry -> parameters, their elements
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What was found otherwise than it was left: fields as in `Evidence`."""
+@dataclass
+class _LeftWeights:
+    """What the last step left of the weights; `vectors`: what an edit may be a multiple of, by parameter."""
 
-    edits: tuple[Edit, ...] = ()
-    lost: tuple[str, ...] = ()
-    kept: str = ""
-    clock: tuple[tuple[str, float, float], ...] = ()
-    restored: bool = False
-
-
-def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Found:
-    """The state that `optimizer` keeps for the parameters `names`."""
-    tensors: dict[Entry, Tensor] = {}
-    clocks: dict[str, Any] = {}
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            for key, x in optimizer.state[p].items() if p in names and p in optimizer.state else ():
-                if key == CLOCK:
-                    clocks[names[p]] = x
-                elif isinstance(x, Tensor):
-                    tensors[names[p], key] = x
-    return Found(tensors, dict(zip(clocks, _numbers(list(clocks.values())), strict=True)))
+    sums: dict[str, int]
+    marks: dict[str, Mark]
+    theta: dict[str, Tensor]
+    vectors: dict[str, dict[str, Tensor]]
 
 
-class Custody:
+class StateIntegrity:
     """Keeps checksums of everything that only a step may write to, and samples that tell what happened to it."""
 
     def __init__(self, params: Mapping[str, Tensor], sample: Sample) -> None:
         self._params, self._sample = params, sample
-        self._names = list(params)
-        self._itemsize = {name: p.element_size() for name, p in params.items()}
-        self._weights: list[int] | None = None
-        self._marks: dict[str, Mark] = {}
-        self._theta = torch.zeros(0)
-        self._vectors: dict[str, dict[str, Tensor]] = {}
-        self._left: WeakKeyDictionary[Optimizer, Left] = WeakKeyDictionary()
-        self._by: dict[str, Left] = {}  # parameter -> what its last step left, whoever stepped it
+        self._weights: _LeftWeights | None = None
+        self._states: WeakKeyDictionary[Optimizer, _LeftState] = WeakKeyDictionary()
+        self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
         self._restored: dict[str, Any] | None = None
 
-    def check(self, optimizer: Optimizer, found: Found) -> Comparison:
-        """Compare the weights and the state of `optimizer` with what was left."""
-        if self._restored is not None:
-            return self._compare_restored(found)
-        if self._weights is None:
-            return Comparison()
-        n = len(self._names)
-        sums = checksums([*self._params.values(), *found.tensors.values()]).tolist()
-        edits = self._edited_weights(sums[:n])
-        before = self._left.get(optimizer)
-        if before is None:
-            mine = {name for group in optimizer.param_groups for name in self._known(group["params"])}
-            had = {name for name, left in self._by.items() if name in mine and (left.sums or left.clocks)}
-            has = {name for name, _ in found.tensors} | found.clocks.keys()
-            kept = next((type(o).__name__ for o, left in self._left.items() if left.sums), "")
-            return Comparison(edits, tuple(sorted(had - has)), kept)
-        now = dict(zip(found.tensors, sums[n:], strict=True))
-        lost = sorted({name for name, _ in before.sums.keys() - now.keys()})
-        edits += tuple(
-            self._edited(name, key, before, now[name, key], found.tensors[name, key])
-            for (name, key), old in before.sums.items()
-            if (name, key) in now and now[name, key] != old
-        )
-        clock = _clocks(before.clocks, found.clocks)
-        return Comparison(edits, tuple(lost), clock=clock)
+    @property
+    def knows(self) -> bool:
+        """True if there is something to compare the weights with."""
+        return self._weights is not None or self._restored is not None
 
-    def leave(
-        self, optimizer: Optimizer, found: Found, theta: Tensor, vectors: Mapping[str, Mapping[str, Tensor]]
-    ) -> None:
-        """A step is done. `theta`: the sampled weights; `vectors`: what an edit may be a multiple of, by parameter."""
-        n = len(self._names)
-        sums = checksums([*self._params.values(), *found.tensors.values()]).tolist()
-        self._weights, self._theta = sums[:n], theta
-        self._marks = {name: mark(p) for name, p in self._params.items()}
-        self._vectors = {name: dict(v) for name, v in vectors.items()}
-        left = Left(
-            dict(zip(found.tensors, sums[n:], strict=True)),
-            {entry: mark(t) for entry, t in found.tensors.items()},
-            found.clocks,
-            {key: (list(of), self._sample.read(list(of), of)) for key, of in self._alike(found).items()},
+    def before(self, step: Step) -> Evidence:
+        """Compare the weights and the state of the optimizer with what was left."""
+        if self._restored is not None:
+            return self._compare_restored(step)
+        if self._weights is None:
+            return NOTHING
+        edits = self._edited_weights(self._weights, step)
+        left = self._states.get(step.optimizer)
+        if left is None:
+            had = {name for name in step.held if name in self._by and (self._by[name].sums or self._by[name].clocks)}
+            has = {name for name, _ in step.state.tensors} | step.state.clocks.keys()
+            kept = next((type(o).__name__ for o, other in self._states.items() if other.sums), "")
+            return Evidence(edits=edits, lost=tuple(sorted(had - has)), kept=kept)
+        now = step.state_sums
+        lost = sorted({name for name, _ in left.sums.keys() - now.keys()})
+        edits += tuple(
+            self._edited_entry(entry, left, now[entry], step.state.tensors[entry])
+            for entry, old in left.sums.items()
+            if entry in now and now[entry] != old
         )
-        self._left[optimizer] = left
+        return Evidence(edits=edits, lost=tuple(lost), clock=clocks_off(left.clocks, step.state.clocks))
+
+    def after(self, step: Step) -> Evidence:
+        """Keep what the step left."""
+        assert step.ahead is not None
+        before = step.ahead
+        vectors = {n: {"step": step.theta[n] - before.theta[n], "gradient": g} for n, g in before.gradient.items()}
+        self._weights = _LeftWeights(step.weight_sums, step.weight_marks, step.theta, vectors)
+        state = step.state
+        left = _LeftState(
+            step.state_sums,
+            {entry: mark(t) for entry, t in state.tensors.items()},
+            state.clocks,
+            {key: (list(of), self._sample.read(list(of), of)) for key, of in self._alike(state).items()},
+        )
+        self._states[step.optimizer] = left
         self._by |= dict.fromkeys({name for name, _ in left.sums} | left.clocks.keys(), left)
         self._restored = None
-
-    def theta(self, unchanged: bool) -> Tensor:
-        """The sampled weights of all parameters: as the last step left them, if they are `unchanged`."""
-        if unchanged and self._weights is not None:
-            return self._theta
-        return self._sample.read(self._names, self._params)
+        return NOTHING
 
     def state_dict(self) -> dict[str, Any]:
-        states = [left for left in self._left.values() if left.sums or left.clocks]
+        states = [left for left in self._states.values() if left.sums or left.clocks]
         return {
-            "weights": dict(zip(self._names, self._weights or (), strict=False)),
+            "weights": dict(self._weights.sums) if self._weights else {},
             "state": {f"{name} {key}": s for left in states for (name, key), s in left.sums.items()},
             "clocks": {name: t for left in states for name, t in left.clocks.items()},
         }
@@ -141,20 +107,20 @@ class Custody:
         """The next check compares with a saved state."""
         self._restored = state
 
-    def _compare_restored(self, found: Found) -> Comparison:
+    def _compare_restored(self, step: Step) -> Evidence:
         assert self._restored is not None
         saved, self._restored = self._restored, None
-        sums = dict(zip(self._names, checksums(list(self._params.values())).tolist(), strict=True))
+        sums = step.weight_sums
         weights = [Edit(n, "weight") for n, s in saved["weights"].items() if n in sums and sums[n] != s]
-        entries = {f"{name} {key}": (name, key) for name, key in found.tensors}
-        now = dict(zip(entries, checksums(list(found.tensors.values())).tolist(), strict=True))
+        now = {f"{name} {key}": s for (name, key), s in step.state_sums.items()}
+        entries = {f"{name} {key}": (name, key) for name, key in step.state_sums}
         lost = {key.split(" ")[0] for key in saved["state"].keys() - now.keys()}
         state = [Edit(*entries[k]) for k, s in saved["state"].items() if k in now and now[k] != s]
-        lost |= saved["clocks"].keys() - found.clocks.keys()
-        clock = _clocks(saved["clocks"], found.clocks)
-        return Comparison((*weights, *state), tuple(sorted(lost)), clock=clock, restored=True)
+        lost |= saved["clocks"].keys() - step.state.clocks.keys()
+        clock = clocks_off(saved["clocks"], step.state.clocks)
+        return Evidence(edits=(*weights, *state), lost=tuple(sorted(lost)), clock=clock, restored=True)
 
-    def _alike(self, found: Found) -> dict[str, dict[str, Tensor]]:
+    def _alike(self, found: OptimizerState) -> dict[str, dict[str, Tensor]]:
         """Entries of the shape of their parameters: entry -> parameter -> tensor."""
         out: dict[str, dict[str, Tensor]] = {}
         for (name, key), t in found.tensors.items():
@@ -165,31 +131,21 @@ class Custody:
     def _like(self, name: str, t: Tensor) -> bool:
         return t.shape == self._params[name].shape and t.is_floating_point()
 
-    def _known(self, params: Sequence[Tensor]) -> list[str]:
-        mine = {id(p): name for name, p in self._params.items()}
-        return [mine[id(p)] for p in params if id(p) in mine]
-
-    def _edited_weights(self, sums: Sequence[int]) -> tuple[Edit, ...]:
-        assert self._weights is not None
-        off = [i for i, (a, b) in enumerate(zip(self._weights, sums, strict=True)) if a != b]
-        if not off:
-            return ()
-        names, counts = self._names, self._sample.counts(self._names)
-        starts = [sum(counts[:i]) for i in off]
+    def _edited_weights(self, left: _LeftWeights, step: Step) -> tuple[Edit, ...]:
         out = []
-        for i, start in zip(off, starts, strict=True):
-            name = names[i]
-            old = self._theta[start : start + counts[i]]
-            new = self._sample.read([name], self._params).to(old.device)
-            vectors = {**self._vectors.get(name, {}), "weights": old}
-            alone = int((old != new).sum()) <= 1
-            bit = flipped_bit(self._weights[i], sums[i], self._itemsize[name]) if alone else None
-            how = _how(name, "weight", old, new, vectors, self._params[name].dtype)
-            out.append(Edit(name, "weight", bit, self._marks[name] != mark(self._params[name]), how))
+        for name, before in left.sums.items():
+            if (now := step.weight_sums[name]) != before:
+                p, old = self._params[name], left.theta[name]
+                new = step.theta[name].to(old.device)
+                alone = int((old != new).sum()) <= 1
+                bit = flipped_bit(before, now, p.element_size()) if alone else None
+                vectors = {**left.vectors.get(name, {}), "weights": old}
+                how = _how(name, "weight", old, new, vectors, p.dtype)
+                out.append(Edit(name, "weight", bit, left.marks[name] != step.weight_marks[name], how))
         return tuple(out)
 
-    def _edited(self, name: str, key: str, left: Left, now: int, t: Tensor) -> Edit:
-        entry = name, key
+    def _edited_entry(self, entry: Entry, left: _LeftState, now: int, t: Tensor) -> Edit:
+        name, key = entry
         how, alone = None, True
         names, elements = left.samples.get(key, ([], torch.zeros(0)))
         if name in names and self._like(name, t):
@@ -208,13 +164,3 @@ def _how(
     slack = OPERATIONS * eps * old.abs()
     found = differences(what, [name], [len(old)], new - old, slack, vectors, eps)
     return found[0]._replace(share=float((new != old).double().mean())) if found else None
-
-
-def _clocks(before: Mapping[str, float], now: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:
-    return tuple((name, t, now[name]) for name, t in before.items() if name in now and now[name] != t)
-
-
-def _numbers(values: Sequence[Any]) -> list[float]:
-    if values and all(isinstance(x, Tensor) for x in values):
-        return [float(x) for x in torch.stack([x.detach().reshape(()) for x in values]).tolist()]
-    return [float(x) for x in values]

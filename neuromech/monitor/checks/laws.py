@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics import Reading
-from neuromech.monitor.evidence import Broken
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.evidence import Broken, Evidence
+from neuromech.monitor.facts import Group, Step
 from neuromech.monitor.torque import broken_families
 from neuromech.rounding import rounding_bound
 from neuromech.symmetry import Symmetry
@@ -35,10 +37,18 @@ class LawCheck:
         self._largest = self._budget = torch.zeros(len(family), dtype=torch.float64)
         self._since = 0
 
-    def __call__(self, reading: Reading, torque: Tensor | None, gain: float) -> tuple[Broken, ...]:
+    def before(self, step: Step) -> Evidence:
+        return NOTHING
+
+    def after(self, step: Step) -> Evidence:
+        if step.reading is None or step.ahead is None or not self._symmetries:
+            return NOTHING
+        torques = step.ahead.torques
+        broken = self._broken(step.reading, torques.torque if torques else None, _gain(step.groups))
+        return Evidence(laws=broken)
+
+    def _broken(self, reading: Reading, torque: Tensor | None, gain: float) -> tuple[Broken, ...]:
         """The families that left their law. `torque`: [rows], family after family; `gain`: 2 lr / (1 - momentum)."""
-        if not self._symmetries:
-            return ()
         rows = self._rows.to(reading.observed.device)
         off = (reading.observed - reading.exact)[rows].cpu()
         scale = reading.scale[rows].cpu()
@@ -70,3 +80,10 @@ class LawCheck:
     def _start(self, off: Tensor, scale: Tensor) -> None:
         self._base, self._largest, self._budget = off, scale, torch.zeros_like(off)
         self._since = 0
+
+
+def _gain(groups: Sequence[Group]) -> float:
+    """By how much a torque of one gradient can move a quadratic charge in all: 2 lr / (1 - momentum)."""
+    settings = [group.settings for group in groups]
+    memory = max(float(s.get("momentum") or (s["betas"][0] if "betas" in s else 0.0)) for s in settings)
+    return 2.0 * max(abs(float(s.get("lr", 0.0))) for s in settings) / max(1.0 - memory, torch.finfo(torch.float64).eps)

@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from neuromech.errors import InstrumentError
-from neuromech.monitor.evidence import Replica
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.checksum import checksums
+from neuromech.monitor.evidence import Evidence, Replica
+from neuromech.monitor.facts import Step
 
 Gather = Callable[[Tensor], Tensor]
+
+
+class ReplicaCheck:
+    """Compares this rank with the others by `gather`: [n] of every rank -> [ranks, n]."""
+
+    def __init__(self, params: Mapping[str, Tensor], gather: Gather) -> None:
+        self._params, self._gather = params, gather
+
+    def before(self, step: Step) -> Evidence:
+        names = list(self._params)
+        zero = torch.zeros(1, dtype=torch.int8, device=next(iter(self._params.values())).device)
+        grads = [zero if p.grad is None else p.grad for p in self._params.values()]
+        own = checksums([*self._params.values(), *grads])
+        weights, gradients = self._gather(own).cpu().split(len(names), dim=1)
+        found = disagreement("weight", names, weights), disagreement("gradient", names, gradients)
+        return Evidence(replicas=tuple(x for x in found if x))
+
+    def after(self, step: Step) -> Evidence:
+        return NOTHING
 
 
 def gather_all(own: Tensor) -> Tensor:

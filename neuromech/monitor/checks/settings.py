@@ -7,20 +7,21 @@ from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.errors import InstrumentError
-from neuromech.monitor.evidence import Setting
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.evidence import Evidence, Setting
+from neuromech.monitor.facts import Group, Step
 
 Expect = Mapping[str, Any]
-_NOT_SETTINGS = frozenset({"params", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "param_names"})
 
 
-class Expectations:
+class SettingsCheck:
     """`expect`: settings, or patterns of parameter names -> settings; a value is a number or a function of the step.
 
-    What is in `scheduled` may change: by a scheduler of torch as it likes, by other hands in all groups at once.
+    What a step itself writes is its state: settings are compared with what the last step left. What is in `scheduled`
+    may change between steps: by a scheduler of torch as it likes, by other code in all groups at once.
     """
 
     def __init__(self, expect: Expect | None, scheduled: Collection[str], names: Sequence[str]) -> None:
@@ -31,46 +32,67 @@ class Expectations:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InstrumentError(f"expect={{{pattern!r}: ...}}: no parameter of the model has such a name")
         self._scheduled = frozenset(scheduled)
-        self._before: WeakKeyDictionary[Optimizer, list[dict[str, Any]]] = WeakKeyDictionary()
+        self._left: WeakKeyDictionary[Optimizer, tuple[Group, ...]] = WeakKeyDictionary()
+        self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
+        self._saved_rates: tuple[float, float] | None = None
 
-    def check(self, optimizer: Optimizer, names: Mapping[Tensor, str], step: int) -> tuple[Setting, ...]:
-        """Ahead of step `step` (1, 2, ...)."""
-        groups = [plain(group) for group in optimizer.param_groups]
-        holds = [tuple(names[p] for p in group["params"] if p in names) for group in optimizer.param_groups]
-        out = [s for g, some in zip(groups, holds, strict=True) for s in self._declared(g, some, step)]
-        before = self._before.get(optimizer)
-        if before is not None and len(before) == len(groups):
-            moved = [{k for k in new if k in old and new[k] != old[k]} for old, new in zip(before, groups, strict=True)]
-            meant = set.intersection(*moved) if "initial_lr" not in optimizer.param_groups[0] else set.union(*moved)
-            for old, new, some, keys in zip(before, groups, holds, moved, strict=True):
-                out += [Setting(k, old[k], new[k], some) for k in sorted(keys - (meant & self._scheduled))]
-        self._before[optimizer] = groups
-        return tuple(out)
+    def before(self, step: Step) -> Evidence:
+        out = [s for group in step.groups for s in self._declared(group, step.number)]
+        left = self._left.get(step.optimizer, ())
+        if len(left) == len(step.groups):
+            pairs = list(zip(left, step.groups, strict=True))
+            moved = [_differing(old.settings, new.settings) for old, new in pairs]
+            by_scheduler = any(group.scheduled for group in step.groups[:1])
+            meant = set.union(*moved) if by_scheduler else set.intersection(*moved)
+            for (old, new), keys in zip(pairs, moved, strict=True):
+                unmeant = sorted(keys - (meant & self._scheduled))
+                out += [Setting(k, old.settings[k], new.settings[k], new.names) for k in unmeant]
+        return Evidence(settings=tuple(out), restarted=self._restarted(step.lr))
 
-    def _declared(self, group: Mapping[str, Any], names: Sequence[str], step: int) -> list[Setting]:
+    def after(self, step: Step) -> Evidence:
+        self._left[step.optimizer] = step.groups
+        self._rates = (self._rates[0] if self._rates else step.lr, step.lr)
+        return NOTHING
+
+    def state_dict(self) -> list[float]:
+        return list(self._rates or ())
+
+    def load_state_dict(self, rates: Sequence[float]) -> None:
+        """The next step is compared with a saved state."""
+        self._saved_rates = (rates[0], rates[1]) if rates else None
+
+    def _restarted(self, lr: float) -> Setting | None:
+        """The learning rate of the first step again, after a saved state that was further on."""
+        saved, self._saved_rates = self._saved_rates, None
+        return Setting("lr", saved[1], lr, ()) if saved and saved[0] == lr != saved[1] else None
+
+    def _declared(self, group: Group, step: int) -> list[Setting]:
         out = []
         for pattern, settings in self._expect.items():
-            some = tuple(n for n in names if fnmatchcase(n, pattern))
+            some = tuple(n for n in group.names if fnmatchcase(n, pattern))
             for key, value in settings.items():
                 expected = value(step) if callable(value) else value
-                if some and key in group and not _equal(group[key], expected):
-                    out.append(Setting(key, expected, group[key], some, declared=True))
+                if some and key in group.settings and not _equal(group.settings[key], expected):
+                    out.append(Setting(key, expected, group.settings[key], some, declared=True))
         return out
 
 
-def plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a param group, with numbers for tensors."""
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> set[str]:
+    return {k for k in new if k in old and not _same(new[k], old[k])}
 
-    def number(x: Any) -> Any:
-        if isinstance(x, (tuple, list)):
-            return tuple(map(number, x))
-        return x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
 
-    return {key: number(x) for key, x in group.items() if key not in _NOT_SETTINGS}
+def _same(a: Any, b: Any) -> bool:
+    """Equal; of what cannot be compared (tensors, arrays), the same object."""
+    if a is b:
+        return True
+    try:
+        return bool(a == b)
+    except (RuntimeError, ValueError, TypeError):
+        return False
 
 
 def _equal(found: Any, expected: Any) -> bool:
     if isinstance(found, (int, float)) and isinstance(expected, (int, float)):
         # A schedule may be written in more than one way: up to a few roundings of float64.
         return abs(found - expected) <= 16 * 2.0**-52 * max(abs(found), abs(expected))
-    return bool(found == (tuple(expected) if isinstance(expected, list) else expected))
+    return _same(found, tuple(expected) if isinstance(expected, list) else expected)

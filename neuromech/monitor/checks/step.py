@@ -2,126 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
-from neuromech.monitor.checks.gradients import Motion
-from neuromech.monitor.checks.integrity import Found
-from neuromech.monitor.checks.settings import plain
-from neuromech.monitor.replay import After, Before, Difference, replay
-from neuromech.monitor.rules import rule_of
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.evidence import Evidence
+from neuromech.monitor.facts import Group, OptimizerState, Step, clocks_off
+from neuromech.monitor.replay import Ahead, Difference, ahead, replay
 from neuromech.monitor.sample import Sample
+from neuromech.monitor.whole import WholeReplay
+from neuromech.optimizers import Elements, Rounded, Rule, grad_scale, number, rule_of
 
 
-class Done(NamedTuple):
-    """What a step did: where it differs, the clocks that did not count it, the sampled weights after it, and by name
-    what a later edit may be a multiple of: this step, its gradient."""
+class _Replay(NamedTuple):
+    """What parameters that move alike are to be replayed from: the optimizer's own tensors will be written to."""
 
-    differences: tuple[Difference, ...]
-    clock: tuple[tuple[str, float, float], ...]
-    theta: Tensor
-    vectors: dict[str, dict[str, Tensor]]
-
-
-@dataclass
-class _Group:
-    settings: dict[str, Any]
-    names: list[str]
-    before: Before
+    names: tuple[str, ...]
+    ahead: Ahead
 
 
 class StepCheck:
-    """Replays the steps of any optimizer whose rule is known. `last`: how the last step moved the weights."""
+    """Replays the steps of any optimizer whose rule is known."""
 
     def __init__(self, params: Mapping[str, Tensor], sample: Sample) -> None:
         self._params, self._sample = params, sample
         self._counts = dict(zip(params, sample.counts(list(params)), strict=True))
-        self.last: Motion | None = None
-        self._groups: list[_Group] = []
-        self._found: Found | None = None
-        self._theta: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor] = {}
+        self._replays: list[_Replay] = []
+        self._whole: WholeReplay | None = None
 
-    def before(self, optimizer: Optimizer, names: Mapping[Tensor, str], found: Found, theta: Tensor) -> None:
-        """`theta`: the sampled weights of all parameters."""
-        self._found, self._groups = found, []
-        self._theta = self._split(theta)
-        rule = rule_of(optimizer)
-        scale = getattr(optimizer, "grad_scale", None)
-        self._gradients = {}
-        for group in optimizer.param_groups:
-            moving = [names[p] for p in group["params"] if p in names and p.grad is not None]
-            grads = {n: g for n in moving if (g := self._params[n].grad) is not None}
-            gradient = self._sample.read(moving, grads) / (1.0 if scale is None else float(scale))
-            counts = [self._counts[n] for n in moving]
-            self._gradients |= dict(zip(moving, gradient.split(counts), strict=True))
-            if rule is None or not moving or _skips(optimizer):
-                continue
-            settings = plain(group)
-            count = torch.tensor(counts, device=gradient.device)
+    def before(self, step: Step) -> Evidence:
+        rule = None if step.skipped else rule_of(step.optimizer)
+        self._replays, self._whole = [], None
+        if rule is not None and rule.local and rule.replayed:
+            self._replays = list(self._prepared(rule, step))
+        elif rule is not None and rule.replayed:
+            self._whole = self._in_turn(rule, step)
+        return NOTHING
 
-            def spread(values: list[float], count: Tensor = count) -> Tensor:
-                return torch.tensor(values, dtype=torch.float64, device=count.device).repeat_interleave(count)
-
-            state = {key: self._entry(key, moving, found) for key in rule.state(settings)}
-            if rule.clock:
-                t = spread([found.clocks.get(n, 0.0) + 1 for n in moving])
-            else:
-                t = spread([2.0 if any((n, key) in found.tensors for key in state) else 1.0 for n in moving])
-            kinds = [torch.finfo(self._params[n].dtype) for n in moving]
-            eps, tiny = spread([k.eps for k in kinds]), spread([k.tiny for k in kinds])
-            here = torch.cat([self._theta[n] for n in moving])
-            self._groups.append(_Group(settings, moving, Before(here, gradient, state, t, eps, tiny)))
-
-    def after(self, optimizer: Optimizer, found: Found) -> Done:
-        theta = self._sample.read(list(self._params), self._params)
-        elements = self._split(theta)
-        rule = rule_of(optimizer)
+    def after(self, step: Step) -> Evidence:
+        assert step.ahead is not None
         off: list[Difference] = []
-        for group in self._groups if rule else ():
-            assert rule is not None
-            state = {key: self._entry(key, group.names, found) for key in rule.state(group.settings)}
-            after = After(torch.cat([elements[n] for n in group.names]), state)
-            counts = [self._counts[n] for n in group.names]
-            off += replay(rule, group.settings, group.names, counts, group.before, after)
-        clocks = self._found.clocks if self._found else {}
-        clock = tuple(
-            (n, t + 1, found.clocks[n])
-            for n, t in clocks.items()
-            if n in found.clocks and n in self._gradients and found.clocks[n] != t + 1 and not _skips(optimizer)
+        for names, before in self._replays:
+            theta = torch.cat([step.theta[n] for n in names])
+            counts = [self._counts[n] for n in names]
+            off += replay(before, names, counts, theta, partial(self._entry, names=names, found=step.state))
+        if self._whole is not None:
+            off += self._whole.differences(step.theta, step.state)
+        self._replays, self._whole = [], None
+        counted = {n: t + 1 for n, t in step.ahead.state.clocks.items() if n in step.ahead.gradient}
+        clock = () if step.ahead.skipped else clocks_off(counted, step.state.clocks)
+        return Evidence(steps=tuple(off), clock=clock, lr=step.lr)
+
+    def _in_turn(self, rule: Rule, step: Step) -> WholeReplay | None:
+        """An update that mixes elements is taken once more for one tensor a step, each in its turn."""
+        moving = [(group, n) for group in step.optimizer.param_groups for n in self._of(group, step)]
+        if not moving:
+            return None
+        group, name = moving[step.number % len(moving)]
+        return WholeReplay(rule, step.optimizer, group, name, self._params[name], self._sample)
+
+    def _of(self, group: Mapping[str, Any], step: Step) -> list[str]:
+        held = {id(p) for p in group["params"]}
+        return [n for n in step.gradient if id(self._params[n]) in held]
+
+    def _prepared(self, rule: Rule, step: Step) -> Iterator[_Replay]:
+        found = step.state
+        begun = {name for name, _ in found.tensors}
+        for group in step.groups:
+            alike: dict[tuple[Any, ...], list[str]] = {}
+            for n in group.moving:
+                t = 1.0 + (n in begun)
+                if rule.clock:
+                    t = 1.0 + (found.clocks.get(n, 0.0) if rule.clock == "state" else group.settings.get("step", 0.0))
+                scalars = (number(found.tensors[n, key]) for key in rule.scalars if (n, key) in found.tensors)
+                alike.setdefault((t, self._params[n].dtype, *scalars), []).append(n)
+            for (t, *_), names in alike.items():
+                yield _Replay(tuple(names), self._ahead(rule, group, names, t, step))
+
+    def _ahead(self, rule: Rule, group: Group, names: Sequence[str], t: float, step: Step) -> Ahead:
+        found, first = step.state, self._params[names[0]]
+        gradient = torch.cat([step.gradient[n] for n in names])
+        theta = torch.cat([step.theta[n] for n in names])
+        settings = rule.told(step.optimizer, group.settings)
+        followed = Rounded.exactly(-gradient if settings.get("maximize") else gradient, first.dtype)
+        if grad_scale(step.optimizer) is not None:
+            followed = followed.mul(1.0)  # a fused step divides, which rounds
+
+        @cache
+        def kept(key: str) -> Rounded | None:
+            there = any((n, key) in found.tensors for n in names)
+            return Rounded.exactly(self._entry(key, names, found), first.dtype) if there else None
+
+        e = Elements(
+            settings,
+            t,
+            first.dtype,
+            {key: found.tensors[names[0], key].clone() for key in rule.scalars if (names[0], key) in found.tensors},
+            cast(Any, lambda: Rounded.exactly(theta, first.dtype)),
+            cast(Any, lambda: followed),
+            cast(Any, kept),
+            cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), first.dtype)),
+            first,
         )
-        vectors = {
-            n: {"step": elements[n] - self._theta[n], "gradient": g}
-            for n, g in self._gradients.items()
-            if n in elements
-        }
-        self.last = _motion(optimizer, found)
-        self._found, self._groups = None, []
-        return Done(tuple(off), clock, theta, vectors)
+        return ahead(rule, e, gradient)
 
-    def _entry(self, key: str, names: list[str], found: Found) -> Tensor:
+    def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})
-
-    def _split(self, theta: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self._counts, theta.split(list(self._counts.values())), strict=True))
-
-
-def _skips(optimizer: Optimizer) -> bool:
-    """True if a fused optimizer under `GradScaler` will not take this step."""
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and bool(found)
-
-
-def _motion(optimizer: Optimizer, found: Found) -> Motion | None:
-    """Heavy ball moves along its buffers, which it keeps; of other steps nothing is kept."""
-    groups = optimizer.param_groups
-    plainly = isinstance(optimizer, torch.optim.SGD) and all(g["momentum"] and not g["nesterov"] for g in groups)
-    if not plainly or len({float(g["lr"]) for g in groups}) != 1:
-        return None
-    buffers = {name: t for (name, key), t in found.tensors.items() if key == "momentum_buffer"}
-    return Motion(float(groups[0]["lr"]), buffers)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.descent import Descent
 from neuromech.physics.energy.data import Pairs
 from neuromech.physics.energy.integrators import MotionScheme
 from neuromech.physics.energy.model import slope
@@ -74,53 +73,20 @@ def fit(
         )
     optimizer = torch.optim.Adam(scheme.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     draw = torch.Generator().manual_seed(training.seed)
-    losses: list[float] = []
-    if checkpoint and checkpoint.exists():
-        losses = _resume(checkpoint, scheme, optimizer, draw)
-    for step in range(len(losses), training.steps):
-        chosen = pairs
-        if training.batch is not None and training.batch < len(pairs):
-            rows = torch.randint(len(pairs), (training.batch,), generator=draw)
-            chosen = pairs.take(rows.to(pairs.before.device))
-        if training.cosine:
-            optimizer.param_groups[0]["lr"] = training.lr * (1 + math.cos(math.pi * step / training.steps)) / 2
-        optimizer.zero_grad()
-        value = loss(scheme, chosen)
-        if not torch.isfinite(value):
-            raise PhysicsError(
-                f"the loss is {value.item()} at step {step}: lower lr ({training.lr}), or look at the data; the "
-                "parameters are those before this step"
-            )
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-        if checkpoint and (step + 1) % training.save_every == 0:
-            _save(checkpoint, scheme, optimizer, draw, losses)
+    descent = Descent(scheme, optimizer, checkpoint, draw)
+
+    def objective() -> Tensor:
+        if training.batch is None or training.batch >= len(pairs):
+            return loss(scheme, pairs)
+        rows = torch.randint(len(pairs), (training.batch,), generator=draw)
+        return loss(scheme, pairs.take(rows.to(pairs.before.device)))
+
+    for step in range(len(descent.losses), training.steps):
+        cosine = (1 + math.cos(math.pi * step / training.steps)) / 2 if training.cosine else 1.0
+        value = descent.step(objective, training.lr * cosine)
+        if (step + 1) % training.save_every == 0:
+            descent.save()
         if progress:
-            progress(step, losses[-1])
-    if checkpoint:
-        _save(checkpoint, scheme, optimizer, draw, losses)
-    return losses
-
-
-def _save(
-    path: Path, scheme: MotionScheme, optimizer: torch.optim.Optimizer, draw: torch.Generator, losses: list[float]
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_suffix(".part")
-    state = {"scheme": scheme.state_dict(), "optimizer": optimizer.state_dict(), "draw": draw.get_state()}
-    torch.save(state | {"losses": losses}, whole)
-    os.replace(whole, path)
-
-
-def _resume(path: Path, scheme: MotionScheme, optimizer: torch.optim.Optimizer, draw: torch.Generator) -> list[float]:
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
-        scheme.load_state_dict(state["scheme"])
-        optimizer.load_state_dict(state["optimizer"])
-        draw.set_state(state["draw"])
-    except (RuntimeError, KeyError, EOFError, OSError) as error:
-        raise PhysicsError(
-            f"{path} is no state of this training ({error}): give it another file, or delete it to begin anew"
-        ) from error
-    return list(state["losses"])
+            progress(step, value)
+    descent.save()
+    return descent.losses

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, DensityFlux
+from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import Box, FreeSpace, Torus
 from neuromech.physics.fields.layers import mlp
 from neuromech.physics.fields.motion import Clock
@@ -38,8 +38,7 @@ class BoundedMixture(Construction):
             raise PhysicsError(f"{domain}: expected a Torus or a Box; in free space use MovingMixture")
         if not 0 < size < WIDEST:
             raise PhysicsError(f"size={size}: expected the width of a Gaussian over the period, between 0 and {WIDEST}")
-        if components < 1 or not mass > 0:
-            raise PhysicsError(f"{components=}, {mass=}: expected both positive")
+        check_positive(components=components, mass=mass)
         self.domain, self.total_mass, self.components = domain, mass, components
         self.length = domain.period if isinstance(domain, Torus) else domain.high - domain.low
         self.low = domain.low if isinstance(domain, Box) else 0.0

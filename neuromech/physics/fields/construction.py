@@ -40,3 +40,10 @@ class Construction(nn.Module):
                 "Subharmonic"
             )
         return flux / density.unsqueeze(-1)
+
+
+def check_positive(**numbers: float) -> None:
+    """Raise `PhysicsError` unless all of them are above 0."""
+    if not all(value > 0 for value in numbers.values()):
+        found = ", ".join(f"{name}={value!r}" for name, value in numbers.items())
+        raise PhysicsError(f"{found}: expected all positive")

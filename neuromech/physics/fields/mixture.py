@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, DensityFlux
+from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import FreeSpace
 from neuromech.physics.fields.layers import mlp
-from neuromech.physics.fields.motion import Clock, Swirl
+from neuromech.physics.fields.motion import Clock, swirl_of
 
 
 class Mixture(NamedTuple):
@@ -92,11 +92,8 @@ class MovingMixture(Construction):
     ) -> None:
         super().__init__()
         self.domain, self.total_mass, self.duration = FreeSpace(d), mass, duration
-        if (start is None and components < 1) or min(mass, duration, spread, size) <= 0:
-            raise PhysicsError(
-                f"{components=}, {mass=}, {duration=}, {spread=}, {size=}: expected all positive (a start sets the "
-                "number of components)"
-            )
+        components = components if start is None else len(start.weights)
+        check_positive(components=components, mass=mass, duration=duration, spread=spread, size=size)
         if start is None and end is not None:
             raise PhysicsError("an end without a start: run time backwards, or pass start= too")
         self.pinned = (start is not None) + (end is not None)
@@ -113,7 +110,7 @@ class MovingMixture(Construction):
             self._hold("end_factors", end.factors)
             self.turn = nn.Parameter(torch.zeros_like(end.factors))
         self.clock = Clock(mlp(1, k * (d + d * d), width, depth).to(start.means))
-        self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
+        self.swirl = swirl_of(swirl, d)
 
     def _hold(self, name: str, value: Tensor) -> None:
         """What is pinned is a buffer, what is free a parameter."""

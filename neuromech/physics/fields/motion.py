@@ -39,3 +39,7 @@ class Swirl(nn.Module):
         density 1 it is the velocity."""
         b, d = self.field.derivatives(torch.cat([t.unsqueeze(-1), x], -1))
         return density.unsqueeze(-1) * d.sum(-1) + (b * slope.unsqueeze(1)).sum(-1)
+
+
+def swirl_of(potential: nn.Module | None, d: int) -> Swirl | None:
+    return None if potential is None else Swirl(potential, d)

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuromech.errors import PhysicsError
-from neuromech.physics.fields.construction import Construction, DensityFlux
+from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import FreeSpace
 from neuromech.physics.fields.layers import mlp
-from neuromech.physics.fields.motion import Clock, Swirl
+from neuromech.physics.fields.motion import Clock, swirl_of
 
 SERIES = 24  # terms; for q <= 2 the last one is below the rounding of float64
 
@@ -93,14 +92,13 @@ class Subharmonic(Construction):
         swirl: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not (components >= 1 and mass > 0 and size > 0):
-            raise PhysicsError(f"components={components}, mass={mass}, size={size}: expected all positive")
+        check_positive(components=components, mass=mass, size=size)
         self.domain, self.total_mass, self.components = FreeSpace(d), mass, components
         self.means = nn.Parameter(spread * torch.randn(components, d))
         self.logits = nn.Parameter(torch.zeros(components))
         self.log_sizes = nn.Parameter(torch.full((components,), math.log(size)))
         self.clock = Clock(mlp(1, components * (d + 2), width, depth))
-        self.swirl: Swirl | None = None if swirl is None else Swirl(swirl, d)
+        self.swirl = swirl_of(swirl, d)
 
     def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         d, k = self.domain.d, self.components

@@ -1,0 +1,331 @@
+"""From what was found to what it means: the causes that fit the evidence, the likeliest first.
+
+Every rule looks at the evidence for the signature of one cause, and says how strong it is:
+
+    CERTAIN   only this cause leaves this trace
+    LIKELY    the trace is this cause's, and another one could leave it too
+    POSSIBLE  it could be; something else explains the evidence better
+
+Rules know nothing of each other; where two are equally strong, the order of the list decides: a cause stands before
+those that are its consequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from neuromech.monitor.causes import CAUSES
+from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
+from neuromech.monitor.replay import Difference
+
+CERTAIN, LIKELY, POSSIBLE = 3, 2, 1
+STRENGTH = {CERTAIN: "certain", LIKELY: "likely", POSSIBLE: "possible"}
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A cause that fits: `key` in `CAUSES`, its strength, the parameters that show it, and what speaks for it."""
+
+    key: str
+    strength: int
+    where: Names
+    evidence: str
+
+    @property
+    def title(self) -> str:
+        return CAUSES[self.key].title
+
+    @property
+    def advice(self) -> str:
+        return CAUSES[self.key].advice
+
+
+def diagnose(found: Evidence) -> tuple[Suspect, ...]:
+    """The causes that fit, the likeliest first; () if nothing was found."""
+    if found.empty:
+        return ()
+    suspects = [s for rule in _RULES for s in rule(found)]
+    best: dict[str, Suspect] = {}
+    for s in suspects:
+        if s.key not in best or s.strength > best[s.key].strength:
+            best[s.key] = s
+    if not best:
+        best["unknown"] = Suspect("unknown", POSSIBLE, _where(found), "something changed that should not have")
+    return tuple(sorted(best.values(), key=lambda s: -s.strength))
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    listed = list(dict.fromkeys(names))
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _where(e: Evidence) -> Names:
+    names = [*_of(e.edits), *_of(e.steps), *(n for b in (*e.torques, *e.laws) for n in b.parameters)]
+    return tuple(dict.fromkeys([*names, *(e.gradient_edit.names if e.gradient_edit else ())]))
+
+
+def _of(edits: Sequence[Edit | Difference]) -> Names:
+    return tuple(dict.fromkeys(x.name for x in edits))
+
+
+# -- memory ------------------------------------------------------------------------------------------------------------
+
+
+def _bit_flips(e: Evidence) -> Iterator[Suspect]:
+    kinds = {"weight": "bit flip in weight", "gradient": "bit flip in gradient"}
+    for x in e.edits:
+        if x.bit is not None:
+            key = kinds.get(x.what, "bit flip in momentum")
+            alone = len(e.edits) == 1 and x.by_code is not True
+            said = "no code wrote to it" if x.by_code is False else "its checksum changed by a power of two"
+            text = f"bit {x.bit} of one element of {_noun(x.what)} {x.name} changed, and nothing else: {said}"
+            yield Suspect(key, CERTAIN if alone else LIKELY, (x.name,), text)
+
+
+def _noun(what: str) -> str:
+    return {"weight": "the weight", "gradient": "the gradient of"}.get(what, f"{what} of")
+
+
+def _edited_weights(e: Evidence) -> Iterator[Suspect]:
+    edits = [x for x in e.edits if x.what == "weight"]
+    if not edits:
+        return
+    hows = [x.how for x in edits if x.how]
+    along = [h for h in hows if h.by in ("gradient", "step")]
+    scaled = [h for h in hows if h.by == "weights"]
+    lone = all(x.bit is not None for x in edits)
+    if along and len(along) == len(hows):
+        text = f"between two steps {some(_of(along))} moved along the last gradient, by {-along[0].factor:.3g} of it"
+        yield Suspect("second optimizer", LIKELY, _of(edits), text)
+    if e.restored:
+        text = f"{some(_of(edits))} differ from what they were when the probe's state was saved"
+        yield Suspect("wrong checkpoint", CERTAIN, _of(edits), text)
+    text = f"between two steps {some(_of(edits))} changed"
+    if scaled and len(scaled) == len(hows):
+        text += f", to {1 + scaled[0].factor:.6g} of what they were"
+    elif len(hows) == 1 or (hows and max(h.share for h in hows) < 0.5):
+        text += f" ({max(h.share for h in hows):.0%} of the elements)"
+    yield Suspect("edited weights", POSSIBLE if lone or along or e.restored else LIKELY, _of(edits), text)
+
+
+def _edited_state(e: Evidence) -> Iterator[Suspect]:
+    edits = [x for x in e.edits if x.what not in ("weight", "gradient")]
+    if e.lost:
+        text = f"{some(e.lost)} had an optimizer state after their last step, and have none now"
+        yield Suspect("momentum lost", LIKELY if e.kept else CERTAIN, e.lost, text)
+    zeroed = [x for x in edits if x.how and x.how.by == "momentum" and abs(x.how.factor + 1) < 1e-6]
+    if zeroed and len(zeroed) == len(edits):
+        text = f"the {zeroed[0].what} of {some(_of(zeroed))} is zero: it was not when the last step left it"
+        yield Suspect("momentum lost", CERTAIN if len(zeroed) > 1 else LIKELY, _of(zeroed), text)
+    if edits:
+        lone = all(x.bit is not None for x in edits)
+        strength = POSSIBLE if lone or zeroed else LIKELY
+        text = f"between two steps the {some([x.what for x in edits])} of {some(_of(edits))} changed"
+        yield Suspect("edited state", strength, _of(edits), text)
+        if not lone and not zeroed:
+            yield Suspect("momentum lost", POSSIBLE, _of(edits), text)
+
+
+def _clock(e: Evidence) -> Iterator[Suspect]:
+    if e.clock:
+        _, expected, found = e.clock[0]
+        names = tuple(n for n, _, _ in e.clock)
+        text = f"the state of {some(names)} counts {found:g} steps, after {expected:g} of them"
+        yield Suspect("step count lost", CERTAIN, names, text)
+    if e.restarted:
+        text = (
+            f"the learning rate was {e.restarted.expected:.6g} and is that of the first step, {e.restarted.found:.6g}"
+        )
+        yield Suspect("schedule lost", CERTAIN, (), text)
+
+
+# -- who steps, and when -----------------------------------------------------------------------------------------------
+
+
+def _hands(e: Evidence) -> Iterator[Suspect]:
+    if e.shared:
+        text = f"two optimizers hold {some(e.shared)}" + (", and both are in use" if e.kept or e.repeated else "")
+        yield Suspect("second optimizer", LIKELY if e.lost and not e.repeated else CERTAIN, e.shared, text)
+    if e.repeated:
+        text = f"{some(e.repeated)} were stepped twice on one gradient"
+        yield Suspect("repeated step", LIKELY if e.shared else CERTAIN, e.repeated, text)
+    if e.uncleared:
+        text = f"a backward added to the gradients of {some(e.uncleared)} that a step had used already"
+        yield Suspect("not cleared", CERTAIN, e.uncleared, text)
+    if e.unheld:
+        text = f"{some(e.unheld)} receive gradients, and no optimizer that has stepped holds them"
+        yield Suspect("not held", CERTAIN, e.unheld, text)
+    if e.replaced:
+        text = f"{some(e.replaced)} of the model is another tensor than the one that is stepped"
+        yield Suspect("replaced", CERTAIN, e.replaced, text)
+
+
+def _standing(e: Evidence) -> Iterator[Suspect]:
+    if e.frozen:
+        text = f"{some(e.frozen)} no longer require a gradient"
+        yield Suspect("frozen", CERTAIN, e.frozen, text)
+    if e.silent:
+        text = f"{some(e.silent)} require a gradient and receive none, for longer than chance explains"
+        yield Suspect("detached", CERTAIN, e.silent, text)
+
+
+def _infinite(e: Evidence) -> Iterator[Suspect]:
+    if e.infinite:
+        tail = ", and no step was taken" if e.skipped else ""
+        text = f"the gradients of {some(e.infinite)} are infinite or not a number{tail}"
+        yield Suspect("not finite", CERTAIN, e.infinite, text)
+
+
+def _ranks(e: Evidence) -> Iterator[Suspect]:
+    for r in e.replicas:
+        who = f"rank {', '.join(map(str, r.ranks))}" if r.ranks else f"the {r.world} ranks"
+        kinds = {x.what for x in e.replicas}
+        text = f"{who} differ in the {r.what}s of {some(r.names)}"
+        if r.what == "gradient":
+            yield Suspect("not reduced", LIKELY if "weight" in kinds else CERTAIN, r.names, text)
+        else:
+            yield Suspect("replicas differ", CERTAIN, r.names, text)
+
+
+def _settings(e: Evidence) -> Iterator[Suspect]:
+    for s in e.settings:
+        said = "was declared" if s.declared else "was until now"
+        text = f"{s.key} of {some(s.names)} is {s.found}; {s.expected} {said}"
+        yield Suspect("settings", CERTAIN, s.names, text)
+
+
+# -- gradients ---------------------------------------------------------------------------------------------------------
+
+
+def _modified(e: Evidence) -> Iterator[Suspect]:
+    edits = [x for x in e.edits if x.what == "gradient"]
+    lone = bool(edits) and all(x.bit is not None for x in edits)
+    strength = POSSIBLE if lone else LIKELY
+    if edit := e.gradient_edit:
+        names = some(edit.names)
+        hows = {
+            "added": f"the gradients of {names} point elsewhere than after the backward",
+            "before": f"the gradients of {names} are those of the backward before the last one",
+            "factors": f"the gradients of {names} grew after the backward, and others did not",
+            "norm": f"the gradients have norm {edit.norm:.6g} at the step, after clipping to {edit.allowed:.6g}",
+        }
+        if edit.how == "before":
+            yield Suspect("stale gradient", CERTAIN, edit.names, hows["before"])
+        yield Suspect("modified gradient", strength, edit.names, hows[edit.how])
+    elif edits:
+        text = f"the gradients of {some(_of(edits))} changed between the backward and the step"
+        yield Suspect("modified gradient", strength, _of(edits), text)
+
+
+def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
+    if not e.torques:
+        return
+    names = tuple(dict.fromkeys(n for b in e.torques for n in b.parameters))
+    worst = max(e.torques, key=lambda b: b.excess)
+    said = (
+        f"{len(e.torques)} of {max(e.families, len(e.torques))} families of symmetries are violated by the gradient "
+        f"({worst.name}: {worst.members} of {worst.size} members, {worst.excess:.2g} times what rounding allows)"
+    )
+    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.gradient_edit or e.edits or e.cut)
+    if e.cut:
+        text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
+        yield Suspect("detached", CERTAIN, e.cut, text)
+    if e.mode:
+        text = f"{some(e.mode)} changed between training and evaluation mode; {said}"
+        yield Suspect("evaluation mode", CERTAIN, names, text)
+    if e.penalty is not None:
+        text = f"all torques are {e.penalty:.3g} times the charges, as of an L2 term with that coefficient; {said}"
+        yield Suspect("penalty", CERTAIN, names, text)
+    if e.delayed or e.between:
+        why = "the torques vanish at the weights of one step before" if e.delayed else "a step lies in between"
+        yield Suspect("stale gradient", CERTAIN, names, f"{why}; {said}")
+    last = all(b.kind == "translation" for b in e.torques) and not e.since_start
+    if last and not known:
+        yield Suspect("other loss", LIKELY, names, said)
+    if all(b.members == 1 for b in e.torques) and len(_common(e.torques)) == 1 and worst.size > 2 and not known:
+        text = f"one member of each family that holds {next(iter(_common(e.torques)))} is off: one element; {said}"
+        yield Suspect("bit flip in gradient", LIKELY, tuple(_common(e.torques)), text)
+        yield Suspect("wrong backward", POSSIBLE, names, said)
+    else:
+        yield Suspect("wrong backward", POSSIBLE if known else LIKELY, names, said)
+    if not known and not last:
+        yield Suspect("stale gradient", POSSIBLE, names, said)
+
+
+def _mode(e: Evidence) -> Iterator[Suspect]:
+    if e.mode and not e.torques:
+        yield Suspect("evaluation mode", CERTAIN, (), f"{some(e.mode)} changed between training and evaluation mode")
+
+
+def _common(broken: Sequence[Broken]) -> set[str]:
+    return set.intersection(*(set(b.parameters) for b in broken))
+
+
+# -- the step ----------------------------------------------------------------------------------------------------------
+
+
+def _wrong_step(e: Evidence) -> Iterator[Suspect]:
+    if not e.steps:
+        return
+    weights, state = [d for d in e.steps if d.what == "weight"], [d for d in e.steps if d.what != "weight"]
+    names = _of(e.steps)
+    by = {d.by for d in weights}
+    tail = f" ({some(_of(weights or state))})"
+    if weights and by == {"step"}:
+        factors = [1 + d.factor for d in weights]
+        if max(map(abs, factors)) < 1e-6:
+            text = f"the weights did not move, at a learning rate of {e.lr:.6g}{tail}"
+        else:
+            text = f"the weights moved as with a learning rate of {factors[0] * e.lr:.6g}, it is {e.lr:.6g}{tail}"
+        yield Suspect("learning rate", CERTAIN if not state else LIKELY, names, text)
+    elif weights and by == {"weights"}:
+        amount = -weights[0].factor / e.lr if e.lr else float("nan")
+        text = f"the weights shrank by {amount:.3g} * lr more than the weight decay that is set{tail}"
+        yield Suspect("weight decay", CERTAIN, names, text)
+    elif weights and by == {"momentum"}:
+        text = f"the momentum entered the step by another factor than is set{tail}"
+        yield Suspect("momentum", CERTAIN, names, text)
+    elif weights and by == {"gradient"}:
+        text = f"the step went another {-weights[0].factor:.3g} along the gradient{tail}"
+        yield Suspect("second optimizer", LIKELY, names, text)
+        yield Suspect("wrong step", POSSIBLE, names, text)
+    if state:
+        made = {d.by for d in state}
+        key = {"weights": "weight decay", "momentum": "momentum"}.get(made.pop() if len(made) == 1 else "", "")
+        text = f"the {some([d.what for d in state])} of {some(_of(state))} is not what the settings make of it"
+        if key and not weights:
+            yield Suspect(key, LIKELY, names, f"{text}: it differs by {state[0].factor:.3g} of the {state[0].by}")
+        yield Suspect("wrong step", POSSIBLE if key and not weights else LIKELY, names, text)
+    text = f"{max(d.share for d in e.steps):.0%} of the elements moved otherwise than the settings say{tail}"
+    yield Suspect("settings", POSSIBLE, names, text)
+    yield Suspect("wrong step", LIKELY if "" in by else POSSIBLE, names, text)
+
+
+def _laws(e: Evidence) -> Iterator[Suspect]:
+    if e.laws and not e.steps:
+        names = tuple(dict.fromkeys(n for b in e.laws for n in b.parameters))
+        worst = max(e.laws, key=lambda b: b.excess)
+        text = f"the exact law of {worst.name} was left in this step by {worst.excess:.2g} times what rounding allows"
+        few = all(b.members == 1 for b in e.laws)
+        if few:
+            yield Suspect("bit flip in weight", POSSIBLE, names, text)
+        yield Suspect("wrong step", LIKELY if not few else POSSIBLE, names, text)
+
+
+_RULES: tuple[Callable[[Evidence], Iterator[Suspect]], ...] = (
+    _infinite,
+    _bit_flips,
+    _clock,
+    _settings,
+    _ranks,
+    _hands,
+    _standing,
+    _mode,
+    _edited_state,
+    _edited_weights,
+    _modified,
+    _wrong_gradient,
+    _wrong_step,
+    _laws,
+)

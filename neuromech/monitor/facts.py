@@ -1,0 +1,263 @@
+"""The facts of one training step, read once: what every check of the monitor judges.
+
+A `Step` is read twice: ahead of the optimizer's step, its gradients ready, and behind it. Checksums tell whether a
+tensor is what it was, bit for bit; a fixed sample of its elements tells what happened to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer
+
+from neuromech.dynamics import Reading
+from neuromech.hooks import Mark, mark
+from neuromech.monitor.checksum import checksums
+from neuromech.monitor.sample import Sample
+from neuromech.monitor.torque import TorqueMeter, Torques
+from neuromech.optimizers import grad_scale, plain, skips
+from neuromech.symmetry import Symmetry
+
+CLOCK = "step"
+Entry = tuple[str, str]  # parameter, entry of its state
+
+
+class Group(NamedTuple):
+    """A param group: its settings, with numbers for tensors; its parameters, and those of them that have a gradient."""
+
+    settings: dict[str, Any]
+    names: tuple[str, ...]
+    moving: tuple[str, ...]
+    scheduled: bool  # a scheduler of torch writes to it
+
+
+class OptimizerState(NamedTuple):
+    """The state that one optimizer keeps, by parameter; `clocks`: how many steps each state counts."""
+
+    tensors: dict[Entry, Tensor]
+    clocks: dict[str, float]
+
+
+class Backward(NamedTuple):
+    """The gradients as a backward left them."""
+
+    names: tuple[str, ...]
+    marks: dict[str, Mark]
+    sums: Tensor
+    elements: Tensor
+    torques: Torques
+    judged: bool  # the symmetries were known
+    stepped: bool  # a step was taken between the forward and this backward
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What is known of step `number` (1, 2, ...) of `optimizer`; a parameter is known by its name.
+
+    `weight_sums`, `state_sums`: checksums. `theta`, `gradient`: sampled elements, of all weights and of the gradients
+    that move them, float64. `eps`: of the coarsest number format in the run.
+    """
+
+    number: int
+    optimizer: Optimizer
+    groups: tuple[Group, ...]
+    state: OptimizerState
+    weight_sums: dict[str, int]
+    weight_marks: dict[str, Mark]
+    state_sums: dict[Entry, int]
+    theta: dict[str, Tensor]
+    lr: float
+    eps: float
+    # ahead of the step only
+    grads: Mapping[str, Tensor]
+    gradient: Mapping[str, Tensor]
+    changed: Mapping[str, tuple[int, int]]  # checksums, before and now, of gradients that are not the backward's
+    torques: Torques | None = None
+    backward: Backward | None = None
+    fresh: bool = True  # no step has used these gradients yet
+    # behind the step only
+    ahead: Step | None = None
+    reading: Reading | None = None
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return tuple(name for group in self.groups for name in group.names)
+
+    @property
+    def moving(self) -> tuple[str, ...]:
+        """The parameters that the optimizer holds and that have a gradient, in order of their names."""
+        return tuple(sorted(name for group in self.groups for name in group.moving))
+
+    @property
+    def skipped(self) -> bool:
+        """True if a fused optimizer under `GradScaler` will not take this step."""
+        return skips(self.optimizer)
+
+
+class StepReader:
+    """Reads the facts of the steps over `params`, and of the backwards between them."""
+
+    def __init__(self, params: Mapping[str, Tensor], sample: Sample) -> None:
+        self.params, self.sample = dict(params), sample
+        self.names: dict[Tensor, str] = {p: n for n, p in self.params.items()}
+        self.backward: Backward | None = None
+        self.meter = TorqueMeter((), self.params)
+        self._known = False
+        self._fresh = True
+        self._used: dict[str, Mark] = {}
+        self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
+        self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
+
+    def arm(self, symmetries: Sequence[Symmetry]) -> None:
+        """The symmetries are known."""
+        self.meter, self._known = TorqueMeter(symmetries, self.params), True
+
+    def gradients(self) -> dict[str, Tensor]:
+        return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
+
+    def finished(self, stepped: bool) -> None:
+        """A backward has ended."""
+        grads = self.gradients()
+        names = tuple(grads)
+        self._fresh = True
+        self.backward = Backward(
+            names,
+            {name: mark(g) for name, g in grads.items()},
+            checksums(list(grads.values())),
+            self.sample.read(names, grads),
+            self.meter(self.params, grads),
+            self._known,
+            stepped,
+        )
+
+    def forget(self) -> None:
+        """No step will take the gradients that were seen last."""
+        self.backward = None
+
+    @property
+    def waiting(self) -> Backward | None:
+        """What the last backward left, if no step has used it yet."""
+        return self.backward if self._fresh else None
+
+    def ahead(self, optimizer: Optimizer, number: int, eps: float) -> Step:
+        """The gradients of a step are ready."""
+        grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
+        weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
+        left = self._left
+        theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
+        moving = [name for group in groups for name in group.moving]
+        scale = grad_scale(optimizer)
+        sampled = self.sample.read(moving, grads) / (1.0 if scale is None else float(scale))
+        marks = {n: mark(g) for n, g in grads.items()}
+        # Once a step has been taken with gradients, they are no longer those at the weights.
+        fresh = self._fresh or (self.backward is None and not marks.items() & self._used.items())
+        self._fresh, self._used = False, marks
+        raw, changed = self.backward, _changed(self.backward, set(moving), gradients)
+        measured = raw.torques if raw and not changed and raw.judged == self._known else self.meter(self.params, grads)
+        if raw is not None and not changed:
+            self.backward = raw._replace(torques=measured, judged=self._known)
+        return Step(
+            number,
+            optimizer,
+            groups,
+            state,
+            weights,
+            self._marks(),
+            entries,
+            theta,
+            _rate(optimizer),
+            eps,
+            grads,
+            dict(zip(moving, sampled.split([self._counts[n] for n in moving]), strict=True)),
+            changed,
+            measured,
+            raw,
+            fresh,
+        )
+
+    def behind(self, ahead: Step, reading: Reading | None) -> Step:
+        """The step is done."""
+        optimizer = ahead.optimizer
+        state = state_of(optimizer, self.names)
+        weights, entries, _ = self._checksums(self.params, state.tensors, {})
+        theta = self._split(self._sampled())
+        self._left = weights, theta
+        return Step(
+            ahead.number,
+            optimizer,
+            self._groups(optimizer),
+            state,
+            weights,
+            self._marks(),
+            entries,
+            theta,
+            _rate(optimizer),
+            ahead.eps,
+            {},
+            {},
+            {},
+            ahead=ahead,
+            reading=reading,
+        )
+
+    def _groups(self, optimizer: Optimizer) -> tuple[Group, ...]:
+        out = []
+        for group in optimizer.param_groups:
+            names = tuple(self.names[p] for p in group["params"] if p in self.names)
+            moving = tuple(n for n in names if self.params[n].grad is not None)
+            out.append(Group(plain(group), names, moving, "initial_lr" in group))
+        return tuple(out)
+
+    def _checksums(self, *kinds: Mapping[Any, Tensor]) -> list[dict[Any, int]]:
+        """Of all at once: the device is waited for one time."""
+        sums = iter(checksums([t for kind in kinds for t in kind.values()]).tolist())
+        return [{key: next(sums) for key in kind} for kind in kinds]
+
+    def _marks(self) -> dict[str, Mark]:
+        return {name: mark(p) for name, p in self.params.items()}
+
+    def _sampled(self) -> Tensor:
+        return self.sample.read(list(self.params), self.params)
+
+    def _split(self, theta: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._counts, theta.split(list(self._counts.values())), strict=True))
+
+
+def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> OptimizerState:
+    """The state that `optimizer` keeps for the parameters `names`."""
+    tensors: dict[Entry, Tensor] = {}
+    clocks: dict[str, Any] = {}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            for key, x in optimizer.state[p].items() if p in names and p in optimizer.state else ():
+                if key == CLOCK:
+                    clocks[names[p]] = x
+                elif isinstance(x, Tensor):
+                    tensors[names[p], key] = x
+    return OptimizerState(tensors, dict(zip(clocks, _numbers(list(clocks.values())), strict=True)))
+
+
+def clocks_off(expected: Mapping[str, float], found: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:
+    """(parameter, steps that its state should count, steps it counts), where these differ."""
+    return tuple((name, t, found[name]) for name, t in expected.items() if name in found and found[name] != t)
+
+
+def _changed(backward: Backward | None, moving: Collection[str], now: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    if backward is None:
+        return {}
+    before = zip(backward.names, backward.sums.tolist(), strict=True)
+    return {n: (x, now[n]) for n, x in before if n in moving and n in now and now[n] != x}
+
+
+def _rate(optimizer: Optimizer) -> float:
+    return float(optimizer.param_groups[0].get("lr", 0.0))
+
+
+def _numbers(values: Sequence[Any]) -> list[float]:
+    if values and all(isinstance(x, Tensor) for x in values):
+        return [float(x) for x in torch.stack([x.detach().reshape(()) for x in values]).tolist()]
+    return [float(x) for x in values]
