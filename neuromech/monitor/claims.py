@@ -15,7 +15,7 @@ from neuromech.monitor.torque import TorqueJudge, TorqueMeter
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 WITHDRAWN = (
-    "the first gradient of the run does not keep {} claimed symmetries, which are withdrawn (see .rejected): a backward "
+    "the first gradient of the run does not keep {} claims, which are withdrawn (see .rejected): a backward "
     "is not the derivative of its forward, the loss sees parameters past the model (an L2 penalty in the loss?), or a "
     "rule of neuromech is wrong for this model: then please report it"
 )
