@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -24,18 +26,20 @@ class ForwardModes:
         self.eps = 0.0
         self.steps = 0
         self.now = 0  # how many steps have been taken: told from outside
+        self.count = 0  # of such forwards
+        self.drew = False  # the last one drew random numbers
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
+        self._random: tuple[object, ...] = ()
 
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
         if self._training is None:
             self._training = self._last
-        names = [name for name, mode in self._last.items() if self._training.get(name, mode) != mode]
+        names = [name for name, mode in self._last.items() if self._training.setdefault(name, mode) != mode]
         leaves = [n for n in names if not any(other.startswith(f"{n}." if n else "") and other != n for other in names)]
-        self._training |= self._last
         return tuple(n for n in leaves if _mode_matters(self._modules[n]))
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -43,11 +47,14 @@ class ForwardModes:
             return
         self._last = {name: m.training for name, m in self._modules.items()}
         self.steps = self.now
+        self.count += 1
+        self._random = _random_state(self._device)
         self.eps = max(self.eps, precision(self._device))
         self._begun()
 
     def after(self, model: nn.Module, output: Any) -> None:
         if torch.is_grad_enabled():
+            self.drew = _random_state(self._device) != self._random
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
 
 
@@ -66,6 +73,16 @@ def precision(device: torch.device) -> float:
     if device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
         eps = max(eps, TF32)
     return eps
+
+
+def _random_state(device: torch.device) -> tuple[object, ...]:
+    """Changes with every random number of torch, Python or NumPy."""
+    state: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
+    if device.type == "cuda":
+        state.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    if (numpy := sys.modules.get("numpy")) is not None:
+        state.append(numpy.random.get_state()[2])
+    return tuple(state)
 
 
 def _eps(t: Tensor) -> float:

@@ -9,3 +9,5 @@ from .fault import Fault as Fault
 from .fault import Reaction as Reaction
 from .monitor import Monitor as Monitor
 from .options import Options as Options
+from .practices import PRACTICES as PRACTICES
+from .practices import Practice as Practice

@@ -65,7 +65,7 @@ class Monitor:
         params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
         sample = Sample({n: p.shape for n, p in params.items()})
         self._reader = StepReader(params, sample)
-        self._faults = Faults(tuple(options.ignore))
+        self._faults = Faults(options.no_faults)
         self._unreported: list[Fault] = []
         self._failure: Exception | None = None
         self._backward = BackwardWatch(params, self._backward_ended)
@@ -123,7 +123,9 @@ class Monitor:
         reader.arm(symmetries)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
-        torque = TorqueCheck(reader.meter, self._history, lambda: self._backward.uncleared)
+        torque = TorqueCheck(
+            reader.meter, self._history, lambda: self._backward.uncleared, lambda: self._modes.drew
+        )
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
         self._checks.insert(self._checks.index(self._order), torque)
         self._checks.append(LawCheck(symmetries, slices, eps))

@@ -30,18 +30,27 @@ class Displacement(NamedTuple):
 class TorqueCheck:
     """The torque of the gradients, as the backward left them, along every symmetry."""
 
-    def __init__(self, meter: TorqueMeter, history: GradientHistory, stale: Callable[[], Collection[str]]) -> None:
-        """`stale`: the parameters to whose gradient a backward added although a step had used it."""
+    def __init__(
+        self,
+        meter: TorqueMeter,
+        history: GradientHistory,
+        stale: Callable[[], Collection[str]],
+        drew: Callable[[], bool],
+    ) -> None:
+        """`stale`: the parameters to whose gradient a backward added although a step had used it; `drew`: whether the
+        forward drew random numbers, by which it may have left out a layer."""
+        self._drew = drew
         self._meter, self._judge = meter, TorqueJudge(meter)
         self._history, self._stale = history, stale
         self._last: Displacement | None = None
 
     def before(self, step: Step) -> Evidence:
-        if not (self._meter.symmetries and step.fresh):
+        if not (self._meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
             return NOTHING
         raw = step.backward
-        # What clipping by value or noise does to a gradient is no fault of the backward.
-        found = raw.torques if raw and raw.judged else step.torques if not step.changed else None
+        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
+        here = step.torques if not (step.changed or step.elsewhere) else None
+        found = raw.torques if raw and raw.judged else here
         return NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
 
     def after(self, step: Step) -> Evidence:
@@ -54,13 +63,17 @@ class TorqueCheck:
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
         quiet = {n for n, x in zip(names, found.gradients.tolist(), strict=True) if x == 0}
-        absent = (quiet - self._history.always()) | (set(self._stale()) - set(step.moving))
+        known = self._history.always() if not self._drew() else set()
+        absent = (quiet - known) | (set(self._stale()) - set(step.moving))
+        held = set(step.held)
         broken = {
             i: how
             for i, how in broken_families(on_device.cpu(), self._meter.slices).items()
-            if not absent.intersection(symmetries[i].parameters)
+            # ... and of what another optimizer steps, or nobody, in another step than this one.
+            if not absent.intersection(symmetries[i].parameters) and held.issuperset(symmetries[i].parameters)
         }
-        if not broken:
+        # A path that was not recorded: symmetries are known of the one that was.
+        if not broken or (self._history.expected_none - quiet):
             return NOTHING
         cut = tuple(sorted(quiet.intersection(n for i in broken for n in symmetries[i].parameters)))
         torques = tuple(
