@@ -29,6 +29,13 @@ CHANCE = 2.0 * math.exp(-(CONFIDENCE**2) / 2.0)
 Steps = TypeVar("Steps", "float", "np.ndarray")
 
 
+def eps_of(dtype: str) -> float:
+    """The spacing of numbers around 1 in `float32`, `torch.bfloat16`, ...; of several, the coarsest; nan if unknown."""
+    found = [getattr(torch, name.strip().removeprefix("torch."), None) for name in dtype.split(",")]
+    kinds = [d for d in found if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)]
+    return max((float(torch.finfo(d).eps) for d in kinds), default=math.nan)
+
+
 def rounding_bound(steps: Steps, eps: float) -> Steps:
     """What rounding can add up to after `steps` (a number or an array), relative to the largest scale so far."""
     return CONFIDENCE * (eps + LAW_OPERATIONS * EPS64) * (steps + 1.0) ** 0.5

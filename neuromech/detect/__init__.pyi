@@ -10,8 +10,8 @@ from .find import find_under as find_under
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .interpret import Invariance as Invariance
-from .recognise import recognise as recognise
-from .recognise import seen_of as seen_of
+from .recognition import recognise as recognise
+from .recognition import seen_of as seen_of
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
 from .verify import watched as watched

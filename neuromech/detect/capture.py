@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
+from neuromech.compat import is_persistent, tree_leaves
 from neuromech.detect.calling import call, copies, state_of
 from neuromech.detect.constant_folding import Replay
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
@@ -88,7 +88,7 @@ def _statistics(model: nn.Module) -> Iterator[str]:
     """The buffers whose numbers belong to the model's state, and may change while it trains: averages, not indices."""
     for path, m in model.named_modules():
         for name, buffer in m.named_buffers(recurse=False):
-            if buffer.is_floating_point() and name not in m._non_persistent_buffers_set:
+            if buffer.is_floating_point() and is_persistent(m, name):
                 yield f"{path}.{name}" if path else name
 
 

@@ -17,7 +17,7 @@ from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
-from neuromech.detect.recognise import in_words, seen_of
+from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 from neuromech.detect.verify import Experiment, against_the_gradient, outputs_as_they_are, verify

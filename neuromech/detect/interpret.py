@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch.utils._pytree import tree_map_only
-
+from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Data, Expr, Unknown

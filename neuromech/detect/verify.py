@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from neuromech import params as P
+from neuromech.compat import tree_map_only
 from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
 from neuromech.detect.float64 import Precise, widened

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from neuromech.compat import muon_direction, muon_rate
 from neuromech.dynamics.forms.vectors import Computed, Window
 
 Group = Mapping[str, Any]
@@ -148,16 +149,14 @@ def lion(m: Moving) -> Update:
 
 def muon(m: Moving) -> Update:
     """Muon; the orthogonalization is torch's own, run once more. The rate, which depends on the shape, is in u."""
-    from torch.optim import _muon
-
     told, momentum = m.group, m.number("momentum")
-    rate = _muon._adjust_lr(m.number("lr"), told["adjust_lr_fn"], m.parameter.shape)
+    rate = muon_rate(m.number("lr"), told["adjust_lr_fn"], m.parameter.shape)
 
     def direction(w: Window) -> Tensor:
         g = m.gradient(w)
         buffer = torch.lerp(m.kept("momentum_buffer", w), g, 1.0 - momentum)
         update = torch.lerp(g, buffer, momentum) if told["nesterov"] else buffer
-        shaped = _muon._zeropower_via_newtonschulz(update, told["ns_coefficients"], told["ns_steps"], told["eps"])
+        shaped = muon_direction(update, told["ns_coefficients"], told["ns_steps"], told["eps"])
         return shaped.to(m.parameter.dtype).mul_(rate)
 
     return Update(m.decay, 1.0, Computed(direction, local=False))

@@ -74,7 +74,8 @@ class EoMOptimizer(Optimizer):
         self.base, self.closure = base, closure
         self.order, self.follow, self.backend, self.hvp = order, follow, backend, hvp
         # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
-        base.follows_flow = order > 0  # type: ignore[attr-defined]
+        told = {"order": order, "follow": follow, "backend": backend}
+        base.follows_flow = told if order > 0 else {}  # type: ignore[attr-defined]
         self.steps = 0
         self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
         groups, state, defaults = base.param_groups, base.state, base.defaults

@@ -5,19 +5,19 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.variable import Variable
 from torch.utils.hooks import RemovableHandle
+
+from neuromech.compat import at_end_of_backward, backward_id, version
 
 Mark = tuple[int, int]
 
 
 def mark(t: Tensor) -> Mark:
     """Where a tensor lies in memory, and how often code has written to it."""
-    return (t.data_ptr() if t.layout is torch.strided else id(t)), t._version
+    return (t.data_ptr() if t.layout is torch.strided else id(t)), version(t)
 
 
 class BackwardWatch:
@@ -82,17 +82,17 @@ class BackwardWatch:
             self._full.add(name)
 
     def _arrived(self, name: str) -> None:
-        task = torch._C._current_graph_task_id()
+        task = backward_id()
         if task != self._task:
             self._task = task
-            _at_the_end(self._wait)
+            at_end_of_backward(self._wait)
         if name in self._full:
             self.uncleared.add(name)
         self.arrived[name] += 1
 
     def _wait(self) -> None:
         """Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them."""
-        _at_the_end(self._finish)
+        at_end_of_backward(self._finish)
 
     def _finish(self) -> None:
         self.finished += 1
@@ -103,8 +103,3 @@ class BackwardWatch:
             for handle in pair:
                 handle.remove()
         self._handles.clear()
-
-
-def _at_the_end(callback: Callable[[], None]) -> None:
-    engine: Any = Variable._execution_engine
-    engine.queue_callback(callback)

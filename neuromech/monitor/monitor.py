@@ -38,7 +38,7 @@ from neuromech.monitor.checks.order import StepOrder
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
-from neuromech.monitor.diagnose import diagnose
+from neuromech.monitor.diagnosis import diagnose
 from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop

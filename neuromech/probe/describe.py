@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech._version import __version__
 from neuromech.detect import Findings
 from neuromech.dynamics import law_of
+from neuromech.errors import InstrumentError
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -29,6 +31,14 @@ def of_model(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def of_run(every: int, members: int | None, name: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """How the run is recorded, and what its user says of it. Raises `InstrumentError` for a config that is not one."""
+    if config is not None and not isinstance(config, Mapping):
+        raise InstrumentError(f"config= takes a dict of settings, not {type(config).__name__}: try vars(args)")
+    said = {"name": None if name is None else str(name), "config": None if config is None else dict(config)}
+    return {"every": every, "members": members} | {k: v for k, v in said.items() if v is not None}
+
+
 def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, Any]:
     def dtype(s: Symmetry) -> str:
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
@@ -38,25 +48,27 @@ def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, A
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 
 
-def of_optimizer(optimizer: Optimizer) -> dict[str, Any]:
+def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
     groups = [
-        dict(told) | {"parameters": len(group["params"])}
+        dict(told) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
         for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
-    return {"class": type(optimizer).__name__, "law": law_of(optimizer), "groups": groups}
+    flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
+    wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
+    return {"class": type(optimizer).__name__, "law": law_of(optimizer), "groups": groups} | wrapper
 
 
-Told = list[dict[str, Any]]
+GroupSettings = list[dict[str, Any]]
 """What each param group of an optimizer is told, as plain data, without how it is to be computed."""
 
 _HOW = {"params", "foreach", "fused", "capturable", "differentiable", "initial_lr"}
 
 
-def settings(optimizer: Optimizer) -> Told:
+def settings(optimizer: Optimizer) -> GroupSettings:
     return [{k: _plain(x) for k, x in g.items() if k not in _HOW} for g in optimizer.param_groups]
 
 
-def changes(before: Told, after: Told) -> list[tuple[str, str]]:
+def changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]]:
     """What is told otherwise than before, but for the learning rate, as (which setting, words)."""
     out = [
         (f"group {i} {key}", f"{key} of parameter group {i} is {new[key]} (it was {old.get(key)})")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 NO_STATE = (
     "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, and what was "
     "recorded before stays on disk, as a branch that was given up. To go on where it stopped, save probe.state_dict() "
@@ -13,3 +16,12 @@ NO_FORWARD = (
 )
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
 NO_STEP = "no optimizer has stepped this model's parameters"
+
+
+def failed(step: int, error: Exception) -> str:
+    """What to say of a measurement that raised after this step."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return (
+        f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
+        f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
 from neuromech.record import Journal, Record, some
+from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
 
 
@@ -35,7 +38,7 @@ class Measurement:
         self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
         rows = Rows(self._laws.slices, members, self._laws.device)
-        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows)
+        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, self._eps())
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
@@ -44,6 +47,12 @@ class Measurement:
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
             journal.once("none found", 0, "none found", message)
+
+    def _eps(self) -> list[float]:
+        """Of the weights of each family, or of autocast, to which gradients are rounded."""
+        coarse = eps_of(str(self._record.meta.get("autocast") or ""))
+        eps = [max(torch.finfo(self.params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
+        return eps if math.isnan(coarse) else [max(e, coarse) for e in eps]
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
@@ -131,7 +140,7 @@ class Measurement:
         self._observed = reading.observed
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
-        terms = self._totals.read(reading.observed) if kept else None
+        terms = self._totals.read(reading.observed, reading.scale, self.step) if kept else None
         self._writer.add(self.step, optimizer, lr, self.time, fields, terms)
 
     def _meet(self, optimizer: Optimizer) -> _Known:
@@ -140,7 +149,7 @@ class Measurement:
         settings = describe.settings(optimizer)
         if known is not None and known.settings == settings:
             return known
-        description = describe.of_optimizer(optimizer)
+        description = describe.of_optimizer(optimizer, self._names)
         if known is None:
             known = self._known[optimizer] = _Known(len(self._described), settings)
             if description in self._described:  # made anew with equal settings, as at every epoch
@@ -186,7 +195,7 @@ class Measurement:
             if names:
                 self._journal.event(self.step, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
-            if owner._parameters.get(attribute) is not self.params[name]:
+            if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
                     self.step,
@@ -231,7 +240,7 @@ class Measurement:
 class _Known:
     """What is known of one optimizer: its place in the records, what it is told, what it moves, its buffers."""
 
-    def __init__(self, index: int, settings: describe.Told) -> None:
+    def __init__(self, index: int, settings: describe.GroupSettings) -> None:
         self.index, self.settings = index, settings
         self.moving: frozenset[str] | None = None
         self.buffers: Marks = {}
@@ -242,7 +251,7 @@ Marks = dict[str, tuple[int, int]]
 
 def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
     """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    return {name: (t.data_ptr(), t._version) for name, t in tensors}
+    return {name: (t.data_ptr(), version(t)) for name, t in tensors}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

@@ -9,9 +9,8 @@ Nothing here changes a number of the training run: hooks read, and return what t
 
 from __future__ import annotations
 
-import traceback
 import weakref
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +23,13 @@ from torch.optim.optimizer import Optimizer
 from neuromech.detect import Experiment, Findings, Graph, Invariance, analyse, arguments, outputs_as_they_are, record
 from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, StepWatch
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, LossWatch, StepWatch
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now, find_recognised, find_violated
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
-from neuromech.record import Journal, Record
+from neuromech.record import Journal, Progress, Record, how_it_ended
 from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def instrument(
     every: int = 1,
     members: int | None = 8,
     resume: bool = False,
+    name: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
@@ -57,7 +58,8 @@ def instrument(
     gradient that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters.
     `run`: directory for the records; without it they are kept in memory. `every`: record every so many steps
     (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
-    `resume`: go on in a run directory that holds a run already.
+    `resume`: go on in a run directory that holds a run already. `name`, `config`: what you call the run, and its
+    settings, for the records and the report.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
@@ -68,7 +70,8 @@ def instrument(
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
         )
-    return Probe(model, loss, example, optimizer, run, every, members, resume)
+    about = describe.of_run(every, members, name, config)
+    return Probe(model, loss, example, optimizer, run, every, members, resume, about)
 
 
 class Probe(RunFrames):
@@ -84,6 +87,7 @@ class Probe(RunFrames):
         every: int,
         members: int | None,
         resume: bool,
+        about: dict[str, Any],
     ) -> None:
         self._model = unwrapped(model)
         self._monitor: Monitor | None = None
@@ -94,13 +98,15 @@ class Probe(RunFrames):
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
         self._removed = False
-        self._record = Record(run, describe.of_model(self._model), resume)
+        self._record = Record(run, describe.of_model(self._model) | about, resume)
         self._journal = Journal(self._record)
+        self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
         self._has_example = example is not None
         if example is not None and loss is None:
             self._on_forward(Forward(*arguments(example), self._model.training))
         self._hooks, self._forwards = ForwardHooks(model), ForwardWatch(self._on_forward)
-        self._hooks.listeners.append(self._forwards)
+        self._loss = LossWatch()
+        self._hooks.listeners += [self._forwards, self._loss]
         self._steps = StepWatch(
             lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
         )
@@ -191,9 +197,17 @@ class Probe(RunFrames):
         """Bring everything measured so far to the records."""
         if self._measurement is not None:
             self._measurement.flush()
+        self._progress.flush()
+
+    def log(self, **values: Any) -> None:
+        """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
+        self._progress.log(values)
 
     def remove(self) -> None:
         """Take the instrument off the model and the optimizer; records and report remain. Twice does no harm."""
+        self._remove("finished")
+
+    def _remove(self, how: str, what: str = "") -> None:
         if not self._removed:
             self._removed = True
             self.flush()
@@ -203,13 +217,13 @@ class Probe(RunFrames):
             if self._monitor is not None:
                 self._monitor.remove()
             _watched.discard(self._model)
-            self._record.close()
+            self._record.end(how, what)
 
     def __enter__(self) -> Probe:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.remove()
+        self._remove(*how_it_ended(error))
 
     def __repr__(self) -> str:
         where = f", records in {self._record.path}" if self._record.path else ""
@@ -283,6 +297,7 @@ class Probe(RunFrames):
             self._record.update_meta({"autocast": str(self._forwards.autocast).removeprefix("torch.")})
         self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
         self._averages = Averages(self._measurement, self._record)
+        self._measurement.beside(self._progress.flush)
         return self._measurement
 
     def _why_nothing(self) -> str:
@@ -309,6 +324,7 @@ class Probe(RunFrames):
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
+            self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
 
@@ -320,20 +336,13 @@ class Probe(RunFrames):
                 return
             measurement = self._measurement
             try:
-                with torch.no_grad():
+                with torch.no_grad(), self._progress.measuring():
                     work(optimizer)
             except Exception as error:
                 if measurement is None:
                     raise
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                self._journal.once(
-                    "failed",
-                    measurement.step,
-                    "failed",
-                    f"measuring failed after step {measurement.step} and has stopped; training goes on, and what was "
-                    f"recorded is kept. {type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})",
-                )
-                self.remove()
+                self._journal.once("failed", measurement.step, "failed", empty_run.failed(measurement.step, error))
+                self._remove("failed", f"{type(error).__name__}: {error}")
             if self._monitor is not None:
                 self._monitor.react()  # what it raises is meant to end the run
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from neuromech.dynamics import TERMS, Reading
 from neuromech.record import Journal, Record
+from neuromech.rounding import CONFIDENCE, EPS64, LAW_OPERATIONS
 
 INTERVAL_STEPS = 64
 INTERVAL_SECONDS = 5.0  # what a killed process may lose
@@ -32,6 +33,7 @@ PREDICTIONS = ("exact", "ideal", "continuous", "flow")
 FIELDS = ("observed", *PREDICTIONS, "scale")
 RESIDUALS = {"residual" if law == "exact" else f"{law}_residual": law for law in PREDICTIONS}
 SUMS = (*TERMS, "outside", "turn")  # of every step so far
+REST = ("rounding", "unexplained")
 
 
 class Rows:
@@ -78,8 +80,12 @@ class Rows:
 class Totals:
     """What each term has moved the charges by since the start, at the rows that are kept: families, then singles."""
 
-    def __init__(self, rows: Rows) -> None:
+    def __init__(self, rows: Rows, eps: Sequence[float]) -> None:
+        """`eps`: of the weights of each family, or coarser if gradients are."""
         self._rows = rows
+        each = torch.tensor([*eps, *(eps[int(i)] for i in rows.family)], dtype=torch.float64)
+        self._bound = CONFIDENCE * (each + LAW_OPERATIONS * EPS64)  # of one step, relative
+        self._largest: Tensor | None = None  # the largest scale so far
         self._start: Tensor | None = None  # the charges at the start
         self._sums: Tensor | None = None  # [SUMS, kept rows]
 
@@ -104,19 +110,28 @@ class Totals:
         if self._sums is not None:
             self._sums[-2] += self._kept(change)
 
-    def read(self, observed: Tensor) -> Tensor:
-        """[SUMS and rounding, kept rows]: rounding is what the observed change has beyond the terms."""
+    def read(self, observed: Tensor, scale: Tensor, step: int) -> Tensor:
+        """[SUMS and REST, kept rows]: what the observed change has beyond the terms, as far as rounding explains it in
+        so many steps, and what is then left."""
         assert self._sums is not None
         assert self._start is not None
-        rounding = self._kept(observed) - self._start - self._sums[:-1].sum(0)
-        return torch.cat((self._sums, rounding[None]))
+        scale = self._kept(scale)
+        self._largest = scale if self._largest is None else torch.fmax(self._largest, scale)
+        allowed = self._bound.to(scale.device) * self._largest * (step + 1.0) ** 0.5
+        rest = self._kept(observed) - self._start - self._sums[:-1].sum(0)
+        rounding = rest.clamp(-allowed, allowed)
+        return torch.cat((self._sums, torch.stack((rounding, rest - rounding))))
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {} if self._sums is None or self._start is None else {"start": self._start, "sums": self._sums.clone()}
+        if self._sums is None or self._start is None:
+            return {}
+        largest = {} if self._largest is None else {"largest": self._largest}
+        return {"start": self._start, "sums": self._sums.clone()} | largest
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         if state and state["sums"].shape[1] == self._rows.families + len(self._rows.member):
             self._start, self._sums = (state[key].to(device, copy=True) for key in ("start", "sums"))
+            self._largest = state["largest"].to(device) if "largest" in state else None
 
 
 class ReadingWriter:
@@ -145,7 +160,7 @@ class ReadingWriter:
         self, step: int, optimizer: int, lr: float, when: float, fields: Tensor | None, terms: Tensor | None = None
     ) -> None:
         """One step: its lr, the time t = sum of lr, [FIELDS, rows] of readings (None: not recorded), [SUMS and
-        rounding, kept rows] of terms."""
+        REST, kept rows] of terms."""
         self._steps.append((step, optimizer, lr, when))
         if fields is not None and self._rows.families:
             whole = self._rows.sums(fields)
@@ -182,8 +197,8 @@ class ReadingWriter:
         self._append("charges", names, every, whole)
         self._append("charges", names, singly, shown)
         terms = [(step, terms, singles is not None) for step, _, singles, terms in readings if terms is not None]
-        self._append("terms", (*SUMS, "rounding"), every, [(step, x[:, :n]) for step, x, _ in terms])
-        self._append("terms", (*SUMS, "rounding"), singly, [(step, x[:, n:]) for step, x, some in terms if some])
+        self._append("terms", (*SUMS, *REST), every, [(step, x[:, :n]) for step, x, _ in terms])
+        self._append("terms", (*SUMS, *REST), singly, [(step, x[:, n:]) for step, x, some in terms if some])
         self._report_non_finite(whole)
 
     def _append(

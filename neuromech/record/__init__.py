@@ -7,9 +7,15 @@ session; every row carries its `session`, and no row that was written is ever ch
     charges   step, symmetry (index), member (-1: the whole family), observed, exact, ideal, continuous, flow, scale,
               and the residuals of the four laws; nan where nothing is predicted
     terms     step, symmetry, member, and what each cause has moved the charge by since the start: discretization,
-              weight_decay, momentum, preconditioner, leak, outside, rounding, which sum to the observed change; turn:
-              the sum of sin^2 of the angles by which steps turned the weights (of a family: the mean over members)
+              weight_decay, momentum, preconditioner, leak, outside, rounding (what it can explain of the rest) and
+              unexplained (what it cannot), which sum to the observed change; turn: the sum of sin^2 of the angles by
+              which steps turned the weights (of a family: the mean over members)
+    metrics   step, name, value: the loss that backward was called on, and what `probe.log` was given
+    progress  step, seconds since the start of the session, of which measuring
     events    step, kind, message
+
+A session says how it began (`process`: host, pid, directory, command, commit) and how it ended (`ended`: when, how,
+what); without an end, the process was killed or still runs.
 """
 
 import lazy_loader as _lazy

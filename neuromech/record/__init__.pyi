@@ -1,6 +1,10 @@
 from .events import Journal as Journal
 from .events import some as some
+from .process import alive as alive
+from .progress import LOSS as LOSS
+from .progress import Progress as Progress
 from .record import Record as Record
+from .record import how_it_ended as how_it_ended
 from .run import Run as Run
 from .run import plain as plain
 from .run import read as read

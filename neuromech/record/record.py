@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.errors import RecordError, warn
-from neuromech.record import tables
+from neuromech.record import process, tables
 from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
 from neuromech.record.tables import Columns, columns_of, length
 
@@ -51,7 +52,8 @@ class Record(Run):
         check_symmetries(self.path, self.sessions, meta)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self.session = len(self.sessions)
-        self.sessions.append({"session": self.session, "started": started, "meta": self.meta | plain(meta)})
+        began = {"session": self.session, "started": started, "process": process.describe()}
+        self.sessions.append(began | {"meta": self.meta | plain(meta)})
         self._pending: dict[str, list[Columns]] = {}
         self._kept: dict[str, list[dict[str, np.ndarray] | pd.DataFrame]] = {}  # without a directory, rows end here
         self._waiting, self._tried, self._failing = 0, time.monotonic(), False
@@ -107,6 +109,18 @@ class Record(Run):
         except OSError as error:
             self._warn(error)
 
+    def end(self, how: str, what: str = "") -> None:
+        """Flush, and say how the session ended, the first time that it is said."""
+        self.flush()
+        if "ended" in self.sessions[-1] or os.getpid() != self._process:
+            return
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        self.sessions[-1]["ended"] = {"when": when, "how": how, "what": tables.one_line(what)}
+        try:
+            self._write_meta()
+        except OSError as error:
+            self._warn(error)
+
     def close(self) -> None:
         """Flush. A closed record can still be read, and even appended to."""
         self.flush()
@@ -115,13 +129,15 @@ class Record(Run):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+        self.end(*how_it_ended(error))
 
     def __del__(self) -> None:
         if getattr(self, "_begun", False):
             self._end()
 
     def _end(self) -> None:
+        if _exiting:
+            self.end(*how_it_ended(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)))
         self.flush()
         lost = sum(length(c) for chunks in self._pending.values() for c in chunks)
         if lost and os.getpid() == self._process:
@@ -165,11 +181,19 @@ class Record(Run):
             warn(message)
 
 
+def how_it_ended(error: BaseException | None) -> tuple[str, str]:
+    """("finished", "") or ("raised", what): for `Record.end`."""
+    return ("finished", "") if error is None else ("raised", f"{type(error).__name__}: {error}"[:500].rstrip(": "))
+
+
 _live: weakref.WeakSet[Record] = weakref.WeakSet()
+_exiting = False
 
 
 @atexit.register
 def _end_all() -> None:
+    global _exiting
+    _exiting = True
     for record in list(_live):
         record._end()
 

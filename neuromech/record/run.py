@@ -22,7 +22,8 @@ Session = dict[str, Any]
 class Run:
     """A recorded run, read-only; made by `read`.
 
-    `sessions`: a dict for each time the run was started: session (0, 1, ...), started (UTC), meta.
+    `sessions`: a dict for each time the run was started: session (0, 1, ...), started (UTC), meta, and, if it is known,
+    `process` (see `process.describe`) and `ended` (when, how, what).
     """
 
     def __init__(self, path: Path | None, sessions: list[Session]) -> None:
@@ -74,7 +75,11 @@ def read_sessions(path: Path) -> list[Session]:
     """What `write_sessions` wrote, [] if it never did. Raises `RecordError` if the file is something else."""
     try:
         sessions = json.loads((path / META).read_text(encoding="utf-8"))["sessions"]
-        return [{"session": i, "started": s["started"], "meta": dict(s["meta"])} for i, s in enumerate(sessions)]
+        return [
+            {"session": i, "started": s["started"], "meta": dict(s["meta"])}
+            | {k: dict(s[k]) for k in ("process", "ended") if isinstance(s.get(k), dict)}
+            for i, s in enumerate(sessions)
+        ]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, TypeError, KeyError) as error:

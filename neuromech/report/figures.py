@@ -15,8 +15,7 @@ import numpy as np
 from neuromech.report.canvas import POINTS, corners, drawable, even, fit, lifted, log_axis, peaks, stacked
 from neuromech.report.family import FamilyRecord
 from neuromech.report.terms import draw_terms, visible
-from neuromech.report.verdict import eps_of
-from neuromech.rounding import rounding_bound
+from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from neuromech.report.words import number, share
-from neuromech.rounding import rounding_bound
+from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,13 +43,6 @@ class LawVerdict:
     at: int | None = None
     since: int | None = None
     before: Status | None = None
-
-
-def eps_of(dtype: str) -> float:
-    """The spacing of numbers around 1 in `float32`, `torch.bfloat16`, ...; of several, the coarsest; nan if unknown."""
-    found = [getattr(torch, name.strip().removeprefix("torch."), None) for name in dtype.split(",")]
-    kinds = [d for d in found if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)]
-    return max((float(torch.finfo(d).eps) for d in kinds), default=math.nan)
 
 
 def distances(rows: pd.DataFrame) -> pd.DataFrame:

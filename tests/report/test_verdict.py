@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neuromech.report.family import COLUMNS, families
-from neuromech.report.verdict import LAWS, distances, eps_of, judge
-from neuromech.rounding import CONFIDENCE, EPS64, rounding_bound
+from neuromech.report.verdict import LAWS, distances, judge
+from neuromech.rounding import CONFIDENCE, EPS64, eps_of, rounding_bound
 
 from .simulate import train
 
