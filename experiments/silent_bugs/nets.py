@@ -65,8 +65,8 @@ class Language(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         h = self.embedding(ids) + self.position[: ids.shape[1]]
         n = self.norm1(h)
-        heads = [m(n).unflatten(-1, (2, -1)).transpose(1, 2) for m in (self.query, self.key, self.value)]
-        h = h + self.out(F.scaled_dot_product_attention(*heads, is_causal=True).transpose(1, 2).flatten(-2))
+        q, k, v = (m(n).unflatten(-1, (2, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
+        h = h + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2))
         h = h + self.down(F.relu(self.up(self.norm2(h))))
         return self.head(self.norm3(h))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ def sgd(model: nn.Module, **options: Any) -> torch.optim.SGD:
 class Counting(torch.optim.SGD):
     """Counts in its param groups, as many optimizers of other libraries do."""
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         for group in self.param_groups:
             group["k"] = group.get("k", 0) + 1
             group["average"] = 0.9 * group.get("average", 0.0) + group["k"]
@@ -52,7 +53,7 @@ def adapted_rate(seed: int) -> Watched:
     """An optimizer that finds its learning rate by itself, and writes it into its group."""
 
     class Adapting(torch.optim.SGD):
-        def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        def step(self, closure: Any = None) -> Any:
             out = super().step(closure)
             for group in self.param_groups:
                 group["lr"] *= 0.99
@@ -170,7 +171,7 @@ class SAM(torch.optim.Optimizer):
         self.zero_grad()
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         closure = torch.enable_grad()(closure)
         self.first_step()
         loss = closure()
@@ -254,14 +255,22 @@ def _flow(seed: int, order: int, backend: Any) -> Watched:
     for k in watched:
         if k > STEPS:
             break
-        optimizer.step(lambda k=k: loss_of(model, k, x, y))
+        optimizer.step(partial(loss_of, model, k, x, y))
     return watched
 
 
 # -- the loss ----------------------------------------------------------------------------------------------------------
 
 
-def _regularised(seed: int, term: Callable[[nn.Module], Tensor], n: int = STEPS, adam: bool = False) -> Watched:
+def matrix(m: nn.Sequential) -> Tensor:
+    return m.get_parameter("2.weight")
+
+
+def total(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack([t.sum() for t in tensors]).sum()
+
+
+def _regularised(seed: int, term: Callable[[nn.Sequential], Tensor], n: int = STEPS, adam: bool = False) -> Watched:
     model, (x, y) = perceptron(seed), data()
     watched = Watched(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3) if adam else sgd(model)
@@ -276,24 +285,24 @@ def _regularised(seed: int, term: Callable[[nn.Module], Tensor], n: int = STEPS,
 
 @practice
 def penalty_of_absolute_values(seed: int) -> Watched:
-    return _regularised(seed, lambda m: 1e-3 * sum(p.abs().sum() for p in m.parameters()))  # type: ignore[misc]
+    return _regularised(seed, lambda m: 1e-3 * total(p.abs() for p in m.parameters()))
 
 
 @practice
 def penalty_of_squares(seed: int) -> Watched:
-    return _regularised(seed, lambda m: 1e-2 * sum(p.square().sum() for p in m.parameters()), adam=True)  # type: ignore[misc]
+    return _regularised(seed, lambda m: 1e-2 * total(p.square() for p in m.parameters()), adam=True)
 
 
 @practice
 def penalty_of_some_squares(seed: int) -> Watched:
-    return _regularised(seed, lambda m: 1e-2 * m[2].weight.square().sum())  # type: ignore[index, union-attr]
+    return _regularised(seed, lambda m: 1e-2 * matrix(m).square().sum())
 
 
 @practice
 def orthogonality(seed: int) -> Watched:
-    def term(m: nn.Module) -> Tensor:
-        w = m[2].weight  # type: ignore[index]
-        return 1e-2 * (w @ w.T - torch.eye(len(w))).square().sum()  # type: ignore[operator, union-attr]
+    def term(m: nn.Sequential) -> Tensor:
+        w = matrix(m)
+        return 1e-2 * (w @ w.T - torch.eye(len(w))).square().sum()
 
     return _regularised(seed, term)
 
@@ -304,7 +313,7 @@ def pull_to_the_start(seed: int) -> Watched:
     kept = [p.detach().clone() for p in perceptron(seed).parameters()]
     return _regularised(
         seed,
-        lambda m: 1e-2 * sum((p - q).square().sum() for p, q in zip(m.parameters(), kept, strict=True)),  # type: ignore[misc]
+        lambda m: 1e-2 * total((p - q).square() for p, q in zip(m.parameters(), kept, strict=True)),
     )
 
 
@@ -402,9 +411,8 @@ def _dropped(seed: int, p: float, python: bool) -> Watched:
 
 for _p in (0.02, 0.1, 0.5):
     for _python in (False, True):
-        PRACTICES[f"layer dropped {_p} {'python' if _python else 'torch'}"] = (
-            lambda seed, p=_p, python=_python: _dropped(seed, p, python)
-        )
+        _name = f"layer dropped {_p} {'python' if _python else 'torch'}"
+        PRACTICES[_name] = partial(_dropped, p=_p, python=_python)
 
 
 @practice
@@ -469,7 +477,7 @@ def optimizer_in_backward(seed: int) -> Watched:
         own[p].zero_grad()
 
     for p in model.parameters():
-        p.register_post_accumulate_grad_hook(step)  # type: ignore[arg-type]
+        p.register_post_accumulate_grad_hook(step)
     for k in watched:
         if k > STEPS:
             break
@@ -491,6 +499,11 @@ def each_clipped_alone(seed: int) -> Watched:
     return watched
 
 
+def gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
 @practice
 def noise_on_gradients(seed: int) -> Watched:
     model = perceptron(seed)
@@ -499,7 +512,7 @@ def noise_on_gradients(seed: int) -> Watched:
     def noise(k: int) -> None:
         if k > 5:
             for p in model.parameters():
-                p.grad.add_(torch.randn_like(p), alpha=0.01)  # type: ignore[union-attr]
+                gradient(p).add_(torch.randn_like(p), alpha=0.01)
 
     steps(watched, model, sgd(model), STEPS, gradient=noise)
     return watched
@@ -508,13 +521,16 @@ def noise_on_gradients(seed: int) -> Watched:
 # -- number formats ----------------------------------------------------------------------------------------------------
 
 
+def lower_inside(model: nn.Module) -> None:
+    """As Accelerate and the Trainer of transformers do it: hooks on the model do not see it."""
+    low: Any = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model.__dict__["forward"] = lambda *args: low(*args).float()
+
+
 @practice
 def autocast_inside_of_forward(seed: int) -> Watched:
-    """As Accelerate and the Trainer of transformers do it: hooks on the model do not see it."""
     model = perceptron(seed, norm=True)
-    model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)  # type: ignore[method-assign]
-    out = model.forward
-    model.forward = lambda *a: out(*a).float()  # type: ignore[method-assign]
+    lower_inside(model)
     watched = Watched(model)
     steps(watched, model, torch.optim.AdamW(model.parameters(), lr=1e-3), STEPS)
     return watched
@@ -523,8 +539,7 @@ def autocast_inside_of_forward(seed: int) -> Watched:
 @practice
 def autocast_of_words(seed: int) -> Watched:
     model = Language(seed)
-    out = torch.autocast("cpu", torch.bfloat16)(model.forward)
-    model.forward = lambda ids: out(ids).float()  # type: ignore[method-assign]
+    lower_inside(model)
     watched, optimizer = Watched(model), torch.optim.AdamW(model.parameters(), lr=1e-3)
     for k in watched:
         if k > STEPS:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.detect import is_our_call, tensors_of
+from neuromech.rng import GeneratorStates, states
 
 
 @dataclass(eq=False)
@@ -26,6 +27,7 @@ class Forward:
     outputs: list[Tensor] = field(default_factory=list)
     cotangents: list[Tensor | None] = field(default_factory=list)
     finite: bool = True
+    generators: GeneratorStates | None = None  # as it found them
 
 
 class Hook:
@@ -95,7 +97,7 @@ class ForwardWatch:
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._candidate = self._failure = None
         if (self.trained is None or not self.trained.finite) and torch.is_grad_enabled():
-            self._candidate = Forward(args, kwargs, model.training)
+            self._candidate = Forward(args, kwargs, model.training, generators=states(devices_of(model)))
             try:
                 self._seen(self._candidate)
             except Exception as error:
@@ -125,6 +127,10 @@ class ForwardWatch:
         """Let go of the tensors, keep watching no more."""
         self._seen = lambda _: None
         self.trained = Forward((), {}, True)
+
+
+def devices_of(model: nn.Module) -> set[torch.device]:
+    return {p.device for p in model.parameters()}
 
 
 def _autocast(model: nn.Module) -> torch.dtype | None:

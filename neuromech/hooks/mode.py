@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.detect import tensors_of
+from neuromech.rng import GeneratorStates, same, states
 
 TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to
 
@@ -32,7 +31,7 @@ class ForwardModes:
         self._modules = dict(model.named_modules())
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
-        self._random: tuple[object, ...] = ()
+        self._random: GeneratorStates | None = None
 
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
@@ -48,13 +47,13 @@ class ForwardModes:
         self._last = {name: m.training for name, m in self._modules.items()}
         self.steps = self.now
         self.count += 1
-        self._random = _random_state(self._device)
+        self._random = states([self._device])
         self.eps = max(self.eps, precision(self._device))
         self._begun()
 
     def after(self, model: nn.Module, output: Any) -> None:
         if torch.is_grad_enabled():
-            self.drew = _random_state(self._device) != self._random
+            self.drew = self._random is not None and not same(self._random, states([self._device]))
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
 
 
@@ -80,16 +79,6 @@ def precision(device: torch.device) -> float:
     if device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32):
         eps = max(eps, TF32)
     return eps
-
-
-def _random_state(device: torch.device) -> tuple[object, ...]:
-    """Changes with every random number of torch, Python or NumPy."""
-    state: list[object] = [torch.get_rng_state().numpy().tobytes(), random.getstate()]
-    if device.type == "cuda":
-        state.append(torch.cuda.get_rng_state(device).numpy().tobytes())
-    if (numpy := sys.modules.get("numpy")) is not None:
-        state.append(numpy.random.get_state()[2])
-    return tuple(state)
 
 
 def _eps(t: Tensor) -> float:

@@ -217,7 +217,7 @@ class StepReader:
         )
 
     def _elsewhere(self, raw: Backward | None, theta: Mapping[str, Tensor]) -> tuple[str, ...]:
-        """The parameters that had other values at the backward: by their samples, and not by writes that were undone."""
+        """The parameters that had other values at the backward, by their samples: writes may have been undone."""
         if raw is None:
             return ()
         now = torch.cat(list(theta.values())) if theta else raw.theta

@@ -17,13 +17,13 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import Reading
@@ -35,6 +35,7 @@ from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
 from neuromech.monitor.checks.mode import ModeCheck
 from neuromech.monitor.checks.order import StepOrder
+from neuromech.monitor.checks.penalty import PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
@@ -44,6 +45,7 @@ from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
 from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.options import Options
+from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
 from neuromech.params import named_parameters
 from neuromech.record import Journal, Record
@@ -87,7 +89,10 @@ class Monitor:
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
         self._armed = False
+        self._torque: TorqueCheck | None = None
         self._violated = NOTHING  # by the first gradient
+        self._padded = _padded(model)
+        self._penalty: PenaltyCheck | None = None
         self._ahead: Step | None = None
         self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
         kinds = {p.dtype for p in params.values()} | ({options.precision} - {None})
@@ -124,15 +129,33 @@ class Monitor:
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
         torque = TorqueCheck(
-            reader.meter, self._history, lambda: self._backward.uncleared, lambda: self._modes.drew
+            reader.params, reader.meter, self._history, lambda: self._backward.uncleared, lambda: self._modes.drew
         )
+        padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
+        torque.unjudged.update(padded)
+        self._torque = torque
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
         self._checks.insert(self._checks.index(self._order), torque)
         self._checks.append(LawCheck(symmetries, slices, eps))
 
-    def add_violated(self, violated: Sequence[tuple[Symmetry, float]]) -> None:
-        """Symmetries of the forward that its gradient violates, by how much: known ahead of the first step."""
-        torques = tuple(Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by) for s, by in violated)
+    def begin(
+        self,
+        violated: Sequence[tuple[Symmetry, float]],
+        coarsest: float,
+        gradient: Callable[[], dict[str, Tensor] | None],
+    ) -> None:
+        """What is known of the first forward that trained, ahead of the first step.
+
+        `violated`: symmetries of the forward that its gradient violates, by how much. `coarsest`: the spacing of
+        numbers around 1 in its coarsest format. `gradient`: computes its share in each gradient once more.
+        """
+        self._eps = max(self._eps, coarsest)
+        self._penalty = PenaltyCheck(self._reader.sample, gradient)
+        torques = tuple(
+            Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
+            for s, by in violated
+            if not (s.kind == "translation" and self._padded.intersection(s.parameters))
+        )
         self._violated = Evidence(torques=torques, since_start=bool(torques))
 
     def before(self, optimizer: Optimizer) -> bool | None:
@@ -148,6 +171,8 @@ class Monitor:
         new = self._order.is_new(optimizer)
         found = reduce(or_, (check.before(step) for check in self._checks), not_finite) | self._violated
         self._violated = NOTHING
+        if self._penalty is not None and self._torque is not None:
+            found, self._penalty = self._penalty.explain(found, step, self._torque), None
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)
@@ -211,6 +236,8 @@ class Monitor:
                 self.react()
 
     def _judge(self, step: int, evidence: Evidence) -> None:
+        for practice, text in noticed(evidence):
+            self._journal.once(f"practice {practice}", step, "practice", f"step {step}: {text}", warn=False)
         added = self._faults.add(step, diagnose(evidence), evidence)
         if added is None:
             return
@@ -221,3 +248,12 @@ class Monitor:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
             self._unreported.append(fault)
+
+
+def _padded(model: nn.Module) -> set[str]:
+    """Embeddings with a row for padding, whose gradient torch leaves at zero: no shift of all rows is seen by it."""
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
+    }

@@ -61,12 +61,17 @@ def replay(
     slack = eps * (after.theta.abs() + theta.abs() + OPERATIONS * abs(lr) * u.size) + tiny
     moment = next(iter(after.state.values()), torch.zeros_like(theta))
     vectors = {"step": expected - theta, "gradient": g, "weights": theta, "momentum": moment}
-    found = differences("weight", names, counts, after.theta - expected, slack, vectors, eps)
+    found = differences("weight", names, counts, _error(after.theta, expected), slack, vectors, eps)
     for key, new in rule.advance(settings, theta, g, before.state, t).items():
         slack = OPERATIONS * eps * (new.size + after.state[key].abs()) + tiny
         vectors = {"momentum": before.state[key], "gradient": g, "weights": theta}
-        found += differences(key, names, counts, after.state[key] - new.value, slack, vectors, eps)
+        found += differences(key, names, counts, _error(after.state[key], new.value), slack, vectors, eps)
     return found
+
+
+def _error(found: Tensor, expected: Tensor) -> Tensor:
+    """Of what is no number by its settings nothing is expected: a gradient that was none has been told."""
+    return torch.where(torch.isfinite(expected), found - expected, 0.0)
 
 
 def differences(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
@@ -14,15 +16,19 @@ from neuromech.detect import (
     Graph,
     Invariance,
     betrayed,
+    call,
     find_symmetries,
     find_under,
     recognise,
     seen_of,
+    state_of,
     tensors_of,
     wants_target,
 )
 from neuromech.errors import InstrumentError
 from neuromech.hooks import Forward, held
+from neuromech.params import named_parameters
+from neuromech.rng import preserved_rng, restore
 from neuromech.symmetry import Symmetry
 
 
@@ -81,6 +87,42 @@ def find_violated(
         return [seen_of(t, f) for t, f in zip(tensors_of(output), free, strict=True)]
 
     return betrayed(model, graph, free, Experiment(model, trained.args, trained.kwargs, seen), known)
+
+
+def first_seen(
+    model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
+) -> tuple[list[tuple[Symmetry, float]], float, Callable[[], dict[str, Tensor] | None]]:
+    """Of the first forward that trained: the symmetries it violates, its coarsest format, its gradient."""
+    return find_violated(model, trained, graph, known), coarsest(graph), partial(gradient_of, model, trained)
+
+
+def coarsest(graph: Graph) -> float:
+    """The spacing of numbers around 1 in the coarsest format that a recorded forward computes in."""
+    dtypes = {v.dtype for node in graph.nodes for v in node.outputs if v.dtype.is_floating_point}
+    return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
+
+
+def gradient_of(model: nn.Module, trained: Forward) -> dict[str, Tensor] | None:
+    """What the forward that trained contributed to each gradient, by a forward and backward of our own.
+
+    None if the same forward cannot be had a second time: its output must be the same, bit for bit.
+    """
+    if trained.generators is None or not trained.outputs:
+        return None
+    params = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in named_parameters(model).items()}
+    state = state_of(model, torch.clone, params)
+    with preserved_rng(), torch.enable_grad():
+        restore(trained.generators)
+        outputs = tensors_of(call(model, trained.args, trained.kwargs, state))
+    if len(outputs) != len(trained.outputs):
+        return None
+    pairs = [(y, g) for y, g in zip(outputs, trained.cotangents, strict=True) if g is not None]
+    if not pairs or not all(torch.equal(y, seen) for y, seen in zip(outputs, trained.outputs, strict=True)):
+        return None
+    names = [n for n, p in params.items() if p.requires_grad]
+    ys, gs = [y for y, _ in pairs], [g for _, g in pairs]
+    found = torch.autograd.grad(ys, [params[n] for n in names], gs, allow_unused=True)
+    return {n: g for n, g in zip(names, found, strict=True) if g is not None}
 
 
 def _recognised(trained: Forward, graph: Graph) -> list[Invariance]:

@@ -32,6 +32,7 @@ class TorqueCheck:
 
     def __init__(
         self,
+        params: Mapping[str, Tensor],
         meter: TorqueMeter,
         history: GradientHistory,
         stale: Callable[[], Collection[str]],
@@ -40,25 +41,28 @@ class TorqueCheck:
         """`stale`: the parameters to whose gradient a backward added although a step had used it; `drew`: whether the
         forward drew random numbers, by which it may have left out a layer."""
         self._drew = drew
-        self._meter, self._judge = meter, TorqueJudge(meter)
+        self.meter, self.params = meter, params
+        self._judge = TorqueJudge(meter)
         self._history, self._stale = history, stale
         self._last: Displacement | None = None
+        self.unjudged: set[int] = set()  # families that the loss is known to break, or that torch does
 
     def before(self, step: Step) -> Evidence:
-        if not (self._meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
+        if not (self.meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
             return NOTHING
         raw = step.backward
         # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
         here = step.torques if not (step.changed or step.elsewhere) else None
         found = raw.torques if raw and raw.judged else here
-        return NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
+        judged = NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
+        return judged | Evidence(elsewhere=step.elsewhere)
 
     def after(self, step: Step) -> Evidence:
         self._last = _displacement(step)
         return NOTHING
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
-        symmetries, names = self._meter.symmetries, self._meter.names
+        symmetries, names = self.meter.symmetries, self.meter.names
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
@@ -68,9 +72,11 @@ class TorqueCheck:
         held = set(step.held)
         broken = {
             i: how
-            for i, how in broken_families(on_device.cpu(), self._meter.slices).items()
+            for i, how in broken_families(on_device.cpu(), self.meter.slices).items()
             # ... and of what another optimizer steps, or nobody, in another step than this one.
-            if not absent.intersection(symmetries[i].parameters) and held.issuperset(symmetries[i].parameters)
+            if i not in self.unjudged
+            and not absent.intersection(symmetries[i].parameters)
+            and held.issuperset(symmetries[i].parameters)
         }
         # A path that was not recorded: symmetries are known of the one that was.
         if not broken or (self._history.expected_none - quiet):
@@ -96,7 +102,7 @@ class TorqueCheck:
         last, off = self._last, excess > 1
         if last is None or not all(n in last.directions for n in grads):
             return False
-        before = found.torque + last.lr * self._meter.along(grads, last.directions)
+        before = found.torque + last.lr * self.meter.along(grads, last.directions)
         return bool((before.abs()[off] * excess[off] <= found.torque.abs()[off]).all())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Mapping
 from weakref import WeakKeyDictionary
 
@@ -32,6 +33,7 @@ class StepOrder:
         self._trained = {n for n, p in params.items() if p.requires_grad}
         self._steps: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._used: dict[str, int] = {}  # checksums of the gradients that were stepped
+        self._last_by: dict[str, weakref.ref[Optimizer]] = {}  # who stepped it last
         self._reported: set[tuple[str, str]] = set()
 
     def is_new(self, optimizer: Optimizer) -> bool:
@@ -51,7 +53,7 @@ class StepOrder:
         if self._steps.get(step.optimizer):  # by its second step every optimizer of a loop has stepped
             unheld = {n for n in trained if backward.arrived[n]} - mine - others
         return Evidence(
-            shared=self._once("shared", mine & others),
+            shared=self._once("shared", {n for n in mine & others if n in again or self._taken_over(n, step)}),
             repeated=tuple(sorted(again)),
             uncleared=tuple(sorted(backward.uncleared & moving)),
             frozen=self._once("frozen", frozen),
@@ -60,12 +62,18 @@ class StepOrder:
             unheld=self._once("unheld", unheld),
         )
 
+    def _taken_over(self, name: str, step: Step) -> bool:
+        """True if this optimizer has stepped before, and another one has stepped the parameter since."""
+        last = self._last_by.get(name)
+        return step.optimizer in self._steps and last is not None and last() is not step.optimizer
+
     def _used_before(self, name: str, step: Step) -> bool:
         """True if the gradient is, bit for bit, the one that the last step of this parameter took, and is not zero."""
         return step.grad_sums[name] != 0 and self._used.get(name) == step.grad_sums[name]
 
     def after(self, step: Step) -> Evidence:
         if step.ahead is not None:
+            self._last_by |= dict.fromkeys(step.ahead.moving, weakref.ref(step.optimizer))
             self._used |= {n: step.ahead.grad_sums[n] for n in step.ahead.moving}
         self._steps[step.optimizer] = self._steps.get(step.optimizer, 0) + 1
         self._backward.used({n for n in step.held if self._params[n].grad is not None})

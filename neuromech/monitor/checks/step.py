@@ -68,9 +68,18 @@ class StepCheck:
         else:
             t = spread([2.0 if any((n, key) in found.tensors for key in state) else 1.0 for n in names])
         kinds = [torch.finfo(self._params[n].dtype) for n in names]
-        eps, tiny = spread([k.eps for k in kinds]), spread([k.tiny for k in kinds])
+        tiny = spread([k.tiny for k in kinds])
+        eps = spread([k.eps * _additions(step.grads[n]) for k, n in zip(kinds, names, strict=True)])
         here = torch.cat([step.theta[n] for n in names])
         return _Replay(group.settings, names, Before(here, gradient, state, t, eps, tiny))
 
     def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})
+
+
+def _additions(g: Tensor) -> int:
+    """How many numbers an element of a gradient is made of while it is added to a weight: of a sparse one, many."""
+    if not g.is_sparse or g.is_coalesced():
+        return 1
+    # Repeated rows are added one by one, in an order that is not known.
+    return int(g._indices().unique(dim=1, return_counts=True)[1].max()) if g._nnz() else 1
