@@ -180,7 +180,7 @@ class Measurement:
         if law == "measured":
             message = (
                 f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
-                "the books balance whatever it does (neuromech.dynamics.register teaches the laws an optimizer)"
+                "the books balance whatever it does (neuromech.register_optimizer teaches its rule)"
             )
             self._journal.event(self.step, "measured", message)
 

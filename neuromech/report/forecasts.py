@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
+from neuromech.optimizers import known_rule
 from neuromech.report.family import FamilyRecord
 from neuromech.report.words import exactly, number, share
 
@@ -57,13 +58,18 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Knobs:
-    """What is known of the one optimizer of a run: `power` as in `forecast.Balance`, `memory` is momentum or beta1."""
+    """What is known of the one optimizer of a run: `power` as in `forecast.Balance`, `memory` is momentum or beta1.
+
+    `separable`: what weight decay does to a squared length can be told from what the update does: it is decoupled, or
+    the update is linear in the gradients that it joins. Behind a preconditioner it is a part of the update.
+    """
 
     name: str
     power: int
     memory: float
     lr: float
     weight_decay: float
+    separable: bool = True
 
 
 def knobs(meta: Mapping[str, Any]) -> Knobs | None:
@@ -73,15 +79,12 @@ def knobs(meta: Mapping[str, Any]) -> Knobs | None:
         return None
     groups = known[0]["groups"]
     group = max(groups, key=lambda g: float(g.get("weight_decay") or 0.0))
-    sgd, name = known[0].get("law") == "exact", str(known[0]["class"])
-    memory = float(group.get("momentum") or 0.0) if sgd else _first_beta(name, group)
-    power = 1 if sgd else -1 if name == "Adafactor" else 0
-    return Knobs(name, power, memory, float(group.get("lr") or 0.0), float(group.get("weight_decay") or 0.0))
-
-
-def _first_beta(name: str, group: Mapping[str, Any]) -> float:
-    betas = group.get("betas")
-    return float(betas[0]) if betas and name in ("Adam", "AdamW") else math.nan
+    name = str(known[0]["class"])
+    lr, decay = float(group.get("lr") or 0.0), float(group.get("weight_decay") or 0.0)
+    rule = known_rule(str(known[0].get("rule", name)))
+    if rule is None:
+        return Knobs(name, 0, math.nan, lr, decay, separable=False)
+    return Knobs(name, rule.power, rule.memory(group), lr, decay, rule.decoupled(group) or rule.power == 1)
 
 
 def forecasts(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> list[Forecast]:
@@ -188,7 +191,7 @@ def remarks(told: Knobs | None, made: Sequence[Forecast]) -> list[str]:
         return []
     out = []
     idle = [f for f in made if not f.decay_matters]
-    if told.weight_decay > 0 and idle:
+    if told.weight_decay > 0 and idle and told.separable:
         which = "these weights" if len(idle) == len(made) else ", ".join(f.family.name for f in idle)
         out.append(
             f"Weight decay {exactly(told.weight_decay)} does nothing here for {which}: to the end of the run it "
@@ -199,7 +202,7 @@ def remarks(told: Knobs | None, made: Sequence[Forecast]) -> list[str]:
             "Without weight decay these weights have no equilibrium: they only grow, and so their effective learning "
             "rate only falls."
         )
-    elif told.power >= 0 and len(idle) < len(made):
+    elif told.separable and told.power >= 0 and len(idle) < len(made):
         lr, decay, longer = equivalent(told.lr, told.weight_decay, 2.0, told.power)
         out.append(
             f"For these weights learning rate {exactly(told.lr)} with weight decay {exactly(told.weight_decay)} is "
