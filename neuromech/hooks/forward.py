@@ -123,6 +123,10 @@ class ForwardWatch:
             forward.cotangents[i] = gradient.detach()
             forward.finite = forward.finite and bool(torch.isfinite(gradient).all())
 
+    def again(self) -> None:
+        """Keep the next forward that trains."""
+        self.trained = None
+
     def forget(self) -> None:
         """Let go of the tensors, keep watching no more."""
         self._seen = lambda _: None

@@ -17,13 +17,13 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import Reading
@@ -35,7 +35,7 @@ from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
 from neuromech.monitor.checks.mode import ModeCheck
 from neuromech.monitor.checks.order import StepOrder
-from neuromech.monitor.checks.penalty import PenaltyCheck
+from neuromech.monitor.checks.penalty import ModelGradient, PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
@@ -89,10 +89,9 @@ class Monitor:
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
         self._armed = False
-        self._torque: TorqueCheck | None = None
         self._violated = NOTHING  # by the first gradient
         self._padded = _padded(model)
-        self._penalty: PenaltyCheck | None = None
+        self._model_gradient: ModelGradient | None = None
         self._ahead: Step | None = None
         self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
         kinds = {p.dtype for p in params.values()} | ({options.precision} - {None})
@@ -128,29 +127,28 @@ class Monitor:
         reader.arm(symmetries)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
-        torque = TorqueCheck(
-            reader.params, reader.meter, self._history, lambda: self._backward.uncleared, lambda: self._modes.drew
-        )
+        uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
+        torque = TorqueCheck(reader.params, reader.meter, self._history, uncleared, drew)
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
-        self._torque = torque
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
-        self._checks.insert(self._checks.index(self._order), torque)
+        explained = PenaltyCheck(torque, self._model_gradient, self._judge)
+        self._checks.insert(self._checks.index(self._order), explained)
         self._checks.append(LawCheck(symmetries, slices, eps))
 
     def begin(
         self,
         violated: Sequence[tuple[Symmetry, float]],
         coarsest: float,
-        gradient: Callable[[], dict[str, Tensor] | None],
+        gradient: ModelGradient,
     ) -> None:
         """What is known of the first forward that trained, ahead of the first step.
 
         `violated`: symmetries of the forward that its gradient violates, by how much. `coarsest`: the spacing of
-        numbers around 1 in its coarsest format. `gradient`: computes its share in each gradient once more.
+        numbers around 1 in its coarsest format. `gradient`: what the model contributes to each gradient, once more.
         """
         self._eps = max(self._eps, coarsest)
-        self._penalty = PenaltyCheck(self._reader.sample, gradient)
+        self._model_gradient = gradient
         torques = tuple(
             Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
             for s, by in violated
@@ -171,8 +169,6 @@ class Monitor:
         new = self._order.is_new(optimizer)
         found = reduce(or_, (check.before(step) for check in self._checks), not_finite) | self._violated
         self._violated = NOTHING
-        if self._penalty is not None and self._torque is not None:
-            found, self._penalty = self._penalty.explain(found, step, self._torque), None
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)

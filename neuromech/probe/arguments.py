@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from neuromech.detect import (
     wants_target,
 )
 from neuromech.errors import InstrumentError
-from neuromech.hooks import Forward, held
+from neuromech.hooks import Forward, ForwardWatch, held
 from neuromech.params import named_parameters
 from neuromech.rng import preserved_rng, restore
 from neuromech.symmetry import Symmetry
@@ -89,24 +88,31 @@ def find_violated(
     return betrayed(model, graph, free, Experiment(model, trained.args, trained.kwargs, seen), known)
 
 
-def first_seen(
-    model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
-) -> tuple[list[tuple[Symmetry, float]], float, Callable[[], dict[str, Tensor] | None]]:
-    """Of the first forward that trained: the symmetries it violates, its coarsest format, its gradient."""
-    return find_violated(model, trained, graph, known), coarsest(graph), partial(gradient_of, model, trained)
-
-
 def coarsest(graph: Graph) -> float:
     """The spacing of numbers around 1 in the coarsest format that a recorded forward computes in."""
     dtypes = {v.dtype for node in graph.nodes for v in node.outputs if v.dtype.is_floating_point}
     return max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
 
 
-def gradient_of(model: nn.Module, trained: Forward) -> dict[str, Tensor] | None:
-    """What the forward that trained contributed to each gradient, by a forward and backward of our own.
+class ModelGradient:
+    """What the model itself contributes to each gradient, by a forward and backward of our own: of the first forward
+    that trained, or of the next one if `ask` was called."""
 
-    None if the same forward cannot be had a second time: its output must be the same, bit for bit.
-    """
+    def __init__(self, model: nn.Module, watch: ForwardWatch) -> None:
+        self._model, self._watch, self._trained = model, watch, watch.trained
+
+    def ask(self) -> None:
+        self._trained = None
+        self._watch.again()
+
+    def __call__(self) -> dict[str, Tensor] | None:
+        """None if the same forward cannot be had a second time: its output must be the same, bit for bit."""
+        trained, self._trained = self._trained or self._watch.trained, None
+        self._watch.forget()
+        return None if trained is None else _gradient_of(self._model, trained)
+
+
+def _gradient_of(model: nn.Module, trained: Forward) -> dict[str, Tensor] | None:
     if trained.generators is None or not trained.outputs:
         return None
     params = {n: p.detach().clone().requires_grad_(p.requires_grad) for n, p in named_parameters(model).items()}

@@ -26,7 +26,7 @@ from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, LossWatch, StepWatch
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_now, find_recognised, first_seen
+from neuromech.probe.arguments import ModelGradient, check, coarsest, find_now, find_recognised, find_violated
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.record import Journal, Progress, Record, how_it_ended
@@ -281,7 +281,8 @@ class Probe(RunFrames):
                 return False
             self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
             if trained is not None and self._monitor is not None:
-                self._monitor.begin(*first_seen(self._model, trained, self._graph[1], self._found))
+                violated = find_violated(self._model, trained, self._graph[1], self._found)
+                self._monitor.begin(violated, coarsest(self._graph[1]), ModelGradient(self._model, self._forwards))
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()

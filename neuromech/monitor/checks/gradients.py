@@ -19,6 +19,8 @@ from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
 
+CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
+
 
 class Displacement(NamedTuple):
     """A step went by -lr * directions."""
@@ -100,7 +102,7 @@ class TorqueCheck:
     def _delayed(self, found: Torques, excess: Tensor, grads: Mapping[str, Tensor]) -> bool:
         """True if the torques that are broken vanish at the weights of one step before."""
         last, off = self._last, excess > 1
-        if last is None or not all(n in last.directions for n in grads):
+        if last is None or not all(n in last.directions for n in grads) or float(excess.max()) < CLEAR:
             return False
         before = found.torque + last.lr * self.meter.along(grads, last.directions)
         return bool((before.abs()[off] * excess[off] <= found.torque.abs()[off]).all())

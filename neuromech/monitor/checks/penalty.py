@@ -10,46 +10,82 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 
-from neuromech.monitor.checks.gradients import TorqueCheck
+from neuromech.monitor.checks.gradients import CLEAR, TorqueCheck
 from neuromech.monitor.evidence import Evidence, Penalty
 from neuromech.monitor.facts import Step
-from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge
 
-Gradient = Callable[[], dict[str, Tensor] | None]
 HALF = 0.5  # of the digits
 
 
+class ModelGradient(Protocol):
+    """What the model itself contributes to each gradient: of the first forward, or of the next one after `ask`."""
+
+    def ask(self) -> None: ...
+
+    def __call__(self) -> dict[str, Tensor] | None: ...
+
+
 class PenaltyCheck:
-    """Explains the torques of the first step, if a term of the loss does."""
+    """Asks of every torque whether a term of the loss explains it.
 
-    def __init__(self, sample: Sample, gradient: Gradient) -> None:
-        self._sample, self._gradient = sample, gradient
+    At the first step the answer is at hand. Later the next forward is waited for, where whole families are violated
+    and nothing explains it yet; what single members show is told at once.
+    """
 
-    def explain(self, found: Evidence, step: Step, torque: TorqueCheck) -> Evidence:
+    def __init__(
+        self, torque: TorqueCheck, gradient: ModelGradient | None, judge: Callable[[int, Evidence], None]
+    ) -> None:
+        """`judge`: is told what was waited with and is not explained, and of which step it is."""
+        self._torque, self._gradient, self._judge = torque, gradient, judge
+        self._waiting: tuple[int, Evidence] | None = None
+
+    def before(self, step: Step) -> Evidence:
+        found = self._torque.before(step)
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            explained = self._explain(found, step)
+            if not explained.terms:
+                self._judge(*waiting)
+            return explained
+        if not found.torques or self._gradient is None:
+            return found
+        if found.since_start:
+            return self._explain(found, step)
+        known = found.penalty is not None or found.delayed or found.between or found.cut
+        faint = max(b.excess for b in found.torques) < CLEAR
+        if known or not (faint or any(b.members == b.size for b in found.torques)):
+            return found
+        self._gradient.ask()
+        self._waiting = step.number, found
+        return replace(found, torques=())
+
+    def after(self, step: Step) -> Evidence:
+        return self._torque.after(step)
+
+    def _explain(self, found: Evidence, step: Step) -> Evidence:
         """`found` without the torques that a term of the loss explains; from now on they are not judged."""
-        if not any(b.index >= 0 for b in found.torques) or step.changed or step.elsewhere:
-            return found
+        assert self._gradient is not None
         alone = self._gradient()
-        if alone is None:
+        if alone is None or not found.torques or step.changed or step.elsewhere:
             return found
-        meter = torque.meter
-        params = torque.params
+        meter, params = self._torque.meter, self._torque.params
         excess = TorqueJudge(meter)(meter(params, alone), step.eps)
         rest = {n: g.to_dense() - alone[n] if n in alone else g.to_dense() for n, g in step.grads.items()}
         terms = penalties(rest, step.grads, params, step.eps)
-        broken = {b.index for b in found.torques if b.index >= 0}
-        explained = {
-            i for i in broken
-            if not bool((excess[meter.slices[i]] > 1).any()) and terms.keys() & set(meter.symmetries[i].parameters)
-        }  # fmt: skip
+
+        def explains(i: int) -> bool:
+            own = terms.keys() & set(meter.symmetries[i].parameters)
+            return bool(own) and not bool((excess[meter.slices[i]] > 1).any())
+
+        explained = {b.index for b in found.torques if explains(b.index)}
         if not explained:
             return found
-        named = {i for i, s in enumerate(meter.symmetries) if terms.keys() & set(s.parameters)}
-        torque.unjudged |= named
+        self._torque.unjudged |= {i for i, s in enumerate(meter.symmetries) if terms.keys() & set(s.parameters)}
         left = tuple(b for b in found.torques if b.index not in explained)
         kept = found if left else replace(found, penalty=None, cut=(), delayed=False, between=False)
         return replace(kept, torques=left, terms=tuple(terms.values()))
