@@ -1,4 +1,4 @@
-"""Private names of torch stand in `neuromech/compat.py` alone, and what is built on them does what it says."""
+"""Private names of torch stand in `neuromech/compat` alone, and what is built on them does what it says."""
 
 import ast
 import functools
@@ -13,9 +13,10 @@ from torch.utils import checkpoint
 
 import neuromech
 from neuromech import compat
+from neuromech.compat import autograd, modules
 
 ROOT = Path(neuromech.__file__).parent
-FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.name != "compat.py"]
+FILES = [path for path in sorted(ROOT.rglob("*.py")) if path.parent.name != "compat"]
 
 
 def is_private(name: str) -> bool:
@@ -23,7 +24,14 @@ def is_private(name: str) -> bool:
 
 
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
-PYTHONS = {"_replace", "_fields", "_asdict", "_make", "_getframe"}  # of NamedTuple and sys: private by their look only
+PYTHONS = {
+    "_replace",
+    "_fields",
+    "_asdict",
+    "_make",
+    "_getframe",
+    "_current_frames",
+}  # of NamedTuple and sys: private by their look only
 THROUGH = {"__func__", "__code__", "__wrapped__"}  # what tricks with other people's functions need
 # Of whatever one may hold of torch's, so that a name of ours that it has too does not hide its use.
 TORCHS = {
@@ -81,7 +89,7 @@ def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
 def test_private_torch_is_in_one_file() -> None:
     own = set(ours())
     found = {f"{path.relative_to(ROOT)}: {name}" for path, tree in TREES.items() for name in private_names(tree, own)}
-    assert not found, f"private names of torch belong to compat.py, with what they are for: {sorted(found)}"
+    assert not found, f"private names of torch belong to neuromech/compat, with what they are for: {sorted(found)}"
 
 
 def test_the_search_sees_what_it_should() -> None:
@@ -145,7 +153,7 @@ class Decorated(torch.autograd.Function):
 def test_the_running_custom_function_is_seen(function, in_python: bool, monkeypatch) -> None:
     """`Function.apply` is a Python function to torch 2.13 and a built-in one from 2.14 on: both ways are tried."""
     if not in_python:
-        monkeypatch.setattr(compat, "_APPLY", None)
+        monkeypatch.setattr(autograd, "_APPLY", None)
     function.seen = ""
     function.apply(torch.ones(3, requires_grad=True))
     assert function.seen == function.__name__
@@ -166,7 +174,7 @@ class Call(nn.Module):
 
 
 def test_a_function_made_on_the_way_is_seen(monkeypatch) -> None:
-    monkeypatch.setattr(compat, "_APPLY", None)
+    monkeypatch.setattr(autograd, "_APPLY", None)
     names = []
 
     def make(k: int) -> type[torch.autograd.Function]:
@@ -218,7 +226,7 @@ def test_checkpoints_run_once_for_us_and_as_ever_for_others() -> None:
             with compat.run_checkpoints_once(functools.partial(bool, mine)):
                 checkpoint.checkpoint(part, x, use_reentrant=reentrant).sum().backward()
             assert len(calls) == expected
-    assert not isinstance(checkpoint.CheckpointFunction, compat._Direct)
+    assert not isinstance(checkpoint.CheckpointFunction, modules._Direct)
 
 
 @pytest.mark.filterwarnings(

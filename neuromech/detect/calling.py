@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuromech.compat import (
+    drop_hooks,
     module_machinery,
     run_checkpoints_once,
     run_eagerly,
@@ -72,6 +73,21 @@ def _plain() -> Iterator[None]:
     """Uncompiled, without activation checkpoints, with parametrizations evaluated anew."""
     with run_eagerly(), run_checkpoints_once(is_our_call), without_parametrization_cache():
         yield
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy whose forward leaves no trace in `model`: it shares parameters and buffers, and no other state.
+
+    Hooks are left out, but for those by which torch computes a weight. Raises `CaptureError` if it cannot be copied.
+    """
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    try:
+        copied = copy.deepcopy(model, dict(shared))
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+    for m in copied.modules():
+        drop_hooks(m)
+    return copied
 
 
 def is_our_call() -> bool:

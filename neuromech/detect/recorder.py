@@ -91,16 +91,22 @@ class Recorder(TorchDispatchMode):
         with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
             yield
 
-    def leaf(self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False) -> Value:
-        """A tensor that was there before. Two leaves in the same memory are one, under both names."""
+    def leaf(
+        self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False, content: Tensor | None = None
+    ) -> Value:
+        """A tensor that was there before. Two leaves in the same memory are one, under both names.
+
+        `content`: what a constant holds, if it is not `t` itself.
+        """
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            content = t if kind == "constant" else None
+            if content is None and kind == "constant":
+                content = t
             self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
-        value.names += (name,) if name else ()
-        return self._bind(t, value)
+        value.names += (name,) if name and name not in value.names else ()
+        return self.bind(t, value)
 
     def read(self, t: Tensor) -> Value:
         """The current version of `t`, after every in-place write that its storage has seen."""
@@ -118,6 +124,15 @@ class Recorder(TorchDispatchMode):
                 value = self._note("neuromech.partial_write", [value, written], t)
         self._seen[id(t)] = (value, len(writes), geometry, storage)
         return value
+
+    def kept(self) -> int:
+        """How many tensors are kept so far."""
+        return len(self._keep)
+
+    def let_go(self, since: int, but: Sequence[Tensor]) -> None:
+        """Let go of the tensors that were kept since `since`, but for some: whoever asks sees to it that none of them
+        comes by again."""
+        self._keep[since:] = but
 
     def writes_to(self, t: Tensor) -> bool:
         """True if an operator has written into the memory of `t`."""
@@ -168,16 +183,17 @@ class Recorder(TorchDispatchMode):
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
+            node.outputs.append(self.bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
             self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
-            self._bind(t, value)
+            self.bind(t, value)
         return out
 
-    def _bind(self, t: Tensor, value: Value) -> Value:
+    def bind(self, t: Tensor, value: Value) -> Value:
+        """`t` is the tensor that `value` stands for, from now on."""
         storage = storage_of(t)
         self._keep.append(t)
         self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
@@ -195,7 +211,7 @@ class Recorder(TorchDispatchMode):
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
         if sources := self._made.get(storage_of(t)):
-            self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
+            self.bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
             self.leaf(t, self.strangers)
 

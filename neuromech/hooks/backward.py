@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from neuromech.compat import at_end_of_backward, backward_id, version
+from neuromech.hooks.guard import Guard
 
 Mark = tuple[int, int]
 
@@ -27,11 +28,11 @@ class BackwardWatch:
     `uncleared`: the parameters to whose gradient a backward added although a step had used it.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None]) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None], guard: Guard) -> None:
         self.arrived: Counter[str] = Counter()
         self.uncleared: set[str] = set()
         self.finished = 0
-        self._params, self._done = params, done
+        self._params, self._done, self._guard = params, done, guard
         self._used: dict[str, Mark] = {}
         self._task = -1
         self._full: set[str] = set()
@@ -67,7 +68,7 @@ class BackwardWatch:
 
         def hook(_: Tensor) -> None:
             if (watch := me()) is not None:
-                method(watch, name)
+                watch._guard(method, watch, name)
 
         return hook
 
@@ -96,7 +97,7 @@ class BackwardWatch:
 
     def _finish(self) -> None:
         self.finished += 1
-        self._done()
+        self._guard(self._done)
 
     def remove(self) -> None:
         for pair in self._handles.values():

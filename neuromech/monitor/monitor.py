@@ -70,7 +70,7 @@ class Monitor:
         self._faults = Faults(options.no_faults)
         self._unreported: list[Fault] = []
         self._failure: Exception | None = None
-        self._backward = BackwardWatch(params, self._backward_ended)
+        self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
         self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
         self._history = GradientHistory(params)
