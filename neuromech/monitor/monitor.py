@@ -26,16 +26,17 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.detect import Graph
 from neuromech.dynamics import Reading
 from neuromech.errors import FaultWarning, warn
-from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes
+from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
 from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
 from neuromech.monitor.checks.mode import ModeCheck
 from neuromech.monitor.checks.order import StepOrder
-from neuromech.monitor.checks.penalty import ModelGradient, PenaltyCheck
+from neuromech.monitor.checks.penalty import PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
@@ -44,6 +45,7 @@ from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
 from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.model_gradient import ModelGradient, coarsest
 from neuromech.monitor.options import Options
 from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
@@ -63,6 +65,7 @@ class Monitor:
     ) -> None:
         """`hooks`: on the model as it is called, with its wrappers."""
         self.step = 0
+        self._model = model
         self._options, self._record, self._journal = options, record, journal
         params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
         sample = Sample({n: p.shape for n, p in params.items()})
@@ -136,19 +139,14 @@ class Monitor:
         self._checks.insert(self._checks.index(self._order), explained)
         self._checks.append(LawCheck(symmetries, slices, eps))
 
-    def begin(
-        self,
-        violated: Sequence[tuple[Symmetry, float]],
-        coarsest: float,
-        gradient: ModelGradient,
-    ) -> None:
+    def begin(self, violated: Sequence[tuple[Symmetry, float]], graph: Graph | None, forwards: ForwardWatch) -> None:
         """What is known of the first forward that trained, ahead of the first step.
 
-        `violated`: symmetries of the forward that its gradient violates, by how much. `coarsest`: the spacing of
-        numbers around 1 in its coarsest format. `gradient`: what the model contributes to each gradient, once more.
+        `violated`: symmetries of the forward that its gradient violates, by how much. `graph`: what it computed, if it
+        was recorded. `forwards`: has that forward, and the next ones for the asking.
         """
-        self._eps = max(self._eps, coarsest)
-        self._model_gradient = gradient
+        self._eps = max(self._eps, coarsest(graph))
+        self._model_gradient = ModelGradient(self._model, forwards)
         torques = tuple(
             Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
             for s, by in violated

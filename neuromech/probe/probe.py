@@ -29,7 +29,6 @@ from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
-from neuromech.probe.model_gradient import ModelGradient, coarsest
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, how_it_ended
 from neuromech.report import RunFrames
@@ -275,8 +274,7 @@ class Probe(RunFrames):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                forwards, graph = self._waiting.forwards, self._waiting.graph
-                self._monitor.begin(self._waiting.betrayed, coarsest(graph), ModelGradient(self._model, forwards))
+                self._monitor.begin(self._waiting.betrayed, self._waiting.graph, self._waiting.forwards)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()

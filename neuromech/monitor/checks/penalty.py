@@ -10,24 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Protocol
 
 from torch import Tensor
 
 from neuromech.monitor.checks.gradients import CLEAR, TorqueCheck
 from neuromech.monitor.evidence import Evidence, Penalty
 from neuromech.monitor.facts import Step
+from neuromech.monitor.model_gradient import ModelGradient
 from neuromech.monitor.torque import TorqueJudge
 
 HALF = 0.5  # of the digits
-
-
-class ModelGradient(Protocol):
-    """What the model itself contributes to each gradient: of the first forward, or of the next one after `ask`."""
-
-    def ask(self) -> None: ...
-
-    def __call__(self) -> dict[str, Tensor] | None: ...
 
 
 class PenaltyCheck:
