@@ -42,6 +42,7 @@ class Waiting:
         """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
         self.found: Findings | None = None
         self.violated: list[tuple[Symmetry, float]] = []
+        self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self._model = model
         self._seen: Forward | None = None
@@ -79,7 +80,7 @@ class Waiting:
 
     def forget(self) -> None:
         """Let go of all tensors."""
-        self._seen = None
+        self._seen = self.graph = None
         self.forwards.forget()
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -110,7 +111,8 @@ class Waiting:
     def _find(self, forward: Forward) -> None:
         from neuromech.monitor import check_claims, excess_of, guess_loss  # a quarter of the package, once it is needed
 
-        graph, eps, params = self._graph(forward), self._eps(forward), named_parameters(self._model)
+        self.graph = graph = self._graph(forward)
+        eps, params = self._eps(forward), named_parameters(self._model)
         if len(forward.outputs) == len(graph.outputs):
             received = zip(forward.outputs, forward.cotangents, strict=True)
             free = [Invariance() if g is None else recognise(y, g) for y, g in received]
