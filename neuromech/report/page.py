@@ -13,7 +13,7 @@ from neuromech.record import Run, read
 from neuromech.report import faults, figures, story, words
 from neuromech.report.canvas import svg
 from neuromech.report.family import FamilyRecord, by_kind, families, law_table, measured
-from neuromech.report.forecasts import forecasts, knobs, remarks
+from neuromech.report.forecasts import forecasts, remarks
 from neuromech.report.terms import TERMS, visible
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS
 
@@ -96,7 +96,7 @@ def render(record: Run) -> str:
         laws=[{**row, "title": LAWS[row["law"]][0], "what": LAWS[row["law"]][1]} for row in law_table(found)],
         overview=_embedded(overview) if overview else None,
         forecasts=foreseen,
-        remarks=remarks(knobs(meta), foreseen),
+        remarks=remarks(foreseen),
         kinds=[_kind(kind, fs, n_steps) for kind, fs in by_kind(found).items()],
         shown=SHOWN,
         legend=_legend(found),
