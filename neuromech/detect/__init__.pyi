@@ -15,3 +15,5 @@ from .recognise import seen_of as seen_of
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
 from .verify import watched as watched
+from .patterns import compressed as compressed
+from .patterns import merged as merged

@@ -28,7 +28,13 @@ def of_model(model: nn.Module) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
         "device": ", ".join(sorted({str(p.device) for p in parameters})),
+        "modules": [m for name, module in model.named_modules() if (m := _module(name, module))["shapes"]],
     }
+
+
+def _module(name: str, module: nn.Module) -> dict[str, Any]:
+    shapes = {k: list(p.shape) for k, p in module.named_parameters(recurse=False)}
+    return {"name": name, "type": type(module).__name__, "shapes": shapes}
 
 
 def of_run(every: int, members: int | None, name: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:

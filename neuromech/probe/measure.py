@@ -160,7 +160,7 @@ class Measurement:
             for key, change in describe.changes(known.settings, settings):
                 self._journal.once(
                     f"{known.index} {key}",
-                    self.step,
+                    self.step + 1,
                     "settings",
                     f"from step {self.step + 1} on {change}. The laws take every step as it is told; later changes of "
                     "this setting are not listed",
@@ -176,7 +176,7 @@ class Measurement:
 
     def _explain(self, optimizer: Optimizer) -> None:
         name, law = type(optimizer).__name__, law_of(optimizer)
-        if law == "measured":
+        if law == "measured" and not getattr(optimizer, "follows_flow", False):
             message = (
                 f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
                 "the books balance whatever it does (neuromech.dynamics.register teaches the laws an optimizer)"
@@ -192,12 +192,12 @@ class Measurement:
             (moving - before, "move"),
         ):
             if names:
-                self._journal.event(self.step, "moving", f"from step {self.step + 1} on {some(names)} {what}")
+                self._journal.event(self.step + 1, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
             if owner._parameters.get(attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
-                    self.step,
+                    self.step + 1,
                     "replaced",
                     f"{name} was replaced by another tensor before step {self.step + 1}: what is observed from then on "
                     "is the tensor that it was, no longer the model",
@@ -223,7 +223,7 @@ class Measurement:
             f"before step {self.step + 1}, {some(other)} changed otherwise than by an optimizer step (load_state_dict, "
             "clipping, averaging, ...): no law covers that, so the predictions start over from the values found there"
         )
-        self._journal.event(self.step, "changed", message)
+        self._journal.event(self.step + 1, "changed", message)
         self._journal.warn_once("changed", message)
 
     def _change(self, touched: set[str]) -> Tensor | None:
