@@ -4,6 +4,7 @@ from . import eom as eom
 from . import errors as errors
 from . import hooks as hooks
 from . import monitor as monitor
+from . import optimizers as optimizers
 from . import params as params
 from . import physics as physics
 from . import probe as probe
@@ -29,6 +30,7 @@ from .errors import PhysicsError as PhysicsError
 from .errors import RecordError as RecordError
 from .errors import SymmetryError as SymmetryError
 from .monitor import Fault as Fault
+from .optimizers import register_optimizer as register_optimizer
 from .probe import Probe as Probe
 from .probe import instrument as instrument
 from .report import open_run as open_run

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import foreach_add, foreach_add_, foreach_mul, uncompiled
+
 Params = dict[str, Tensor]
 
 
@@ -22,7 +24,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module inside `torch.compile` and data-parallel wrappers: its names are the user's."""
     while True:
         wrapped = isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel))
-        inner = model.module if wrapped else getattr(model, "_orig_mod", None)
+        inner = model.module if wrapped else uncompiled(model)
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -45,9 +47,9 @@ def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Params:
     names = list(x)
     if first == 1.0 and rest:  # one pass over memory instead of two
         (coefficient, y), *rest = rest
-        total = torch._foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
+        total = foreach_add([x[name] for name in names], [y[name] for name in names], alpha=coefficient)
     else:
-        total = torch._foreach_mul([x[name] for name in names], first)
+        total = foreach_mul([x[name] for name in names], first)
     for coefficient, y in rest:
-        torch._foreach_add_(total, [y[name] for name in names], alpha=coefficient)
+        foreach_add_(total, [y[name] for name in names], alpha=coefficient)
     return dict(zip(names, total, strict=True))

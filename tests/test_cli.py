@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuromech.cli.main import main
+from neuromech.cli import main
 
 FACTORY = """
 import torch

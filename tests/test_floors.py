@@ -1,7 +1,12 @@
-"""The architecture, read off the source: imports run down only, heavy packages wait until they are needed."""
+"""The architecture, read off the source: imports run down only and by the front door, a word means one thing."""
 
 import ast
-from collections.abc import Iterator
+import io
+import re
+import tokenize
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -9,21 +14,35 @@ import pytest
 import neuromech
 
 ROOT = Path(neuromech.__file__).parent
-FLOORS = {
-    "errors": 0, "params": 0, "rounding": 0, "compat": 0, "rng": 0, "_version": 0,
-    "symmetry": 1, "optimizers": 1, "record": 1,
-    "detect": 2, "dynamics": 2, "eom": 2, "physics": 2,
-    "hooks": 3, "transforms": 3,
-    "monitor": 4, "report": 4,
-    "probe": 5,
-    "__init__": 6,
-    "integrations": 7, "demo": 7,
-    "cli": 8,
-    "__main__": 9,
-}  # fmt: skip
+# From the ground up. A file may import what stands on a lower line, and its own package.
+HOUSE = """
+    compat _version
+    errors params rounding rng
+    symmetry optimizers record
+    detect dynamics eom physics
+    hooks transforms
+    monitor report
+    probe
+    __init__
+    integrations demo
+    cli
+    __main__
+"""
+FLOORS = {name: floor for floor, line in enumerate(HOUSE.split("\n")) for name in line.split()}
 HEAVY = {"pandas", "seaborn", "matplotlib", "jinja2", "tqdm", "sklearn", "scipy", "torchdiffeq"}
-LONGEST = 350
+LONGEST = 350  # lines of a file: more is two ideas
+# How many names of classes or type aliases may be defined in more than one module. A few are right: what is private to
+# two files that have nothing to do with each other. More, and a search for a word finds other things than it means.
+HOMONYMS = 23
 FILES = sorted(ROOT.rglob("*.py"))
+PROSE = [*FILES, *(p for folder in ("tests", "experiments", "analysis") for p in (ROOT.parent / folder).rglob("*.py"))]
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
 
 
 def unit(path: Path) -> str:
@@ -31,8 +50,14 @@ def unit(path: Path) -> str:
     return path.relative_to(ROOT).with_suffix("").parts[0]
 
 
+def dotted(path: Path) -> str:
+    """`neuromech.detect.find` of .../detect/find.py; a package by its own name."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("neuromech", *(p for p in parts if p != "__init__")))
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
-    """Every imported module, and whether the import runs when the file is imported."""
+    """Every imported name in full, and whether the import runs when the file is imported."""
 
     def walk(node: ast.AST, now: bool) -> Iterator[tuple[str, bool]]:
         if isinstance(node, ast.Import):
@@ -51,35 +76,170 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     return walk(tree, True)
 
 
-def imported_units(path: Path) -> set[str]:
-    names = {name for name, _ in imports(ast.parse(path.read_text())) if name.split(".")[0] == "neuromech"}
-    parts = {name.split(".")[1] for name in names if "." in name}
+def of_ours(tree: ast.AST) -> set[str]:
+    return {name for name, _ in imports(tree) if name.split(".")[0] == "neuromech"}
+
+
+def imported_units(tree: ast.AST) -> set[str]:
+    """The boxes that a file imports; `import neuromech` and the names at its front door are the root's."""
+    parts = {[*name.split("."), "__init__"][1] for name in of_ours(tree)}
     return {p if p in FLOORS else "__init__" for p in parts}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@each_file
 def test_imports_run_down(path: Path) -> None:
     me = unit(path)
     assert me in FLOORS, f"{me} has no floor yet: give it one"
-    for other in imported_units(path) - {me}:
+    for other in imported_units(tree_of(path)) - {me}:
         assert FLOORS[other] < FLOORS[me], (
             f"{path.relative_to(ROOT)} (floor {FLOORS[me]}) imports {other} (floor {FLOORS[other]})"
         )
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def faces() -> dict[str, set[str]]:
+    """What every package with a front door shows there, by its dotted name."""
+    found = {}
+    for stub in sorted(ROOT.rglob("__init__.pyi")):
+        names = [a.asname or a.name for n in ast.walk(tree_of(stub)) if isinstance(n, ast.ImportFrom) for a in n.names]
+        found[dotted(stub)] = set(names)
+    return found
+
+
+FACES = faces()
+
+
+def past_a_face(me: str, names: Iterable[str], shown: Mapping[str, set[str]]) -> Iterator[str]:
+    """Those of the imported `names` for which the module `me` goes around the front door of another package."""
+    for name in names:
+        for package, face in shown.items():
+            inside = f"{me}.".startswith(f"{package}.")
+            if name.startswith(f"{package}.") and not inside and name.removeprefix(f"{package}.") not in face:
+                yield name
+
+
+@each_file
+def test_packages_meet_at_their_faces(path: Path) -> None:
+    assert not list(past_a_face(dotted(path), of_ours(tree_of(path)), FACES))
+
+
+def test_every_package_has_a_face() -> None:
+    assert {f"neuromech.{p.name}" for p in ROOT.iterdir() if (p / "__init__.py").exists()} <= set(FACES)
+
+
+@pytest.mark.parametrize("stub", sorted(ROOT.rglob("__init__.pyi")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_name_on_a_face_is_a_modules(stub: Path) -> None:
+    """Python sets a module as an attribute of its package when it is imported: it would hide the name."""
+    modules = {p.stem for p in stub.parent.iterdir()} - {"__init__"}
+    shown = (n for n in ast.walk(tree_of(stub)) if isinstance(n, ast.ImportFrom) and n.module)
+    assert not {a.asname or a.name for n in shown for a in n.names} & modules
+
+
+def arrows(trees: Mapping[str, ast.AST]) -> dict[str, set[str]]:
+    """Which module imports which, whenever it does so: at once, in a function, or for its types alone."""
+
+    def module(name: str) -> str | None:
+        return name if name in trees else module(name.rpartition(".")[0]) if "." in name else None
+
+    return {me: {m for name in of_ours(t) if (m := module(name)) and m != me} for me, t in trees.items()}
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """The modules that are left when all are taken away that import none of the rest, again and again: on a circle, or
+    above one."""
+    left = dict(graph)
+    while free := [m for m, below in left.items() if not below & left.keys()]:
+        for m in free:
+            del left[m]
+    return sorted(left)
+
+
+def test_there_are_no_circles() -> None:
+    trees = {dotted(p): tree_of(p) for p in FILES}
+    graph = {me: below - {"neuromech", *FACES} for me, below in arrows(trees).items() if me not in FACES}
+    assert not circle(graph)
+
+
+@each_file
 def test_nothing_heavy_is_imported_before_it_is_needed(path: Path) -> None:
-    at_once = {name.split(".")[0] for name, now in imports(ast.parse(path.read_text())) if now}
+    at_once = {name.split(".")[0] for name, now in imports(tree_of(path)) if now}
     assert not at_once & HEAVY
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+@each_file
 def test_files_are_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= LONGEST
 
 
-def test_the_walk_sees_what_it_should() -> None:
+def test_the_conductor_is_small() -> None:
+    """`probe/` holds what conducts; whatever has an idea of its own lives with its kind."""
+    assert sum(len(p.read_text().splitlines()) for p in (ROOT / "probe").glob("*.py")) <= 1300
+
+
+def types_in(tree: ast.Module) -> Iterator[str]:
+    """The classes and type aliases that a module defines."""
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            if isinstance(target, ast.Name) and re.fullmatch(r"_?[A-Z]\w*[a-z]\w*", target.id):
+                yield target.id
+
+
+def homonyms(trees: Mapping[str, ast.Module]) -> dict[str, list[str]]:
+    where: dict[str, list[str]] = defaultdict(list)
+    for module, tree in trees.items():
+        for name in set(types_in(tree)):
+            where[name].append(module)
+    return {name: modules for name, modules in where.items() if len(modules) > 1}
+
+
+def test_a_word_means_one_thing() -> None:
+    found = homonyms({dotted(p): tree_of(p) for p in FILES})
+    assert len(found) <= HOMONYMS, "\n".join(f"{name}: {', '.join(where)}" for name, where in sorted(found.items()))
+
+
+def scars(source: str) -> Iterator[str]:
+    """What line wrappers leave: quotes where they cut a string, and pieces marked f that have nothing to fill."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r'"\n\s*"', node.value):
+            yield node.value
+    start, filled = "", False
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind == "STRING" and re.match(r"(?i)r?fr?['\"]", token.string) and "{" not in token.string:
+            yield token.string
+        elif kind == "FSTRING_START":  # from Python 3.12 on
+            start, filled = token.line, False
+        elif kind == "FSTRING_END" and not filled:
+            yield start
+        filled = filled or (kind == "OP" and token.string == "{")
+
+
+@pytest.mark.parametrize("path", PROSE, ids=lambda p: str(p.relative_to(ROOT.parent)))
+def test_text_has_no_scars(path: Path) -> None:
+    if path != Path(__file__):
+        assert not list(scars(path.read_text()))
+
+
+def test_the_tests_see_what_they_should() -> None:
     tree = ast.parse(
         "import a.b\nif TYPE_CHECKING:\n    import c\ndef f():\n    from d import e\nclass G:\n    import h"
     )
     assert list(imports(tree)) == [("a.b", True), ("c", False), ("d.e", False), ("h", True)]
+    assert imported_units(ast.parse("import neuromech")) == {"__init__"}
+    assert imported_units(ast.parse("from neuromech import instrument, params")) == {"__init__", "params"}
+    assert imported_units(ast.parse("import neuromech.detect.find")) == {"detect"}
+    shown = {"neuromech.detect": {"Findings"}}
+    names = ("neuromech.detect.Findings", "neuromech.detect.find.x", "neuromech.detect.find")
+    assert list(past_a_face("neuromech.probe.probe", names, shown)) == list(names[1:])
+    assert not list(past_a_face("neuromech.detect.page", names, shown))
+    pair = {"neuromech.a": ast.parse("if TYPE_CHECKING:\n    from neuromech.b import x"), "neuromech.b": ast.parse("1")}
+    assert not circle(arrows(pair))
+    pair["neuromech.b"] = ast.parse("def f():\n    import neuromech.a")
+    assert circle(arrows(pair)) == ["neuromech.a", "neuromech.b"]
+    twice = {m: ast.parse("class A: ...\nRows = list[int]\nLIMIT = 1\n") for m in ("x", "y")}
+    assert set(homonyms({**twice, "z": ast.parse("class B: ...")})) == {"A", "Rows"}
+    assert len(list(scars('x = ("a" f"b " "c")\n"""cut "\n  "here"""\nf"{x}"'))) == 2

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import tree_map_only
 from neuromech.errors import NeuromechError
 
 REAL = 100_000_000  # parameters up to which a configuration is built with numbers in it, so that claims can be verified
@@ -45,7 +46,7 @@ def load(where: str, meta: bool = False) -> LoadedModel:
         given = _from_factory(where)
     if not meta:
         return given
-    example, target = (torch.utils._pytree.tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in given[1::2])
+    example, target = (tree_map_only(Tensor, lambda t: t.to("meta"), x) for x in given[1::2])
     return LoadedModel(given.model.to("meta"), example, given.loss, target)
 
 

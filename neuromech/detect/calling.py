@@ -7,7 +7,6 @@ DistributedDataParallel, compilation, activation checkpoints, a cache of paramet
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.utils import parametrize
-from torch.utils import checkpoint
-from torch.utils._pytree import tree_map_only
 
+from neuromech.compat import (
+    drop_hooks,
+    module_machinery,
+    run_checkpoints_once,
+    run_eagerly,
+    tree_map_only,
+    without_parametrization_cache,
+)
 from neuromech.detect.recorder import geometry_of, storage_of
 from neuromech.errors import CaptureError
 
@@ -55,13 +59,35 @@ def call(
     """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
     before = _calling.set(True)
     try:
-        with _attributes_lent(model, copied), _uncompiled(), _unchecked(), _uncached():
+        with _attributes_lent(model, copied), _plain():
             while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
                 model = model.module
                 state = {name.removeprefix("module."): t for name, t in state.items()}
             return functional_call(model, dict(state), args, kwargs)
     finally:
         _calling.reset(before)
+
+
+@contextmanager
+def _plain() -> Iterator[None]:
+    """Uncompiled, without activation checkpoints, with parametrizations evaluated anew."""
+    with run_eagerly(), run_checkpoints_once(is_our_call), without_parametrization_cache():
+        yield
+
+
+def private_copy(model: nn.Module) -> nn.Module:
+    """A copy whose forward leaves no trace in `model`: it shares parameters and buffers, and no other state.
+
+    Hooks are left out, but for those by which torch computes a weight. Raises `CaptureError` if it cannot be copied.
+    """
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    try:
+        copied = copy.deepcopy(model, dict(shared))
+    except Exception as error:
+        raise CaptureError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
+    for m in copied.modules():
+        drop_hooks(m)
+    return copied
 
 
 def is_our_call() -> bool:
@@ -78,7 +104,7 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
 
     A hidden state that is kept between calls would otherwise be one of ours afterwards, which autograd refuses.
     """
-    machinery = vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
+    machinery = module_machinery()
     own = {m: dict(vars(m)) for m in model.modules()}
     for m, attributes in own.items():
         for name, value in attributes.items():
@@ -97,50 +123,3 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
             f"the forward of {type(model).__name__} made new parameters ({', '.join(made[:5])}): call the model once "
             "on the example, then try again"
         )
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """What `torch.compile` has compiled runs as it was written, and stays compiled for its owner."""
-    if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nobody compiles without
-        with torch.compiler.set_stance("force_eager"):
-            yield
-    else:
-        yield
-
-
-@contextmanager
-def _unchecked() -> Iterator[None]:
-    """Checkpointed parts run once, like any other: there is no backward for which they would have to be run again.
-
-    Other threads, which may be training, keep their checkpoints.
-    """
-    function, generator = checkpoint.CheckpointFunction, checkpoint._checkpoint_without_reentrant_generator
-
-    class Direct:
-        @staticmethod
-        def apply(run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
-            return run(*args) if is_our_call() else function.apply(run, preserve, *args)
-
-    def nothing_saved(*args: Any, **kwargs: Any) -> Iterator[None]:
-        if is_our_call():
-            yield
-        else:
-            yield from generator(*args, **kwargs)
-
-    module: Any = checkpoint
-    module.CheckpointFunction, module._checkpoint_without_reentrant_generator = Direct, nothing_saved
-    try:
-        yield
-    finally:
-        module.CheckpointFunction, module._checkpoint_without_reentrant_generator = function, generator
-
-
-@contextmanager
-def _uncached() -> Iterator[None]:
-    """Inside `parametrize.cached()` a parametrized weight would be the one of an earlier call."""
-    before, parametrize._cache_enabled = parametrize._cache_enabled, 0
-    try:
-        yield
-    finally:
-        parametrize._cache_enabled = before

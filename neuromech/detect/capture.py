@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import tree_leaves
 
+from neuromech.compat import is_persistent, tree_leaves
 from neuromech.detect.calling import call, copies, state_of
 from neuromech.detect.constant_folding import Replay
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
@@ -36,7 +36,7 @@ def record(
     followed, or if a parameter reaches the result on a path that the recording did not see (bare memory, another
     thread).
     """
-    _check_kind(model)
+    check_kind(model)
     given = [t for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)]
     if any(t.is_nested for t in given):
         raise CaptureError("the example holds a nested tensor, whose rows differ in length: pad it to one length")
@@ -59,7 +59,7 @@ def record(
             for t in tree_leaves(inputs):
                 if isinstance(t, Tensor):
                     recorder.leaf(t, "input")
-            for key in _statistics(model):
+            for key in statistics(model):
                 recorder.leaf(recorded[key], "input")
             for key, p in model.named_parameters(remove_duplicate=False):
                 recorder.leaf(recorded[key], "parameter", key, trainable=p.requires_grad)
@@ -67,7 +67,7 @@ def record(
                 recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
             witness = state_of(model, copies)
             with preserved_rng(), torch.enable_grad(), Replay(recorder.answers):
-                reached, custom = _backward_graph(run(witness, copies((args, kwargs or {}))))
+                reached, custom = backward_graph(run(witness, copies((args, kwargs or {}))))
     except CaptureError:
         raise
     except Exception as error:
@@ -79,16 +79,18 @@ def record(
             f"the forward of {name} writes to its own parameter {written[0]}: move that out of the forward, to where "
             "the optimizer steps"
         )
-    _check_outputs(recorder.graph, f"the {'loss' if loss else 'output'} of {name}")
-    _check_coverage(model, recorder.graph, witness, reached, custom)
+    check_outputs(recorder.graph, f"the {'loss' if loss else 'output'} of {name}")
+    # The parameter itself is reached where the model keeps a view of it aside, out of reach of our copies.
+    expected = {name for name, p in model.named_parameters() if p in reached or witness[name] in reached}
+    check_coverage(recorder.graph, expected, custom)
     return recorder.graph
 
 
-def _statistics(model: nn.Module) -> Iterator[str]:
+def statistics(model: nn.Module) -> Iterator[str]:
     """The buffers whose numbers belong to the model's state, and may change while it trains: averages, not indices."""
     for path, m in model.named_modules():
         for name, buffer in m.named_buffers(recurse=False):
-            if buffer.is_floating_point() and name not in m._non_persistent_buffers_set:
+            if buffer.is_floating_point() and is_persistent(m, name):
                 yield f"{path}.{name}" if path else name
 
 
@@ -153,7 +155,7 @@ def _advice(error: Exception, tensors: Sequence[Tensor]) -> str:
     return "Check that example, target and loss fit the model"
 
 
-def _check_kind(model: nn.Module) -> None:
+def check_kind(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         raise CaptureError("a module compiled by torch.jit cannot be recorded: pass the module that it was made from")
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
@@ -168,7 +170,7 @@ def _check_kind(model: nn.Module) -> None:
             )
 
 
-def _check_outputs(graph: Graph, what: str) -> None:
+def check_outputs(graph: Graph, what: str) -> None:
     if not graph.outputs:
         raise CaptureError(
             f"{what} holds no floating-point tensor, so there is nothing that its parameters could change: return the "
@@ -178,7 +180,7 @@ def _check_outputs(graph: Graph, what: str) -> None:
         raise CaptureError(f"{what} holds complex numbers, about which nothing can be claimed: pass a real loss")
 
 
-def _backward_graph(outputs: Sequence[Tensor]) -> tuple[set[Tensor], list[str]]:
+def backward_graph(outputs: Sequence[Tensor]) -> tuple[set[Tensor], list[str]]:
     """The leaves that autograd would send a gradient to from `outputs`, and the custom functions on the way."""
     found = {t for t in outputs if t.is_leaf and t.requires_grad}
     custom: dict[str, None] = {}
@@ -197,13 +199,11 @@ def _backward_graph(outputs: Sequence[Tensor]) -> tuple[set[Tensor], list[str]]:
     return found, list(custom)
 
 
-def _check_coverage(
-    model: nn.Module, graph: Graph, state: Mapping[str, Tensor], reached: set[Tensor], custom: Sequence[str]
-) -> None:
-    """Autograd is the second witness: a parameter that it reaches and the recording does not went past the recorder."""
-    # The parameter itself is reached where the model keeps a view of it aside, out of reach of our copies.
-    expected = {name for name, p in model.named_parameters() if p in reached or state[name] in reached}
+def check_coverage(graph: Graph, expected: set[str], custom: Sequence[str]) -> None:
+    """Autograd is the second witness: a parameter that it reaches and the recording does not went past the recorder.
 
+    `expected`: the parameters that autograd reaches, on a way with the functions `custom`.
+    """
     recorded = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     if names := sorted(expected - recorded):
         how = "bare memory, a custom kernel, or another thread"

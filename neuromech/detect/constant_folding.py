@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+
+from neuromech.compat import TorchDispatchMode, tree_leaves, tree_map
 
 _LARGEST = 1 << 16  # elements
 

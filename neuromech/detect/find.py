@@ -17,10 +17,10 @@ from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value
 from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
-from neuromech.detect.recognise import in_words, seen_of
+from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
-from neuromech.detect.verify import Experiment, against_the_gradient, outputs_as_they_are, verify
+from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
 
@@ -62,7 +62,12 @@ def find_symmetries(
 
 
 def find_under(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], graph: Graph, free: Sequence[Invariance]
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    graph: Graph,
+    free: Sequence[Invariance],
+    verify: bool = True,
 ) -> Findings:
     """As `find_symmetries`, for a recorded graph whose loss is known by what it does not see of the outputs."""
 
@@ -70,7 +75,7 @@ def find_under(
         return [seen_of(t, f) for t, f in zip(tensors_of(output), free, strict=True)]
 
     notes = tuple(dict.fromkeys(f"the loss was {in_words(f)}" for f in free))
-    return analyse(model, graph, free, Experiment(model, args, kwargs, seen), notes)
+    return analyse(model, graph, free, Experiment(model, args, kwargs, seen) if verify else None, notes)
 
 
 def analyse(
@@ -142,15 +147,15 @@ def _shifted_at_will(claims: Sequence[Symmetry], shapes: Mapping[str, tuple[int,
     return {s.parameters[0] for s in sole if s.size == prod(shapes[s.parameters[0]])}
 
 
-def betrayed(
-    model: nn.Module, graph: Graph, free: Sequence[Invariance], experiment: Experiment, known: Sequence[Symmetry]
-) -> list[tuple[Symmetry, float]]:
-    """Symmetries of the forward, beyond those `known`, that its gradient violates, and how much, in units of what is
-    allowed. A custom backward, or a hook, is wrong; or it is meant to be something else, as a straight-through one is.
+def custom_claims(graph: Graph, free: Sequence[Invariance], known: Sequence[Symmetry]) -> list[Symmetry]:
+    """Symmetries of the forward, beyond those `known`, that custom autograd functions stand in the way of.
 
-    Claims pass custom autograd functions here as their forward does, through which `analyse` claims nothing.
+    Claims pass them here as their forward does, through which `analyse` claims nothing. Where the gradient violates
+    one, a backward is wrong; or it is meant to be something else, as a straight-through one is.
     """
     custom = [node for node in graph.nodes if node.opaque.startswith(CUSTOM)]
+    if not custom:
+        return []
     reasons = [node.opaque for node in custom]
     try:
         for node in custom:
@@ -161,15 +166,14 @@ def betrayed(
     finally:
         for node, reason in zip(custom, reasons, strict=True):
             node.opaque = reason
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = {v.names[0]: v.shape for v in graph.parameters}
     names = {s.name for s in known}
-    claims = [
+    claims = (
         claim.symmetry
         for domain, found in families.items()
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
-        if claim.symmetry.name not in names
-    ]
-    return [(s, by) for s, by in zip(claims, against_the_gradient(experiment, claims), strict=True) if by > 1]
+    )
+    return [s for s in claims if s.name not in names]
 
 
 def _families(interpreter: Interpreter) -> dict[str, list[SolutionFamily]]:

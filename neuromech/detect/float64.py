@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map, tree_map_only
+
+from neuromech.compat import schema_of, tree_map, tree_map_only
 
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
@@ -80,6 +81,6 @@ def _with_eps(
 def _defaults(func: Any) -> Mapping[str, Any]:
     """The arguments of a norm by name, in order, with their defaults."""
     if inspect.isbuiltin(func):
-        schema = getattr(torch.ops.aten, func.__name__).default._schema
+        schema = schema_of(getattr(torch.ops.aten, func.__name__).default)
         return {a.name: a.default_value for a in schema.arguments}
     return {name: p.default for name, p in inspect.signature(func).parameters.items()}

@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch.utils._pytree import tree_map_only
-
+from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, leaves
 from neuromech.detect.expr import Data, Expr, Unknown
@@ -179,7 +178,7 @@ class Interpreter:
             self._block(node, node.opaque)
         elif any(d.is_complex for d in dtypes) and not operator.for_complex:
             self._block(node, "there are no rules for complex numbers")
-        elif any(0 in v.shape for v in (*node.outputs, *(() if operator.with_empty else node.inputs))):
+        elif self._touches_nothing(node, operator.with_empty):
             self._block(node, "it handles an empty tensor")
         elif operator is _UNKNOWN and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
@@ -190,6 +189,11 @@ class Interpreter:
                 self._apply(operator.rule, node)
             except (Unsupported, NonNested) as error:
                 self._block(node, str(error))
+
+    def _touches_nothing(self, node: Node, inputs_too: bool) -> bool:
+        """True if a tensor without elements comes out and is used, or goes in where that is not foreseen."""
+        used = (v for v in node.outputs if v in self._live)
+        return any(0 in v.shape for v in (*used, *(() if inputs_too else node.inputs)))
 
     def _apply(self, rule: OperatorRule, node: Node) -> None:
         args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))

@@ -7,19 +7,23 @@ It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from neuromech.compat import (
+    HigherOrderOperator,
+    TorchDispatchMode,
+    running_function,
+    schema_of,
+    storage_id,
+    tree_leaves,
+    tree_map_only,
+)
 from neuromech.detect import constant_folding as shadow
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
 from neuromech.errors import CaptureError
@@ -45,8 +49,7 @@ def storage_of(t: Tensor) -> int:
     """A number that tensors have in common if they share memory."""
     if not _is_dense(t):
         return -id(t)
-    # Not data_ptr(): it is 0 for every tensor on the meta device, which would look tied.
-    return int(t.untyped_storage()._cdata)
+    return storage_id(t)
 
 
 def geometry_of(t: Tensor) -> Geometry:
@@ -88,16 +91,22 @@ class Recorder(TorchDispatchMode):
         with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
             yield
 
-    def leaf(self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False) -> Value:
-        """A tensor that was there before. Two leaves in the same memory are one, under both names."""
+    def leaf(
+        self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False, content: Tensor | None = None
+    ) -> Value:
+        """A tensor that was there before. Two leaves in the same memory are one, under both names.
+
+        `content`: what a constant holds, if it is not `t` itself.
+        """
         key = (storage_of(t), geometry_of(t))
         if key not in self._leaves:
-            content = t if kind == "constant" else None
+            if content is None and kind == "constant":
+                content = t
             self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
-        value.names += (name,) if name else ()
-        return self._bind(t, value)
+        value.names += (name,) if name and name not in value.names else ()
+        return self.bind(t, value)
 
     def read(self, t: Tensor) -> Value:
         """The current version of `t`, after every in-place write that its storage has seen."""
@@ -115,6 +124,15 @@ class Recorder(TorchDispatchMode):
                 value = self._note("neuromech.partial_write", [value, written], t)
         self._seen[id(t)] = (value, len(writes), geometry, storage)
         return value
+
+    def kept(self) -> int:
+        """How many tensors are kept so far."""
+        return len(self._keep)
+
+    def let_go(self, since: int, but: Sequence[Tensor]) -> None:
+        """Let go of the tensors that were kept since `since`, but for some: whoever asks sees to it that none of them
+        comes by again."""
+        self._keep[since:] = but
 
     def writes_to(self, t: Tensor) -> bool:
         """True if an operator has written into the memory of `t`."""
@@ -134,7 +152,7 @@ class Recorder(TorchDispatchMode):
                 f"the forward calls {func}, an operator that takes functions, and what these use cannot be followed: "
                 "write it with plain control flow"
             )
-        name = f"{func.namespace}.{func._schema.name.split('::')[1]}"
+        name = f"{func.namespace}.{schema_of(func).name.split('::')[1]}"
         if name in _METADATA:
             return func(*args, **kwargs)
         asked = [(t, self.read(t)) for t in _tensors((args, kwargs))]
@@ -152,10 +170,10 @@ class Recorder(TorchDispatchMode):
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
-        filled = {a.name for a in func._schema.arguments if a.is_out}  # what they held before is not read
+        filled = {a.name for a in schema_of(func).arguments if a.is_out}  # what they held before is not read
         read = args, {k: v for k, v in kwargs.items() if k not in filled}
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], read)
-        function = "" if torch.is_grad_enabled() else _custom_function()
+        function = "" if torch.is_grad_enabled() else running_function()
         stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
         inputs = [] if name in _FILLS else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
@@ -165,16 +183,17 @@ class Recorder(TorchDispatchMode):
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):
-            node.outputs.append(self._bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
+            node.outputs.append(self.bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
             self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
-            self._bind(t, value)
+            self.bind(t, value)
         return out
 
-    def _bind(self, t: Tensor, value: Value) -> Value:
+    def bind(self, t: Tensor, value: Value) -> Value:
+        """`t` is the tensor that `value` stands for, from now on."""
         storage = storage_of(t)
         self._keep.append(t)
         self._seen[id(t)] = (value, len(self._writes.get(storage, ())), geometry_of(t), storage)
@@ -192,7 +211,7 @@ class Recorder(TorchDispatchMode):
     def _stranger(self, t: Tensor) -> None:
         """A tensor never seen before: a constant, unless it lives in the memory of something that was computed."""
         if sources := self._made.get(storage_of(t)):
-            self._bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
+            self.bind(t, self._note("neuromech.hidden_alias", sources, t, stop=True))
         else:
             self.leaf(t, self.strangers)
 
@@ -201,22 +220,6 @@ class Recorder(TorchDispatchMode):
         value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
         self.graph.nodes.append(value.node)
         return value
-
-
-def _custom_function() -> str:
-    """The custom autograd function that is running, if any.
-
-    Its forward runs without gradient, and yet a gradient flows through it, one of its own making.
-    """
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code is _APPLY:
-            return str(frame.f_locals["cls"].__name__)
-        frame = frame.f_back
-    return ""
-
-
-_APPLY = torch.autograd.Function.apply.__func__.__code__  # type: ignore[attr-defined]
 
 
 class _MemoryEscapes(TorchFunctionMode):
@@ -241,10 +244,10 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensors that an operator call writes to, by its schema."""
-    if not func._schema.is_mutable:
+    if not schema_of(func).is_mutable:
         return []
     out: list[Tensor] = []
-    for i, a in enumerate(func._schema.arguments):
+    for i, a in enumerate(schema_of(func).arguments):
         if a.alias_info is not None and a.alias_info.is_write:
             out += _tensors(kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None)
     return out

@@ -27,9 +27,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from neuromech import params as P
+from neuromech.compat import tree_map_only
 from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
 from neuromech.detect.float64 import Precise, widened
@@ -150,25 +150,6 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
             true += confirm(plain if factor == 1.0 else _BasePoint(experiment, theta, factor, random), left)
     tick(tick.total - tick.done)  # what is false has been checked as well
     return Verification([defects[i] for i in moves], [i in true for i in moves])
-
-
-def against_the_gradient(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) -> list[float]:
-    """Where the forward keeps a claim and its gradient does not: by how much, in units of what is allowed; else 0.
-
-    That is a backward which is not the derivative of its forward. Claims that an eps breaks are not asked.
-    """
-    random = torch.Generator().manual_seed(seed)
-    theta = {name: _nearby(p, random) for name, p in P.named_parameters(experiment.model).items()}
-    try:
-        point = _BasePoint(experiment, theta, 1.0, random)
-    except Exception:  # whatever it is that the model does not like about float64
-        return [0.0] * len(claims)
-    out = []
-    for move in _moves(claims, theta, random):
-        first = point.first_order(*move) if point.finite and not move[0].broken_by else 0.0
-        kept = first > _TOLERANCE and point.finite_defect([move]) <= _TOLERANCE
-        out.append(first / _TOLERANCE if kept else 0.0)
-    return out
 
 
 def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Excursion]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.discrete import Displacement, Linear, Quadratic
-from neuromech.dynamics.settings import Settings
+from neuromech.optimizers import Settings
 
 TERMS = ("discretization", "weight_decay", "momentum", "preconditioner", "leak")
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from neuromech.dynamics.settings import Settings
+from neuromech.optimizers import Settings
 
 
 class Quadratic(NamedTuple):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.discrete import Displacement, Linear, Quadratic, QuadraticDrive, decayed
-from neuromech.dynamics.settings import Settings
+from neuromech.optimizers import Settings
 
 
 def gradient_flow(charge: Tensor, torque: Tensor | float, settings: Settings, degree: int) -> Tensor:

@@ -23,10 +23,11 @@ from torch import Tensor
 from neuromech.dynamics.attribution import Gains, turn
 from neuromech.dynamics.discrete import Displacement
 from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
+from neuromech.dynamics.motion import Drift, Motion
 from neuromech.dynamics.predictions import Drives, Track, advance_drift, advance_linear, advance_quadratic
-from neuromech.dynamics.settings import Drift, Motion, Settings
 from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
+from neuromech.optimizers import Settings
 from neuromech.symmetry import Symmetry
 
 PLANS = 32  # patterns kept compiled: a run that alternates between a few of them compiles each once

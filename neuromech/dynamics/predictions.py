@@ -24,7 +24,8 @@ from neuromech.dynamics.discrete import (
     quadratic_step,
 )
 from neuromech.dynamics.flow import Oscillator, Push, continuous_step, drift_flow, gradient_flow, push
-from neuromech.dynamics.settings import Drift, Settings
+from neuromech.dynamics.motion import Drift
+from neuromech.optimizers import Settings
 
 
 class Track(NamedTuple):

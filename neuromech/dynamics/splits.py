@@ -21,7 +21,8 @@ from torch import Tensor
 from neuromech.dynamics.charge import Forms, slices_of
 from neuromech.dynamics.forms.sums import Block
 from neuromech.dynamics.forms.vectors import Scratch, Values
-from neuromech.dynamics.settings import Drift, Motion, Settings
+from neuromech.dynamics.motion import Drift, Motion
+from neuromech.optimizers import Settings
 from neuromech.symmetry import Symmetry
 
 Division = tuple[tuple[int, ...], ...]  # of one family: its parts, each the indices of its terms

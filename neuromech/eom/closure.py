@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from neuromech.compat import foreach_add_, version
 from neuromech.eom.forward_ad import dual
 from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
@@ -81,7 +82,7 @@ class Live:
         versions = []
         for p in self._tensors:
             p.grad = None
-            versions.append(p._version)
+            versions.append(version(p))
         self._looks += 1
         with torch.enable_grad(), _Buffers(self._before, on=self._looks == 1 and not self._once) as watch:
             loss = self._closure()
@@ -90,8 +91,8 @@ class Live:
                 check_loss(loss)
                 loss.backward()  # FSDP2 and DDP meet the other processes in nothing else
         gradient: Params = {}
-        for (name, p), version in zip(self._params.items(), versions, strict=True):
-            if p._version != version:
+        for (name, p), before in zip(self._params.items(), versions, strict=True):
+            if version(p) != before:
                 raise EoMError(
                     f"the closure changed {name} in place (clipping of weights, Embedding(max_norm=..), an "
                     "optimizer step): a loss has to leave the point alone where it is evaluated; do it after the step"
@@ -124,7 +125,7 @@ class Live:
                 self._return()
             self._moved = True
             for coefficient, x in terms:
-                torch._foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
+                foreach_add_(self._tensors, [x[name] for name in home], alpha=coefficient)
 
     def _return(self) -> None:
         for p, home in zip(self._tensors, self.here.values(), strict=True):
@@ -160,12 +161,11 @@ class _Buffers:
             return
         self._seen.add(module)
         self.parallel |= isinstance(module, DistributedDataParallel)
-        for buffer in module._buffers.values():
-            if buffer is not None and buffer not in self._before:
+        for buffer in module.buffers(recurse=False):
+            if buffer not in self._before:
                 self._before[buffer] = buffer.detach().clone()
-        for inside in module._modules.values():
-            if inside is not None:
-                self._remember(inside, args)
+        for inside in module.children():
+            self._remember(inside, args)
 
     def __enter__(self) -> _Buffers:
         self._handle = register_module_forward_pre_hook(self._remember) if self._on else None

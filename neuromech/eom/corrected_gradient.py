@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from math import factorial
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from neuromech.compat import foreach_add_, foreach_mul
 from neuromech.eom.bseries import Derivative
 from neuromech.eom.rule import Rule
 from neuromech.eom.terms import VectorField, taylor
@@ -94,9 +94,9 @@ class Slope:
         return of_slope
 
     def _sloped(self, x: Params, linear: Params | None) -> Params:
-        out = torch._foreach_mul([x[name] for name in self.names], self._scale)
+        out = foreach_mul([x[name] for name in self.names], self._scale)
         if linear is not None and any(self._pull):
-            torch._foreach_add_(out, torch._foreach_mul([linear[name] for name in self.names], self._pull))
+            foreach_add_(out, foreach_mul([linear[name] for name in self.names], self._pull))
         return dict(zip(self.names, out, strict=True))
 
     def handed(
@@ -107,11 +107,11 @@ class Slope:
         `coefficients` by parameter. Nothing is added where nothing is to be corrected: c = (1, 0, ..) gives `gradient`.
         """
         first = [c[0] for c in coefficients]
-        out = torch._foreach_mul([gradient[name] for name in self.names], first)
+        out = foreach_mul([gradient[name] for name in self.names], first)
         if any(self._decay):
             left = [s * (c - 1.0) * decay for s, c, decay in zip(self._signs, first, self._decay, strict=True)]
-            torch._foreach_add_(out, torch._foreach_mul([theta[name] for name in self.names], left))
+            foreach_add_(out, foreach_mul([theta[name] for name in self.names], left))
         for j, power in enumerate(powers[1:], 1):
             weights = [s * c[j] / w if w else 0.0 for s, c, w in zip(self._signs, coefficients, self._w, strict=True)]
-            torch._foreach_add_(out, torch._foreach_mul([power[name] for name in self.names], weights))
+            foreach_add_(out, foreach_mul([power[name] for name in self.names], weights))
         return dict(zip(self.names, out, strict=True))

@@ -22,6 +22,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
+from neuromech.compat import function_of, version
 from neuromech.eom.decompositions import mathematical
 from neuromech.eom.forward_ad import prepare_duals
 from neuromech.eom.landscape import Landscape, Look, LossFunction, PureLandscape, Terms
@@ -95,7 +96,7 @@ class Point:
 
     def _attach(self, leaves: Params, gradient: Params, deep: bool = False) -> None:
         self._leaves, self._deep = leaves, deep
-        self._versions = {name: leaf._version for name, leaf in leaves.items()}
+        self._versions = {name: version(leaf) for name, leaf in leaves.items()}
         self._attached, self._directions = {(): gradient}, []
 
     def _exact(self, deep: bool) -> AbstractContextManager[None]:
@@ -131,7 +132,7 @@ class Point:
         if not self._attached or (self._once and len(directions) > 1):
             raise EoMError("this point was made for one product, with once=True: make it without to take more")
         for name, leaf in self._leaves.items():
-            if leaf._version != self._versions[name]:
+            if version(leaf) != self._versions[name]:
                 raise EoMError(
                     f"{name} was modified in place after the loss was evaluated, so its derivatives belong to no "
                     "point: take them before parameters change"
@@ -285,7 +286,7 @@ def _once_differentiable(loss: Tensor) -> list[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        function = getattr(node, "_forward_cls", None)
+        function = function_of(node)
         if function is not None and hasattr(function.backward, "__wrapped__"):
             found.add(function.__name__)
         stack += [below for below, _ in node.next_functions]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from neuromech.compat import foreach_mul_
 from neuromech.eom.derivatives import HVPForm, Point, gradient_at
 from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.rule import Rule, check_lr, check_order
@@ -283,7 +284,7 @@ def descend(
         optimizer.param_groups[0]["lr"] = rates[k]
         if rule.kind == "sgd" and rule.decoupled:  # torch's SGD has no such option
             with torch.no_grad():
-                torch._foreach_mul_(list(live.values()), 1.0 - rates[k] * rule.weight_decay)
+                foreach_mul_(list(live.values()), 1.0 - rates[k] * rule.weight_decay)
         optimizer.step()
         path.append({name: p.detach().clone() for name, p in live.items()})
     return path

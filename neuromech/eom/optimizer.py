@@ -6,7 +6,6 @@ Runge-Kutta method takes them ("gradients"). Whatever else the base does, moment
 
 from __future__ import annotations
 
-import inspect
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
@@ -30,6 +29,7 @@ from neuromech.eom.terms import (
     runge_kutta,
 )
 from neuromech.errors import EoMError
+from neuromech.optimizers import rule_named, takes_step_of
 from neuromech.params import Params, combine
 
 Follow = Literal["flow", "descent"]
@@ -264,17 +264,12 @@ def _one(roles: dict[str, Role]) -> Role | None:
 _steady = lru_cache(maxsize=1024)(hand_over)  # parameters of a group share their numbers
 
 
-@lru_cache(maxsize=64)
-def _rule(momentum: float, dampening: float, nesterov: bool, weight_decay: float) -> Rule:
-    if momentum == 0:  # torch then ignores the others
-        return Rule(weight_decay=weight_decay)
-    return Rule(momentum=momentum, dampening=dampening, nesterov=nesterov, weight_decay=weight_decay)
+_rule = lru_cache(maxsize=64)(Rule)
 
 
 def _rule_of(group: dict[str, Any]) -> Rule:
-    return _rule(
-        float(group["momentum"]), float(group["dampening"]), bool(group["nesterov"]), float(group["weight_decay"])
-    )
+    """Of a param group of SGD."""
+    return _rule(**rule_named("SGD").flow(group))  # type: ignore[arg-type]
 
 
 def _check_options(order: int, follow: str, backend: str, hvp: str) -> None:
@@ -299,8 +294,7 @@ def _check_base(base: Any) -> None:
         )
     if isinstance(base, EoMOptimizer):
         raise EoMError("base follows the flow already: an EoMOptimizer around another corrects twice")
-    sgd = torch.optim.SGD
-    if not isinstance(base, sgd) or inspect.unwrap(type(base).step) is not inspect.unwrap(sgd.step):
+    if not isinstance(base, torch.optim.SGD) or not takes_step_of(base, torch.optim.SGD):
         name = type(base).__name__
         raise EoMError(
             f"{name} cannot be put on a flow by the gradient that it is given: torch.optim.SGD can, with all its "

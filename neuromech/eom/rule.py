@@ -23,11 +23,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from neuromech import optimizers
 from neuromech.eom.bseries import GRADIENT, IDENTITY, Series, add, lie
 from neuromech.errors import EoMError
+from neuromech.optimizers import rule_of
 
 Kind = Literal["sgd", "adam", "rmsprop"]
 KINDS: tuple[Kind, ...] = ("sgd", "adam", "rmsprop")
+_ARE_KNOWN = (
+    "those of SGD with all its options, SGDW, Adam and AdamW without amsgrad, RMSprop without momentum and centered are"
+)
 MAX_ORDER = 6  # the series is asymptotic, and a term of order n costs about 3^n gradients
 
 
@@ -47,7 +52,7 @@ def check_lr(lr: float) -> None:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Rule(optimizers.Multistep):
     """What `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop` does to parameters, apart from its learning rate.
 
     `momentum`, `dampening` and `nesterov` belong to "sgd", `betas` and `eps` to "adam" (both) and "rmsprop" (the
@@ -90,33 +95,25 @@ class Rule:
 
         Raises `EoMError` if they do not, or for an optimizer whose flow is not known.
         """
-        rules = {cls._of_group(optimizer, group) for group in optimizer.param_groups}
+        known = rule_of(optimizer)
+        if known is None:
+            raise EoMError(
+                f"the flow that {type(optimizer).__name__} follows is not known: nothing is known of its steps; "
+                f"{_ARE_KNOWN}, and neuromech.register_optimizer teaches others"
+            )
+        rules = {cls._of_group(known, group) for group in optimizer.param_groups}
         if len(rules) > 1:
             raise EoMError(f"the parameter groups follow different rules, {rules}: one flow needs one rule")
         return rules.pop()
 
     @classmethod
-    def _of_group(cls, optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> Rule:
-        decay = float(group.get("weight_decay", 0.0))
+    def _of_group(cls, known: optimizers.Rule, group: dict[str, Any]) -> Rule:
         if group.get("maximize"):
             raise EoMError("maximize=True climbs: negate the loss instead")
-        if isinstance(optimizer, torch.optim.SGD):
-            momentum = float(group["momentum"])
-            if momentum == 0:  # torch then ignores the others
-                return cls(weight_decay=decay)
-            nesterov = bool(group["nesterov"])
-            return cls("sgd", momentum, float(group["dampening"]), nesterov, decay)
-        name = type(optimizer).__name__
-        if isinstance(optimizer, torch.optim.Adam) and not group["amsgrad"]:  # AdamW is a subclass
-            decoupled = bool(group["decoupled_weight_decay"])
-            beta1, beta2 = map(float, group["betas"])
-            return cls("adam", weight_decay=decay, decoupled=decoupled, betas=(beta1, beta2), eps=float(group["eps"]))
-        if isinstance(optimizer, torch.optim.RMSprop) and not (group["centered"] or group["momentum"]):
-            return cls("rmsprop", weight_decay=decay, betas=(0.0, float(group["alpha"])), eps=float(group["eps"]))
-        raise EoMError(
-            f"the flow that {name} follows with these settings is not known: SGD with all its options, Adam and AdamW "
-            "without amsgrad, RMSprop without momentum and centered are"
-        )
+        told = known.flow(group)
+        if isinstance(told, str):
+            raise EoMError(f"the flow that {known.name} follows with these settings is not known: {told}; {_ARE_KNOWN}")
+        return cls(**told)
 
     def optimizer(self, params: Iterable[Tensor], lr: float) -> torch.optim.Optimizer:
         """The torch optimizer of this rule; decoupled decay of "sgd" has none, and is left to the caller."""
@@ -132,36 +129,9 @@ class Rule:
         )
 
     @property
-    def kappa(self) -> float:
-        """Weight of a gradient in the buffer."""
-        return 1.0 - self.dampening if self.momentum else 1.0
-
-    @property
     def speed(self) -> float:
         """The flow of lr -> 0 is theta' = -speed * g."""
         return self.kappa / (1.0 - self.momentum)
-
-    @property
-    def radius(self) -> float:
-        """The memory-less flow of "sgd" exists on a mode of curvature h only for lr kappa h below this."""
-        if self.nesterov:
-            return ((1.0 - self.momentum) / (1.0 + self.momentum)) ** 2
-        return (1.0 - self.momentum**0.5) ** 2
-
-    @property
-    def edge(self) -> float:
-        """Steps of "sgd" on a mode of curvature h are stable for lr kappa h below this; 2 without momentum."""
-        if self.nesterov:
-            return 2.0 * (1.0 + self.momentum) / (1.0 + 2.0 * self.momentum)
-        return 2.0 * (1.0 + self.momentum)
-
-    @property
-    def startup(self) -> float:
-        """s in theta_0 + lr s g(theta_0), where the slow flow starts for torch's first step, with buffer b = g."""
-        friction = 1.0 - self.momentum
-        if self.nesterov:
-            return self.momentum**2 / friction**2
-        return self.kappa / friction**2 - 1.0 / friction
 
     def fields(self, order: int) -> tuple[Series, ...]:
         """F_0, .., F_order of "sgd": series of elementary differentials of g; coupled decay is a part of g.

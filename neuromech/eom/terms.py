@@ -21,6 +21,7 @@ from typing import Literal
 
 import torch
 
+from neuromech.compat import foreach_lerp
 from neuromech.eom.bseries import Derivative, Series, evaluate
 from neuromech.eom.decompositions import mathematical
 from neuromech.eom.forward_ad import prepare_duals
@@ -212,7 +213,7 @@ def runge_kutta(
         terms += [(sign * decay * b * c, x) for b, shift in zip(weights, shifts, strict=True) for c, x in shift]
     if len(terms) == 2:  # Heun: one pass
         first, last = gradients
-        mean = torch._foreach_lerp(list(first.values()), [last[name] for name in first], weights[1])
+        mean = foreach_lerp(list(first.values()), [last[name] for name in first], weights[1])
         return dict(zip(first, mean, strict=True))
     return combine(terms)
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.variable import Variable
 from torch.utils.hooks import RemovableHandle
+
+from neuromech.compat import at_end_of_backward, backward_id, version
+from neuromech.hooks.guard import Guard
 
 Mark = tuple[int, int]
 
 
 def mark(t: Tensor) -> Mark:
     """Where a tensor lies in memory, and how often code has written to it."""
-    return (t.data_ptr() if t.layout is torch.strided else id(t)), t._version
+    return (t.data_ptr() if t.layout is torch.strided else id(t)), version(t)
 
 
 class BackwardWatch:
@@ -27,11 +28,11 @@ class BackwardWatch:
     `uncleared`: the parameters to whose gradient a backward added although a step had used it.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None]) -> None:
+    def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None], guard: Guard) -> None:
         self.arrived: Counter[str] = Counter()
         self.uncleared: set[str] = set()
         self.finished = 0
-        self._params, self._done = params, done
+        self._params, self._done, self._guard = params, done, guard
         self._used: dict[str, Mark] = {}
         self._task = -1
         self._full: set[str] = set()
@@ -67,7 +68,7 @@ class BackwardWatch:
 
         def hook(_: Tensor) -> None:
             if (watch := me()) is not None:
-                method(watch, name)
+                watch._guard(method, watch, name)
 
         return hook
 
@@ -82,29 +83,24 @@ class BackwardWatch:
             self._full.add(name)
 
     def _arrived(self, name: str) -> None:
-        task = torch._C._current_graph_task_id()
+        task = backward_id()
         if task != self._task:
             self._task = task
-            _at_the_end(self._wait)
+            at_end_of_backward(self._wait)
         if name in self._full:
             self.uncleared.add(name)
         self.arrived[name] += 1
 
     def _wait(self) -> None:
         """Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them."""
-        _at_the_end(self._finish)
+        at_end_of_backward(self._finish)
 
     def _finish(self) -> None:
         self.finished += 1
-        self._done()
+        self._guard(self._done)
 
     def remove(self) -> None:
         for pair in self._handles.values():
             for handle in pair:
                 handle.remove()
         self._handles.clear()
-
-
-def _at_the_end(callback: Callable[[], None]) -> None:
-    engine: Any = Variable._execution_engine
-    engine.queue_callback(callback)

@@ -13,12 +13,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neuromech.detect import is_our_call, tensors_of
+from neuromech.compat import at_end_of_backward, backward_id, unprofiled
+from neuromech.detect import Follower, Graph, is_our_call, tensors_of
+from neuromech.hooks import compiled
+from neuromech.hooks.guard import Guard
 
 
 @dataclass(eq=False)
 class Forward:
-    """One forward of the model: its inputs, its outputs, and the gradients that these receive, once they do."""
+    """One forward of the model: its inputs, its outputs, and the gradients that these receive, once they do.
+
+    `graph`: what it computed, written down as it ran; None if it ran out of sight, as compiled code does.
+    `problem`: why it could not be written down.
+    """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -26,16 +33,21 @@ class Forward:
     outputs: list[Tensor] = field(default_factory=list)
     cotangents: list[Tensor | None] = field(default_factory=list)
     finite: bool = True
+    graph: Graph | None = None
+    problem: Exception | None = None
 
 
 class Hook:
-    """Calls a function, until it is copied or pickled: the copy does nothing."""
+    """Calls a function, until it is copied or pickled: the copy does nothing. `key`: see `compiled.tell`."""
 
-    def __init__(self, function: Callable[..., None] | None = None) -> None:
-        self.function = function
+    def __init__(self, function: Callable[..., None] | None = None, key: int = 0) -> None:
+        self.function, self.key = function, key
 
     def __call__(self, *args: Any) -> None:
-        if self.function is not None:
+        if torch.compiler.is_dynamo_compiling():
+            if self.key:
+                compiled.tell(self.key, args[1], args[2])
+        elif self.function is not None and not torch.compiler.is_compiling():
             self.function(*args)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook:
@@ -52,25 +64,34 @@ class Listener(Protocol):
 
 
 class ForwardHooks:
-    """The one pair of hooks on `model`: tells `listeners` of its forwards, but for those that are our own."""
+    """The one pair of hooks on `model`: tells `listeners` of its forwards, but for those that are our own.
 
-    def __init__(self, model: nn.Module) -> None:
+    `compiled(args, kwargs)` hears of the inputs if the forward becomes part of compiled code, in which no hook runs.
+    """
+
+    def __init__(
+        self, model: nn.Module, guard: Guard, compiled_with: Callable[[tuple[Any, ...], dict[str, Any]], None]
+    ) -> None:
         self.listeners: list[Listener] = []
-        before, after = Hook(self._before), Hook(self._after)
+        self.guard = guard
+        self._traced = compiled.Listener(lambda args, kwargs: guard(compiled_with, args, kwargs))
+        before, after = Hook(self._before, self._traced.key), Hook(self._after)
         self._handles = (
             model.register_forward_pre_hook(before, with_kwargs=True),
-            model.register_forward_hook(after),
+            model.register_forward_hook(after, always_call=True),  # also if the forward fails
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not is_our_call():
-            for listener in self.listeners:
-                listener.before(model, args, kwargs)
+            with unprofiled():
+                for listener in self.listeners:
+                    self.guard(listener.before, model, args, kwargs)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not is_our_call():
-            for listener in self.listeners:
-                listener.after(model, output)
+            with unprofiled():
+                for listener in reversed(self.listeners):
+                    self.guard(listener.after, model, output)
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -81,49 +102,77 @@ class ForwardWatch:
     """Keeps the first forward whose output receives a gradient: the one that trains.
 
     One whose gradient overflowed gives way to the next: a `GradScaler` finds its scale by such steps, and skips them.
-    `seen` is called with every candidate before it runs; what it raises is raised once the forward has succeeded, as a
-    forward that fails by itself must fail with its own error. Evaluation under `no_grad` is no candidate.
+    The first forward is written down as it runs, and the first in another mode again, until one has trained; `seen`
+    hears of each. `backward` is called at the end of every backward in which the forward that trains got its gradient.
+    Evaluation under `no_grad` is no candidate.
     """
 
-    def __init__(self, seen: Callable[[Forward], None]) -> None:
+    def __init__(self, guard: Guard, seen: Callable[[Forward], None], backward: Callable[[], None]) -> None:
         self.trained: Forward | None = None
         self.autocast: torch.dtype | None = None  # in which gradients are rounded, if not in that of the weights
-        self._seen = seen
+        self._guard, self._seen, self._backward = guard, seen, backward
+        self._graph: Graph | None = None
+        self._problem: Exception | None = None
+        self._mode: bool | None = None  # in which the graph was recorded
         self._candidate: Forward | None = None
-        self._failure: Exception | None = None
+        self._follower: Follower | None = None
+        self._task = -1
+        self._done = False
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._candidate = self._failure = None
-        if (self.trained is None or not self.trained.finite) and torch.is_grad_enabled():
+        self._candidate = None
+        if self._done or self._follower is not None or not torch.is_grad_enabled():
+            return
+        if self.trained is None or not self.trained.finite:
             self._candidate = Forward(args, kwargs, model.training)
-            try:
-                self._seen(self._candidate)
-            except Exception as error:
-                self._failure = error
+            if self._mode != model.training:
+                follower = Follower(model, args, kwargs)
+                follower.__enter__()
+                self._follower = follower
 
     def after(self, model: nn.Module, output: Any) -> None:
-        if self._candidate is None:
-            return
         forward, self._candidate = self._candidate, None
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure
+        if follower := self._stop_following():
+            self.autocast = self.autocast or follower.autocast
+        if forward is None or output is None:
+            return
+        if follower is not None:
+            self._mode, self._graph, self._problem = forward.training, None, None
+            try:
+                self._graph = follower.graph(output)
+            except Exception as error:
+                self._problem = error
+        forward.graph, forward.problem = self._graph, self._problem
+        self._seen(forward)
         self.autocast = self.autocast or _autocast(model)
         for i, t in enumerate(tensors_of(output)):
             forward.outputs.append(t.detach())
             forward.cotangents.append(None)
             if t.requires_grad:
-                t.register_hook(lambda gradient, i=i: self._received(forward, i, gradient))
+                t.register_hook(lambda gradient, i=i: self._guard(self._received, forward, i, gradient))
+
+    def _stop_following(self) -> Follower | None:
+        follower, self._follower = self._follower, None
+        if follower is not None:
+            follower.leave()
+        return follower
 
     def _received(self, forward: Forward, i: int, gradient: Tensor) -> None:
+        if self._done:
+            return
         if self.trained is None or self.trained is forward or not self.trained.finite:
             self.trained = forward
             forward.cotangents[i] = gradient.detach()
             forward.finite = forward.finite and bool(torch.isfinite(gradient).all())
+            task = backward_id()
+            if task != self._task:
+                self._task = task
+                # Twice: behind those who have work to do at the end of the backward too, as wrappers have.
+                at_end_of_backward(lambda: at_end_of_backward(lambda: self._guard(self._backward)))
 
     def forget(self) -> None:
         """Let go of the tensors, keep watching no more."""
-        self._seen = lambda _: None
+        self._done, self._graph = True, None
         self.trained = Forward((), {}, True)
 
 

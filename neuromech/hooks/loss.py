@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import code_of
 from neuromech.detect import tensors_of
 from neuromech.hooks.forward import Hook
 
@@ -23,7 +24,7 @@ _CALLS = {
     for call, argument in ((torch.autograd.backward, "tensors"), (torch.autograd.grad, "outputs"))
     if (code := getattr(call, "__code__", None)) is not None
 }
-_SCALED_STEP = torch.amp.GradScaler.step.__code__
+_SCALED_STEP = code_of(torch.amp.GradScaler.step)
 _PRODUCT = "MulBackward0"
 
 

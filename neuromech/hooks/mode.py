@@ -51,9 +51,16 @@ class ForwardModes:
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
 
 
+_MODAL = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
+
+
 def _mode_matters(m: nn.Module) -> bool:
     """True for modules that compute something else in training; of one that is not torch's own we cannot know."""
-    if isinstance(m, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+    if isinstance(m, _MODAL):
         return True
     return not type(m).__module__.startswith("torch.nn.")
 

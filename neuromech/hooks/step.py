@@ -9,6 +9,9 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 
+from neuromech.compat import left_uncompiled
+from neuromech.hooks.guard import Guard
+
 
 class StepWatch:
     """Calls `before(optimizer)` when the gradients of a step are ready, and `after(optimizer)` when it is done.
@@ -22,8 +25,9 @@ class StepWatch:
         parameters: Callable[[], list[nn.Parameter]],
         before: Callable[[Optimizer], None],
         after: Callable[[Optimizer], None],
+        guard: Guard,
     ) -> None:
-        self._parameters, self._before, self._after = parameters, before, after
+        self._parameters, self._before, self._after, self._guard = parameters, before, after, guard
         self._attached: weakref.WeakKeyDictionary[Optimizer, tuple[Any, Any]] = weakref.WeakKeyDictionary()
         self._measured: Optimizer | None = None
         # The registry of torch lives for ever: it must not keep a forgotten model alive.
@@ -31,9 +35,9 @@ class StepWatch:
 
         def discover(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             if (watch := me()) is not None:
-                watch.consider(optimizer)
+                watch._guard(watch.consider, optimizer)
 
-        self._everywhere = register_optimizer_step_pre_hook(discover)
+        self._everywhere = register_optimizer_step_pre_hook(left_uncompiled(discover))
         weakref.finalize(self, self._everywhere.remove)
 
     def consider(self, optimizer: Optimizer) -> None:
@@ -44,11 +48,11 @@ class StepWatch:
             begin, end = self._attached[optimizer]
             begin.remove()
         elif held(optimizer, self._parameters()):
-            end = optimizer.register_step_post_hook(self._end)
+            end = optimizer.register_step_post_hook(_Left(self._end))
         else:
             return
         # Hooks run in the order of their registration: the last one sees gradients that another has clipped.
-        self._attached[optimizer] = optimizer.register_step_pre_hook(self._begin), end
+        self._attached[optimizer] = optimizer.register_step_pre_hook(_Left(self._begin)), end
 
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -82,6 +86,20 @@ class StepWatch:
             for handle in handles:
                 handle.remove()
         self._attached.clear()
+
+
+class _Left:
+    """A hook that Dynamo leaves as it is: a compiled step breaks its graph at its hooks anyhow."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self._hook = hook
+
+    def __call__(self, *args: Any) -> Any:
+        return self._run(*args)
+
+    @left_uncompiled
+    def _run(self, *args: Any) -> Any:
+        return self._hook(*args)
 
 
 def held(optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:

@@ -2,8 +2,9 @@ from .causes import CAUSES as CAUSES
 from .causes import Cause as Cause
 from .checks.replicas import Gather as Gather
 from .checks.settings import Expect as Expect
-from .diagnose import Suspect as Suspect
-from .diagnose import diagnose as diagnose
+from .claims import excess_of as excess_of
+from .diagnosis import Suspect as Suspect
+from .diagnosis import diagnose as diagnose
 from .evidence import Evidence as Evidence
 from .fault import Fault as Fault
 from .fault import Reaction as Reaction

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from neuromech.compat import local
+
 _READ_AS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -25,7 +27,7 @@ def checksums(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _sum(t: Tensor) -> Tensor:
-    t = getattr(t, "_local_tensor", t.detach())  # of a sharded tensor, what lies here
+    t = local(t)  # of a sharded tensor, what lies here
     t = t if t.layout is torch.strided else t.coalesce().values()
     t = torch.view_as_real(t) if t.is_complex() else t
     if t.dtype is torch.bool:

@@ -19,11 +19,11 @@ from neuromech.hooks import Mark, mark
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueMeter, Torques
+from neuromech.optimizers import grad_scale, plain, skips
 from neuromech.symmetry import Symmetry
 
 CLOCK = "step"
 Entry = tuple[str, str]  # parameter, entry of its state
-_NOT_SETTINGS = frozenset({"params", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "param_names"})
 
 
 class Group(NamedTuple):
@@ -95,8 +95,7 @@ class Step:
     @property
     def skipped(self) -> bool:
         """True if a fused optimizer under `GradScaler` will not take this step."""
-        found = getattr(self.optimizer, "found_inf", None)
-        return found is not None and bool(found)
+        return skips(self.optimizer)
 
 
 class StepReader:
@@ -151,7 +150,7 @@ class StepReader:
         left = self._left
         theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
         moving = [name for group in groups for name in group.moving]
-        scale = getattr(optimizer, "grad_scale", None)
+        scale = grad_scale(optimizer)
         sampled = self.sample.read(moving, grads) / (1.0 if scale is None else float(scale))
         marks = {n: mark(g) for n, g in grads.items()}
         # Once a step has been taken with gradients, they are no longer those at the weights.
@@ -240,17 +239,6 @@ def state_of(optimizer: Optimizer, names: Mapping[Tensor, str]) -> OptimizerStat
                 elif isinstance(x, Tensor):
                     tensors[names[p], key] = x
     return OptimizerState(tensors, dict(zip(clocks, _numbers(list(clocks.values())), strict=True)))
-
-
-def plain(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a param group, with numbers for tensors."""
-
-    def number(x: Any) -> Any:
-        if isinstance(x, (tuple, list)):
-            return tuple(map(number, x))
-        return x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
-
-    return {key: number(x) for key, x in group.items() if key not in _NOT_SETTINGS}
 
 
 def clocks_off(expected: Mapping[str, float], found: Mapping[str, float]) -> tuple[tuple[str, float, float], ...]:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from neuromech.errors import FaultError
 from neuromech.monitor.causes import CAUSES
-from neuromech.monitor.diagnose import CERTAIN, STRENGTH, Suspect
+from neuromech.monitor.diagnosis import CERTAIN, STRENGTH, Suspect
 from neuromech.monitor.evidence import Evidence, Names
 
 

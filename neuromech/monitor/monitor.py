@@ -38,7 +38,7 @@ from neuromech.monitor.checks.order import StepOrder
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
-from neuromech.monitor.diagnose import diagnose
+from neuromech.monitor.diagnosis import diagnose
 from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
@@ -68,7 +68,7 @@ class Monitor:
         self._faults = Faults(tuple(options.ignore))
         self._unreported: list[Fault] = []
         self._failure: Exception | None = None
-        self._backward = BackwardWatch(params, self._backward_ended)
+        self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
         self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
         self._history = GradientHistory(params)

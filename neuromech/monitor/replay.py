@@ -1,22 +1,23 @@
 """A step, taken once more on a sample of elements, beside what the optimizer did: where they differ, by what?
 
-Rounding is bounded, not estimated: every operation of the update errs by at most eps/2 of its result, and no rule has
-more than `OPERATIONS` of them between what is read and what is written. So no element can be beyond the bound by
-rounding, and there is nothing to tune.
+Rounding is bounded, not estimated: the formulas of the optimizer's rule are evaluated in float64 with a running bound
+on what the same operations may have rounded (`Rounded`), so nothing is tuned. The bound is doubled, for other kernels
+order the same operations otherwise. A rule that mixes elements is evaluated on a whole tensor, as torch does it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from neuromech.monitor.rules import Rule, Settings, State
+from neuromech.optimizers import Elements, Rounded, Rule
 
-OPERATIONS = 16
+OPERATIONS = 16  # more than any update, or a fit to one, takes
+ORDERS = 2.0
 
 
 class Difference(NamedTuple):
@@ -34,39 +35,61 @@ class Difference(NamedTuple):
     share: float
 
 
-class Before(NamedTuple):
-    """The sampled elements of the tensors of one param group ahead of a step; `t`: the number that the step has."""
+class Ahead(NamedTuple):
+    """Elements of one or more parameters ahead of a step, float64, and what the rule says of them.
 
+    `gradient`: as in `.grad`. `state`: the entries foretold, with what they were before.
+    """
+
+    rule: Rule
+    e: Elements
     theta: Tensor
     gradient: Tensor
-    state: State
-    t: Tensor
-    eps: Tensor
-    tiny: Tensor
+    state: Mapping[str, tuple[Rounded, Tensor]]
+    decay: float
+    rate: float
+    cancels: float
+    dtype: torch.dtype
 
 
-class After(NamedTuple):
-    theta: Tensor
-    state: State
+def ahead(rule: Rule, e: Elements, gradient: Tensor) -> Ahead:
+    """`e`: of `Rounded` arrays, which remember what they have read."""
+    theta, _ = _value(e.theta), e.gradient
+    state = {key: (_rounded(x), _value(e.old(key))) for key, x in rule.advance(e).items()}
+    return Ahead(rule, e, theta, gradient, state, rule.decay(e), rule.rate(e), rule.cancels(e), e.dtype)
 
 
 def replay(
-    rule: Rule, settings: Settings, names: Sequence[str], counts: Sequence[int], before: Before, after: After
+    a: Ahead, names: Sequence[str], counts: Sequence[int], theta: Tensor, after: Callable[[str], Tensor]
 ) -> list[Difference]:
-    """How the step of a group differs from what its settings say: [] if it does not. [elements], float64."""
-    theta, g, _, t, eps, tiny = before
-    u = rule.update(settings, theta, g, after.state, t)
-    lr = float(settings["lr"])
-    expected = rule.decay(settings) * theta - lr * u.value
-    slack = eps * (after.theta.abs() + theta.abs() + OPERATIONS * abs(lr) * u.size) + tiny
-    moment = next(iter(after.state.values()), torch.zeros_like(theta))
-    vectors = {"step": expected - theta, "gradient": g, "weights": theta, "momentum": moment}
-    found = differences("weight", names, counts, after.theta - expected, slack, vectors, eps)
-    for key, new in rule.advance(settings, theta, g, before.state, t).items():
-        slack = OPERATIONS * eps * (new.size + after.state[key].abs()) + tiny
-        vectors = {"momentum": before.state[key], "gradient": g, "weights": theta}
-        found += differences(key, names, counts, after.state[key] - new.value, slack, vectors, eps)
+    """How the step differs from what its settings say: [] if it does not. `theta`, `after(entry)`: behind the step."""
+    state = {key: after(key) for key in a.state}
+    read = {key: Rounded.exactly(x, a.dtype) for key, x in state.items()}
+    u = _rounded(a.rule.update(a.e, read)).mul(a.rate)  # type: ignore[arg-type]
+    start = _rounded(a.e.theta)
+    end = (start if a.decay == 1.0 else start.mul(a.decay)).sub(u)
+    slack = ORDERS * end.error
+    if a.cancels != 1.0:
+        slack = slack + OPERATIONS * torch.finfo(a.dtype).eps * a.cancels * u.value.abs()
+    eps = torch.full_like(a.theta, torch.finfo(a.dtype).eps)
+    moment = next(iter(state.values()), torch.zeros_like(theta))
+    vectors = {"step": end.value - a.theta, "gradient": a.gradient, "weights": a.theta, "momentum": moment}
+    found = differences("weight", names, counts, theta - end.value, slack, vectors, eps)
+    for key, (new, old) in a.state.items():
+        vectors = {"momentum": old, "gradient": a.gradient, "weights": a.theta}
+        error, slack = state[key] - new.value, ORDERS * (new.error + eps * state[key].abs())
+        found += differences(key, names, counts, error, slack, vectors, eps)
     return found
+
+
+def _rounded(x: object) -> Rounded:
+    """The formulas are written for tensors; on `Rounded` numbers they give such."""
+    assert isinstance(x, Rounded)
+    return x
+
+
+def _value(x: object) -> Tensor:
+    return _rounded(x).value
 
 
 def differences(

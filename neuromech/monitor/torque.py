@@ -18,7 +18,7 @@ Shapes: [rows] over all members of all families, float64, on the device of the p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -164,7 +164,3 @@ def broken_families(excess: Tensor, slices: Sequence[slice]) -> dict[int, tuple[
         if n := int((some > 1).sum()):
             out[i] = n, float(some.max())
     return out
-
-
-def parameters_of(symmetries: Sequence[Symmetry], families: Mapping[int, object]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for i in families for name in symmetries[i].parameters))

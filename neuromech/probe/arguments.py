@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import (
-    Experiment,
-    Findings,
-    Graph,
-    Invariance,
-    betrayed,
-    find_symmetries,
-    find_under,
-    recognise,
-    seen_of,
-    tensors_of,
-    wants_target,
-)
+from neuromech.detect import Findings, find_symmetries, wants_target
 from neuromech.errors import InstrumentError
-from neuromech.hooks import Forward, held
-from neuromech.symmetry import Symmetry
+from neuromech.hooks import held
 
 
 def check(
@@ -64,28 +51,3 @@ def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findin
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
     inputs, target = example
     return find_symmetries(model, inputs, loss, target)
-
-
-def find_recognised(model: nn.Module, trained: Forward, graph: Graph) -> Findings:
-    """The symmetries under the loss that sent the gradients which `trained` has received."""
-    return find_under(model, trained.args, trained.kwargs, graph, _recognised(trained, graph))
-
-
-def find_violated(
-    model: nn.Module, trained: Forward, graph: Graph, known: Sequence[Symmetry]
-) -> list[tuple[Symmetry, float]]:
-    """The symmetries, beyond those `known`, that the forward has and its gradient violates."""
-    free = _recognised(trained, graph)
-
-    def seen(output: Any) -> list[Tensor]:
-        return [seen_of(t, f) for t, f in zip(tensors_of(output), free, strict=True)]
-
-    return betrayed(model, graph, free, Experiment(model, trained.args, trained.kwargs, seen), known)
-
-
-def _recognised(trained: Forward, graph: Graph) -> list[Invariance]:
-    """What the loss does not see of each output, by the gradient that it sent back."""
-    if len(trained.outputs) != len(graph.outputs):
-        return [Invariance()] * len(graph.outputs)  # the outputs differ from call to call
-    received = zip(trained.outputs, trained.cotangents, strict=True)
-    return [Invariance() if g is None else recognise(y, g) for y, g in received]

@@ -14,6 +14,7 @@ from neuromech._version import __version__
 from neuromech.detect import Findings
 from neuromech.dynamics import law_of
 from neuromech.errors import InstrumentError
+from neuromech.optimizers import rule_of
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -59,9 +60,11 @@ def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str,
         dict(told) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
         for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
+    rule = rule_of(optimizer)
+    known = {} if rule is None else {"rule": rule.name}
     flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
     wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
-    return {"class": type(optimizer).__name__, "law": law_of(optimizer), "groups": groups} | wrapper
+    return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups} | wrapper
 
 
 GroupSettings = list[dict[str, Any]]

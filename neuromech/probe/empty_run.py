@@ -19,9 +19,15 @@ NO_STEP = "no optimizer has stepped this model's parameters"
 
 
 def failed(step: int, error: Exception) -> str:
-    """What to say of a measurement that raised after this step."""
+    """What to say of an instrument that failed after `step`, 0: before it had measured anything."""
     where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    if step:
+        return (
+            f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
+            f"{what}. strict=True raises this error where it happens"
+        )
     return (
-        f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
-        f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        f"the instrument stands aside: {what}. Training goes on as without it, and nothing is measured. To look for "
+        "symmetries before training begins pass loss= and example=; strict=True raises this error where it happens"
     )

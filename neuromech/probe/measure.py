@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.params import named_parameters
@@ -179,7 +180,7 @@ class Measurement:
         if law == "measured" and not getattr(optimizer, "follows_flow", False):
             message = (
                 f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
-                "the books balance whatever it does (neuromech.dynamics.register teaches the laws an optimizer)"
+                "the books balance whatever it does (neuromech.register_optimizer teaches its rule)"
             )
             self._journal.event(self.step, "measured", message)
 
@@ -194,7 +195,7 @@ class Measurement:
             if names:
                 self._journal.event(self.step + 1, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
-            if owner._parameters.get(attribute) is not self.params[name]:
+            if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
                     self.step + 1,
@@ -250,7 +251,7 @@ Marks = dict[str, tuple[int, int]]
 
 def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
     """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    return {name: (t.data_ptr(), t._version) for name, t in tensors}
+    return {name: (t.data_ptr(), version(t)) for name, t in tensors}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

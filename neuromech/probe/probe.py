@@ -20,15 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import Experiment, Findings, Graph, Invariance, analyse, arguments, outputs_as_they_are, record
+from neuromech.detect import Findings
 from neuromech.dynamics import read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, LossWatch, StepWatch
+from neuromech.hooks import Guard, LossWatch, StepWatch
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_now, find_recognised, find_violated
+from neuromech.probe.arguments import check, find_now
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
+from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, how_it_ended
 from neuromech.report import RunFrames
 
@@ -48,6 +49,7 @@ def instrument(
     every: int = 1,
     members: int | None = 8,
     resume: bool = False,
+    strict: bool = False,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Probe:
@@ -58,8 +60,9 @@ def instrument(
     gradient that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters.
     `run`: directory for the records; without it they are kept in memory. `every`: record every so many steps
     (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
-    `resume`: go on in a run directory that holds a run already. `name`, `config`: what you call the run, and its
-    settings, for the records and the report.
+    `resume`: go on in a run directory that holds a run already. `strict`: what goes wrong in the instrument is raised
+    in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
+    `name`, `config`: what you call the run, and its settings, for the records and the report.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
@@ -71,7 +74,7 @@ def instrument(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
         )
     about = describe.of_run(every, members, name, config)
-    return Probe(model, loss, example, optimizer, run, every, members, resume, about)
+    return Probe(model, loss, example, optimizer, run, every, members, resume, about, strict)
 
 
 class Probe(RunFrames):
@@ -88,12 +91,14 @@ class Probe(RunFrames):
         members: int | None,
         resume: bool,
         about: dict[str, Any],
+        strict: bool,
     ) -> None:
         self._model = unwrapped(model)
         self._monitor: Monitor | None = None
         self._saved_monitor: dict[str, Any] | None = None
-        self._every, self._members = every, members
-        self._graph: tuple[Forward, Graph] | None = None
+        self._every, self._members, self._strict = every, members, strict
+        self._reason = ""  # why the instrument has stood aside, if it has
+        self._guard = Guard(self._stand_aside)
         self._found = None if loss is None else find_now(self._model, loss, example)
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
@@ -101,14 +106,15 @@ class Probe(RunFrames):
         self._record = Record(run, describe.of_model(self._model) | about, resume)
         self._journal = Journal(self._record)
         self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
-        self._has_example = example is not None
-        if example is not None and loss is None:
-            self._on_forward(Forward(*arguments(example), self._model.training))
-        self._hooks, self._forwards = ForwardHooks(model), ForwardWatch(self._on_forward)
+        self._waiting = Waiting(self._model, self._guard, example if loss is None else None)
+        self._waiting.found = self._found
         self._loss = LossWatch()
-        self._hooks.listeners += [self._forwards, self._loss]
+        self._waiting.hooks.listeners.append(self._loss)
         self._steps = StepWatch(
-            lambda: list(self._model.parameters()), self._guarded(self._before), self._guarded(self._after)
+            lambda: list(self._model.parameters()),
+            self._enclosed(self._before),
+            self._enclosed(self._after),
+            self._guard,
         )
         _watched.add(self._model)
         if optimizer is not None:
@@ -120,14 +126,10 @@ class Probe(RunFrames):
 
         Raises `InstrumentError` before the first forward.
         """
-        if self._found is not None:
-            return self._found
-        if self._graph is None:
+        found = self._found or (None if self._reason else self._waiting.so_far())
+        if found is None:
             raise InstrumentError(self._why_nothing())
-        forward, graph = self._graph
-        note = "no gradient has been seen yet: as if the loss saw the whole output"
-        experiment = Experiment(self._model, forward.args, forward.kwargs, outputs_as_they_are)
-        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
+        return found
 
     def _recorded(self) -> Record:
         self.flush()
@@ -186,7 +188,8 @@ class Probe(RunFrames):
                 else "has its monitor already: monitor() without arguments returns it"
             )
             raise InstrumentError(f"this probe {why}")
-        self._monitor = Monitor(self._model, self._hooks, self._record, self._journal, options)
+        self._waiting.lenient = True
+        self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
         if self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
         return self._monitor
@@ -208,10 +211,10 @@ class Probe(RunFrames):
     def _remove(self, how: str, what: str = "") -> None:
         if not self._removed:
             self._removed = True
+            self._waiting.hooks.remove()
+            self._steps.remove()
             self.flush()
             self._explain_silence()
-            self._hooks.remove()
-            self._steps.remove()
             if self._monitor is not None:
                 self._monitor.remove()
             _watched.discard(self._model)
@@ -265,21 +268,15 @@ class Probe(RunFrames):
 
     # -- waiting
 
-    def _on_forward(self, forward: Forward) -> None:
-        """Record the graph at the first forward, and again if the model went from eval to train before it trained."""
-        if self._found is None and (self._graph is None or self._graph[0].training != forward.training):
-            self._graph = forward, record(self._model, forward.args, forward.kwargs)
-
     def _start(self) -> bool:
         """The gradients of the first step are ready: settle the symmetries, read the initial charges."""
         if self._found is None:
-            trained = self._forwards.trained
-            if self._graph is None or (trained is None and not self._has_example):
+            self._found = self._waiting.settle()
+            if self._found is None:
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
-            self._found = self.symmetries if trained is None else find_recognised(self._model, trained, self._graph[1])
-            if trained is not None and self._monitor is not None:
-                self._monitor.add_violated(find_violated(self._model, trained, self._graph[1], self._found))
+            if self._monitor is not None:
+                self._monitor.add_violated(self._waiting.betrayed)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
@@ -289,19 +286,17 @@ class Probe(RunFrames):
         return {p: name for name, p in named_parameters(self._model).items()}
 
     def _measure(self, found: Findings) -> Measurement:
-        self._found, self._graph = found, None
-        self._forwards.forget()
-        if self._forwards.autocast is not None:
-            self._record.update_meta({"autocast": str(self._forwards.autocast).removeprefix("torch.")})
+        self._found = found
+        self._waiting.forget()
+        if (dtype := self._waiting.forwards.autocast) is not None:
+            self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
         self._averages = Averages(self._measurement, self._record)
         self._measurement.beside(self._progress.flush)
         return self._measurement
 
     def _why_nothing(self) -> str:
-        if self._found is None and self._graph is None:
-            return empty_run.NO_FORWARD
-        return empty_run.NO_BACKWARD if self._found is None and self._forwards.trained is None else empty_run.NO_STEP
+        return self._reason or self._waiting.why_nothing()
 
     def _explain_silence(self) -> None:
         if self._measurement is None:
@@ -326,22 +321,26 @@ class Probe(RunFrames):
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
 
-    def _guarded(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
-        """Once measuring has begun, no failure of the instrument may end the run that it watches."""
+    def _enclosed(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
+        """`work` without gradients, its failures kept from the run; then what the monitor has to say."""
 
-        def guarded(optimizer: Optimizer) -> None:
-            if self._removed:
-                return
-            measurement = self._measurement
-            try:
+        def enclosed(optimizer: Optimizer) -> None:
+            if not self._removed:
                 with torch.no_grad(), self._progress.measuring():
-                    work(optimizer)
-            except Exception as error:
-                if measurement is None:
-                    raise
-                self._journal.once("failed", measurement.step, "failed", empty_run.failed(measurement.step, error))
-                self._remove("failed", f"{type(error).__name__}: {error}")
-            if self._monitor is not None:
-                self._monitor.react()  # what it raises is meant to end the run
+                    self._guard(work, optimizer)
+                if self._monitor is not None:
+                    self._monitor.react()  # what it raises is meant to end the run
 
-        return guarded
+        return enclosed
+
+    def _stand_aside(self, error: Exception) -> None:
+        """Something of ours has failed: training goes on without it, or ends if that was asked for."""
+        step = 0 if self._measurement is None else self._measurement.step
+        self._reason = empty_run.failed(step, error)
+        try:
+            self._remove("failed", f"{type(error).__name__}: {error}")
+        except Exception as second:
+            self._reason += f" Then the records could not be closed: {second}"
+        if self._strict:
+            raise error
+        self._journal.once("failed", step, "failed", self._reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,7 +90,7 @@ def shown_terms(rows: pd.DataFrame) -> list[str]:
     return [t for t, x in size.items() if x > VISIBLE * largest and largest > 0]
 
 
-def told(step: Sequence[float], values: Sequence[float]) -> str:
+def told(step: Any, values: Any) -> str:
     """A curve in words: "rises from 10 to 12 by step 64, then falls to 10"."""
     x, y = np.asarray(step, float), drawable(values)
     known = np.isfinite(y)
@@ -102,8 +102,8 @@ def told(step: Sequence[float], values: Sequence[float]) -> str:
     if len(y) == 1 or span <= 1e-6 * float(np.abs(y).max()):
         return f"stays at {number(float(y[0]))}{lost}"
     turns = _turning_points(y, 0.1 * span)
-    parts = []
-    for a, b in list(zip(turns, turns[1:], strict=False))[:TURNS]:
+    parts: list[str] = []
+    for a, b in list(pairwise(turns))[:TURNS]:
         verb = "rises" if y[b] > y[a] else "falls"
         start = f" from {number(float(y[a]))}" if not parts else ""
         by = f" by step {x[b]:,.0f}" if b < len(y) - 1 else ""

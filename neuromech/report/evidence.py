@@ -35,7 +35,8 @@ def evidence_of(optimizers: Sequence[Mapping[str, Any]], parameters: Collection[
 
 def steps_any(optimizer: Mapping[str, Any], parameters: Collection[str]) -> bool:
     """Whether an optimizer holds one of the parameters; records that do not say count as yes."""
-    return any(holds_any(group, parameters) for group in optimizer.get("groups") or ({},))
+    groups: Sequence[Mapping[str, Any]] = optimizer.get("groups") or ({},)
+    return any(holds_any(group, parameters) for group in groups)
 
 
 def holds_any(group: Mapping[str, Any], parameters: Collection[str]) -> bool:

@@ -114,9 +114,9 @@ def explained(terms: pd.DataFrame, charges: pd.DataFrame, dtype: str) -> pd.Data
         return terms
     scale = charges[["step", "member", "scale"]].copy()
     scale["scale"] = scale.groupby("member")["scale"].cummax()
-    scale = terms[["step", "member"]].merge(scale.drop_duplicates(["step", "member"]), how="left")["scale"]
+    largest = terms[["step", "member"]].merge(scale.drop_duplicates(["step", "member"]), how="left")["scale"]
     eps = eps_of(dtype)
-    allowed = rounding_bound(terms["step"].to_numpy(float), 0.0 if math.isnan(eps) else eps) * scale.to_numpy(float)
+    allowed = rounding_bound(terms["step"].to_numpy(float), 0.0 if math.isnan(eps) else eps) * largest.to_numpy(float)
     rounding = terms["rounding"].clip(-allowed, allowed).where(~np.isnan(allowed), terms["rounding"])
     return terms.assign(rounding=rounding, unexplained=terms["rounding"] - rounding)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
+from neuromech.optimizers import known_rule
 from neuromech.report.evidence import holds_any
 from neuromech.report.family import FamilyRecord
 from neuromech.report.words import exactly, listing, number, share
@@ -82,7 +83,11 @@ class Forecast:
 @dataclass(frozen=True)
 class Knobs:
     """What is known of the one group of settings that moves some parameters: `power` as in `forecast.Balance`, `memory`
-    is momentum or beta1, `relative` the learning rate relative to that of the optimizer's first group."""
+    is momentum or beta1, `relative` the learning rate relative to that of the optimizer's first group.
+
+    `separable`: what weight decay does to a squared length can be told from what the update does: it is decoupled, or
+    the update is linear in the gradients that it joins. Behind a preconditioner it is a part of the update.
+    """
 
     name: str
     power: int
@@ -90,6 +95,7 @@ class Knobs:
     lr: float
     weight_decay: float
     relative: float = 1.0
+    separable: bool = True
 
 
 def knobs(meta: Mapping[str, Any], parameters: Collection[str] = ()) -> Knobs | None:
@@ -107,16 +113,14 @@ def knobs(meta: Mapping[str, Any], parameters: Collection[str] = ()) -> Knobs | 
         return None
     if optimizer.get("wrapper"):
         return None  # its steps are not those of its class
-    sgd, name = optimizer.get("law") == "exact", str(optimizer["class"])
-    memory = float(group.get("momentum") or 0.0) if sgd else _first_beta(name, group)
-    power = 1 if sgd else -1 if name == "Adafactor" else 0
+    name = str(optimizer["class"])
     lr, first = float(group.get("lr") or 0.0), float(optimizer["groups"][0].get("lr") or 0.0)
-    return Knobs(name, power, memory, lr, float(group.get("weight_decay") or 0.0), lr / first if first > 0 else 1.0)
-
-
-def _first_beta(name: str, group: Mapping[str, Any]) -> float:
-    betas = group.get("betas")
-    return float(betas[0]) if betas and name in ("Adam", "AdamW") else math.nan
+    decay, relative = float(group.get("weight_decay") or 0.0), lr / first if first > 0 else 1.0
+    rule = known_rule(str(optimizer.get("rule", name)))
+    if rule is None:
+        return Knobs(name, 0, math.nan, lr, decay, relative, separable=False)
+    separable = rule.decoupled(group) or rule.power == 1
+    return Knobs(name, rule.power, rule.memory(group), lr, decay, relative, separable)
 
 
 def forecasts(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> list[Forecast]:
@@ -165,7 +169,7 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
         lr=told.lr,
         weight_decay=told.weight_decay,
         power=told.power,
-        coupled=told.power < 1 and told.weight_decay > 0 and not rows["weight_decay"].any(),
+        coupled=told.weight_decay > 0 and not told.separable,
     )
 
 

@@ -99,7 +99,9 @@ def _diverged(facts: RunFacts) -> Iterator[Statement]:
         shown = "The loss" if name == "loss" else f"{name} (logged)"
         if lost.any():
             at = int(step[int(np.argmax(lost))])
-            yield Statement("not finite", "bad" if name == "loss" else "mixed", f"{shown} is not finite from step {at} on.", at)
+            yield Statement(
+                "not finite", "bad" if name == "loss" else "mixed", f"{shown} is not finite from step {at} on.", at
+            )
         known = np.abs(value[~lost])
         if name == "loss" and len(known) > 1 and known[0] > 0 and known.max() > EXPLODED * known[0]:
             k = int(np.argmax(known))
@@ -110,10 +112,12 @@ def _diverged(facts: RunFacts) -> Iterator[Statement]:
     gone = [f for f in facts.families if f.verdict.status == "diverged"]
     if gone:
         since = min(f.verdict.since or 0 for f in gone)
-        which = "All charges are" if len(gone) == len(_followed(facts)) else f"{many(len(gone), 'charge')} {_be(len(gone))}"
+        which = (
+            "All charges are" if len(gone) == len(_followed(facts)) else f"{many(len(gone), 'charge')} {_be(len(gone))}"
+        )
         held = sum(f.verdict.before == "rounding" for f in gone)
         until = f"; until then {held} of {many(len(gone), 'law')} held to rounding" if held else ""
-        text = f"{which} not a number any more from step {since} on: weights have become NaN or infinite{until}."
+        text = f"{which} NaN or infinite from step {since} on{until}."
         yield Statement("not finite", "bad", text, since)
     grown = {f.name: growth for f in _followed(facts) if (growth := _growth(f)) > EXPLODED**2}
     if grown:
@@ -128,7 +132,9 @@ def _ended(facts: RunFacts) -> Iterator[Statement]:
     if end.how == "raised":
         yield Statement("ended", "bad", f"The run ended with {end.what or 'an exception'}.", facts.n_steps or None)
     elif end.how == "killed":
-        yield Statement("ended", "bad", f"The process is gone and no end was recorded: it was killed.{last}", facts.n_steps)
+        yield Statement(
+            "ended", "bad", f"The process is gone and no end was recorded: it was killed.{last}", facts.n_steps
+        )
     elif end.how == "failed":
         yield Statement("ended", "mixed", f"Measuring stopped before training did: {end.what}.", facts.n_steps)
     elif end.how == "running":
@@ -152,11 +158,15 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
         return
     if not found:
-        yield Statement("nothing", "none", "No symmetry was found in this model, so there is no conservation law to follow.")
+        yield Statement(
+            "nothing", "none", "No symmetry was found in this model, so there is no conservation law to follow."
+        )
         return
     if n == 0:
         here = many(len(found), "family of symmetries was", "families of symmetries were")
-        text = f"{here[:1].upper()}{here[1:]} found; no optimizer step was recorded, so there is nothing to compare yet."
+        text = (
+            f"{here[:1].upper()}{here[1:]} found; no optimizer step was recorded, so there is nothing to compare yet."
+        )
         yield Statement("nothing", "none", text)
         return
     followed = _followed(facts)
@@ -187,9 +197,12 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
 def _broken(broken: Sequence[FamilyRecord], judged: int) -> Iterator[Statement]:
     if broken:
         since, worst = min(f.verdict.since or 0 for f in broken), max(f.verdict.worst for f in broken)
-        which = listing([f.name for f in broken[:NAMES]]) + (f" and {len(broken) - NAMES} more" if len(broken) > NAMES else "")
-        text = f"{len(broken)} of {many(judged, 'law')} {_be(len(broken))} broken, from step {since} on, by up to {share(worst)}"
-        do = "something else than the optimizer moves these weights, or a penalty that is not in its settings; see `neuromech explain`"
+        which = listing([f.name for f in broken[:NAMES]]) + (
+            f" and {len(broken) - NAMES} more" if len(broken) > NAMES else ""
+        )
+        count = f"{len(broken)} of {many(judged, 'law')} {_be(len(broken))} broken"
+        text = f"{count}, from step {since} on, by up to {share(worst)}"
+        do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
         yield Statement("broken", "bad", f"{text}: {which}.", since, do, f"{text}.")
 
 
@@ -217,7 +230,9 @@ def _motionless(facts: RunFacts) -> Statement | None:
     if moved or facts.n_steps < 2 or not _followed(facts) or not _any_rate(facts):
         return None
     text = f"Nothing moved: in {many(facts.n_steps, 'step')} no charge changed by a bit."
-    return Statement("nothing moved", "bad", text, 1, "look whether gradients were zeroed between backward and step, or rounded away")
+    return Statement(
+        "nothing moved", "bad", text, 1, "look whether gradients were zeroed between backward and step, or rounded away"
+    )
 
 
 def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[Statement]:
@@ -243,22 +258,35 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     unseen = [f for f in found if f.evidence == "found"]
     if unseen and facts.n_steps:
         by_kind = {k: sum(f.kind == k for f in unseen) for k in dict.fromkeys(f.kind for f in unseen)}
-        what = listing([f"{n} {k if k in KINDS else ''} {'family' if n == 1 else 'families'}".replace("  ", " ") for k, n in by_kind.items()])
-        yield Statement("limit", "none", f"{what} found, not followed in training: nothing is said about how they moved.")
+        what = listing(
+            [
+                f"{n} {k if k in KINDS else ''} {'family' if n == 1 else 'families'}".replace("  ", " ")
+                for k, n in by_kind.items()
+            ]
+        )
+        yield Statement(
+            "limit", "none", f"{what} found, not followed in training: nothing is said about how they moved."
+        )
     silent = [f for f in found if f.verdict.status == "observed" and f.evidence != "found"]
     if silent:
-        yield Statement("limit", "none", f"{many(len(silent), 'charge')} {_was(len(silent))} observed without a prediction.")
+        yield Statement(
+            "limit", "none", f"{many(len(silent), 'charge')} {_was(len(silent))} observed without a prediction."
+        )
     for evidence in ("checked", "measured"):
         own = [f for f in _followed(facts) if f.evidence == evidence]
         if own and facts.n_steps:
-            yield Statement("limit", "none", f"{many(len(own), 'law')} {'is' if len(own) == 1 else 'are'} {evidence}: {MEANING[evidence]}.")
+            yield Statement(
+                "limit",
+                "none",
+                f"{many(len(own), 'law')} {'is' if len(own) == 1 else 'are'} {evidence}: {MEANING[evidence]}.",
+            )
     coarse = [f for f in found if f.verdict.allowed >= TELLS_LITTLE]
     if coarse:
         furthest = max(f.verdict.allowed for f in coarse)
         yield Statement(
             "limit", "none",
-            f"In {listing(sorted({f.dtype for f in coarse}))} rounding alone can move a charge by up to {share(furthest)} of "
-            "its size in this many steps: that a law holds says little there.",
+            f"In {listing(sorted({f.dtype for f in coarse}))} rounding alone can move a charge by up to "
+            f"{share(furthest)} of its size in this many steps: that a law holds says little there.",
         )  # fmt: skip
     if n := sum(f.verdict.status == "close" for f in found):
         yield Statement(
@@ -293,7 +321,7 @@ def _discretization(f: FamilyRecord) -> float:
 
 def _any_rate(facts: RunFacts) -> bool:
     rates = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else ()
-    return not len(rates) or bool((rates != 0).any())
+    return not len(rates) or any(rate != 0 for rate in rates)
 
 
 def _message(facts: RunFacts, *kinds: str) -> str:

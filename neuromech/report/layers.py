@@ -49,7 +49,7 @@ def layers_of(meta: Mapping[str, Any], found: Sequence[FamilyRecord], n_steps: i
 
 
 def _layer(name: str, module: Mapping[str, Any], found: Sequence[FamilyRecord], n_steps: int) -> Layer:
-    status = min((f.verdict.status for f in found), key=ORDER.index, default="empty")
+    status: Status = min((f.verdict.status for f in found), key=ORDER.index, default="empty")
     same = [f for f in found if f.verdict.status == status] or list(found)
     worst = [f.verdict.worst for f in found if not math.isnan(f.verdict.worst)]
     shapes: Mapping[str, Any] = module.get("shapes") or {}

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.detect import compressed, merged
+from neuromech.detect import compressed
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
 from neuromech.report import curves, settings, words
+from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
 from neuromech.report.forecasts import remarks
 from neuromech.report.judgement import Judgement, decide
+from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
 from neuromech.report.static_figure import curve
 from neuromech.report.terms import TERMS
@@ -32,20 +34,11 @@ if TYPE_CHECKING:
 MANY = 60  # families from which on curves have fewer points and no members
 LONGEST = 400  # characters of a reason
 EVENTS = 200  # that are listed
-CAUSE_ROWS = 40
 FORMULA = {
     "translation": "Σ w",
     "scale": "Σ w²",
     "rescale": "Σ w² before − Σ w² behind",
     "matrix": "W₁W₁ᵀ − W₂ᵀW₂",
-}
-SAYS = {
-    "rounding": ("ok", "✓", "holds"),
-    "close": ("mixed", "≈", "holds closely"),
-    "broken": ("bad", "✗", "broken"),
-    "diverged": ("bad", "✗", "not a number"),
-    "observed": ("none", "–", "no prediction"),
-    "empty": ("none", "–", "not followed"),
 }
 PILLS = {
     "finished": ("ok", "finished"),
@@ -99,8 +92,8 @@ def render(record: Run) -> str:
         happened=_happened(facts, judged),
         explained=(chosen := _explained(facts)),
         place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
-        rows=_rows(layers, facts),
-        causes=_causes(layers, facts),
+        rows=rows(layers, facts),
+        causes=causes(layers, facts),
         names=TERMS,
         forecasts=facts.forecasts,
         remarks=remarks(facts.forecasts),
@@ -152,7 +145,7 @@ def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]
         "marks": marks[:60],
         "causes": {name: title for name, (title, _) in TERMS.items()},
         "layers": [
-            {"name": x.name, "families": [_place(facts, i) for i in x.families], "strip": x.strip} for x in layers
+            {"name": x.name, "families": [place(facts, i) for i in x.families], "strip": x.strip} for x in layers
         ],
         "families": [_family(f, few) for f in facts.families],
     }
@@ -205,7 +198,7 @@ def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
 
 def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     step, value = rows["step"].to_numpy(float), rows["value"].to_numpy(float)
-    shown = curves.corners(curves.drawable(value))
+    shown = corners(drawable(value))
     known = value[np.isfinite(value) & (np.abs(value) < 1e100)]
     log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
     text = curves.told(step, value)
@@ -244,7 +237,9 @@ def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
     rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
     if rate is not None and len(rate):
         same = rate.nunique() == 1
-        text = words.exactly(rate.iloc[0]) if same else f"{words.exactly(rate.iloc[0])} → {number(float(rate.iloc[-1]))}"
+        text = (
+            words.exactly(rate.iloc[0]) if same else f"{words.exactly(rate.iloc[0])} → {number(float(rate.iloc[-1]))}"
+        )
         out.append(("learning rate", text, "constant" if same else "first and last step"))
     found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
     out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
@@ -283,77 +278,14 @@ def _explained(facts: RunFacts) -> FamilyRecord | None:
     return max(some, key=lambda f: (f.verdict.status == "broken", strength[f.evidence], moved(f)), default=None)
 
 
-def _rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
-    """Layers of one form as one row, as `detect` prints them; what is broken comes first."""
-    keys = [((x.kind, x.shapes, x.status, x.evidence, len(x.families)), (x.name,)) for x in layers]
-    out = []
-    for which, (name,) in merged(keys) if layers else ():
-        own = [layers[i] for i in which]
-        worst = [x.worst for x in own if not math.isnan(x.worst)]
-        kinds = sorted({facts.families[_place(facts, i)].kind for x in own for i in x.families})
-        furthest = max(own, key=lambda x: -1.0 if math.isnan(x.worst) else x.worst)
-        out.append(
-            {
-                "name": name,
-                "layers": " ".join(map(str, which)),
-                "kind": own[0].kind,
-                "shapes": own[0].shapes,
-                "size": sum(x.size for x in own),
-                "families": sum(len(x.families) for x in own),
-                "kinds": ", ".join(kinds),
-                "says": SAYS[own[0].status],
-                "status": own[0].status,
-                "evidence": own[0].evidence if own[0].families else "",
-                "worst": max(worst, default=math.nan),
-                "strip": furthest.strip,
-                "text": " ".join([name, *(x.name for x in own[:3]), own[0].kind, *kinds]).lower(),
-            }
-        )
-    order = {"broken": 0, "diverged": 0, "close": 1}
-    return sorted(out, key=lambda r: order.get(r["status"], 2))
-
-
-def _place(facts: RunFacts, index: int) -> int:
-    return next((k for k, f in enumerate(facts.families) if f.index == index), 0)
-
-
-def _causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
-    """By layer: which share of all that moved its charges came from which cause, at the end of the run."""
-    by_index = {f.index: f for f in facts.families}
-    keys = [((x.kind, x.shapes, x.status, x.evidence, len(x.families)), (x.name,)) for x in layers]
-    out = []
-    for which, (name,) in merged(keys) if layers else ():
-        total = dict.fromkeys(TERMS, 0.0)
-        for i in dict.fromkeys(k for w in which for k in layers[w].families):
-            for cause, size in _last_terms(by_index.get(i)).items():
-                total[cause] += size
-        whole = sum(total.values())
-        if whole > 0 and math.isfinite(whole):
-            parts = [(c, 100 * x / whole) for c, x in total.items() if x > 5e-4 * whole]
-            out.append({"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {p:.0f} %" for c, p in parts)})
-    return out[:CAUSE_ROWS]
-
-
-def _last_terms(f: FamilyRecord | None) -> dict[str, float]:
-    """Sizes of the terms of a family at its last step, relative to its scale."""
-    if f is None or not len(f.terms) or not len(f.whole):
-        return {}
-    rows = f.terms[f.terms["member"] < 0]
-    scale = float(np.nanmax(f.whole["scale"].to_numpy(float), initial=0.0))
-    if not len(rows) or not (math.isfinite(scale) and scale > 0):
-        return {}
-    last = rows.iloc[-1]
-    return {c: abs(float(last[c])) / scale for c in TERMS if c in rows and math.isfinite(float(last[c]))}
-
-
 def _why_nothing(facts: RunFacts) -> str:
     """Where a model has no symmetry: why, and what would have one."""
     if facts.families or "symmetries" not in facts.meta:
         return ""
     blocked = "The operations listed under Limits block what they touch. " if facts.meta.get("opaque") else ""
     return (
-        f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a layer "
-        "(scale), from softmax losses and attention (translation), and from pairs of linear maps (matrix). Smooth "
-        "activations such as tanh, and losses such as the squared error, have none. The rest of the run is shown all the "
-        "same: its loss, its settings and what happened."
+        f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a "
+        "layer (scale), from softmax losses and attention (translation), and from pairs of linear maps (matrix). "
+        "Smooth activations such as tanh, and losses such as the squared error, have none. The rest of the run is shown "
+        "all the same: its loss, its settings and what happened."
     )

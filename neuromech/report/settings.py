@@ -47,9 +47,13 @@ def optimizers(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         groups = []
         for g in o.get("groups") or ():
             names = compressed(map(str, g.get("names") or ()))
-            which = listing(names) if len(names) <= SHOWN else f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+            which = (
+                listing(names) if len(names) <= SHOWN else f"{', '.join(names[:SHOWN])} and {len(names) - SHOWN} more"
+            )
             said = [f"{k.replace('_', ' ')} {_value(v)}" for k, v in g.items() if k not in ("parameters", "names")]
-            groups.append({"which": which or many(int(g.get("parameters") or 0), "tensor"), "settings": ", ".join(said)})
+            groups.append(
+                {"which": which or many(int(g.get("parameters") or 0), "tensor"), "settings": ", ".join(said)}
+            )
         wrapper = o.get("wrapper") or {}
         inside = f"{wrapper.get('class')} ({', '.join(f'{k} {v}' for k, v in wrapper.items() if k != 'class')}) of "
         out.append({"class": (inside if wrapper else "") + str(o.get("class") or "?"), "groups": groups})

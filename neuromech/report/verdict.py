@@ -99,7 +99,10 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
 
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
-    if (turned := np.nan_to_num(torque, nan=0.0) > np.fmax(half, np.nan_to_num(allowed))).any():
+    if (
+        worst <= np.fmax(half, bound)
+        and (turned := np.nan_to_num(torque, nan=0.0) > np.fmax(half, np.nan_to_num(allowed))).any()
+    ):
         since, furthest = int(steps[int(np.argmax(turned))]), float(np.nanmax(torque))
         text = f"broken from step {since}: gradients that should cancel have moved the charge by {share(furthest)}"
         return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since)

@@ -133,11 +133,15 @@ REBUILT: dict[str, Factory] = {
     "Adafactor": of(o.Adafactor, lr=1e-2, weight_decay=0.01),
     "Adafactor foreach": of(o.Adafactor, lr=1e-2, weight_decay=0.01, foreach=True),
     "Muon and AdamW": Mixed,
-}
-MEASURED: dict[str, Factory] = {
     "Adadelta": of(o.Adadelta, lr=0.1),
+    "Adadelta coupled decay": of(o.Adadelta, lr=0.1, weight_decay=0.01, foreach=True),
     "Rprop": of(o.Rprop, lr=1e-3),
     "RAdam": of(o.RAdam, lr=1e-3, weight_decay=0.01),
+    "RAdamW": of(o.RAdam, lr=1e-3, weight_decay=0.1, decoupled_weight_decay=True, foreach=True),
+    "Adamax": of(o.Adamax, lr=2e-3, weight_decay=0.01),
+    "ASGD": of(o.ASGD, lr=0.02, lambd=1e-3, t0=20, weight_decay=0.01),
+}
+MEASURED: dict[str, Factory] = {
     "a step of its own": of(Halving, lr=1e-3),
 }
 ALL = EXACT | REBUILT | MEASURED

@@ -1,4 +1,4 @@
-"""Modified flows against the optimizers that they follow: fitted orders of convergence."""
+"""Modified flows, expanded by hand, against the optimizers that they follow; and `eom`, to any order, against them."""
 
 import math
 
@@ -8,9 +8,10 @@ import torch
 from neuromech.dynamics import Settings
 from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.forms.sums import Block
-from neuromech.dynamics.modified import drive, highest, modified_step, radius, rate, start
+from neuromech.eom import Rule
 
 from .cases import smooth, train
+from .modified import drive, highest, modified_step, radius, rate, start
 
 MOMENTA = {
     "heavy ball": {"momentum": 0.5},
@@ -90,3 +91,22 @@ def test_radius_is_where_the_roots_meet() -> None:
             else:
                 assert ((1 + s.momentum - s.weight_decay) ** 2 > 4 * s.momentum) == real
     assert drive(Settings(0.1)) == 1.0
+
+
+@pytest.mark.parametrize("options", [{}, *MOMENTA.values()], ids=["plain", *MOMENTA])
+def test_the_series_of_eom_says_the_same(options: dict[str, float]) -> None:
+    """For weights that nothing but weight decay moves g = decay * theta: every tree of n nodes without branches is
+    decay^n theta, and those with branches vanish."""
+    rule, order = Rule(**options), highest(Settings(0.1, **options))  # type: ignore[arg-type]
+    decay, lr = 0.7, 0.01
+
+    def weight(t: tuple) -> float:  # type: ignore[type-arg]
+        return decay if t == () else decay * weight(t[0]) if len(t) == 1 else 0.0
+
+    fields = [sum(float(c) * weight(t) for t, c in field.items()) for field in rule.fields(order)]
+    s = Settings(lr, weight_decay=decay, **options)  # type: ignore[arg-type]
+    for k in range(order + 1):
+        flow = -sum(lr**i * x for i, x in enumerate(fields[: k + 1]))
+        assert flow == pytest.approx(rate(s, k), rel=1e-13)
+    assert rule.radius == radius(s)
+    assert start(s, 1) == pytest.approx(1.0 + lr * decay * rule.startup, rel=1e-14)

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from neuromech.dynamics import Computed, Laws, Moving, Update, law_of, read, register
-from neuromech.dynamics.updates import RULES
+from neuromech.dynamics.updates import _TAUGHT
+from neuromech.optimizers.registry import RULES
 
 from .cases import EXACT, Case, Run, backward, normed, train, watched
 from .optimizers import ALL, MEASURED, REBUILT, Factory, Halving, Lion, gradients, steps_of
@@ -128,12 +129,13 @@ def test_register_teaches_the_laws_an_optimizer() -> None:
     def rule(m: Moving) -> Update:
         return Update(1.0, m.number("lr"), Computed(lambda w: m.gradient(w).sign()))
 
-    register(Signs, rule)
+    with pytest.deprecated_call(match="register_optimizer"):
+        register(Signs, rule)
     try:
         run, optimizer = run_with(case_in(torch.float64), lambda params: Signs(params, {"lr": 1e-3}), 50)
         assert law_of(optimizer) == "rebuilt"
     finally:
-        del RULES[Signs]
+        del _TAUGHT[Signs]
     assert law_of(optimizer) == "measured"
     assert distance(run).max() <= EXACT
 
@@ -226,7 +228,7 @@ def test_a_gradient_that_is_no_number_goes_through() -> None:
     assert torch.equal(run.observed[6].isfinite(), run.exact[6].isfinite())
 
 
-@pytest.mark.parametrize("second", ["SGD momentum", "AdamW", "Lion", "Adadelta"])
+@pytest.mark.parametrize("second", ["SGD momentum", "AdamW", "Lion", "Adadelta", "a step of its own"])
 def test_two_optimizers_share_all_parameters(second: str) -> None:
     """Each with buffers of its own, in turns: what is known of the other's buffer must not be used."""
     case = case_in(torch.float64)
@@ -246,7 +248,7 @@ def test_two_optimizers_share_all_parameters(second: str) -> None:
 def test_optimizers_may_be_exchanged_in_mid_run() -> None:
     case = case_in(torch.float64)
     run, first = run_with(case, ALL["SGD momentum"], 20)
-    for name in ("AdamW", "SGD Nesterov", "Adadelta", "Lion"):
+    for name in ("AdamW", "SGD Nesterov", "Adadelta", "a step of its own", "Lion"):
         optimizer = ALL[name](list(case.params.values()))
         run.readings += train(case, optimizer, 20, laws=run.laws).readings
     run.readings += train(case, first, 20, laws=run.laws).readings  # and back, with the buffers that it has kept

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 import torch
+from dynamics.optimizers import SGDW, Lion
 from torch import nn
 
 from neuromech.monitor.checks.step import StepCheck
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import StepReader
 from neuromech.monitor.replay import explained
-from neuromech.monitor.rules import rule_of
 from neuromech.monitor.sample import Sample
+from neuromech.optimizers import rule_of
 
 CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
     (torch.optim.SGD, {"lr": 0.1}),
@@ -27,6 +28,19 @@ CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
     (torch.optim.AdamW, {"lr": 1e-2, "amsgrad": True, "maximize": True}),
     (torch.optim.RMSprop, {"lr": 1e-2, "weight_decay": 0.1}),
     (torch.optim.RMSprop, {"lr": 1e-2, "momentum": 0.9}),
+    (torch.optim.RMSprop, {"lr": 1e-2, "centered": True, "eps": 1e-4}),
+    (torch.optim.NAdam, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.NAdam, {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True, "foreach": True}),
+    (torch.optim.RAdam, {"lr": 1e-2, "weight_decay": 0.1, "foreach": True}),
+    (torch.optim.RAdam, {"lr": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    (torch.optim.Adamax, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.Adadelta, {"lr": 0.1, "weight_decay": 0.1}),
+    (torch.optim.ASGD, {"lr": 1e-2, "lambd": 1e-2, "t0": 10, "weight_decay": 0.1}),
+    (torch.optim.Rprop, {"lr": 1e-2}),
+    (Lion, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.Adafactor, {"lr": 1e-2, "weight_decay": 0.1}),
+    (torch.optim.Adafactor, {"lr": 1e-2, "weight_decay": 0.1, "foreach": True}),
+    (SGDW, {"lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1, "nesterov": True}),
     (torch.optim.Adagrad, {"lr": 1e-2, "lr_decay": 0.1, "initial_accumulator_value": 0.1}),
 ]
 
@@ -114,8 +128,7 @@ def test_unknown_rules_are_not_guessed() -> None:
             pass
 
     assert rule_of(Own(p, lr=0.1)) is None
-    assert rule_of(torch.optim.RMSprop(p, centered=True)) is None
-    assert rule_of(torch.optim.Rprop(p)) is None
+    assert rule_of(torch.optim.LBFGS(p)) is None
     optimizer = torch.optim.SGD(p, lr=0.1)
     torch.optim.lr_scheduler.StepLR(optimizer, 1)  # wraps step
     assert rule_of(optimizer) is not None
@@ -131,3 +144,33 @@ def test_samples_lie_in_all_columns() -> None:
     turned = torch.randn(128, 3, 3, 3)
     last = turned.contiguous(memory_format=torch.channels_last)
     assert torch.equal(sample.read(["v"], {"v": turned}), sample.read(["v"], {"v": last}))
+
+
+def matrices(dtype: torch.dtype, meddle: Any = None) -> Evidence:
+    """As `steps`, under Muon, which moves matrices alone: one of them is taken once more in each step."""
+    g = torch.Generator().manual_seed(0)
+    params = {n: nn.Parameter(torch.randn(12, 7, generator=g).to(dtype)) for n in ("v", "w")}
+    optimizer = torch.optim.Muon(params.values(), lr=0.5, weight_decay=0.1)
+    sample = Sample({n: p.shape for n, p in params.items()})
+    check, reader = StepCheck(params, sample), StepReader(params, sample)
+    for k in range(20):
+        for p in params.values():
+            p.grad = (torch.randn(p.shape, generator=g) * 10.0 ** (k % 9 - 6)).to(dtype)
+        step = reader.ahead(optimizer, k + 1, torch.finfo(dtype).eps)
+        check.before(step)
+        if meddle and k == 10:
+            meddle(optimizer, params)
+        optimizer.step()
+        done = check.after(reader.behind(step, None))
+        if done.steps or done.clock:
+            return done
+    return done
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_updates_that_mix_elements_are_taken_once_more_as_wholes(dtype: torch.dtype) -> None:
+    assert not matrices(dtype).steps
+    found = matrices(dtype, lambda optimizer, params: optimizer.param_groups[0].update(lr=1.0)).steps
+    assert [(d.name, d.what) for d in found] == [("w", "weight")]
+    lost = matrices(dtype, lambda optimizer, params: optimizer.state[params["w"]]["momentum_buffer"].zero_()).steps
+    assert {d.what for d in lost} == {"weight", "momentum_buffer"}

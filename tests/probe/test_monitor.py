@@ -228,7 +228,7 @@ class TestDeclarations:
 
     def test_replicas_without_a_process_group(self) -> None:
         model = net()
-        neuromech.instrument(model).monitor(replicas=True)
+        neuromech.instrument(model, strict=True).monitor(replicas=True)
         with pytest.raises(InstrumentError, match="init_process_group"):
             train(model, sgd(model), 1)
 

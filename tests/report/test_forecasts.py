@@ -99,9 +99,9 @@ def test_what_says_too_little_makes_no_forecast() -> None:
 def test_the_page_shows_forecasts_and_terms() -> None:
     run = record(SGD)
     page = render(run)
-    assert "Forecasts" in page
+    assert "Forecasts, scored" in page
     assert "made at step 80" in page
-    assert "weight decay</li>" in page
+    assert "weight decay </li>" in page or "weight decay</li>" in page
     (family,) = families(run.meta, run.frame("charges"), run.frame("terms"))
     assert visible([family.terms]) == ["weight_decay", "momentum"]
     ax = family_figure(family).axes[-1]

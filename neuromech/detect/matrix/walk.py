@@ -20,8 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from torch.utils._pytree import tree_map_only
-
+from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.graph import Graph, Node, Value, known_number

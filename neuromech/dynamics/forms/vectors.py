@@ -13,9 +13,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.forms.chunks import Range
-
-Window = Callable[[Tensor], Tensor]
-"""Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
+from neuromech.optimizers import Window
 
 
 class Computed(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from neuromech.compat import dispatch_modes, saving_is_hooked, transforms_active
 from neuromech.eom.double_backward import batch_norm, convolution
 from neuromech.eom.double_backward.relu import relu
 from neuromech.eom.norm_calls import batch_norms
@@ -49,11 +50,8 @@ def applies() -> bool:
     Nor under hooks on what is saved.
     Checkpoints are such hooks: they evaluate operators again during backward, where nothing puts them in another form.
     """
-    watched = torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack()
-    return not watched and _top_hooks(True) is None
+    return not (transforms_active() or dispatch_modes() or saving_is_hooked())
 
-
-_top_hooks: Callable[[bool], Any] = torch._C._autograd._top_saved_tensors_default_hooks
 
 FORMS: dict[Any, Callable[..., Tensor]] = {
     **batch_norms(batch_norm.form),

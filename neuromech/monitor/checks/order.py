@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import own_parameter
 from neuromech.hooks import BackwardWatch
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
@@ -44,7 +45,7 @@ class StepOrder:
         again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and backward.unchanged(n)}
         trained = {n for n, p in self._params.items() if p.requires_grad}
         frozen, self._trained = self._trained & mine - trained, trained
-        replaced = {n for n, (m, a) in self._owners.items() if m._parameters.get(a) is not self._params[n]}
+        replaced = {n for n, (m, a) in self._owners.items() if own_parameter(m, a) is not self._params[n]}
         unheld: set[str] = set()
         if self._steps.get(step.optimizer):  # by its second step every optimizer of a loop has stepped
             unheld = {n for n in trained if backward.arrived[n]} - mine - others

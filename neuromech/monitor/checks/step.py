@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -12,18 +12,17 @@ from torch import Tensor
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Group, OptimizerState, Step, clocks_off
-from neuromech.monitor.replay import After, Before, Difference, replay
-from neuromech.monitor.rules import Rule, rule_of
+from neuromech.monitor.replay import Ahead, Difference, ahead, replay
 from neuromech.monitor.sample import Sample
+from neuromech.monitor.whole import WholeReplay
+from neuromech.optimizers import Elements, Rounded, Rule, grad_scale, number, rule_of
 
 
-@dataclass(frozen=True)
-class _Replay:
-    """What a group is to be replayed from: the optimizer's own tensors will be written to."""
+class _Replay(NamedTuple):
+    """What parameters that move alike are to be replayed from: the optimizer's own tensors will be written to."""
 
-    settings: dict[str, Any]
     names: tuple[str, ...]
-    before: Before
+    ahead: Ahead
 
 
 class StepCheck:
@@ -32,45 +31,81 @@ class StepCheck:
     def __init__(self, params: Mapping[str, Tensor], sample: Sample) -> None:
         self._params, self._sample = params, sample
         self._counts = dict(zip(params, sample.counts(list(params)), strict=True))
-        self._rule: Rule | None = None
         self._replays: list[_Replay] = []
+        self._whole: WholeReplay | None = None
 
     def before(self, step: Step) -> Evidence:
-        self._rule = rule = None if step.skipped else rule_of(step.optimizer)
-        self._replays = [self._prepared(rule, group, step) for group in step.groups if group.moving] if rule else []
+        rule = None if step.skipped else rule_of(step.optimizer)
+        self._replays, self._whole = [], None
+        if rule is not None and rule.local:
+            self._replays = list(self._prepared(rule, step))
+        elif rule is not None:
+            self._whole = self._in_turn(rule, step)
         return NOTHING
 
     def after(self, step: Step) -> Evidence:
         assert step.ahead is not None
         off: list[Difference] = []
-        for group in self._replays if self._rule else ():
-            assert self._rule is not None
-            state = {key: self._entry(key, group.names, step.state) for key in self._rule.state(group.settings)}
-            after = After(torch.cat([step.theta[n] for n in group.names]), state)
-            counts = [self._counts[n] for n in group.names]
-            off += replay(self._rule, group.settings, group.names, counts, group.before, after)
-        self._replays = []
+        for names, before in self._replays:
+            theta = torch.cat([step.theta[n] for n in names])
+            counts = [self._counts[n] for n in names]
+            off += replay(before, names, counts, theta, partial(self._entry, names=names, found=step.state))
+        if self._whole is not None:
+            off += self._whole.differences(step.theta, step.state)
+        self._replays, self._whole = [], None
         counted = {n: t + 1 for n, t in step.ahead.state.clocks.items() if n in step.ahead.gradient}
         clock = () if step.ahead.skipped else clocks_off(counted, step.state.clocks)
         return Evidence(steps=tuple(off), clock=clock, lr=step.lr)
 
-    def _prepared(self, rule: Rule, group: Group, step: Step) -> _Replay:
-        names, found = group.moving, step.state
+    def _in_turn(self, rule: Rule, step: Step) -> WholeReplay | None:
+        """An update that mixes elements is taken once more for one tensor a step, each in its turn."""
+        moving = [(group, n) for group in step.optimizer.param_groups for n in self._of(group, step)]
+        if not moving:
+            return None
+        group, name = moving[step.number % len(moving)]
+        return WholeReplay(rule, step.optimizer, group, name, self._params[name], self._sample)
+
+    def _of(self, group: Mapping[str, Any], step: Step) -> list[str]:
+        held = {id(p) for p in group["params"]}
+        return [n for n in step.gradient if id(self._params[n]) in held]
+
+    def _prepared(self, rule: Rule, step: Step) -> Iterator[_Replay]:
+        found = step.state
+        begun = {name for name, _ in found.tensors}
+        for group in step.groups:
+            alike: dict[tuple[Any, ...], list[str]] = {}
+            for n in group.moving:
+                t = found.clocks.get(n, 0.0) + 1.0 if rule.clock else 1.0 + (n in begun)
+                scalars = (number(found.tensors[n, key]) for key in rule.scalars if (n, key) in found.tensors)
+                alike.setdefault((t, self._params[n].dtype, *scalars), []).append(n)
+            for (t, *_), names in alike.items():
+                yield _Replay(tuple(names), self._ahead(rule, group, names, t, step))
+
+    def _ahead(self, rule: Rule, group: Group, names: Sequence[str], t: float, step: Step) -> Ahead:
+        found, first = step.state, self._params[names[0]]
         gradient = torch.cat([step.gradient[n] for n in names])
-        count = torch.tensor([self._counts[n] for n in names], device=gradient.device)
+        theta = torch.cat([step.theta[n] for n in names])
+        followed = Rounded.exactly(-gradient if group.settings.get("maximize") else gradient, first.dtype)
+        if grad_scale(step.optimizer) is not None:
+            followed = followed.mul(1.0)  # a fused step divides, which rounds
 
-        def spread(values: Sequence[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=count.device).repeat_interleave(count)
+        @cache
+        def kept(key: str) -> Rounded | None:
+            there = any((n, key) in found.tensors for n in names)
+            return Rounded.exactly(self._entry(key, names, found), first.dtype) if there else None
 
-        state = {key: self._entry(key, names, found) for key in rule.state(group.settings)}
-        if rule.clock:
-            t = spread([found.clocks.get(n, 0.0) + 1 for n in names])
-        else:
-            t = spread([2.0 if any((n, key) in found.tensors for key in state) else 1.0 for n in names])
-        kinds = [torch.finfo(self._params[n].dtype) for n in names]
-        eps, tiny = spread([k.eps for k in kinds]), spread([k.tiny for k in kinds])
-        here = torch.cat([step.theta[n] for n in names])
-        return _Replay(group.settings, names, Before(here, gradient, state, t, eps, tiny))
+        e = Elements(
+            group.settings,
+            t,
+            first.dtype,
+            {key: found.tensors[names[0], key].clone() for key in rule.scalars if (names[0], key) in found.tensors},
+            cast(Any, lambda: Rounded.exactly(theta, first.dtype)),
+            cast(Any, lambda: followed),
+            cast(Any, kept),
+            cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), first.dtype)),
+            first,
+        )
+        return ahead(rule, e, gradient)
 
     def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
+from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.graph import CONSTANT, check_energy, energy_graph, outside, trace
 from neuromech.physics.energy.secants import gauss_legendre
@@ -216,4 +217,4 @@ def check_finite(state: Tensor, what: str) -> None:
 
 def _is_transformed(t: Tensor) -> bool:
     """Inside vmap, jvp or a compiler there are no values to look at."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(t) or torch.compiler.is_compiling()
+    return is_transformed(t) or torch.compiler.is_compiling()

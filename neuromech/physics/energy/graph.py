@@ -9,12 +9,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
-from torch.utils._python_dispatch import _disable_current_modes
-from torch.utils._pytree import tree_leaves
 
+from neuromech.compat import (
+    KEEP_REAL_TENSORS,
+    OpOverload,
+    is_composite,
+    outside_of_modes,
+    overload_name,
+    schema_of,
+    storage_id,
+    tree_leaves,
+)
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS, SOFTMAX
 
@@ -26,7 +33,7 @@ _CONTENT_FREE |= {"new_full", "new_empty"}
 def op_name(node: fx.Node) -> str:
     """`tanh` of `aten.tanh.default`."""
     target = node.target
-    return target.overloadpacket.__name__ if isinstance(target, torch._ops.OpOverload) else str(node.target)
+    return target.overloadpacket.__name__ if isinstance(target, OpOverload) else str(node.target)
 
 
 def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole: bool = True) -> fx.GraphModule:
@@ -41,7 +48,7 @@ def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole
             decomposition_table=table,
             tracing_mode="fake",
             pre_dispatch=whole,
-            _allow_non_fake_inputs=True,
+            **KEEP_REAL_TENSORS,
         )
         graph: fx.GraphModule = tracer(*examples)
     return graph
@@ -52,8 +59,7 @@ def outside() -> Iterator[None]:
     """Outside of every mode and function transform that the caller may be in: they must not see the tracing."""
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(temporarily_clear_interpreter_stack())
-        stack.enter_context(_disable_current_modes())
+        stack.enter_context(outside_of_modes())
         yield
 
 
@@ -82,7 +88,7 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
         module.graph.eliminate_dead_code()
         module.recompile()
         unknown = [n for n in varying(module.graph) if n.op == "call_function" and not _has_rule(n)]
-        composed = {n.target for n in unknown if n.target not in table and _composed_by_torch(n.target)}
+        composed = {n.target for n in unknown if n.target not in table and is_composite(n.target)}
         if not composed and not any(n.target in table for n in rewritten):
             break
         table |= {target: target.decompose for target in composed}  # type: ignore[union-attr]
@@ -115,11 +121,6 @@ def _has_rule(node: fx.Node) -> bool:
     return name in LINEAR or name in BILINEAR or (name in QUADRATIC and not is_complex) or name in SOFTMAX
 
 
-def _composed_by_torch(target: Any) -> bool:
-    key = torch._C.DispatchKey.CompositeImplicitAutograd
-    return isinstance(target, torch._ops.OpOverload) and target.has_kernel_for_dispatch_key(key)
-
-
 def _refusal(unknown: list[fx.Node]) -> str:
     names = list(dict.fromkeys(str(n.target) for n in unknown))
     advice = "write it with operators that have one (neuromech/physics/rules.py lists them)"
@@ -135,7 +136,7 @@ def _refusal(unknown: list[fx.Node]) -> str:
 
 
 def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return isinstance(node.target, OpOverload) and schema_of(node.target).is_mutable
 
 
 def _check_result(graph: fx.Graph, u: Tensor) -> None:
@@ -167,7 +168,7 @@ def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
 
     def memory(node: fx.Node) -> int | None:
         value = node.meta.get("val")
-        return int(value.untyped_storage()._cdata) if isinstance(value, Tensor) else None
+        return storage_id(value) if isinstance(value, Tensor) else None
 
     def in_place(node: fx.Node) -> bool:
         return _writes(node) and op_name(node).endswith("_")
@@ -177,7 +178,7 @@ def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
         order = {n: i for i, n in enumerate(graph.nodes)}
         others = [n for n in graph.nodes if memory(n) == memory(node) and n is not written and not in_place(n)]
         is_seen = any(order[user] > order[node] for n in others for user in n.users)
-        function = getattr(getattr(torch.ops.aten, op_name(node)[:-1], None), node.target._overloadname, None)
+        function = getattr(getattr(torch.ops.aten, op_name(node)[:-1], None), overload_name(node.target), None)
         if function is None or not isinstance(written, fx.Node) or written.op != "call_function" or is_seen:
             continue
         with graph.inserting_after(node):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite
 from neuromech.physics.energy.structure import Structure
@@ -70,7 +71,7 @@ class EnergyModel(nn.Module):
 
 def gradient(energy: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
     """grad H at every state of a batch, which can be trained through."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(u):
+    if is_transformed(u):
         g: Tensor = torch.func.grad(lambda w: energy(w).sum())(u)
         return g
     create = torch.is_grad_enabled()

@@ -11,15 +11,15 @@ The energy's error a step is <DH, F>, so it is at the level of the tolerance, of
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
+from neuromech.compat import load_forward_mode
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.model import EnergyModel, step_size
@@ -153,21 +153,13 @@ class ImplicitStep:
     def _linearise(self, u0: Tensor, u1: Tensor, dt: Tensor) -> Solve:
         """F -> J^-1 F with J = dF/du1 = 1 - dt dvelocity/du1 at u1."""
 
-        _load_forward_mode()
+        load_forward_mode()
 
         def times(direction: Tensor) -> Tensor:
             change: Tensor = torch.func.jvp(lambda u: self.velocity(u0, u), (u1,), (direction,))[1]
             return direction - dt * change
 
         return _krylov(times) if self.solver.method == "krylov" else _Inverse(times, u1, self.solver.chunk)
-
-
-@cache
-def _load_forward_mode() -> None:
-    """PyTorch loads it at the first jvp, with a DeprecationWarning of its own code that is no concern of the user."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from torch._decomp import decompositions_for_jvp  # noqa: F401
 
 
 def _largest(x: Tensor) -> Tensor:

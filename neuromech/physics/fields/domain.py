@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import dispatch_modes, is_transformed
 from neuromech.errors import PhysicsError
 
 
 def inspecting(x: Tensor) -> bool:
     """False where values cannot be looked at: in torch.func transforms, compiled regions and recordings."""
-    watched = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return not watched and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    watched = torch.compiler.is_compiling() or dispatch_modes() > 0
+    return not watched and not is_transformed(x)
 
 
 def check_points(x: object, columns: int, who: str, single: bool = False) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neuromech.compat import is_hooked
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.elementary import elementary
 
@@ -179,8 +180,7 @@ def stack_of(potential: nn.Module) -> Stack:
 
 def _flat(module: nn.Module) -> list[nn.Module]:
     """The layers of nested `Sequential`s in order; hooks make a module opaque, for they must run."""
-    hooked = module._forward_hooks or module._forward_pre_hooks
-    if type(module) is nn.Sequential and not hooked:
+    if type(module) is nn.Sequential and not is_hooked(module):
         return [layer for child in module for layer in _flat(child)]
     return [module]
 

@@ -49,7 +49,7 @@ def check_modules(potential: nn.Module) -> None:
         if isinstance(module, KINKED_MODULES):
             raise PhysicsError(
                 f"the potential contains {type(module).__name__}{where}, which has a kink: its second derivative is "
-                f"zero or jumps, so that the field would be wrong or have no gradient. Expected a potential with two "
+                "zero or jumps, so that the field would be wrong or have no gradient. Expected a potential with two "
                 f"continuous derivatives: {SMOOTH}"
             )
 

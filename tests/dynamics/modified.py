@@ -1,4 +1,4 @@
-"""Modified flows: the differential equations on whose solutions the discrete steps lie, to higher order in lr.
+"""An oracle, expanded by hand. Modified flows: the discrete steps lie on their solutions, to higher order in lr.
 
 Backward error analysis (Hairer, Lubich, Wanner, ch. IX; for gradient descent: Miyagawa 2022) finds the flow that an
 optimizer follows as a series in lr. What it says about a charge of degree n (1: linear, 2: quadratic) is
@@ -23,7 +23,7 @@ from functools import lru_cache
 
 from torch import Tensor
 
-from neuromech.dynamics.settings import Settings
+from neuromech.optimizers import Settings
 
 
 def highest(settings: Settings) -> int:

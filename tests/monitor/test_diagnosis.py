@@ -3,7 +3,7 @@
 import pytest
 
 from neuromech.monitor import CAUSES, Evidence, diagnose
-from neuromech.monitor.diagnose import CERTAIN, LIKELY
+from neuromech.monitor.diagnosis import CERTAIN, LIKELY
 from neuromech.monitor.evidence import Broken, Edit, GradientEdit, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults
 from neuromech.monitor.replay import Difference

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from neuromech.detect.capture import record
 from neuromech.detect.find import find_symmetries, find_under
 from neuromech.detect.interpret import Invariance
-from neuromech.detect.recognise import in_words, recognise, seen_of
+from neuromech.detect.recognition import in_words, recognise, seen_of
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -1,0 +1,114 @@
+"""Modules, and what wraps them. See `neuromech.compat`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.utils import checkpoint
+
+Packed = Sequence[Tensor]
+
+
+def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
+    """The parameter that hangs at `module` itself under `name`: a look into its dictionary, as it is asked each step.
+
+    `getattr` would run the property of a parametrized weight instead.
+    """
+    return module._parameters.get(name)
+
+
+def is_persistent(module: nn.Module, buffer: str) -> bool:
+    """True for a buffer of `module` itself that `state_dict` saves."""
+    return buffer not in module._non_persistent_buffers_set
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """True if calling `module` does more than its forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def drop_hooks(module: nn.Module) -> None:
+    """Take all forward hooks off `module`, but those by which torch computes a weight (`torch.nn.utils`)."""
+    module._forward_hooks.clear()
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if not type(hook).__module__.startswith("torch.nn.utils"):
+            del module._forward_pre_hooks[key]
+
+
+def module_machinery() -> set[str]:
+    """The attributes by which `nn.Module` works: all but its parameters, buffers and modules."""
+    return vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
+
+
+def uncompiled(model: nn.Module) -> nn.Module | None:
+    """The module inside `torch.compile(model)`, None if it is not compiled in this way."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else None
+
+
+@contextmanager
+def run_eagerly() -> Iterator[None]:
+    """What `torch.compile` has compiled runs as it was written inside, and stays compiled for its owner."""
+    if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nobody compiles without
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def run_checkpoints_once(ours: Callable[[], bool]) -> Iterator[None]:
+    """Checkpointed parts run once, like any other: there is no backward for which they would have to be run again.
+
+    Where `ours()` is false, in other threads, which may be training, checkpoints stay what they are. torch has no
+    public switch for it; where a generator has another name its checkpoints run twice, which is slower, not wrong.
+    """
+    module: Any = checkpoint
+    generators = [name for name in vars(module) if name.startswith("_checkpoint_without_reentrant_generator")]
+    before = {name: getattr(module, name) for name in ("CheckpointFunction", *generators)}
+    module.CheckpointFunction = _Direct(module.CheckpointFunction, ours)
+    for name in generators:  # from torch 2.14 on there are two, one in the other
+        setattr(module, name, partial(_nothing_saved, before[name], ours))
+    try:
+        yield
+    finally:
+        for name, door in before.items():
+            setattr(module, name, door)
+
+
+class _Direct:
+    """In place of torch's `CheckpointFunction`."""
+
+    def __init__(self, function: Any, ours: Callable[[], bool]) -> None:
+        self._function, self._ours = function, ours
+
+    def apply(self, run: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return run(*args) if self._ours() else self._function.apply(run, preserve, *args)
+
+
+def _nothing_saved(
+    generator: Callable[..., Iterator[None]], ours: Callable[[], bool], *args: Any, **kwargs: Any
+) -> Iterator[None]:
+    if ours():
+        yield
+    else:
+        yield from generator(*args, **kwargs)
+
+
+@contextmanager
+def without_parametrization_cache() -> Iterator[None]:
+    """Inside `parametrize.cached()` a parametrized weight would be the one of an earlier call."""
+    module: Any = parametrize
+    before = getattr(module, "_cache_enabled", 0)
+    module._cache_enabled = 0
+    try:
+        yield
+    finally:
+        module._cache_enabled = before

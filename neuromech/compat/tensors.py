@@ -1,0 +1,80 @@
+"""Tensors and operators. See `neuromech.compat`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._ops import OpOverload
+
+Packed = Sequence[Tensor]
+
+
+def version(t: Tensor) -> int:
+    """How often code has written to `t` in place. Documented for users of autograd, and yet spelled `_version`."""
+    return t._version
+
+
+def storage_id(t: Tensor) -> int:
+    """A number that tensors share if they share memory.
+
+    Not `data_ptr()`: it is 0 for every tensor on the meta device, which would all look tied.
+    """
+    return int(t.untyped_storage()._cdata)
+
+
+def local(t: Tensor) -> Tensor:
+    """Of a sharded tensor (DTensor), the part that lies in this process; others are themselves, detached.
+
+    `to_local()` is the public form: it waits for the device, and builds a node of the graph.
+    """
+    inside = getattr(t, "_local_tensor", None)
+    return inside if isinstance(inside, Tensor) else t.detach()
+
+
+def foreach_add(x: Packed, y: Packed, alpha: float) -> list[Tensor]:
+    """x + alpha y, list by list, in as few kernels as torch can. Public optimizers are built on the foreach operators,
+    which have no public name; a loop replaces them."""
+    return list(torch._foreach_add(list(x), list(y), alpha=alpha))
+
+
+def foreach_add_(x: Packed, y: Packed, alpha: float = 1.0) -> None:
+    """x += alpha y, list by list."""
+    torch._foreach_add_(list(x), list(y), alpha=alpha)
+
+
+def foreach_mul(x: Packed, factor: float | Sequence[float]) -> list[Tensor]:
+    """factor x, list by list; one factor, or one a tensor."""
+    return list(torch._foreach_mul(list(x), factor if isinstance(factor, float) else list(factor)))
+
+
+def foreach_mul_(x: Packed, factor: float) -> None:
+    """x *= factor, list by list."""
+    torch._foreach_mul_(list(x), factor)
+
+
+def foreach_lerp(x: Packed, y: Packed, weight: float) -> list[Tensor]:
+    """x + weight (y - x), list by list."""
+    return list(torch._foreach_lerp(list(x), list(y), weight))
+
+
+def schema_of(op: Any) -> Any:
+    """Name, arguments and aliases of an operator, as torch declares them. No public form."""
+    return op._schema
+
+
+def overload_name(op: OpOverload) -> str:
+    """`Tensor` of `aten.add.Tensor`."""
+    return str(op._overloadname)
+
+
+def is_composite(op: object) -> bool:
+    """True for an operator that torch itself writes with others, and can be asked to take apart."""
+    key = torch._C.DispatchKey.CompositeImplicitAutograd
+    return isinstance(op, OpOverload) and op.has_kernel_for_dispatch_key(key)
+
+
+# Keywords of `make_fx`: tensors that the traced function reaches by itself stay the very objects.
+KEEP_REAL_TENSORS: dict[str, Any] = {"_allow_non_fake_inputs": True}

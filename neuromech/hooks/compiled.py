@@ -1,0 +1,74 @@
+"""Hooks under `torch.compile`: they are traced into nothing, and leave neither a graph break nor a recompilation.
+
+While Dynamo traces a forward it runs our hooks too. What they do there would become part of the compiled code; instead
+they ask Dynamo to call `_told` once, at once, as something whose result is constant. It is called with the real inputs,
+which is all that there is to know. Steps of a compiled optimizer break the graph anyhow: there hooks run as they are.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from neuromech.compat import constant_when_compiled
+
+Told = Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+_listeners: weakref.WeakValueDictionary[int, Listener] = weakref.WeakValueDictionary()
+_UNKNOWN = "neuromech: an argument that is neither a tensor nor plain"
+
+
+class Listener:
+    """Hears of the inputs with which a hooked forward is compiled."""
+
+    def __init__(self, told: Told) -> None:
+        self.told = told
+        self.key = id(self)
+        _listeners[self.key] = self
+
+
+def tell(key: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Called while Dynamo traces: hands the real arguments to the listener called `key`."""
+    leaves: list[Any] = []
+    template = _packed((args, kwargs), leaves)
+    _told(key, template, *leaves)
+
+
+def _told(key: int, template: Any, *leaves: Any) -> int:
+    listener = _listeners.get(key)
+    if listener is not None:
+        try:
+            args, kwargs = _unpacked(template, leaves)
+        except LookupError:
+            return 0
+        listener.told(args, kwargs)
+    return 0
+
+
+constant_when_compiled(_told)
+
+
+def _packed(x: Any, leaves: list[Any]) -> Any:
+    """`x` as nested tuples of strings and numbers, its tensors and plain values in `leaves`."""
+    if isinstance(x, torch.Tensor) or x is None or isinstance(x, (bool, int, float, str)):
+        leaves.append(x)
+        return ("leaf", len(leaves) - 1)
+    if isinstance(x, dict):
+        return ("dict", tuple([(key, _packed(value, leaves)) for key, value in x.items()]))
+    if isinstance(x, (tuple, list)):
+        return ("tuple" if isinstance(x, tuple) else "list", tuple([_packed(value, leaves) for value in x]))
+    return (_UNKNOWN, 0)
+
+
+def _unpacked(template: Any, leaves: tuple[Any, ...]) -> Any:
+    kind, what = template
+    if kind == "leaf":
+        return leaves[what]
+    if kind == "dict":
+        return {key: _unpacked(value, leaves) for key, value in what}
+    if kind in ("tuple", "list"):
+        return (tuple if kind == "tuple" else list)(_unpacked(value, leaves) for value in what)
+    raise LookupError(kind)

@@ -1,0 +1,33 @@
+"""Lion: the sign of a mixture of gradient and momentum, with decoupled decay. torch has none: it is known by its name.
+
+Source: Chen et al. 2023, algorithm 2.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
+
+FIRST = "exp_avg"
+
+
+def _advance(e: Elements) -> dict[str, Tensor]:
+    beta2 = e.betas[1]
+    return {FIRST: e.old(FIRST).mul(beta2).add_(e.gradient, alpha=1.0 - beta2)}
+
+
+def _update(e: Elements, after: State) -> Tensor:
+    beta1 = e.betas[0]
+    return e.old(FIRST).mul(beta1).add_(e.gradient, alpha=1.0 - beta1).sign_()
+
+
+LION = Rule(
+    "Lion",
+    "Chen et al. 2023, algorithm 2",
+    ("lr", "betas", "weight_decay"),
+    _update,
+    _advance,
+    decay=decoupled_decay,
+    decoupled=lambda group: True,
+)

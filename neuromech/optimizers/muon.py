@@ -1,0 +1,38 @@
+"""Muon: momentum whose matrix is made orthogonal. The orthogonalization is torch's own, run once more.
+
+Sources: `torch.optim.Muon`; Jordan et al. 2024.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from neuromech.compat import muon_direction, muon_rate
+from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
+
+BUFFER = "momentum_buffer"
+
+
+def _advance(e: Elements) -> dict[str, Tensor]:
+    return {BUFFER: e.old(BUFFER).lerp(e.gradient, 1.0 - e.number("momentum"))}
+
+
+def _update(e: Elements, after: State) -> Tensor:
+    """The rate, which depends on the shape, is in u."""
+    told, buffer, p = e.group, after[BUFFER], e.parameter
+    mixed = e.gradient.lerp(buffer, e.number("momentum")) if told["nesterov"] else buffer
+    shaped = muon_direction(mixed, told["ns_coefficients"], told["ns_steps"], told["eps"])
+    return shaped.to(p.dtype).mul_(muon_rate(e.number("lr"), told["adjust_lr_fn"], p.shape))
+
+
+MUON = Rule(
+    "Muon",
+    "torch.optim.Muon; Jordan et al. 2024",
+    ("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
+    _update,
+    _advance,
+    rate=lambda e: 1.0,
+    decay=decoupled_decay,
+    local=False,
+    decoupled=lambda group: True,
+)

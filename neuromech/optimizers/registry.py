@@ -1,0 +1,116 @@
+"""The registry: which rule is that of an optimizer, and how to teach a new one.
+
+A rule is found by the class whose `step` an optimizer takes, or by the name of its class. A class that is known by its
+name alone may be another one of the same name: it is put to the test when it is first met (selftest.py), and one that
+fails is unknown.
+"""
+
+from __future__ import annotations
+
+import difflib
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.optim.optimizer import Optimizer
+
+from neuromech.errors import InstrumentError, warn
+from neuromech.optimizers.adafactor import ADAFACTOR
+from neuromech.optimizers.adagrad import ADADELTA, ADAGRAD
+from neuromech.optimizers.adam import ADAM, ADAMAX, ADAMW, NADAM, RADAM
+from neuromech.optimizers.lion import LION
+from neuromech.optimizers.muon import MUON
+from neuromech.optimizers.rmsprop import RMSPROP, RPROP
+from neuromech.optimizers.rule import Rule
+from neuromech.optimizers.selftest import Factory, fault_of, fault_of_class
+from neuromech.optimizers.settings import takes_step_of
+from neuromech.optimizers.sgd import ASGD, SGD, SGDW
+
+Known = type | str
+OWN = (SGD, SGDW, ADAM, ADAMW, NADAM, RADAM, ADAMAX, RMSPROP, RPROP, ADAGRAD, ADADELTA, ADAFACTOR, ASGD, LION, MUON)
+RULES: dict[Known, Rule] = {getattr(torch.optim, rule.name, rule.name): rule for rule in OWN}
+_CLASSES: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+"""Classes that were met and are known by name: what is wrong with taking them for it, "" if nothing is."""
+
+
+def register_optimizer(
+    optimizer: type[Optimizer] | str, rule: Rule, *, make: Factory | None = None, replace: bool = False
+) -> None:
+    """Teach laws, monitor, flows and report at once what the steps of an optimizer do.
+
+    `optimizer`: its class, or the name of its class. A class is put to the test here, on steps of its own in float64;
+    `make(params)` builds one if `cls(params)` and `cls(params, lr=...)` do not. What is known by its name only is
+    tested when it is first met. `replace=True` takes the place of a rule that is there already.
+
+    Raises `InstrumentError` for an optimizer that has a rule, or if the rule does not do what the optimizer does.
+    """
+    if not (isinstance(optimizer, str) or (isinstance(optimizer, type) and issubclass(optimizer, Optimizer))):
+        raise InstrumentError(f"register_optimizer takes a class of optimizers or the name of one; got {optimizer!r}")
+    if not isinstance(rule, Rule):
+        raise InstrumentError(
+            f"register_optimizer takes a neuromech.optimizers.Rule; got {type(rule).__name__}. A function of `Moving`, "
+            "as in earlier releases, is taught to the laws alone: neuromech.dynamics.register"
+        )
+    name = optimizer if isinstance(optimizer, str) else optimizer.__name__
+    if optimizer in RULES and not replace:
+        raise InstrumentError(
+            f"{name} has a rule already ({RULES[optimizer].source}): pass replace=True to put another in its place"
+        )
+    if not isinstance(optimizer, str):
+        fault = fault_of_class(optimizer, rule, make)
+        if fault is None:
+            warn(f"{name}: the rule could not be tested, for no optimizer could be made; pass make=lambda params: ...")
+        elif fault:
+            raise InstrumentError(f"the rule is not that of {name}: {fault}. Nothing was registered")
+    RULES[optimizer] = rule
+    _CLASSES.clear()
+
+
+def unregister_optimizer(optimizer: type[Optimizer] | str) -> None:
+    """Forget a rule. Raises `InstrumentError` if there is none."""
+    if optimizer not in RULES:
+        raise InstrumentError(_nothing_called(optimizer if isinstance(optimizer, str) else optimizer.__name__))
+    del RULES[optimizer]
+    _CLASSES.clear()
+
+
+def rule_of(optimizer: Optimizer) -> Rule | None:
+    """The rule of the class of an optimizer, or of one that it inherits its `step` from; else by the class's name."""
+    for cls in type(optimizer).__mro__:
+        if cls in RULES and takes_step_of(optimizer, cls):
+            return RULES[cls]
+    return _by_name(optimizer)
+
+
+def rule_named(name: str) -> Rule:
+    """The rule of the optimizer called `name`. Raises `InstrumentError` if there is none; says which there are."""
+    found = known_rule(name)
+    if found is None:
+        raise InstrumentError(_nothing_called(name))
+    return found
+
+
+def known_rule(name: str) -> Rule | None:
+    """The rule of the optimizer called `name`, as records write it; None if there is none."""
+    return next((r for known, r in RULES.items() if name in (known, getattr(known, "__name__", None), r.name)), None)
+
+
+def _by_name(optimizer: Optimizer) -> Rule | None:
+    cls = type(optimizer)
+    found = RULES.get(cls.__name__)
+    if found is None or not takes_step_of(optimizer, cls):
+        return None
+    if cls not in _CLASSES:
+        _CLASSES[cls] = fault = fault_of(optimizer, found) or ""
+        if fault:
+            warn(
+                f"{cls.__module__}.{cls.__name__} does not do what the {found.name} of {found.source} does: {fault}. "
+                "Its steps are measured; teach their rule by neuromech.register_optimizer"
+            )
+    return None if _CLASSES[cls] else found
+
+
+def _nothing_called(name: str) -> str:
+    names = sorted({known if isinstance(known, str) else known.__name__ for known in RULES})
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    meant = f" Did you mean {close[0]}?" if close else ""
+    return f"no optimizer called {name!r} is known: there are {', '.join(names)}.{meant}"

@@ -1,0 +1,160 @@
+"""From `instrument` to the first step: what the symmetries are, from the user's own forward and its own backward.
+
+The forward is written down as it runs. The loss is known by the gradient that it sends back. A claim <g, D theta> = 0
+is checked on the gradients of the first backward, before anyone can have edited them. Nothing is run twice, but for a
+forward that runs inside of compiled code: that one is recorded on a copy of the model, in evaluation order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from neuromech.detect import (
+    Experiment,
+    Findings,
+    Graph,
+    Invariance,
+    analyse,
+    arguments,
+    custom_claims,
+    find_under,
+    outputs_as_they_are,
+    private_copy,
+    recognise,
+    record,
+)
+from neuromech.errors import warn
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard
+from neuromech.params import named_parameters
+from neuromech.probe import empty_run
+from neuromech.symmetry import Symmetry, SymmetrySet
+
+AS_THEY_ARE = "no gradient has been seen yet: as if the loss saw the whole output"
+UNSEEN_LOSS = "the loss was not seen: as if it saw the whole output"
+WITHDRAWN = (
+    "the first gradient of the run does not keep {}, which are withdrawn (see .rejected): a backward is not the "
+    "derivative of its forward, the loss sees parameters past the model (an L2 penalty in the loss?), or a rule of "
+    "neuromech is wrong for this model: then please report it"
+)
+
+
+class Waiting:
+    """Finds the symmetries of `model` while it begins to train."""
+
+    def __init__(self, model: nn.Module, guard: Guard, example: Any) -> None:
+        """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
+        self.found: Findings | None = None
+        self.betrayed: list[tuple[Symmetry, float]] = []
+        self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
+        self._model = model
+        self._seen: Forward | None = None
+        if example is not None:
+            args, kwargs = arguments(example)
+            self._seen = Forward(args, kwargs, model.training, graph=record(model, args, kwargs))
+        self._given = example is not None
+        self.hooks = ForwardHooks(model, guard, self._compiled)
+        self.forwards = ForwardWatch(guard, self._on_forward, self._on_backward)
+        self.hooks.listeners.append(self.forwards)
+
+    def why_nothing(self) -> str:
+        if self.found is None and self._seen is None:
+            return empty_run.NO_FORWARD
+        return empty_run.NO_BACKWARD if self.found is None and self.forwards.trained is None else empty_run.NO_STEP
+
+    def so_far(self) -> Findings | None:
+        """The symmetries as if the loss saw the whole output; None before the first forward."""
+        if self.found is not None or self._seen is None:
+            return self.found
+        graph, seen = self._graph(self._seen), self._seen
+        ahead = self._given and self.forwards.trained is None  # the example may be run as often as it takes
+        experiment = Experiment(self._model, seen.args, seen.kwargs, outputs_as_they_are) if ahead else None
+        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (AS_THEY_ARE,))
+
+    def settle(self) -> Findings | None:
+        """The gradients of the first step are there: what is known by now has to do. None: no forward was seen."""
+        if self.found is None:
+            trained = self.forwards.trained
+            if trained is not None and trained.finite:
+                self._find(trained)
+            elif self._seen is not None and (self._given or self._seen.graph is None):
+                self._find(self._seen)
+        return self.found
+
+    def forget(self) -> None:
+        """Let go of all tensors."""
+        self._seen = None
+        self.forwards.forget()
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _on_forward(self, forward: Forward) -> None:
+        if self.found is None and not (self._given and self._seen and self._seen.training == forward.training):
+            self._seen = forward
+
+    def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.found is None and self._seen is None:
+            self._seen = Forward(args, kwargs, self._model.training)
+
+    def _on_backward(self) -> None:
+        trained = self.forwards.trained
+        if self.found is None and trained is not None and trained.finite:
+            self._find(trained)
+
+    def _graph(self, forward: Forward) -> Graph:
+        if forward.graph is not None:
+            return forward.graph
+        if self._given and self._seen is not None and self._seen.graph is not None:
+            return self._seen.graph
+        try:
+            return record(private_copy(self._model), forward.args, forward.kwargs)
+        except Exception as error:
+            raise forward.problem or error from error
+
+    def _find(self, forward: Forward) -> None:
+        graph = self._graph(forward)
+        if len(forward.outputs) == len(graph.outputs):
+            free = [
+                Invariance() if g is None else recognise(y, g)
+                for y, g in zip(forward.outputs, forward.cotangents, strict=True)
+            ]
+            found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
+        else:
+            free = [Invariance()] * len(graph.outputs)
+            found = analyse(self._model, graph, free, None, (UNSEEN_LOSS,))
+        found = self._checked(found, self._eps(forward))
+        extra = custom_claims(graph, free, [*found, *found.rejected])
+        excess = self._excess(extra, self._eps(forward))
+        self.betrayed = [(s, by) for s, (by, _) in zip(extra, excess, strict=True) if by > 1]
+        self.found = found
+
+    def _excess(self, claims: list[Symmetry], eps: float) -> list[tuple[float, float]]:
+        if not claims:
+            return []
+        from neuromech.monitor import excess_of  # a quarter of the package, once it is needed
+
+        return excess_of(claims, named_parameters(self._model), eps)
+
+    def _eps(self, forward: Forward) -> float:
+        kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}
+        kinds |= {self.forwards.autocast} - {None}  # type: ignore[arg-type]
+        return max(float(torch.finfo(kind).eps) for kind in kinds if kind.is_floating_point)
+
+    def _checked(self, found: Findings, eps: float) -> Findings:
+        """The claims, with what the gradients say of each; those that they break are withdrawn, or contested."""
+        claims = list(found.symmetries)
+        if all(p.grad is None for p in self._model.parameters()):
+            return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
+        excess = self._excess(claims, eps)
+        claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
+        broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
+        notes = (*found.notes, "verified on the gradients of the first backward")
+        if not broken or self.lenient:
+            return replace(found, symmetries=SymmetrySet(claims), notes=notes)
+        warn(WITHDRAWN.format(f"{len(broken)} claimed symmetries"))
+        names = {s.name for s in broken}
+        kept = SymmetrySet(s for s in claims if s.name not in names)
+        return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)
