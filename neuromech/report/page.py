@@ -286,6 +286,6 @@ def _why_nothing(facts: RunFacts) -> str:
     return (
         f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a "
         "layer (scale), from softmax losses and attention (translation), and from pairs of linear maps (matrix). "
-        "Smooth activations such as tanh, and losses such as the squared error, have none. The rest of the run is shown "
-        "all the same: its loss, its settings and what happened."
+        "Smooth activations such as tanh, and losses such as the squared error, have none. The rest of the run is "
+        "shown all the same: its loss, its settings and what happened."
     )
