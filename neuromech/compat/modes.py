@@ -95,12 +95,13 @@ def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def load_forward_mode() -> None:
-    """torch loads forward mode at the first jvp, with a DeprecationWarning about its own code: take it here, once.
+    """torch loads forward mode at the first jvp, with a warning about its own code (a FutureWarning from 2.14 on).
 
-    Where the module is gone there is nothing to load.
+    Take it here, once. Where the module is gone there is nothing to load.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             from torch._decomp import decompositions_for_jvp  # noqa: F401
         except ImportError:

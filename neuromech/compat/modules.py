@@ -24,6 +24,26 @@ def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     return module._parameters.get(name)
 
 
+def own_parts(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The parameters, buffers and modules that hang at `module` itself, None where one is registered as such.
+
+    `named_parameters(recurse=False)` leaves out the None, and one of two names of the same tensor.
+    """
+    return module._parameters, module._buffers, module._modules
+
+
+def hooks_before(module: nn.Module) -> list[Callable[..., Any]]:
+    """What runs before the forward of `module` itself. No public form."""
+    return list(module._forward_pre_hooks.values())
+
+
+def compiled_from(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compile` was given, for a module or a function; anything else is itself."""
+    inner = (uncompiled(function) if isinstance(function, nn.Module) else None) or function
+    found: Callable[..., Any] = getattr(inner, "_torchdynamo_orig_callable", inner)
+    return found
+
+
 def is_persistent(module: nn.Module, buffer: str) -> bool:
     """True for a buffer of `module` itself that `state_dict` saves."""
     return buffer not in module._non_persistent_buffers_set
@@ -47,6 +67,16 @@ def module_machinery() -> set[str]:
     return vars(nn.Module()).keys() - {"_parameters", "_buffers", "_modules"}
 
 
+def compiler_loaded() -> bool:
+    """Whether anything can be compiled at all: importing the compiler takes seconds, and nobody compiles without."""
+    return "torch._dynamo" in sys.modules
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calling this module runs compiled code: one made by `torch.compile`, or compiled in place."""
+    return uncompiled(module) is not None or getattr(module, "_compiled_call_impl", None) is not None
+
+
 def uncompiled(model: nn.Module) -> nn.Module | None:
     """The module inside `torch.compile(model)`, None if it is not compiled in this way."""
     inner = getattr(model, "_orig_mod", None)
@@ -56,7 +86,7 @@ def uncompiled(model: nn.Module) -> nn.Module | None:
 @contextmanager
 def run_eagerly() -> Iterator[None]:
     """What `torch.compile` has compiled runs as it was written inside, and stays compiled for its owner."""
-    if "torch._dynamo" in sys.modules:  # importing it takes seconds, and nobody compiles without
+    if compiler_loaded():
         with torch.compiler.set_stance("force_eager"):
             yield
     else:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 
 from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
 from neuromech.eom.derivatives import Point, first_gradient
+from neuromech.eom.step_gradient import StepGradient
 from neuromech.errors import EoMError, NeuromechWarning
 from neuromech.params import Params, combine, dot, norm
+
+MOST_ERROR = 0.1  # of a Hessian-vector product
+DOUBTFUL = 0.02  # below, low precision may be all that is between two gradients
 
 
 def check_repeats(live: Live, point: Point) -> None:
@@ -32,44 +37,91 @@ def check_repeats(live: Live, point: Point) -> None:
 
 
 def check_difference(point: Point) -> None:
+    """Raises `EoMError` if the Hessian-vector product by differences is off by more than `MOST_ERROR`."""
     error = point.difference_error(point.gradient)
-    if error > 0.05:
-        warnings.warn(
-            f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}: its "
-            "counter term is worth little. Use float32 or float64, or hvp='reverse' with a closure that does not call "
-            "backward",
-            NeuromechWarning,
-            stacklevel=3,
+    if error > MOST_ERROR:
+        raise EoMError(
+            f"the Hessian-vector product by differences of gradients has a relative error of about {error:.0%}, and "
+            "its counter term would be worth little. Take backend='gradients', which has no such error; or, for "
+            "products, a closure that returns the loss without calling backward, or parameters in float64"
         )
 
 
-def check_scale(waiting: Params, gradient: Params) -> None:
-    """Warn if .grad held the gradient of the closure before the step, but by far smaller or larger."""
+def check_waiting(waiting: Params, gradient: Params, plain: Callable[[], Params]) -> None:
+    """Raises `EoMError` if gradients that wait in .grad are not those of the closure, and so would be dropped.
+
+    `plain` evaluates the closure's gradient once more, as a loop would: another form of operators rounds otherwise.
+    """
+    size = float(norm(waiting))
+    if not size > 0.0:  # cleared by zeros, or not a number
+        return
+    eps = max(torch.finfo(g.dtype).eps for g in waiting.values())
     mine = {name: gradient[name] for name in waiting}
-    a, b = float(norm(mine)), float(norm(waiting))
-    if not (a > 0 and b > 0) or 0.1 < a / b < 10.0 or abs(float(dot(mine, waiting))) < 0.9999 * a * b:
-        return  # that of another point, perhaps
-    warnings.warn(
-        f"the gradient of the closure is {a / b:.3g} times the one in .grad, of which EoMOptimizer takes no notice. "
-        "Return the loss from the closure as it is, not scaled for GradScaler; and clip gradients by lowering lr",
-        NeuromechWarning,
-        stacklevel=4,
+    off = float(norm(combine([(1.0, waiting), (-1.0, mine)]))) / size
+    if off <= eps**0.5:
+        return
+    ours = plain()
+    mine = {name: ours[name] for name in waiting}
+    off = float(norm(combine([(1.0, waiting), (-1.0, mine)]))) / size
+    if off <= eps**0.5 or math.isnan(off):
+        return
+    if off < DOUBTFUL:
+        warnings.warn(
+            f"the gradients that wait in .grad differ by {off:.2g} from those of the closure, which are taken",
+            NeuromechWarning,
+            stacklevel=4,
+        )
+        return
+    ratio, across = float(norm(mine)) / size, float(dot(mine, waiting))
+    if across > 0.9999 * ratio * size**2:
+        raise EoMError(
+            f"the gradient of the closure is {ratio:.3g} times the one that waits in .grad, of which EoMOptimizer "
+            "would take no notice. Return the loss from the closure as it is, not scaled for GradScaler; instead of "
+            "clipping lower lr"
+        )
+    raise EoMError(
+        "the gradient that waits in .grad is not that of the closure, and would be dropped: EoMOptimizer takes its "
+        "own. Call accumulate(closure) for each micro-batch, without backward, and then step(). For one batch call no "
+        "backward before step(), or with the same dropout masks; and clear old gradients with zero_grad()"
     )
 
 
-def check_small(
-    handed: Params,
-    coefficients: list[tuple[float, ...]],
-    powers: list[Params],
-    gradient: Params,
-    roles: dict[str, Role],
-) -> bool:
+def check_slope(live: Live, point: Point) -> bool:
+    """Warn, and say so, if the gradient that a closure leaves is not the derivative of the loss that it returns."""
+    size = float(norm(point.gradient))
+    if not size > 0.0 or not math.isfinite(float(point.loss)):
+        return False
+    here = live.here
+    eps = max(torch.finfo(p.dtype).eps for p in here.values())
+    reach = eps ** (1 / 3) * (1.0 + float(norm(here)))
+
+    def slope(reach: float) -> float:
+        shifts = [[(by / size, point.gradient)] for by in (reach, -reach)]
+        ahead, behind = (float(live.look(shift=shift).loss.detach()) for shift in shifts)
+        return (ahead - behind) / (2.0 * reach)
+
+    near, wide = slope(reach), slope(2.0 * reach)
+    doubt = 2.0 * abs(near - wide) + 8.0 * eps * abs(float(point.loss)) / reach  # truncation and rounding
+    if math.isnan(near) or abs(near - size) <= 0.2 * size + doubt:
+        return False
+    warnings.warn(
+        f"the gradient that the closure leaves is {size / near if near else math.inf:.3g} times the derivative of "
+        "the loss that it returns: it clips or scales gradients, or returns another loss. Steps follow the flow of "
+        "the gradients that it leaves",
+        NeuromechWarning,
+        stacklevel=3,
+    )
+    return True
+
+
+def check_small(made: StepGradient, gradient: Params, roles: dict[str, Role]) -> bool:
     """Warn, and say so, if the correction is larger than what it corrects: the series does not converge there."""
+    powers = made.powers
     momenta = {role.rule.momentum: role.rule for role in roles.values()}
     rule = momenta[max(momenta)]
-    bare = {name: c[0] * gradient[name] for c, name in zip(coefficients, roles, strict=True)}
+    bare = {name: c[0] * gradient[name] for c, name in zip(made.coefficients, roles, strict=True)}
     plain = float(norm(bare))
-    if not plain or not float(norm({n: handed[n] - bare[n] for n in bare})) > plain:  # or it is not a number
+    if not plain or not float(norm({n: made.gradient[n] - bare[n] for n in bare})) > plain:  # or it is not a number
         return False
     curvature = float(dot(powers[0], powers[1]) / dot(powers[0], powers[0]).clamp_min(torch.finfo(torch.float64).tiny))
     bound = rule.radius * rule.speed / rule.kappa

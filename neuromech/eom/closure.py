@@ -7,7 +7,7 @@ one forward has left it. Parameters are written in place, as the closure knows t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
@@ -17,13 +17,12 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DistributedDataParallel
 
 from neuromech.compat import foreach_add_, version
+from neuromech.eom.accumulation import Closure
 from neuromech.eom.forward_ad import dual
 from neuromech.eom.landscape import Look, Terms, check_loss
 from neuromech.errors import EoMError
 from neuromech.params import Params
 from neuromech.rng import GeneratorStates, restore, same, states
-
-Closure = Callable[[], Any]
 
 
 class Live:
@@ -33,6 +32,8 @@ class Live:
     every look draws as many random numbers as the first, so that the last one leaves the generators where they should
     be; `alike` tells afterwards whether this was so. `spectator`: leave not even the traces of one forward. `parallel`:
     processes share the work, and only backward() makes them meet; found out where more than one look is taken.
+    `known`: the modules that the closure calls, where hooks must not look for them: a compiler would trace the hooks.
+    Afterwards `modules` are those that were found.
 
     `look` takes the gradients that the closure's own backward leaves, if it runs one. Raises `EoMError` if the closure
     changes parameters.
@@ -46,6 +47,7 @@ class Live:
         alike: bool = False,
         spectator: bool = False,
         parallel: bool = False,
+        known: Collection[nn.Module] | None = None,
     ) -> None:
         self._closure, self._params, self._once = closure, params, once
         self.alike, self._spectator = alike, spectator
@@ -53,10 +55,14 @@ class Live:
         self.parallel = parallel or any(hasattr(p, "device_mesh") for p in self._tensors)
         self._devices = {p.device for p in self._tensors}
         self._home: Params | None = None
-        self._moved, self._looks = False, 0
+        self._moved, self._looks, self.ran_backward = False, 0, False
         self._before: dict[Tensor, Tensor] = {}
         self._after: dict[Tensor, Tensor] = {}
         self._start = None if once else states(self._devices)
+        self.modules = set(known or ())
+        if known is not None and not once:
+            self._before |= {b: b.detach().clone() for m in known for b in m._buffers.values() if b is not None}
+        self._watched = known is None and not once
         self._end: GeneratorStates | None = None
 
     @property
@@ -84,10 +90,11 @@ class Live:
             p.grad = None
             versions.append(version(p))
         self._looks += 1
-        with torch.enable_grad(), _Buffers(self._before, on=self._looks == 1 and not self._once) as watch:
+        with torch.enable_grad(), _Buffers(self._before, self.modules, on=self._looks == 1 and self._watched) as watch:
             loss = self._closure()
+            self.ran_backward = any(p.grad is not None for p in self._tensors)
             self.parallel |= watch.parallel
-            if self.parallel and all(p.grad is None for p in self._tensors):
+            if self.parallel and not self.ran_backward:
                 check_loss(loss)
                 loss.backward()  # FSDP2 and DDP meet the other processes in nothing else
         gradient: Params = {}
@@ -152,9 +159,8 @@ class _Buffers:
     `parallel`: whether one of the modules is `DistributedDataParallel`.
     """
 
-    def __init__(self, before: dict[Tensor, Tensor], on: bool) -> None:
-        self._before, self._on, self.parallel = before, on, False
-        self._seen: set[nn.Module] = set()
+    def __init__(self, before: dict[Tensor, Tensor], seen: set[nn.Module], on: bool) -> None:
+        self._before, self._seen, self._on, self.parallel = before, seen, on, False
 
     def _remember(self, module: nn.Module, args: Any) -> None:
         if module in self._seen:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,6 +19,7 @@ from torch.backends import cuda
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from neuromech.compat import run_eagerly
 from neuromech.eom import double_backward
 from neuromech.eom.norm_calls import NormCall, batch_norms, instance_norms
 
@@ -29,7 +30,10 @@ OperatorForm = Literal["torch", "twice", "open"]
 
 @contextmanager
 def mathematical(form: OperatorForm) -> Iterator[None]:
-    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open"."""
+    """Attention by elementary operators, and others in `form`: beyond second derivatives it has to be "open".
+
+    What is compiled runs as it was written: compiled code has no second derivative.
+    """
     # What sdpa_kernel does, which takes as long as a layer to do it.
     fused = [enable for enabled, enable in FUSED if enabled()]
     plain = cuda.math_sdp_enabled()
@@ -37,11 +41,8 @@ def mathematical(form: OperatorForm) -> Iterator[None]:
         enable(False)
     cuda.enable_math_sdp(True)
     try:
-        if form == "torch":
+        with run_eagerly(), nullcontext() if form == "torch" else _Forms(form):
             yield
-        else:
-            with _Forms(form):
-                yield
     finally:
         for enable in fused:
             enable(True)

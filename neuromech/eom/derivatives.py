@@ -53,17 +53,24 @@ class Point:
         hvp: HVPForm | Literal["gradient"] = "auto",
         trusted: bool = False,
         once: bool = False,
+        lenient: bool = False,
     ) -> Point:
         """The point where `landscape` stands. "gradient": no derivatives will be asked for.
 
         `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
+        `lenient`: if it lacks some, there will be none to ask for, but it is no error.
         """
         point = cls.__new__(cls)
-        point._begin(landscape, hvp, trusted, once)
+        point._begin(landscape, hvp, trusted, once, lenient)
         return point
 
     def _begin(
-        self, landscape: Landscape, hvp: HVPForm | Literal["gradient"], trusted: bool = False, once: bool = False
+        self,
+        landscape: Landscape,
+        hvp: HVPForm | Literal["gradient"],
+        trusted: bool = False,
+        once: bool = False,
+        lenient: bool = False,
     ) -> None:
         if hvp not in (*FORMS, "gradient"):
             raise EoMError(f"hvp is {hvp!r}: it has to be one of {', '.join(FORMS)}")
@@ -84,7 +91,9 @@ class Point:
                 )
             self.form = "gradient" if asked == "gradient" else "difference"
         if self.form == "reverse" and not trusted and (lacking := _once_differentiable(look.loss)):
-            raise EoMError(_missing(", ".join(lacking), "reverse", "its backward is marked once_differentiable"))
+            if not lenient:
+                raise MissingDerivative(", ".join(lacking), "reverse", "its backward is marked once_differentiable")
+            self.form = "gradient"
         self.loss = look.loss.detach()
         self._attached: dict[tuple[int, ...], Params] = {}  # gradients with a graph, by the ids of directions
         self._directions: list[Params] = []  # keeps these ids alive
@@ -261,16 +270,19 @@ def _explained(form: str) -> Iterator[None]:
             raise
         named = re.search(r"(aten::\w+|_\w+_backward\w*|with (\w+) that does not support)", text)
         what = (named.group(2) or named.group(1)) if named else "an operator"
-        raise EoMError(_missing(what, form, text.splitlines()[0])) from error
+        raise MissingDerivative(what, form, text.splitlines()[0]) from error
 
 
-def _missing(what: str, form: str, why: str) -> str:
-    other = "hvp='reverse' or " if form == "forward" else ""
-    return (
-        f"{what} has no derivative that the {form} form needs ({why}). Use {other}hvp='difference' (differences of "
-        "gradients, with an error that is reported) or backend='gradients', or replace it by operators that can be "
-        "differentiated twice"
-    )
+class MissingDerivative(EoMError):
+    """An operator lacks a derivative; gradients alone still work."""
+
+    def __init__(self, what: str, form: str, why: str) -> None:
+        other = "hvp='reverse' or " if form == "forward" else ""
+        super().__init__(
+            f"{what} has no derivative that the {form} form needs ({why}). Use {other}hvp='difference' (differences of "
+            "gradients, with an error that is reported) or backend='gradients', or replace it by operators that can be "
+            "differentiated twice"
+        )
 
 
 def _once_differentiable(loss: Tensor) -> list[str]:

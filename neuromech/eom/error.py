@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from neuromech.eom.accumulation import Closure
 from neuromech.eom.bseries import evaluate
-from neuromech.eom.closure import Closure, Live
+from neuromech.eom.closure import Live
 from neuromech.eom.derivatives import HVPForm, Point
 from neuromech.eom.flow import Flow
 from neuromech.eom.lanczos import Eigen, largest

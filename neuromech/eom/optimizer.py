@@ -6,34 +6,28 @@ Runge-Kutta method takes them ("gradients"). Whatever else the base does, moment
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Literal, get_args
+from weakref import WeakSet, ref
 
 import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from neuromech.eom.audit import check_difference, check_repeats, check_scale, check_small
-from neuromech.eom.closure import Closure, Live
-from neuromech.eom.corrected_gradient import Role, Slope, hand_over
-from neuromech.eom.derivatives import FORMS, HVPForm, Point, gradient_at
-from neuromech.eom.landscape import Terms, check_parameters
-from neuromech.eom.rule import Rule, check_order
-from neuromech.eom.terms import (
-    TABLEAUS,
-    Backend,
-    counter_terms,
-    flow_gradient_by_gradients,
-    lie_powers,
-    lie_powers_by_gradients,
-    motion_by_gradients,
-    runge_kutta,
-)
+from neuromech.compat import compiler_loaded, is_compiled, run_eagerly, version
+from neuromech.eom.accumulation import Closure, Pending
+from neuromech.eom.audit import check_difference, check_repeats, check_slope, check_small, check_waiting
+from neuromech.eom.closure import Live
+from neuromech.eom.corrected_gradient import Role
+from neuromech.eom.derivatives import FORMS, HVPForm, MissingDerivative, Point, gradient_at
+from neuromech.eom.landscape import check_parameters
+from neuromech.eom.rule import check_order
+from neuromech.eom.step_gradient import Follow, roles_of, rule_of, step_gradient
+from neuromech.eom.terms import Backend
 from neuromech.errors import EoMError
-from neuromech.optimizers import rule_named, takes_step_of
-from neuromech.params import Params, combine
-
-Follow = Literal["flow", "descent"]
-MEMORY = "eom_memory"  # in the state of a parameter, beside the momentum buffer that it describes
+from neuromech.optimizers import takes_step_of
+from neuromech.params import Params
 
 
 class EoMOptimizer(Optimizer):
@@ -41,14 +35,15 @@ class EoMOptimizer(Optimizer):
 
     `order` is the number of counter terms: after a time of order 1 the distance to the flow is O(lr^(order+1)); order
     0 is `base`. `backend="hvp"` takes Hessian-vector products (order 1 costs about 3 gradients), "gradients" takes
-    gradients further down (order 1 costs 2), and is cheaper at every order. `hvp` is the form of derivatives, see
-    `Point`. `follow="descent"` is for research: Euler steps on the equation of motion, g + lr/2 Hg + ..., which
-    double the implicit regularisation of gradient descent instead of removing it; base without momentum only.
+    gradients further down (order 1 costs 2), and is cheaper at every order. "auto": products if the closure returns
+    a loss that can be differentiated twice, else gradients (closures that run backward, compiled code, FSDP2, DDP).
+    `hvp` is the form of products, see `Point`. `follow="descent"` is for research: Euler steps on the equation of
+    motion, g + lr/2 Hg + ..., which double the implicit regularisation of gradient descent instead of removing it;
+    base without momentum only.
 
     `step(closure)`: the closure evaluates the loss of *one* batch, also if it is called again; it need not call
-    backward (if it does, derivatives are taken as differences). Where nobody passes one (GradScaler, Hugging Face's
-    Trainer), set the attribute `closure` before the step; it is not saved. State and parameter groups are those of
-    `base`.
+    backward. Micro-batches: `accumulate` each, then `step()`. Where nobody passes a closure (GradScaler), set the
+    attribute `closure` before the step; it is not saved. State and parameter groups are those of `base`.
 
     Steps 1, 2, 4, 8, .. evaluate the closure once more to see that it repeats itself. Miyagawa 2022, read backwards.
 
@@ -57,13 +52,14 @@ class EoMOptimizer(Optimizer):
 
     base: Optimizer
     closure: Closure | None
+    steps: int
 
     def __init__(
         self,
         base: Optimizer,
         order: int = 1,
         follow: Follow = "flow",
-        backend: Backend = "hvp",
+        backend: Backend | Literal["auto"] = "auto",
         hvp: HVPForm = "auto",
         closure: Closure | None = None,
     ) -> None:
@@ -73,15 +69,36 @@ class EoMOptimizer(Optimizer):
             _check_group(group, follow)
         self.base, self.closure = base, closure
         self.order, self.follow, self.backend, self.hvp = order, follow, backend, hvp
-        # Whoever watches the base has to know: symmetries of the loss do not protect the gradients that it is handed.
-        told = {"order": order, "follow": follow, "backend": backend}
-        base.follows_flow = told if order > 0 else {}  # type: ignore[attr-defined]
         self.steps = 0
-        self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
+        self._forget()
         groups, state, defaults = base.param_groups, base.state, base.defaults
         super().__init__([dict(group) for group in groups], dict(defaults))
         # What Optimizer.__init__ has made went through to the base: put back what was there.
         base.param_groups, base.state, base.defaults = groups, state, defaults
+
+    def _forget(self) -> None:
+        """Nothing is known yet of the closure."""
+        self._pending = Pending()
+        self._chosen: Backend | None = None
+        self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
+        self._modules = WeakSet[nn.Module]()
+        self._used: dict[int, tuple[ref[Tensor], int]] = {}  # by parameter: the gradient of a step, and its version
+        self.base.register_step_post_hook(lambda *_: self._mark_used())
+        self._tell()
+
+    def _tell(self) -> None:
+        """Whoever watches the base has to know: symmetries of the loss do not protect the gradients it is handed."""
+        self.base.follows_flow = self.described() if self.order else {}  # type: ignore[attr-defined]
+
+    def described(self) -> dict[str, Any]:
+        """What the steps do, for records: plain data. `backend` is the one in use, "auto" before the first step."""
+        return {
+            "class": type(self).__name__,
+            "base": type(self.base).__name__,
+            "order": self.order,
+            "follow": self.follow,
+            "backend": self._chosen or self.backend,
+        }
 
     # -- the state is the base's ---------------------------------------------------------------------------------------
 
@@ -139,7 +156,8 @@ class EoMOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "base" in state:  # a copy or a pickle
-            self.__dict__.update(state, closure=None, _form="unknown", _warned=False, _alike=False, _parallel=False)
+            self.__dict__.update(state, closure=None)
+            self._forget()
             super().__setstate__({})
         else:  # from Optimizer.load_state_dict
             self.base.__setstate__(state)
@@ -150,38 +168,76 @@ class EoMOptimizer(Optimizer):
 
     # -- a step --------------------------------------------------------------------------------------------------------
 
+    def accumulate(self, closures: Closure | Iterable[Closure], weights: float | Sequence[float] | None = None) -> None:
+        """Add micro-batches to the next step, which follows the flow of their mean, or of sum(weight * loss).
+
+        Each closure is as that of `step`, and is called in the step only: do not run backward meanwhile. Raises
+        `EoMError` for what is no closure, or weights that do not belong to them.
+        """
+        self._pending.add(closures, weights)
+
+    @property
+    def pending(self) -> int:
+        """How many micro-batches wait for the next step."""
+        return len(self._pending)
+
+    def evaluate(self, closure: Closure) -> Tensor:
+        """The loss of a closure where the parameters stand; nothing is changed by it, buffers and generators included.
+
+        Raises `EoMError` for what is no loss.
+        """
+        values = {name: role.parameter for name, role in roles_of(self.param_groups).items()}
+        before = {name: p.grad for name, p in values.items()}
+        try:
+            with Live(closure, values, spectator=True) as live:
+                return live.look().loss.detach()
+        finally:
+            for name, p in values.items():
+                p.grad = before[name]
+
     def step(self, closure: Closure | None = None) -> Any:
         """One step; returns the loss where it started. Afterwards `.grad` holds the plain gradient there.
 
-        Raises `EoMError` without a closure, or for one that is not the loss of one batch at unchanged parameters.
+        A closure joins those that were accumulated, if there are any: in their mean, or with weight 1 if they have any.
+
+        Raises `EoMError` without a closure, for one that is not the loss of one batch at unchanged parameters, and if
+        other gradients than the closure's wait in `.grad`.
         """
-        closure = closure or self.closure
-        if closure is None:
+        roles = roles_of(self.param_groups)
+        values: Params = {name: role.parameter for name, role in roles.items()}
+        check_parameters(values)
+        waiting = self._waiting(values)
+        if self._pending:
+            closure = self._pending.take(values.values(), closure, apart=self._backend() != "hvp")
+        loss = closure or self.closure
+        if loss is None:
             raise EoMError(
                 "EoMOptimizer evaluates the loss itself, at more than one point: call step(closure) with a function "
                 "that returns the loss of this batch, or set the attribute .closure before step()"
             )
-        roles = self._roles()
-        values: Params = {name: role.parameter for name, role in roles.items()}
-        check_parameters(values)
         audit = (self.steps + 1) & self.steps == 0
-        once = not audit and (
-            (self.order == 0 and self._form == "gradient")
-            or (self.backend == "hvp" and self._form == "reverse" and self.order == 1)
-        )
         # What an audit has seen to be the same at every evaluation is trusted until the next one.
-        waiting = {name: p.grad for name, p in values.items() if audit and p.grad is not None}
-        with Live(closure, values, once, self._alike and not audit, parallel=self._parallel) as live:
-            form = self.hvp if self.backend == "hvp" and self.order else "gradient"
-            point = Point.on(live, form, trusted=not audit, once=self.order == 1)
-            self._form = point.form
-            handed = self._handed(point, live, roles, audit)
-            if audit:
-                check_repeats(live, point)
-                check_scale(waiting, point.gradient)
-                if self.backend == "hvp" and self.order and point.form == "difference":
-                    check_difference(point)
-        self._alike, self._parallel = live.alike, live.parallel
+        once = (
+            not audit
+            and not waiting
+            and self._form in ("gradient", "reverse")
+            and self.order <= (self._form == "reverse")
+        )
+        known = set(self._modules) if compiler_loaded() and not audit else None
+        before = {name: p.grad for name, p in values.items()}
+        try:
+            with (
+                run_eagerly() if audit else nullcontext(),
+                Live(loss, values, once, self._alike and not audit, parallel=self._parallel, known=known) as live,
+            ):
+                point, handed = self._evaluated(live, roles, waiting, audit)
+                if audit:
+                    self._check(live, point)
+        except BaseException:
+            for name, p in values.items():
+                p.grad = before[name]
+            raise
+        self._alike, self._parallel, self._modules = live.alike, live.parallel, WeakSet(live.modules)
         for name, role in roles.items():  # a parameter that the loss does not use has to stay as it is
             role.parameter.grad = None if name in point.unused else handed[name]
         try:
@@ -189,94 +245,78 @@ class EoMOptimizer(Optimizer):
         finally:
             for name, role in roles.items():
                 role.parameter.grad = None if name in point.unused else point.gradient[name]
+        self._mark_used()
         self.steps += 1
         return point.loss
 
-    def _roles(self) -> dict[str, Role]:
-        """Every parameter that may move, by its name or its place."""
-        roles: dict[str, Role] = {}
-        for i, group in enumerate(self.param_groups):
-            rule, sign = _rule_of(group), -1.0 if group["maximize"] else 1.0
-            names = group.get("param_names") or [f"parameter {j} of group {i}" for j in range(len(group["params"]))]
-            for name, p in zip(names, group["params"], strict=True):
-                if p.requires_grad:
-                    roles[name] = Role(p, rule, float(group["lr"]), sign)
-        return roles
+    def _backend(self) -> Backend | None:
+        """The one to take; None: that is still to be seen."""
+        if self.backend != "auto":
+            return self.backend
+        return "hvp" if self.hvp != "auto" else self._chosen
 
-    def _handed(self, point: Point, live: Live, roles: dict[str, Role], audit: bool) -> Params:
-        """The gradients with which the base's step goes where it should."""
-        if self.order == 0:
-            return point.gradient
-        theta = live.here
-        if self.backend == "gradients" and self.follow == "flow" and self.order in TABLEAUS and (one := _one(roles)):
+    def _mark_used(self) -> None:
+        held = ((p, p.grad) for group in self.param_groups for p in group["params"])
+        self._used = {id(p): (ref(g), version(g)) for p, g in held if g is not None}
 
-            def shifted(shift: Terms) -> Params:
-                return gradient_at(live, shift=shift)
+    def _waiting(self, values: Params) -> Params:
+        """Gradients in .grad that have been put there since the last step, of whoever's."""
+        waiting: Params = {}
+        for name, p in values.items():
+            used, at = self._used.get(id(p), (None, 0))
+            if p.grad is not None and (used is None or used() is not p.grad or at != version(p.grad)):
+                waiting[name] = p.grad
+        return waiting
 
-            return runge_kutta(shifted, point.gradient, theta, one.w, self.order, one.rule.weight_decay, one.sign)
-        slope = Slope(roles)
-        explicit = slope.derivative(point.derivative, theta)
-        field = slope.field(lambda at: gradient_at(live, at), theta, point.gradient)
-        if self.follow == "descent":
-            if self.backend == "hvp":
-                extra = combine([(1.0, xi) for xi in counter_terms(explicit, self.order)])
-            else:
-                extra = combine(
-                    [(-1.0, motion_by_gradients(field, theta, Rule(), 1.0, self.order)), (-1.0, field(theta))]
-                )
-            return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
-        if self.backend == "gradients" and self.order in TABLEAUS and not any(r.rule.momentum for r in roles.values()):
-            step = flow_gradient_by_gradients(field, theta, 1.0, self.order)
-            extra = combine([(1.0, step), (-1.0, field(theta))])
-            return slope.handed([{}, extra], [(1.0, 1.0)] * len(roles), point.gradient, theta)
-        if self.backend == "hvp":
-            powers = list(lie_powers(explicit, self.order))
-        else:
-            powers = lie_powers_by_gradients(field, theta, self.order)
-        coefficients = [self._next(role, name not in point.unused) for name, role in roles.items()]
-        handed = slope.handed(powers, coefficients, point.gradient, theta)
-        if audit and not self._warned:
-            self._warned = check_small(handed, coefficients, powers, point.gradient, roles)
-        return handed
+    def _evaluated(self, live: Live, roles: dict[str, Role], waiting: Params, audit: bool) -> tuple[Point, Params]:
+        """The point where the step starts, and the gradients with which it goes where it should."""
+        backend = self._backend()
+        form = "gradient" if backend == "gradients" or not self.order else self.hvp
+        point = Point.on(live, form, trusted=not audit, once=self.order == 1, lenient=backend is None)
+        self._form = point.form
+        if waiting:
+            check_waiting(waiting, point.gradient, lambda: gradient_at(live, live.here))
+        if not self.order:
+            return point, point.gradient
+        if backend is None:
+            backend = "hvp" if point.form == "reverse" and not _compiled(live) else "gradients"
+        try:
+            made = step_gradient(point, live, roles, self.state, self.order, self.follow, backend)
+        except MissingDerivative:
+            if self._backend() is not None:
+                raise
+            backend = "gradients"
+            made = step_gradient(point, live, roles, self.state, self.order, self.follow, backend)
+        if backend == "gradients":
+            self._form = "gradient"
+        if backend != self._chosen:
+            self._chosen = backend
+            self._tell()
+        if audit and made.powers and not self._warned:
+            self._warned = check_small(made, point.gradient, roles)
+        return point, made.gradient
 
-    def _next(self, role: Role, used: bool) -> tuple[float, ...]:
-        """The coefficients of this parameter's next gradient; its memory moves on."""
-        if not role.rule.momentum:
-            return _steady(role.rule, role.lr, self.order, None).gradient
-        state = self.state.get(role.parameter, {})
-        first = state.get("momentum_buffer") is None
-        # A buffer that plain steps have left is, to lowest order, speed * gradient.
-        memory = None if first else tuple(state.get(MEMORY) or (role.rule.speed, *[0.0] * self.order))
-        handed = _steady(role.rule, role.lr, self.order, memory)
-        if used:
-            self.state[role.parameter][MEMORY] = list(handed.memory)
-        return handed.gradient
+    def _check(self, live: Live, point: Point) -> None:
+        check_repeats(live, point)
+        own_backward = point.form in ("gradient", "difference") and self._form != "reverse"
+        if own_backward and live.ran_backward and not self._warned:
+            self._warned = check_slope(live, point)
+        if self._backend() == "hvp" and self.order and point.form == "difference":
+            check_difference(point)
 
 
-def _one(roles: dict[str, Role]) -> Role | None:
-    """Any of the roles, if all are the same, without momentum: then nothing has to be scaled there and back."""
-    first, *others = roles.values()
-    if first.rule.momentum or any(role[1:] != first[1:] for role in others):
-        return None
-    return first
-
-
-_steady = lru_cache(maxsize=1024)(hand_over)  # parameters of a group share their numbers
-
-
-_rule = lru_cache(maxsize=64)(Rule)
-
-
-def _rule_of(group: dict[str, Any]) -> Rule:
-    """Of a param group of SGD."""
-    return _rule(**rule_named("SGD").flow(group))  # type: ignore[arg-type]
+def _compiled(live: Live) -> bool:
+    """Whether the closure runs compiled code, which is differentiated once only."""
+    if not compiler_loaded():
+        return False
+    return any(is_compiled(m) for m in live.modules)
 
 
 def _check_options(order: int, follow: str, backend: str, hvp: str) -> None:
     check_order(order)
     for name, value, known in (
         ("follow", follow, get_args(Follow)),
-        ("backend", backend, get_args(Backend)),
+        ("backend", backend, ("auto", *get_args(Backend))),
         ("hvp", hvp, FORMS),
     ):
         if value not in known:
@@ -304,5 +344,5 @@ def _check_base(base: Any) -> None:
 
 
 def _check_group(group: dict[str, Any], follow: str) -> None:
-    if _rule_of(group).momentum and follow == "descent":
+    if rule_of(group).momentum and follow == "descent":
         raise EoMError("follow='descent' is Euler's method on the equation of motion: it has no momentum; set it to 0")

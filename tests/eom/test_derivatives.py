@@ -139,9 +139,12 @@ def test_an_operator_without_second_derivative_is_named() -> None:
     wanted = {"x": 6 * params["x"] ** 2}
     assert distance(Point(loss, params, "difference").hvp(params), wanted) < 1e-6
     x = nn.Parameter(torch.randn(3))
-    optimizer = EoMOptimizer(torch.optim.SGD([x], lr=0.1))
+    optimizer = EoMOptimizer(torch.optim.SGD([x], lr=0.1), backend="hvp")
     with pytest.raises(EoMError, match="Opaque"):
         optimizer.step(lambda: Opaque.apply(x).sum())
+    chooses = EoMOptimizer(torch.optim.SGD([x], lr=0.1))  # gradients alone do
+    chooses.step(lambda: Opaque.apply(x).sum())
+    assert chooses.described()["backend"] == "gradients"
 
 
 def test_unused_parameters_are_told() -> None:

@@ -13,7 +13,7 @@ from neuromech import EoMError, EoMOptimizer
 
 HOW = [
     ({"order": 0}, {}),
-    ({"order": 1}, {}),
+    ({"order": 1, "backend": "hvp"}, {}),
     ({"order": 1, "hvp": "difference"}, {"momentum": 0.5}),
     ({"order": 1, "backend": "gradients"}, {"weight_decay": 0.01}),
     ({"order": 2, "backend": "gradients"}, {"momentum": 0.5}),
@@ -58,6 +58,9 @@ def shared(rank: int, port: int, kind: str) -> None:
         for p, q in zip(model.parameters(), whole.parameters(), strict=True):
             mine = p.full_tensor() if hasattr(p, "full_tensor") else p
             torch.testing.assert_close(mine, q, rtol=0, atol=1e-11)
+    ends = [trained(sharded(net()), *half, how, {}) for how in ({"order": 1}, {"order": 1, "backend": "gradients"})]
+    for p, q in zip(*(model.parameters() for model in ends), strict=True):  # what is chosen where nobody says
+        assert torch.equal(*(t.to_local() if hasattr(t, "to_local") else t for t in (p, q)))
     with pytest.raises(EoMError, match="FSDP2 and DDP"):
         trained(sharded(net()), *half, {"order": 1, "hvp": "reverse"}, {})
     dist.destroy_process_group()

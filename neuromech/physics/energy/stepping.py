@@ -239,11 +239,12 @@ def rollout(
     steppers = {c: ImplicitStep(model, solver) for c in fractions}
     states = [u0]
     for k, size in enumerate(sizes):
+        model.discrete_gradient.guard(u0)
         given = None if inputs is None else inputs[k]
         u = states[-1]
         guess = u + (u - states[-2]) * (size / sizes[k - 1]) if k else None
         for c in fractions:
-            steppers[c].velocity = partial(model, inputs=given)
+            steppers[c].velocity = partial(model.between, inputs=given)
             try:
                 u = steppers[c](u, c * size, guess if order == 2 else None)
             except ConvergenceError as error:
