@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,22 +36,20 @@ class Measurement:
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
         self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
+        record.update_meta(describe.of_findings(found, self.params))
+        formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         rows = Rows(self._laws.slices, members, self._laws.device)
-        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, self._eps())
+        self._writer, self._totals = (
+            ReadingWriter(record, rows, journal),
+            Totals(rows, [*map(eps_of, formats)][: len(self.symmetries)]),
+        )
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
-        record.update_meta(describe.of_findings(found, self.params))
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
             journal.once("none found", 0, "none found", message)
-
-    def _eps(self) -> list[float]:
-        """Of the weights of each family, or of autocast, to which gradients are rounded."""
-        coarse = eps_of(str(self._record.meta.get("autocast") or ""))
-        eps = [max(torch.finfo(self.params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
-        return eps if math.isnan(coarse) else [max(e, coarse) for e in eps]
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
