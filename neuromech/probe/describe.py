@@ -42,8 +42,7 @@ def of_run(every: int, members: int | None, name: str | None, config: Mapping[st
     """How the run is recorded, and what its user says of it. Raises `InstrumentError` for a config that is not one."""
     if config is not None and not isinstance(config, Mapping):
         raise InstrumentError(f"config= takes a dict of settings, not {type(config).__name__}: try vars(args)")
-    said = {"name": None if name is None else str(name), "config": None if config is None else dict(config)}
-    return {"every": every, "members": members} | {k: v for k, v in said.items() if v is not None}
+    return {"every": every, "members": members, "name": name, "config": config}
 
 
 def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, Any]:

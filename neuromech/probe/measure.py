@@ -38,8 +38,8 @@ class Measurement:
         self._observed: Tensor | None = None
         record.update_meta(describe.of_findings(found, self.params))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
-        rows = Rows(self._laws.slices, members, self._laws.device)
-        self._writer, self._totals = (
+        rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
+        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
             ReadingWriter(record, rows, journal),
             Totals(rows, [*map(eps_of, formats)][: len(self.symmetries)]),
         )
