@@ -40,9 +40,6 @@ class Measurement:
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
-            ReadingWriter(record, rows, journal),
-            Totals(rows, [*map(eps_of, formats)][: len(self.symmetries)]),
-        )
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
