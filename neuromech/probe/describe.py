@@ -55,7 +55,7 @@ def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str,
         for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
     rule = rule_of(optimizer)
-    known = {} if rule is None else {"rule": rule.name}
+    known = {} if rule is None else {"rule": rule.key}
     flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
     wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
     return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups} | wrapper
