@@ -12,6 +12,8 @@ from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
 from .interpret import Invariance as Invariance
+from .normalised import ParameterGroups as ParameterGroups
+from .normalised import parameter_groups as parameter_groups
 from .recognition import recognise as recognise
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
