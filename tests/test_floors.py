@@ -1,9 +1,7 @@
 """The architecture, read off the source: imports run down only and by the front door, a word means one thing."""
 
 import ast
-import io
 import re
-import tokenize
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -35,7 +33,6 @@ LONGEST = 350  # lines of a file: more is two ideas
 # two files that have nothing to do with each other. More, and a search for a word finds other things than it means.
 HOMONYMS = 23
 FILES = sorted(ROOT.rglob("*.py"))
-PROSE = [*FILES, *(p for folder in ("tests", "experiments", "analysis") for p in (ROOT.parent / folder).rglob("*.py"))]
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -201,29 +198,6 @@ def test_a_word_means_one_thing() -> None:
     assert len(found) <= HOMONYMS, "\n".join(f"{name}: {', '.join(where)}" for name, where in sorted(found.items()))
 
 
-def scars(source: str) -> Iterator[str]:
-    """What line wrappers leave: quotes where they cut a string, and pieces marked f that have nothing to fill."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r'"\n\s*"', node.value):
-            yield node.value
-    start, filled = "", False
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind = tokenize.tok_name[token.type]
-        if kind == "STRING" and re.match(r"(?i)r?fr?['\"]", token.string) and "{" not in token.string:
-            yield token.string
-        elif kind == "FSTRING_START":  # from Python 3.12 on
-            start, filled = token.line, False
-        elif kind == "FSTRING_END" and not filled:
-            yield start
-        filled = filled or (kind == "OP" and token.string == "{")
-
-
-@pytest.mark.parametrize("path", PROSE, ids=lambda p: str(p.relative_to(ROOT.parent)))
-def test_text_has_no_scars(path: Path) -> None:
-    if path != Path(__file__):
-        assert not list(scars(path.read_text()))
-
-
 def test_the_tests_see_what_they_should() -> None:
     tree = ast.parse(
         "import a.b\nif TYPE_CHECKING:\n    import c\ndef f():\n    from d import e\nclass G:\n    import h"
@@ -242,4 +216,3 @@ def test_the_tests_see_what_they_should() -> None:
     assert circle(arrows(pair)) == ["neuromech.a", "neuromech.b"]
     twice = {m: ast.parse("class A: ...\nRows = list[int]\nLIMIT = 1\n") for m in ("x", "y")}
     assert set(homonyms({**twice, "z": ast.parse("class B: ...")})) == {"A", "Rows"}
-    assert len(list(scars('x = ("a" f"b " "c")\n"""cut "\n  "here"""\nf"{x}"'))) == 2

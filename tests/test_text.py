@@ -1,7 +1,9 @@
 """What people read is whole: no string or docstring has been cut by a formatter and left so."""
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +27,21 @@ def scars(source: str) -> Iterator[int]:
     for i, (above, line, below) in enumerate(zip(lines, lines[1:], lines[2:], strict=False), 2):
         if SHORT.fullmatch(line) and STRING.fullmatch(above) and STRING.match(below):
             yield i
+    yield from pointless(source)
+
+
+def pointless(source: str) -> Iterator[int]:
+    """The lines of strings marked f that have nothing to fill in."""
+    start, filled = 0, False
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind == "STRING" and re.match(r"(?i)r?fr?['\"]", token.string) and "{" not in token.string:
+            yield token.start[0]
+        elif kind == "FSTRING_START":  # from Python 3.12 on
+            start, filled = token.start[0], False
+        elif kind == "FSTRING_END" and not filled:
+            yield start
+        filled = filled or (kind == "OP" and token.string == "{")
 
 
 @pytest.mark.parametrize("folder", ["neuromech", "tests", "experiments", "analysis"])
@@ -38,4 +55,6 @@ def test_cut_text_is_seen() -> None:
     docstring = 'def f():\n    """From the end of the #\n    #step."""'.replace("#", quote)
     message = "error(\n    f#a long line #\n    f#options. #\n    #and on#\n)".replace("#", quote)
     assert list(scars(docstring)) == [2]
-    assert list(scars(message)) == [3]
+    assert list(scars(message)) == [3, 2, 3]
+    pieces = "x = (\n    #a#\n    f#b #\n    f#{c}#\n)".replace("#", quote)
+    assert list(pointless(pieces)) == [3]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import logging
 import sys
 import warnings
 from collections.abc import Callable
@@ -89,12 +90,17 @@ def _from_program(path: Path) -> LoadedModel:
     """A `torch.export` program with the example that it was exported with."""
     if not path.is_file():
         raise NeuromechError(f"there is no file {path}")
+    log = logging.getLogger("torch.export")  # of what is no program it tells at length
+    before = log.level
     try:
+        log.setLevel(logging.CRITICAL)
         program = torch.export.load(path)
     except Exception as error:  # whatever a file that is no program makes it say
         raise NeuromechError(
             f"{path} could not be read as a program saved by torch.export.save ({type(error).__name__}: {error})"
         ) from error
+    finally:
+        log.setLevel(before)
     if program.example_inputs is None:
         raise NeuromechError(f"{path} holds no example inputs: save the program as torch.export.export returned it")
     args, kwargs = program.example_inputs

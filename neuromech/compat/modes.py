@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -82,9 +82,19 @@ def innermost_function_mode() -> Any:
 
 
 def left_uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compiler.disable`: runs as it is, at a break of the graph."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return function
+    """`torch.compiler.disable`: runs as it is, at a break of the graph, and so does what it calls."""
+    frames: Any = torch._C._dynamo.eval_frame
+
+    @wraps(function)
+    def left(*args: Any) -> Any:
+        before = frames.set_eval_frame(None)
+        try:
+            return function(*args)
+        finally:
+            frames.set_eval_frame(before)
+
+    left._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return left
 
 
 def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,12 +105,13 @@ def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def load_forward_mode() -> None:
-    """torch loads forward mode at the first jvp, with a DeprecationWarning about its own code: take it here, once.
+    """torch loads forward mode at the first jvp, with a warning about its own code (a FutureWarning from 2.14 on).
 
-    Where the module is gone there is nothing to load.
+    Take it here, once. Where the module is gone there is nothing to load.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             from torch._decomp import decompositions_for_jvp  # noqa: F401
         except ImportError:

@@ -22,7 +22,7 @@ from neuromech.hooks.forward import Hook
 _CALLS = {
     code: argument
     for call, argument in ((torch.autograd.backward, "tensors"), (torch.autograd.grad, "outputs"))
-    if (code := getattr(call, "__code__", None)) is not None
+    if (code := code_of(call)) is not None
 }
 _SCALED_STEP = code_of(torch.amp.GradScaler.step)
 _PRODUCT = "MulBackward0"

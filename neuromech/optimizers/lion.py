@@ -9,8 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from neuromech.optimizers import conventions as po
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
-from neuromech.optimizers.settings import Group, number
+from neuromech.optimizers.settings import ParamGroup, number
 
 FIRST = "exp_avg"
 
@@ -25,7 +26,7 @@ def _update(e: Elements, after: State) -> Tensor:
     return e.old(FIRST).mul(beta1).add_(e.gradient, alpha=1.0 - beta1).sign_()
 
 
-def _flow(group: Group) -> dict[str, Any]:
+def _flow(group: ParamGroup) -> dict[str, Any]:
     betas = tuple(map(number, group["betas"]))
     return {"kind": "lion", "betas": betas, "weight_decay": number(group["weight_decay"]), "decoupled": True}
 
@@ -39,4 +40,17 @@ LION = Rule(
     decay=decoupled_decay,
     decoupled=lambda group: True,
     flow=_flow,
+)
+
+
+LION_PO = Rule(
+    "Lion",
+    "the package pytorch_optimizer; Chen et al. 2023",
+    ("lr", "betas", "weight_decay", "weight_decouple", "fixed_decay", "maximize"),
+    lambda e, after: e.old(FIRST).lerp(po.force(e), 1.0 - e.betas[0]).sign_(),
+    lambda e: {FIRST: e.old(FIRST).lerp(po.force(e), 1.0 - e.betas[1])},
+    decay=po.decay,
+    decoupled=po.decoupled,
+    attributes=("maximize",),
+    package=po.PACKAGE,
 )

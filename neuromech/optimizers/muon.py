@@ -11,7 +11,7 @@ from torch import Tensor
 
 from neuromech.compat import muon_direction, muon_rate
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
-from neuromech.optimizers.settings import Group, number
+from neuromech.optimizers.settings import ParamGroup, number
 
 BUFFER = "momentum_buffer"
 
@@ -28,7 +28,7 @@ def _update(e: Elements, after: State) -> Tensor:
     return shaped.to(p.dtype).mul_(muon_rate(e.number("lr"), told["adjust_lr_fn"], p.shape))
 
 
-def _flow(group: Group) -> dict[str, Any]:
+def _flow(group: ParamGroup) -> dict[str, Any]:
     told = {"momentum": number(group["momentum"]), "nesterov": bool(group["nesterov"]), "eps": number(group["eps"])}
     shape = {"coefficients": tuple(group["ns_coefficients"]), "iterations": int(group["ns_steps"])}
     decay = {"weight_decay": number(group["weight_decay"]), "decoupled": True}
