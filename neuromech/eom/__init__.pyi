@@ -5,7 +5,6 @@ from .curvature import trace as trace
 from .derivatives import Point as Point
 from .edge import EdgeFlow as EdgeFlow
 from .edge import EdgePoint as EdgePoint
-from .edge import central_flow as central_flow
 from .edge import edge_flow as edge_flow
 from .error import ErrorMeter as ErrorMeter
 from .error import PathError as PathError

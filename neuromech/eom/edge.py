@@ -11,8 +11,7 @@ third derivative in g_e, a^2/2 d^2 g[v, v], has pushed the sharpness back to 2 /
 mu) and a' = (kappa <v, g_o> - 2 (1 + mu) a / lr) / (1 - mu). RMSprop: gradients over p = sqrt(nu) + eps, with
 nu' = (1 - beta) / lr (g_e^2 + g_o^2 - nu).
 
-The central flow (Cohen et al., ICLR 2025) takes the amplitude for settled: a^2 is what keeps the sharpness at the edge.
-One direction is followed; where several modes are unstable at once, both are approximations.
+One direction is followed: where several modes are unstable at once this is an approximation.
 """
 
 from __future__ import annotations
@@ -133,36 +132,6 @@ def edge_flow(
         return out
 
     return EdgeFlow(slope, state, rule, lr, frozenset(state.keys() - start.keys()))
-
-
-def central_flow(
-    rule: Rule | Optimizer, loss: LossFunction, params: Params, lr: float | None = None, hvp: HVPForm = "auto"
-) -> Flow:
-    """w' = -speed (g + a^2/2 grad S), with a^2 >= 0 such that the sharpness S stays at the edge once it is there.
-
-    SGD with momentum or without. Raises `EoMError` for other rules, and for decay.
-    """
-    rule, lr = _known(rule, lr)
-    if rule.kind != "sgd":
-        raise EoMError("the central flow is worked out for SGD here: take edge_flow for RMSprop")
-    limit = rule.edge / (rule.kappa * lr)
-    guess: list[Params | None] = [None]
-    start = PureLandscape(loss, params).here
-
-    def slope(w: Params) -> Params:
-        g = gradient_at(PureLandscape(loss, w))
-        top = sharpness(loss, w, hvp, tolerance=1e-3, start=guess[0])
-        guess[0] = top.vector
-        out = combine([(-rule.speed, g)])
-        if top.value >= limit:
-            grown = Point(loss, w, hvp).derivative(top.vector, top.vector)
-            # S falls back to the edge within some steps if it is past it, and stays there.
-            pull = (top.value - limit) / (4.0 * lr) / rule.speed - float(dot(grown, g))
-            half = max(pull / float(dot(grown, grown)), 0.0)
-            out = combine([(1.0, out), (-rule.speed * half, grown)])
-        return out
-
-    return Flow(slope, start, rule, lr)
 
 
 def _known(rule: Rule | Optimizer, lr: float | None) -> tuple[Rule, float]:

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from neuromech import EoMError
-from neuromech.eom import Rule, central_flow, descend, edge_flow, sharpness
+from neuromech.eom import Rule, descend, edge_flow, sharpness
 from neuromech.params import Params
 
-LR, DRIVE = 0.1, 0.01
+LR, DRIVE = 0.1, 0.02
 
 
-def steepening(rule: Rule, start: float = 0.98, a: float = 1e-3):
+def steepening(rule: Rule, start: float = 1.001, a: float = 1e-3):
     """(s + y) x^2 / 2 - c y: curvature along x grows at the rate c, and oscillations of x lower it."""
     edge = rule.edge / (rule.kappa * LR)
 
@@ -24,36 +24,24 @@ def steepening(rule: Rule, start: float = 0.98, a: float = 1e-3):
     return loss, {"x": zero.clone(), "y": zero.clone()}, edge, a
 
 
-@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5), Rule(momentum=0.5, dampening=0.2)])
+@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5)])
 def test_steps_stay_around_the_edge_flow(rule: Rule) -> None:
     loss, params, edge, a = steepening(rule)
-    count = round(1200 * (1.0 - rule.momentum) / rule.kappa)
     x = torch.tensor(a, dtype=torch.float64)
-    steps = descend(rule, loss, params | {"x": x}, LR, count)
-    flow = edge_flow(rule, loss, params, LR, seed=a)
-    times = [LR * k for k in range(count // 10, count, count // 10)]
-    points = flow.points(times, "dopri5")
-    past = [p for p in points if p.amplitude > 2 * a]
-    assert past  # the edge was reached, and steps oscillate
-    for time, point in zip(times, points, strict=True):
-        k = round(time / LR)
-        after = steps[k - 1 : k + 2]
-        mean = sum(float(w * p["y"]) for w, p in zip((0.25, 0.5, 0.25), after, strict=True))
-        swing = abs(float(after[1]["x"]) - float(after[2]["x"])) / 2
-        assert float(point.centre["y"]) == pytest.approx(mean, abs=0.02 * edge)
-        assert point.amplitude == pytest.approx(swing, rel=0.25, abs=2e-3)
-        assert sharpness(loss, point.centre).value == pytest.approx(edge * 0.98 + mean, rel=0.02)
-        assert point.mean_of(loss) == pytest.approx(
-            float(loss({"x": torch.tensor(swing, dtype=torch.float64), "y": after[1]["y"]})), abs=2e-3
-        )
+    steps = descend(rule, loss, params | {"x": x}, LR, 180)
+    points = edge_flow(rule, loss, params, LR, seed=a).points([LR * k for k in (40, 80, 120, 160)], "dopri5")
 
+    def swing(k: int) -> float:
+        return abs(float(steps[k - 1]["x"]) - float(steps[k]["x"])) / 2  # after k steps, and one more
 
-@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5)])
-def test_the_central_flow_stops_at_the_edge(rule: Rule) -> None:
-    loss, params, edge, _ = steepening(rule)
-    end = central_flow(rule, loss, params, LR).at(80.0, rtol=1e-4, atol=1e-6)
-    assert sharpness(loss, end).value == pytest.approx(edge, rel=0.01)
-    assert float(end["y"]) == pytest.approx(0.02 * edge, rel=0.05)
+    for k, point in zip((40, 80, 120, 160), points, strict=True):
+        y = float(steps[k - 1]["y"])
+        # A step's worth, and what a fresh buffer falls behind: lr * startup * the gradient.
+        assert float(point.centre["y"]) == pytest.approx(y, abs=LR * DRIVE * (1.0 + rule.startup))
+        # A buffer that starts anew changes the swing by a factor, once.
+        assert point.amplitude / points[0].amplitude == pytest.approx(swing(k) / swing(40), rel=0.05)
+        assert sharpness(loss, point.centre).value == pytest.approx(edge * 1.001 + y, rel=1e-3)
+    assert points[-1].amplitude > 5 * a
 
 
 def test_below_the_edge_it_is_the_gradient_flow() -> None:
@@ -105,8 +93,6 @@ def test_what_has_no_edge_flow_is_refused() -> None:
     ):
         with pytest.raises(EoMError, match=message):
             edge_flow(rule, loss, params, lr)
-    with pytest.raises(EoMError, match="worked out for SGD"):
-        central_flow(Rule("rmsprop", betas=(0.0, 0.9)), loss, params, 0.1)
     flow = edge_flow(torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1), loss, params)
     with pytest.raises(EoMError, match="all forwards"):
         flow.points([-1.0])
