@@ -1,5 +1,7 @@
+from .calling import call as call
 from .calling import is_our_call as is_our_call
 from .calling import private_copy as private_copy
+from .calling import state_of as state_of
 from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of

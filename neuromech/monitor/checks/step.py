@@ -79,7 +79,7 @@ class StepCheck:
                 if rule.clock:
                     t = 1.0 + (found.clocks.get(n, 0.0) if rule.clock == "state" else group.settings.get("step", 0.0))
                 scalars = (number(found.tensors[n, key]) for key in rule.scalars if (n, key) in found.tensors)
-                alike.setdefault((t, self._params[n].dtype, *scalars), []).append(n)
+                alike.setdefault((t, self._params[n].dtype, _additions(step.grads[n]), *scalars), []).append(n)
             for (t, *_), names in alike.items():
                 yield _Replay(tuple(names), self._ahead(rule, group, names, t, step))
 
@@ -108,7 +108,15 @@ class StepCheck:
             cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), first.dtype)),
             first,
         )
-        return ahead(rule, e, gradient)
+        return ahead(rule, e, gradient, _additions(step.grads[names[0]]))
 
     def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})
+
+
+def _additions(g: Tensor) -> int:
+    """How many numbers an element of a gradient is made of while it is added to a weight: of a sparse one, many."""
+    if not g.is_sparse or g.is_coalesced():
+        return 1
+    # Repeated rows are added one by one, in an order that is not known.
+    return int(g._indices().unique(dim=1, return_counts=True)[1].max()) if g._nnz() else 1
