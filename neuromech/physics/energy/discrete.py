@@ -13,6 +13,7 @@ sum; the discrete gradient has the shape of the state.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,7 +29,7 @@ from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
 
 GradientForm = Literal["chain", "average", "midpoint"]
-Energy = Callable[[Tensor], Tensor]
+Energy = Callable[..., Tensor]
 
 
 def discrete_gradient(energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> DiscreteGradient:
@@ -75,21 +76,22 @@ class DiscreteGradient:
         self._energy = energy
         self.retrace()
 
-    def __call__(self, u: Tensor, v: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
+        """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
         _check_states(u, v)
-        return self.guarded(u, v)
+        return self.guarded(u, v, condition)
 
-    def guarded(self, u: Tensor, v: Tensor) -> Tensor:
+    def guarded(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """The same, of states that are known to match: what has changed since the trace is traced anew."""
         if hides_values(u) or hides_values(v):
-            return self.unchecked(u, v)
-        self.guard(u)
-        out = self.unchecked(u, v)
-        if self.form == "chain" and not self._holds(u, v, out):
+            return self.unchecked(u, v, condition)
+        self.guard(u, condition)
+        out = self.unchecked(u, v, condition)
+        if self.form == "chain" and not self._holds(u, v, out, condition):
             self.retrace()
-            self.guard(u)
-            out = self.unchecked(u, v)
-            if not self._holds(u, v, out, slack=1e3):
+            self.guard(u, condition)
+            out = self.unchecked(u, v, condition)
+            if not self._holds(u, v, out, condition, slack=1e3):
                 raise PhysicsError(
                     "the energy is not the function that was traced: evaluated again it gives other values, so that no "
                     "discrete gradient belongs to it. Does it read something that changes from call to call, as a "
@@ -97,17 +99,19 @@ class DiscreteGradient:
                 )
         return out
 
-    def unchecked(self, u: Tensor, v: Tensor) -> Tensor:
+    def unchecked(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """The same without a look at states and energy: what solvers and function transforms call many times."""
-        traced = self._admit(u)
+        traced = self._admit(u, condition)
+        if self.form == "chain":
+            beside = () if condition is None else (condition,)
+            out: Tensor = self._graph(traced, u, condition)(*self._live(), *beside, u, v)
+            return out
+        value = partial(self.value, condition=condition)
         if self.form == "average":
-            return averaged_gradient(self._value, u, v, self.nodes)
-        if self.form == "midpoint":
-            return corrected_midpoint_gradient(self._value, u, v)
-        out: Tensor = self._graph(traced, u)(*self._live(), u, v)
-        return out
+            return averaged_gradient(value, u, v, self.nodes)
+        return corrected_midpoint_gradient(value, u, v)
 
-    def guard(self, u: Tensor) -> None:
+    def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
         """Choose the trace of the energy as it is now, or begin a new one."""
         now = facts(self._energy)
         for k, traced in enumerate(self._traces):
@@ -116,32 +120,32 @@ class DiscreteGradient:
                 break
         else:
             self._traces = [_Traced(now), *self._traces[: KEPT - 1]]
-        self._admit(u)
+        self._admit(u, condition)
         advance(self._energy, u)
 
-    def gradient(self, u: Tensor) -> Tensor:
+    def gradient(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""
-        return self.unchecked(u, u)
+        return self.unchecked(u, u, condition)
 
-    def graph(self, u: Tensor) -> fx.GraphModule:
-        """The traced sweep for states such as `u`: a GraphModule of (tensors of the energy..., u, v)."""
-        self.guard(u)
-        return self._graph(self._traces[0], u)
+    def graph(self, u: Tensor, condition: Tensor | None = None) -> fx.GraphModule:
+        """The traced sweep for states such as `u`: a GraphModule of (tensors of the energy..., condition, u, v)."""
+        self.guard(u, condition)
+        return self._graph(self._traces[0], u, condition)
 
     def retrace(self) -> None:
         """Forget the traced graphs."""
         self._traces.clear()
 
-    def _value(self, u: Tensor) -> Tensor:
+    def value(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """H(u), (), or [B] where the energy gives [B, 1]."""
         with steady(self._energy):
-            return squeezed(self._energy(u), u)
+            return squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
 
-    def _admit(self, u: Tensor) -> _Traced:
+    def _admit(self, u: Tensor, condition: Tensor | None = None) -> _Traced:
         """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
         if not self._traces:
             self._traces = [_Traced(facts(self._energy))]
-        traced, key = self._traces[0], (u.shape, u.dtype, u.device)
+        traced, key = self._traces[0], _kind(u, condition)
         if key in traced.admitted:
             return traced
         if u.device.type == "meta":
@@ -149,7 +153,7 @@ class DiscreteGradient:
         with outside(), torch.no_grad():
             example = example_of(u)
             with RandomOperators() as drawn:
-                check_energy(self._value(example), example)
+                check_energy(self.value(example, condition), example)
             if drawn.names:
                 raise PhysicsError(
                     f"the energy draws random numbers ({', '.join(drawn.names)}), so it is no function of the state: "
@@ -157,55 +161,60 @@ class DiscreteGradient:
                 )
             if not traced.admitted:  # what an evaluation changes by itself, as a counter, says nothing
                 before = facts(self._energy)
-                self._value(example.clone())
+                self.value(example.clone(), condition)
                 traced.settle(before, facts(self._energy))
         if self.form != "chain":
-            _check_independent(self._value, example)
+            _check_independent(partial(self.value, condition=condition), example)
         traced.admitted.add(key)
         return traced
 
-    def _holds(self, u: Tensor, v: Tensor, g: Tensor, slack: float = 1.0) -> bool:
+    def _holds(self, u: Tensor, v: Tensor, g: Tensor, condition: Tensor | None, slack: float = 1.0) -> bool:
         """Is <g, u - v> = H(u) - H(v) by the energy itself? Of the sample that moves most, if samples are their own."""
         with outside(), torch.no_grad():
             u, v, g = u.detach(), v.detach(), g.detach()
             if u.ndim > 1 and u.shape[0] and self._traces[0].per_sample:
                 k = int((u - v).abs().flatten(1).amax(1).argmax())
+                both = None if condition is None else condition[[k, k]] if condition.ndim else condition
                 u, v, g = u[k : k + 1], v[k : k + 1], g[k : k + 1]
-                at_u, at_v = self._value(torch.cat([u, v])).unbind()
+                at_u, at_v = self.value(torch.cat([u, v]), both).unbind()
             else:
-                at_u, at_v = self._value(u).sum(), self._value(v).sum()
+                at_u, at_v = self.value(u, condition).sum(), self.value(v, condition).sum()
             terms = g * (u - v)
             off = (terms.sum() - (at_u - at_v)).abs()
             size = at_u.abs() + at_v.abs() + terms.abs().sum()
             bound = slack * torch.finfo(u.dtype).eps ** 0.5 * size
             return bool(~torch.isfinite(size) | (off <= bound))
 
-    def _graph(self, traced: _Traced, u: Tensor) -> fx.GraphModule:
-        state = self._live()
-        key = (u.shape, u.dtype, u.device, *((p.shape, p.dtype) for p in state))
+    def _graph(self, traced: _Traced, u: Tensor, condition: Tensor | None) -> fx.GraphModule:
+        state = [*self._live(), *(() if condition is None else (condition,))]
+        key = (*_kind(u, condition), *((p.shape, p.dtype) for p in state))
         if key not in traced.sweeps:
             with outside(), steady(self._energy):  # fresh tensors: the caller's may belong to a function transform
                 *given, u, v = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (*state, u, u))
-                traced.sweeps[key] = self._trace(traced, given, u, v)
+                traced.sweeps[key] = self._trace(traced, given, u, v, condition)
         return traced.sweeps[key]
 
     def _live(self) -> list[Tensor]:
         return list(_tensors_of(compiled_from(self._energy)).values())
 
-    def _trace(self, traced: _Traced, state: list[Tensor], u: Tensor, v: Tensor) -> fx.GraphModule:
+    def _trace(
+        self, traced: _Traced, state: list[Tensor], u: Tensor, v: Tensor, condition: Tensor | None
+    ) -> fx.GraphModule:
         function = compiled_from(self._energy)
         names = list(_tensors_of(function))
 
         def energy(*tensors: Tensor) -> Tensor:
             *given, u = tensors
+            beside = given[len(names) :]
             if isinstance(function, nn.Module) and names:
-                out: Tensor = torch.func.functional_call(function, dict(zip(names, given, strict=True)), (u,))
+                live = dict(zip(names, given[: len(names)], strict=True))
+                out: Tensor = torch.func.functional_call(function, live, (u, *beside))
                 return squeezed(out, u)
-            return squeezed(function(u), u)
+            return squeezed(function(u, *beside), u)
 
         graph = energy_graph(energy, state, u)
         sweep = discrete_sweep(graph)
-        traced.per_sample = _check_independent(self._value, u)
+        traced.per_sample = _check_independent(partial(self.value, condition=condition), u)
         module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
         for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
             if node.target is torch.ops.aten.detach.default:
@@ -242,6 +251,10 @@ class _Traced:
         return len(now) == len(self.facts) and all(
             k in self.volatile or a == b for k, (a, b) in enumerate(zip(now, self.facts, strict=True))
         )
+
+
+def _kind(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
+    return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
 
 
 def _tensors_of(energy: Energy) -> dict[str, Tensor]:

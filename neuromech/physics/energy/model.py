@@ -25,7 +25,8 @@ class EnergyModel(nn.Module):
         model.velocity(u)                 G(u) grad H(u), in continuous time
         neuromech.physics.rollout(model)  prediction, solves for u1
 
-    `inputs` [B, k]: of a `PortHamiltonian` structure.
+    `inputs` [B, k]: of a `PortHamiltonian` structure. `condition` [B, ...]: what the energy takes beside the state,
+    `energy(u, condition)`: the time, parameters of the system, a mask. It does not change within a step.
     """
 
     def __init__(
@@ -54,8 +55,18 @@ class EnergyModel(nn.Module):
             self._discrete.energy = self.energy
         return self._discrete
 
-    def check(self, u: Tensor, inputs: Tensor | None = None) -> None:
+    def check(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> None:
         """Raise `PhysicsError` unless `u` is a batch of states [B, ...] that the model can work with."""
+        self.check_states(u)
+        self.structure.check(u, inputs)
+        self._probe(u)
+        if condition is not None and (condition.ndim and len(condition) != len(u)):
+            raise PhysicsError(
+                f"the condition has shape {tuple(condition.shape)}; expected one row for each of {len(u)} samples"
+            )
+
+    def check_states(self, u: Tensor) -> None:
+        """The part of `check` that asks for no inputs."""
         if not isinstance(u, Tensor) or not u.is_floating_point():
             found = str(u.dtype) if isinstance(u, Tensor) else type(u).__name__
             raise PhysicsError(f"the states are {found}; expected a tensor of real floating-point numbers")
@@ -67,8 +78,6 @@ class EnergyModel(nn.Module):
                 f"the states are {u.dtype} on {u.device}, the parameters {parameter.dtype} on {parameter.device}: "
                 "bring both to one by .to(...)"
             )
-        self.structure.check(u, inputs)
-        self._probe(u)
 
     def _probe(self, u: Tensor) -> None:
         """Does the structure keep its law, in the shape of these states? Once for each shape."""
@@ -76,21 +85,22 @@ class EnergyModel(nn.Module):
             probe_law(self.structure, u)
             self.__dict__["_probed"] = u.shape[1:]
 
-    def forward(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def forward(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         self.structure.check(u0, inputs)
         self._probe(u0)
-        velocity: Tensor = self.structure(self.discrete_gradient.guarded(u1, u0), (u0 + u1) / 2, inputs)
+        velocity: Tensor = self.structure(self.discrete_gradient.guarded(u1, u0, condition), (u0 + u1) / 2, inputs)
         return velocity
 
-    def between(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def between(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """The same, without a look at energy and states: what a solver calls many times within a step."""
-        velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0), (u0 + u1) / 2, inputs)
+        velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0, condition), (u0 + u1) / 2, inputs)
         return velocity
 
-    def velocity(self, u: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def velocity(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """G(u) grad H(u)."""
         self.structure.check(u, inputs)
-        velocity: Tensor = self.structure(gradient(self.energy, u), u, inputs)
+        energy = self.energy if condition is None else lambda w: self.energy(w, condition)
+        velocity: Tensor = self.structure(gradient(energy, u), u, inputs)
         return velocity
 
 
