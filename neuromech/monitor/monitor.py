@@ -29,7 +29,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
-from neuromech.errors import FaultWarning, warn
+from neuromech.errors import FaultWarning, code_of, warn
 from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.delivery import GradientDelivery, reached
@@ -206,7 +206,8 @@ class Monitor:
         waiting, self._unreported = self._unreported, []
         for fault in waiting:
             if self._options.on_fault == "warn":
-                warn(str(fault), FaultWarning)
+                short = f"step {fault.step}: {fault.suspects[0].title}"
+                warn(str(fault), FaultWarning, code_of(fault.cause), short)
             elif self._options.on_fault == "raise":
                 stop(fault)
             elif callable(self._options.on_fault):
