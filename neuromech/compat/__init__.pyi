@@ -17,6 +17,7 @@ from .modes import unprofiled as unprofiled
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import drop_hooks as drop_hooks
+from .modules import has_compiled_parts as has_compiled_parts
 from .modules import hooks_before as hooks_before
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked

@@ -274,7 +274,7 @@ class Probe(RunFrames):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                self._monitor.begin(self._waiting.betrayed, self._waiting.graph, self._waiting.forwards)
+                self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()
@@ -302,7 +302,8 @@ class Probe(RunFrames):
 
     def _before(self, optimizer: Optimizer) -> None:
         if self._measurement is None and not read(optimizer, self._names()):
-            return  # a step before any backward, or one that a GradScaler skips: nothing begins
+            # a step before any backward, or one that a GradScaler skips: nothing begins
+            return self._monitor.empty_step(optimizer) if self._monitor else None
         if self._measurement is not None or self._start():
             assert self._measurement is not None
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
