@@ -36,7 +36,8 @@ def main() -> int:
     first, second = (bugs["rank"] == 1).mean(), bugs["rank"].between(1, 2).mean()
     print(
         f"{len(bugs)} bugs: {caught:.0%} told within one iteration, the true cause first in {first:.0%}, among the "
-        f"first two in {second:.0%}; {len(told)} of {len(clean)} clean runs ({int(clean['steps'].sum())} steps) with an alarm"
+        f"first two in {second:.0%}; {len(told)} of {len(clean)} clean runs ({int(clean['steps'].sum())} steps) with "
+        "an alarm"
     )
     good = caught == 1 and first >= 0.8 and second >= 0.95 and not len(told)
     return verdict(good, "the score is kept", "THE SCORE IS MISSED")

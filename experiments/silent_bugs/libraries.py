@@ -26,7 +26,7 @@ def optimizers() -> Iterator[tuple[str, Callable[[nn.Module], Any]]]:
         for name in pytorch_optimizer.get_supported_optimizers():
             yield f"pytorch_optimizer {name}", _of(pytorch_optimizer.load_optimizer(name))
     if importlib.util.find_spec("schedulefree"):
-        import schedulefree
+        import schedulefree  # type: ignore[import-untyped]
 
         for name in ("SGDScheduleFree", "AdamWScheduleFree", "RAdamScheduleFree"):
             yield f"schedulefree {name}", _of(getattr(schedulefree, name))

@@ -68,8 +68,10 @@ class SettingsCheck:
     def _look_for_unknown(self, step: Step) -> None:
         """A setting that no param group has would never be looked at. By its second step every optimizer was met."""
         self._met.update(key for group in step.groups for key in group.settings)
-        asked = {key for settings in self._expect.values() for key in settings} | (self._scheduled - USUAL)
-        unknown = sorted(asked - self._met - (USUAL if step.optimizer not in self._left else set()))
+        again = step.optimizer in self._left
+        asked = {key for settings in self._expect.values() for key in settings} - (set() if again else USUAL)
+        asked |= (self._scheduled - USUAL) if again else set()  # a step may make a setting of its own
+        unknown = sorted(asked - self._met)
         if unknown:
             self.refused = (
                 f"{', '.join(unknown)}: no param group has such a setting, as expect= or scheduled= says; the settings "
