@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,12 @@ def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, kind, stacklevel=level)
+
+
+def located(error: Exception) -> str:
+    """What was raised, and where: `ValueError: why (file.py:12)`."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}

@@ -14,13 +14,16 @@ from .modes import saving_is_hooked as saving_is_hooked
 from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
+from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import drop_hooks as drop_hooks
+from .modules import hooks_before as hooks_before
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked
 from .modules import is_persistent as is_persistent
 from .modules import module_machinery as module_machinery
 from .modules import own_parameter as own_parameter
+from .modules import own_parts as own_parts
 from .modules import run_checkpoints_once as run_checkpoints_once
 from .modules import run_eagerly as run_eagerly
 from .modules import uncompiled as uncompiled

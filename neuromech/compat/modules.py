@@ -24,6 +24,26 @@ def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     return module._parameters.get(name)
 
 
+def own_parts(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The parameters, buffers and modules that hang at `module` itself, None where one is registered as such.
+
+    `named_parameters(recurse=False)` leaves out the None, and one of two names of the same tensor.
+    """
+    return module._parameters, module._buffers, module._modules
+
+
+def hooks_before(module: nn.Module) -> list[Callable[..., Any]]:
+    """What runs before the forward of `module` itself. No public form."""
+    return list(module._forward_pre_hooks.values())
+
+
+def compiled_from(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `torch.compile` was given, for a module or a function; anything else is itself."""
+    inner = (uncompiled(function) if isinstance(function, nn.Module) else None) or function
+    found: Callable[..., Any] = getattr(inner, "_torchdynamo_orig_callable", inner)
+    return found
+
+
 def is_persistent(module: nn.Module, buffer: str) -> bool:
     """True for a buffer of `module` itself that `state_dict` saves."""
     return buffer not in module._non_persistent_buffers_set

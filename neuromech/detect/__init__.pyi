@@ -1,5 +1,7 @@
+from .calling import call as call
 from .calling import is_our_call as is_our_call
 from .calling import private_copy as private_copy
+from .calling import state_of as state_of
 from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of
@@ -12,6 +14,8 @@ from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
 from .interpret import Invariance as Invariance
+from .patterns import compressed as compressed
+from .patterns import merged as merged
 from .recognition import recognise as recognise
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are

@@ -22,6 +22,7 @@ class Atom:
     """An index set of `n` interchangeable members, until it is found to be a product or a sum of smaller ones."""
 
     __slots__ = ("factors", "n", "same", "segments")
+    changes = 0  # of any atom, ever: what was read off atoms holds as long as this stays
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -29,7 +30,24 @@ class Atom:
         self.factors: tuple[Atom, ...] = ()
         self.segments: tuple[Atom, ...] = ()
 
+    def merge(self, one: Atom) -> None:
+        """Be the same as another atom from now on."""
+        self.same = one
+        Atom.changes += 1
+
+    def split(self, slow: int) -> None:
+        """Be a product of `slow` and what is left, the slow factor first."""
+        self.factors = Atom(slow), Atom(self.n // slow)
+        Atom.changes += 1
+
+    def cut(self, lengths: Iterable[int]) -> None:
+        """Be a sum of segments of these lengths."""
+        self.segments = tuple(Atom(n) for n in lengths)
+        Atom.changes += 1
+
     def find(self) -> Atom:
+        if self.same is None:
+            return self
         root = self
         while root.same is not None:
             root = root.same
@@ -45,7 +63,7 @@ class Label:
     longer an index of any tensor, yet the same for all sums.
     """
 
-    __slots__ = ("_base", "_parts", "_twin", "atom", "mean", "owner")
+    __slots__ = ("_at", "_base", "_leaves", "_parts", "_twin", "atom", "mean", "owner")
 
     def __init__(self, atom: Atom, mean: bool = False, base: Label | None = None, owner: Label | None = None) -> None:
         self.atom = atom
@@ -54,6 +72,8 @@ class Label:
         self._base = base
         self._parts: tuple[Label, ...] = ()
         self._twin: Label | None = None
+        self._leaves: list[Label] = []
+        self._at = -1  # the state of atoms that the leaves were read off
 
     @property
     def twin(self) -> Label:
@@ -97,9 +117,12 @@ class Label:
 
     def leaves(self) -> list[Label]:
         """The factors that the label consists of by now, none for a single index; a sum counts as one factor."""
-        if self.n == 1:
-            return []
-        return [leaf for part in self.parts for leaf in part.leaves()] if self.root.factors else [self]
+        if self._at != Atom.changes:
+            self._leaves = [] if self.atom.n == 1 else [self]
+            if self._leaves and self.root.factors:
+                self._leaves = [leaf for part in self.parts for leaf in part.leaves()]
+            self._at = Atom.changes
+        return self._leaves
 
     def chain(self) -> list[Label]:
         """The segments that this label lies in, innermost first; itself, if it is one."""

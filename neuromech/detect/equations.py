@@ -9,16 +9,16 @@ and subset. Where an index is a sum of segments, the equation holds in every seg
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from fractions import Fraction
 from itertools import combinations
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, leaves
-from neuromech.detect.expr import Data, Expr, Factor, Unknown, expand
+from neuromech.detect.expr import Data, Expr, Factor, Number, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
-Row = dict[Component, Fraction]  # component -> coefficient; zeros are left out
+Row = dict[Component, Number]  # component -> coefficient; zeros are left out
 
 
 class Equation(NamedTuple):
@@ -30,7 +30,7 @@ class Equation(NamedTuple):
 
 class _Term(NamedTuple):
     factor: Factor
-    c: Fraction
+    c: Number
     guards: frozenset[Label]  # those that have not been told apart yet
 
     def within(self, segment: Label) -> _Term | None:
@@ -52,7 +52,8 @@ class _Sum(NamedTuple):
 
     def vanishes(self) -> Iterator[Row]:
         if self.ambiguous:
-            yield from ({k: Fraction(1)} for k in self.row)
+            for k in self.row:
+                yield {k: 1}
         elif row := {k: c for k, c in self.row.items() if c}:
             yield row
 
@@ -77,13 +78,26 @@ def components(f: Factor) -> Iterator[tuple[frozenset[Label], Component]]:
 def rows(equation: Equation) -> Iterator[Row]:
     """The equations between numbers that an equation between functions stands for."""
     tops = set(equation.along or ())
-    terms = [_Term(g, k, g.guards()) for f, c in equation.expr.terms.items() for g, k in expand(f, c)]
-    for case in _cases(terms, lambda x: not x.under(tops)):
-        if equation.along is None:
-            for total in _totals(case).values():
-                yield from total.vanishes()
-        else:
-            yield from _constant(case, tops)
+    for together in _independent(equation.expr):
+        terms = [_Term(g, k, g.guards()) for f, c in together for g, k in expand(f, c)]
+        for case in _cases(terms, lambda x: not x.under(tops)):
+            if equation.along is None:
+                for total in _totals(case).values():
+                    yield from total.vanishes()
+            else:
+                yield from _constant(case, tops)
+
+
+def _independent(expr: Expr) -> Iterable[list[tuple[Factor, Number]]]:
+    """The terms, apart where they are multiplied by other data, so that the segments of one need not be told for all.
+
+    Data that add up to one may be gone later, so they tell nothing apart.
+    """
+    summed = {d.whole for f in expr.terms for d in f.data for over, _ in d.sums if all(x.summed for x in leaves(over))}
+    out: dict[object, list[tuple[Factor, Number]]] = {}
+    for f, c in expr.terms.items():
+        out.setdefault(frozenset(Counter(d.whole for d in f.data if d.whole not in summed).items()), []).append((f, c))
+    return out.values()
 
 
 def _constant(case: list[_Term], tops: set[Label]) -> Iterator[Row]:
@@ -103,7 +117,7 @@ def _constant(case: list[_Term], tops: set[Label]) -> Iterator[Row]:
                 if total is not None:
                     difference.orders.update(total.orders)
                     for k, c in total.row.items():
-                        difference.row[k] = difference.row.get(k, Fraction(0)) + sign * c
+                        difference.row[k] = difference.row.get(k, 0) + sign * c
             yield from difference.vanishes()
 
 
@@ -131,7 +145,7 @@ def _totals(terms: Iterable[_Term]) -> dict[Key, _Sum]:
             data = _reduced(t.factor.data, subset)
             if data is not None:
                 total = out.setdefault((data, subset), _Sum({}, set()))
-                total.row[component] = total.row.get(component, Fraction(0)) + t.c
+                total.row[component] = total.row.get(component, 0) + t.c
                 total.orders.add(tuple(x for x in leaves(t.factor.labels) if x in subset))
     return out
 

@@ -22,6 +22,7 @@ from neuromech.detect.axes import Label, by_parts, count, leaves
 from neuromech.detect.refine import Interval, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
+Number = int | Fraction
 BlockId = tuple[
     str | None, int, tuple[tuple[int, int], ...]
 ]  # parameter, first element, (length, stride) of each index
@@ -100,6 +101,14 @@ class Data(NamedTuple):
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
         return Data(((how, *self.key),), (*self.labels, *more))
 
+    @property
+    def whole(self) -> tuple[object, ...]:
+        """The key of the tensor that these numbers are of, all of them or some."""
+        key = self.key
+        while key and isinstance(key[0], str) and key[0] in _PARTS:
+            key = key[_PARTS[key[0]] :]
+        return key
+
     def within(self, segment: Label) -> Data:
         """The numbers in one segment of an index."""
         whole, now = segment.owner, leaves(self.labels)
@@ -125,6 +134,9 @@ class Data(NamedTuple):
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
         return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
+
+
+_PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
 
 
 def count_before(segment: Label) -> int:
@@ -168,7 +180,7 @@ class Factor(NamedTuple):
         return any(x.under(tops) for x in mine)
 
 
-def expand(f: Factor, c: Fraction = Fraction(1)) -> Iterator[tuple[Factor, Fraction]]:
+def expand(f: Factor, c: Number = 1) -> Iterator[tuple[Factor, Number]]:
     """The factor as a sum of factors none of which has a sum for an index."""
     position, parts = f.unknown.parts()
     if not parts:
@@ -189,18 +201,18 @@ class Expr:
 
     __slots__ = ("terms",)
 
-    def __init__(self, terms: Mapping[Factor, Fraction] | None = None) -> None:
+    def __init__(self, terms: Mapping[Factor, Number] | None = None) -> None:
         self.terms = dict(terms or {})
 
     @classmethod
     def of(cls, unknown: Unknown) -> Expr:
-        return cls({Factor(unknown, unknown.labels): Fraction(1)})
+        return cls({Factor(unknown, unknown.labels): 1})
 
     @classmethod
-    def sum(cls, terms: Iterable[tuple[Factor, Fraction]]) -> Expr:
-        out: dict[Factor, Fraction] = {}
+    def sum(cls, terms: Iterable[tuple[Factor, Number]]) -> Expr:
+        out: dict[Factor, Number] = {}
         for f, c in terms:
-            out[f] = out.get(f, Fraction(0)) + c
+            out[f] = out.get(f, 0) + c
         return cls({f: c for f, c in out.items() if c})
 
     def __bool__(self) -> bool:
@@ -209,7 +221,7 @@ class Expr:
     def __add__(self, other: Expr) -> Expr:
         return Expr.sum([*self.terms.items(), *other.terms.items()])
 
-    def __mul__(self, k: Fraction | int) -> Expr:
+    def __mul__(self, k: Number) -> Expr:
         return Expr({f: c * k for f, c in self.terms.items()} if k else {})
 
     __rmul__ = __mul__
@@ -241,7 +253,7 @@ class Expr:
         """The value at any of the indices `over`, on which the expression is known not to depend."""
         tops = set(over)
 
-        def value(f: Factor, c: Fraction) -> Iterator[tuple[Factor, Fraction]]:
+        def value(f: Factor, c: Number) -> Iterator[tuple[Factor, Number]]:
             for g, k in expand(f, c):
                 guards = [x for x in g.guards() if x.under(tops)]
                 if all(x.owner and x is x.owner.segments[0] for x in guards):  # one segment is as good as another
@@ -285,7 +297,7 @@ class Expr:
         return [x for x in out if not any(y is not x and x.under({y}) for y in out)]
 
 
-def _summed(f: Factor, c: Fraction, x: Label) -> Iterator[tuple[Factor, Fraction]]:
+def _summed(f: Factor, c: Number, x: Label) -> Iterator[tuple[Factor, Number]]:
     tops = {x}
     if any(y.under(tops) for y in f.indices_of_data()):
         twin = x.twin
@@ -307,14 +319,14 @@ def _summed(f: Factor, c: Fraction, x: Label) -> Iterator[tuple[Factor, Fraction
         yield g._replace(labels=labels, where=frozenset(w for w in g.where if not w.under(tops))), k * entries
 
 
-def _regrouped(f: Factor, c: Fraction, how: Regrouping) -> Iterator[tuple[Factor, Fraction]]:
+def _regrouped(f: Factor, c: Number, how: Regrouping) -> Iterator[tuple[Factor, Number]]:
     """A factor some of whose indices are read in another way, piece by piece."""
     tops = set(leaves(how.of))
     if not f.touches(tops):
         yield f, c
         return
     for g, k in expand(f, c):
-        for entry in how.entries:
+        for entry in how.within(g.guards()):
             if (part := _restricted(g, entry.interval, tops)) is not None:
                 whole = Expr({part._replace(where=part.where | set(entry.guards)): k})
                 yield from whole.rename(entry.names).terms.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from neuromech.detect.abstract import Domain, Event
 from neuromech.detect.blocks import StridedBlock, joined, members_joined, series, term
@@ -68,5 +69,5 @@ def _blocks(family: SolutionFamily, shapes: Shapes) -> list[StridedBlock]:
         dims = [(x.n, k) for x, k in unknown.indices()]
         members = family.aligned(component)
         rest = tuple(sorted((d for i, d in enumerate(dims) if i not in members), key=lambda d: -d[1]))
-        out.append(StridedBlock(unknown.name, weight, unknown.start, tuple(dims[i] for i in members), rest))
+        out.append(StridedBlock(unknown.name, Fraction(weight), unknown.start, tuple(dims[i] for i in members), rest))
     return joined(out, shapes)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 
 from neuromech.detect.abstract import Event
 from neuromech.detect.equations import Component, Row, components
-from neuromech.detect.expr import expand
+from neuromech.detect.expr import Number, expand
 from neuromech.symmetry import Kind, Term
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -18,7 +17,7 @@ class Events:
 
     def __init__(self, events: Sequence[Event]) -> None:
         self._events = events
-        self._entries: dict[Component, list[tuple[int, object, Fraction]]] = {}
+        self._entries: dict[Component, list[tuple[int, object, Number]]] = {}
         for n, event in enumerate(events):
             for f, c in (t for whole in event.expr.terms.items() for t in expand(*whole)):
                 for subset, component in components(f):
@@ -26,10 +25,10 @@ class Events:
 
     def on(self, solution: Row) -> list[Event]:
         """The events whose expression is not zero under the solution, in order."""
-        values: dict[tuple[int, object], Fraction] = {}
+        values: dict[tuple[int, object], Number] = {}
         for component, w in solution.items():
             for n, key, c in self._entries.get(component, ()):
-                values[n, key] = values.get((n, key), Fraction(0)) + c * w
+                values[n, key] = values.get((n, key), 0) + c * w
         return [self._events[n] for n in sorted({n for (n, _), value in values.items() if value})]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
@@ -42,6 +43,23 @@ class Regrouping:
     of: tuple[Label, ...]
     to: Axis
     entries: tuple[IntervalMap, ...]
+
+    def within(self, guards: Iterable[Label]) -> Iterable[IntervalMap]:
+        """The entries that something which lives in `guards` may fall into: all of them, if it is not known which."""
+        known = next((g for g in guards if g in self._by_segment), None)
+        return self.entries if known is None else self._by_segment[known]
+
+    @cached_property
+    def _by_segment(self) -> dict[Label, list[IntervalMap]]:
+        """The entries by the outermost segment that they lie in, if all lie in segments of one sum."""
+        outer = [next(iter(e.interval.guards), None) for e in self.entries]
+        owners = {g.owner if g else None for g in outer}
+        owner = owners.pop() if len(owners) == 1 else None
+        found: dict[Label, list[IntervalMap]] = {g: [] for g in owner.segments} if owner else {}
+        for g, entry in zip(outer, self.entries, strict=True) if owner else ():
+            assert g is not None
+            found[g].append(entry)
+        return found
 
 
 class IntervalMap(NamedTuple):
@@ -92,7 +110,7 @@ def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
         return [Interval((), (label,), 0)]
     if not label.root.segments:
         bounds = [0, *inner, label.n]
-        label.root.segments = tuple(Atom(b - a) for a, b in pairwise(bounds))
+        label.root.cut(b - a for a, b in pairwise(bounds))
     out, start = [], 0
     for segment in label.parts:
         within = [c - start for c in inner if start < c < start + segment.n]
@@ -114,10 +132,39 @@ def assemble(of: Sequence[Label], chosen: Sequence[Interval]) -> Regrouping:
     )
 
 
+def joined(axes: Sequence[Axis]) -> tuple[Label, list[Regrouping]]:
+    """The axes behind one another as one label, and how each is read as part of it.
+
+    What is a sum already gives its segments, not itself: a sum of sums would be one more level at every skip.
+    """
+    runs = [_undivided(labels) for labels in axes]
+    whole = sum_of([run.n for some in runs for run in some])
+    segments = iter(whole.segments)
+    regroupings = []
+    for labels, some in zip(axes, runs, strict=True):
+        entries = []
+        for run, segment in zip(some, segments, strict=False):
+            entries.append(IntervalMap(run, (segment,), unify([segment], run.labels)))
+        regroupings.append(Regrouping(tuple(leaves(labels)), (whole,), tuple(entries)))
+    return whole, regroupings
+
+
+def _undivided(labels: Sequence[Label]) -> list[Interval]:
+    """The intervals of an axis that are no sums; those of a product are not looked for."""
+    labels = leaves(labels)
+    if len(labels) != 1 or not labels[0].segments:
+        return [Interval((), tuple(labels), 0)]
+    out, start = [], 0
+    for segment in labels[0].segments:
+        out += [Interval((segment, *run.guards), run.labels, start + run.start) for run in _undivided([segment])]
+        start += segment.n
+    return out
+
+
 def sum_of(lengths: Sequence[int]) -> Label:
     """A fresh label with segments of these lengths."""
     whole = Label(Atom(sum(lengths)))
-    whole.root.segments = tuple(Atom(n) for n in lengths)
+    whole.root.cut(lengths)
     return whole
 
 
@@ -139,7 +186,7 @@ def unify(f: Sequence[Label], g: Sequence[Label], nested: bool = False) -> Renam
             continue
         big, small, rest, others = (a, b, left, right) if a.n > b.n else (b, a, right, left)
         if a.n != b.n and not big.root.segments and big.n % small.n == 0:
-            big.root.factors = Atom(small.n), Atom(big.n // small.n)
+            big.root.split(small.n)
             rest[:0] = big.leaves()
             others.insert(0, small)
             continue
@@ -172,7 +219,7 @@ def _merge(a: Label, b: Label) -> bool:
             return False
     elif two.segments:
         one, two = two, one
-    two.same = one
+    two.merge(one)
     return True
 
 
@@ -214,7 +261,7 @@ def regroup(labels: Sequence[Label], shape: Sequence[int], nested: bool = False)
             if not rest and need % a.n == 0:
                 group.append(a)
             elif not rest and a.n % need == 0 and not a.root.segments:
-                a.root.factors = Atom(need), Atom(a.n // need)
+                a.root.split(need)
                 todo[:0] = a.leaves()
             elif nested:
                 raise NonNested(f"an axis of {n} cuts a factor of {a.n}")

@@ -27,7 +27,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics.forms.vectors import Computed
 from neuromech.dynamics.updates import Moving, taught
-from neuromech.optimizers import Reader, Rule, decay_factor, grad_scale, rule_of, settings_of, skips
+from neuromech.optimizers import ParameterReader, Rule, decay_factor, grad_scale, rule_of, settings_of, skips
 from neuromech.optimizers import Settings as Settings
 
 Regime = Literal["free", "overdamped", "critical", "underdamped"]
@@ -112,7 +112,7 @@ def read(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Motion]
                     told[p.dtype] = settings_of(group, scale, decay)
                 motion = Motion(told[p.dtype], optimizer.state.get(p, {}).get("momentum_buffer"))
             else:
-                motion = _drift(rule, Reader(rule, optimizer, group, p, scale))
+                motion = _drift(rule, ParameterReader(rule, optimizer, group, p, scale))
             motions[names[p]] = motion
     return motions
 
@@ -130,7 +130,7 @@ def _rule_of(optimizer: Optimizer) -> Rule | None:
     return None if getattr(optimizer, "follows_flow", False) else rule_of(optimizer)
 
 
-def _drift(rule: Rule, reader: Reader) -> Motion:
+def _drift(rule: Rule, reader: ParameterReader) -> Motion:
     e = reader.elements()
     if rule.late:
         direction = Computed(lambda w: rule.update(reader.elements(w), reader.after(w)), rule.local)

@@ -16,8 +16,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech.dynamics.forms.vectors import Computed
 from neuromech.optimizers import Window, decay_factor, followed, number, takes_step_of
 
-Known = type[Optimizer] | str
-_TAUGHT: dict[Known, Callable[[Moving], Update]] = {}
+_TAUGHT: dict[type[Optimizer] | str, Callable[[Moving], Update]] = {}
 
 
 class Update(NamedTuple):
@@ -68,7 +67,7 @@ class Moving(NamedTuple):
         return g.add(w(self.parameter), alpha=coupled) if coupled else g
 
 
-def register(optimizer: Known, rule: Callable[[Moving], Update]) -> None:
+def register(optimizer: type[Optimizer] | str, rule: Callable[[Moving], Update]) -> None:
     """Deprecated: teach the laws, and nothing else, an optimizer, given as its class or the name of its class.
 
     `rule(moving) -> Update` is asked for every parameter before every step.

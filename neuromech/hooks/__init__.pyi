@@ -4,6 +4,7 @@ from .backward import mark as mark
 from .forward import Forward as Forward
 from .forward import ForwardHooks as ForwardHooks
 from .forward import ForwardWatch as ForwardWatch
+from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes

@@ -17,6 +17,7 @@ from neuromech.compat import at_end_of_backward, backward_id, unprofiled
 from neuromech.detect import Follower, Graph, is_our_call, tensors_of
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
+from neuromech.rng import GeneratorStates, states
 
 
 @dataclass(eq=False)
@@ -35,6 +36,7 @@ class Forward:
     finite: bool = True
     graph: Graph | None = None
     problem: Exception | None = None
+    generators: GeneratorStates | None = None  # as it found them
 
 
 class Hook:
@@ -124,7 +126,8 @@ class ForwardWatch:
         if self._done or self._follower is not None or not torch.is_grad_enabled():
             return
         if self.trained is None or not self.trained.finite:
-            self._candidate = Forward(args, kwargs, model.training)
+            generators = states({p.device for p in model.parameters()})
+            self._candidate = Forward(args, kwargs, model.training, generators=generators)
             if self._mode != model.training:
                 follower = Follower(model, args, kwargs)
                 follower.__enter__()
@@ -169,6 +172,10 @@ class ForwardWatch:
                 self._task = task
                 # Twice: behind those who have work to do at the end of the backward too, as wrappers have.
                 at_end_of_backward(lambda: at_end_of_backward(lambda: self._guard(self._backward)))
+
+    def again(self) -> None:
+        """Keep the next forward that trains."""
+        self._done, self.trained = False, None
 
     def forget(self) -> None:
         """Let go of the tensors, keep watching no more."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.detect import tensors_of
+from neuromech.rng import GeneratorStates, same, states
 
 TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to
 
@@ -24,18 +25,20 @@ class ForwardModes:
         self.eps = 0.0
         self.steps = 0
         self.now = 0  # how many steps have been taken: told from outside
+        self.count = 0  # of such forwards
+        self.drew = False  # the last one drew random numbers
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
+        self._random: GeneratorStates | None = None
 
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
         if self._training is None:
             self._training = self._last
-        names = [name for name, mode in self._last.items() if self._training.get(name, mode) != mode]
+        names = [name for name, mode in self._last.items() if self._training.setdefault(name, mode) != mode]
         leaves = [n for n in names if not any(other.startswith(f"{n}." if n else "") and other != n for other in names)]
-        self._training |= self._last
         return tuple(n for n in leaves if _mode_matters(self._modules[n]))
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -43,11 +46,14 @@ class ForwardModes:
             return
         self._last = {name: m.training for name, m in self._modules.items()}
         self.steps = self.now
+        self.count += 1
+        self._random = states([self._device])
         self.eps = max(self.eps, precision(self._device))
         self._begun()
 
     def after(self, model: nn.Module, output: Any) -> None:
         if torch.is_grad_enabled():
+            self.drew = self._random is not None and not same(self._random, states([self._device]))
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
 
 

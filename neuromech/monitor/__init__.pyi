@@ -8,5 +8,9 @@ from .diagnosis import diagnose as diagnose
 from .evidence import Evidence as Evidence
 from .fault import Fault as Fault
 from .fault import Reaction as Reaction
+from .model_gradient import ModelGradient as ModelGradient
+from .model_gradient import coarsest as coarsest
 from .monitor import Monitor as Monitor
 from .options import Options as Options
+from .practices import PRACTICES as PRACTICES
+from .practices import Practice as Practice

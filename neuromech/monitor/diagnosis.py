@@ -20,6 +20,7 @@ from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
 from neuromech.monitor.replay import Difference
 
 CERTAIN, LIKELY, POSSIBLE = 3, 2, 1
+LOW_BITS = 3  # that rounding reaches
 STRENGTH = {CERTAIN: "certain", LIKELY: "likely", POSSIBLE: "possible"}
 
 
@@ -78,9 +79,12 @@ def _bit_flips(e: Evidence) -> Iterator[Suspect]:
         if x.bit is not None:
             key = kinds.get(x.what, "bit flip in momentum")
             alone = len(e.edits) == 1 and x.by_code is not True
+            if x.by_code and x.bit <= LOW_BITS:
+                continue  # that is what rounding does
             said = "no code wrote to it" if x.by_code is False else "its checksum changed by a power of two"
             text = f"bit {x.bit} of one element of {_noun(x.what)} {x.name} changed, and nothing else: {said}"
-            yield Suspect(key, CERTAIN if alone else LIKELY, (x.name,), text)
+            strength = POSSIBLE if x.by_code else CERTAIN if alone else LIKELY
+            yield Suspect(key, strength, (x.name,), text)
 
 
 def _noun(what: str) -> str:

@@ -58,6 +58,16 @@ class GradientEdit:
 
 
 @dataclass(frozen=True)
+class Penalty:
+    """A part of a gradient that does not come from the model: `share` of it; `form`: "L1", "L2" or "", other."""
+
+    name: str
+    form: str
+    coefficient: float
+    share: float
+
+
+@dataclass(frozen=True)
 class Setting:
     """A setting of a param group that is `found` where `expected` was thought; `names`: the parameters of the group."""
 
@@ -83,6 +93,7 @@ class Evidence:
     """Everything that was found at one moment: ahead of a step, or behind it (`edits` to `clock` are seen ahead)."""
 
     edits: tuple[Edit, ...] = ()
+    rounded: Names = ()  # weights that code wrote to and put back, up to rounding
     restored: bool = False  # the comparison is with a saved state, not with the last step
     lost: Names = ()  # parameters whose optimizer state has gone
     kept: str = ""  # the optimizer that holds the state that is lost elsewhere
@@ -92,6 +103,9 @@ class Evidence:
     families: int = 0  # how many families there are
     since_start: bool = False  # the torques were broken at the first gradient that was seen
     cut: Names = ()  # without a gradient, in a family that is broken, for the first time
+    elsewhere: Names = ()  # parameters that had other values where their gradients were taken
+    handover: Names = ()  # the class of the optimizer that stepped so far, and of that which takes over
+    terms: tuple[Penalty, ...] = ()  # of the loss, in the weights, from the first step on
     penalty: float | None = None  # all torques are one multiple of the charges
     delayed: bool = False  # the torques vanish at the weights of one step before
     between: bool = False  # a step was taken between the forward and its backward
@@ -114,8 +128,7 @@ class Evidence:
 
     @property
     def empty(self) -> bool:
-        silent = ("restored", "families", "since_start", "lr", "kept", "cut", "delayed", "between", "skipped")
-        return not any(getattr(self, f.name) for f in fields(self) if f.name not in silent)
+        return not any(getattr(self, f.name) for f in fields(self) if f.name not in _NO_FAULT)
 
     def __or__(self, other: Evidence) -> Evidence:
         """What both found: lists end to end, of single values the first one that is anything."""
@@ -126,3 +139,8 @@ class Evidence:
             return b if a in (None, False, 0, "") else a
 
         return Evidence(*(merged(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+
+
+_NO_FAULT = frozenset(
+    "rounded terms restored families since_start lr kept cut delayed between skipped elsewhere handover".split()
+)

@@ -52,6 +52,8 @@ class Backward(NamedTuple):
     torques: Torques
     judged: bool  # the symmetries were known
     stepped: bool  # a step was taken between the forward and this backward
+    weights: dict[str, Mark]  # where they lay, and how often they had been written to
+    theta: Tensor  # sampled weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,11 +76,13 @@ class Step:
     eps: float
     # ahead of the step only
     grads: Mapping[str, Tensor]
+    grad_sums: Mapping[str, int]
     gradient: Mapping[str, Tensor]
     changed: Mapping[str, tuple[int, int]]  # checksums, before and now, of gradients that are not the backward's
     torques: Torques | None = None
     backward: Backward | None = None
     fresh: bool = True  # no step has used these gradients yet
+    elsewhere: tuple[str, ...] = ()  # parameters that had other values when the gradients were taken
     # behind the step only
     ahead: Step | None = None
     reading: Reading | None = None
@@ -132,6 +136,8 @@ class StepReader:
             self.meter(self.params, grads),
             self._known,
             stepped,
+            self._marks(),
+            self._sampled(),
         )
 
     def forget(self) -> None:
@@ -156,9 +162,11 @@ class StepReader:
         # Once a step has been taken with gradients, they are no longer those at the weights.
         fresh = self._fresh or (self.backward is None and not marks.items() & self._used.items())
         self._fresh, self._used = False, marks
-        raw, changed = self.backward, _changed(self.backward, set(moving), gradients)
-        measured = raw.torques if raw and not changed and raw.judged == self._known else self.meter(self.params, grads)
-        if raw is not None and not changed:
+        raw = self.backward
+        changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
+        same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
+        measured = raw.torques if raw and same and raw.judged == self._known else self.meter(self.params, grads)
+        if raw is not None and same:
             self.backward = raw._replace(torques=measured, judged=self._known)
         return Step(
             number,
@@ -172,11 +180,13 @@ class StepReader:
             _rate(optimizer),
             eps,
             grads,
+            gradients,
             dict(zip(moving, sampled.split([self._counts[n] for n in moving]), strict=True)),
             changed,
             measured,
             raw,
             fresh,
+            elsewhere,
         )
 
     def behind(self, ahead: Step, reading: Reading | None) -> Step:
@@ -200,9 +210,20 @@ class StepReader:
             {},
             {},
             {},
+            {},
             ahead=ahead,
             reading=reading,
         )
+
+    def _elsewhere(self, raw: Backward | None, theta: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """The parameters that had other values at the backward, by their samples: writes may have been undone."""
+        if raw is None:
+            return ()
+        now = torch.cat(list(theta.values())) if theta else raw.theta
+        if bool((now == raw.theta).all()):
+            return ()
+        pairs = zip(theta.items(), raw.theta.split(list(self._counts.values())), strict=True)
+        return tuple(name for (name, x), before in pairs if bool((x != before).any()))
 
     def _groups(self, optimizer: Optimizer) -> tuple[Group, ...]:
         out = []

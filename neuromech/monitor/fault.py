@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ Reaction = Literal["warn", "raise"] | Callable[[Fault], None]
 class Faults:
     """The faults of a run, each once; `add` returns what is new to it."""
 
-    def __init__(self, ignored: Sequence[str] = ()) -> None:
+    def __init__(self, ignored: Collection[str] = ()) -> None:
         self._ignored = frozenset(ignored)
         self._known: dict[tuple[Any, ...], Fault] = {}
 

@@ -47,11 +47,11 @@ class GradientHistory:
     def __init__(self, params: Mapping[str, Tensor]) -> None:
         self._params = params
         self._tests = {n: MissingGradientTest() for n in params}
-        self._expected_none: set[str] = set()
+        self.expected_none: set[str] = set()
 
     def expect_none(self, names: Iterable[str]) -> None:
         """These do not reach the loss: no gradient is missed."""
-        self._expected_none |= set(names)
+        self.expected_none |= set(names)
 
     def always(self) -> set[str]:
         """The parameters that are trained and had a gradient at every step so far, if there was any."""
@@ -61,7 +61,7 @@ class GradientHistory:
         """One step: the parameters of `held` that rest for longer than chance explains, while others moved."""
         out = set()
         for name in held if moved else ():
-            if self._params[name].requires_grad and name not in self._expected_none:
+            if self._params[name].requires_grad and name not in self.expected_none:
                 test = self._tests[name]
                 test.note(name in moved)
                 if test.run and test.stopped:

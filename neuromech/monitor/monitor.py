@@ -26,15 +26,17 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.detect import Graph
 from neuromech.dynamics import Reading
 from neuromech.errors import FaultWarning, warn
-from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes
+from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
 from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
 from neuromech.monitor.checks.mode import ModeCheck
 from neuromech.monitor.checks.order import StepOrder
+from neuromech.monitor.checks.penalty import PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
@@ -43,7 +45,9 @@ from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
 from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.model_gradient import ModelGradient, coarsest
 from neuromech.monitor.options import Options
+from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
 from neuromech.params import named_parameters
 from neuromech.record import Journal, Record
@@ -61,11 +65,12 @@ class Monitor:
     ) -> None:
         """`hooks`: on the model as it is called, with its wrappers."""
         self.step = 0
+        self._model = model
         self._options, self._record, self._journal = options, record, journal
         params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
         sample = Sample({n: p.shape for n, p in params.items()})
         self._reader = StepReader(params, sample)
-        self._faults = Faults(tuple(options.ignore))
+        self._faults = Faults(options.no_faults)
         self._unreported: list[Fault] = []
         self._failure: Exception | None = None
         self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
@@ -88,6 +93,8 @@ class Monitor:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
         self._armed = False
         self._violated = NOTHING  # by the first gradient
+        self._padded = _padded(model)
+        self._model_gradient: ModelGradient | None = None
         self._ahead: Step | None = None
         self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
         kinds = {p.dtype for p in params.values()} | ({options.precision} - {None})
@@ -123,14 +130,28 @@ class Monitor:
         reader.arm(symmetries)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
-        torque = TorqueCheck(reader.meter, self._history, lambda: self._backward.uncleared)
+        uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
+        torque = TorqueCheck(reader.params, reader.meter, self._history, uncleared, drew)
+        padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
+        torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
-        self._checks.insert(self._checks.index(self._order), torque)
+        explained = PenaltyCheck(torque, self._model_gradient, self._judge)
+        self._checks.insert(self._checks.index(self._order), explained)
         self._checks.append(LawCheck(symmetries, slices, eps))
 
-    def add_violated(self, violated: Sequence[tuple[Symmetry, float]]) -> None:
-        """Symmetries of the forward that its gradient violates, by how much: known ahead of the first step."""
-        torques = tuple(Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by) for s, by in violated)
+    def begin(self, violated: Sequence[tuple[Symmetry, float]], graph: Graph | None, forwards: ForwardWatch) -> None:
+        """What is known of the first forward that trained, ahead of the first step.
+
+        `violated`: symmetries of the forward that its gradient violates, by how much. `graph`: what it computed, if it
+        was recorded. `forwards`: has that forward, and the next ones for the asking.
+        """
+        self._eps = max(self._eps, coarsest(graph))
+        self._model_gradient = ModelGradient(self._model, forwards)
+        torques = tuple(
+            Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
+            for s, by in violated
+            if not (s.kind == "translation" and self._padded.intersection(s.parameters))
+        )
         self._violated = Evidence(torques=torques, since_start=bool(torques))
 
     def before(self, optimizer: Optimizer) -> bool | None:
@@ -209,6 +230,8 @@ class Monitor:
                 self.react()
 
     def _judge(self, step: int, evidence: Evidence) -> None:
+        for practice, text in noticed(evidence):
+            self._journal.once(f"practice {practice}", step, "practice", f"step {step}: {text}", warn=False)
         added = self._faults.add(step, diagnose(evidence), evidence)
         if added is None:
             return
@@ -219,3 +242,12 @@ class Monitor:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
             self._unreported.append(fault)
+
+
+def _padded(model: nn.Module) -> set[str]:
+    """Embeddings with a row for padding, whose gradient torch leaves at zero: no shift of all rows is seen by it."""
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
+    }

@@ -13,6 +13,7 @@ from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.checks.replicas import Gather
 from neuromech.monitor.checks.settings import Expect
 from neuromech.monitor.fault import Reaction
+from neuromech.monitor.practices import PRACTICES
 
 Words = str | Collection[str]
 SCHEDULED = ("lr", "momentum", "betas")
@@ -29,9 +30,10 @@ class Options:
     precision: torch.dtype | None = None
     replicas: bool | Gather = False
     ignore: Words = ()
+    allow: Words = ()
 
     def __post_init__(self) -> None:
-        for name in ("scheduled", "ignore"):
+        for name in ("scheduled", "ignore", "allow"):
             object.__setattr__(self, name, words(name, getattr(self, name)))
         if self.on_fault not in ("warn", "raise") and not callable(self.on_fault):
             raise InstrumentError(f"on_fault={self.on_fault!r}: pass 'warn', 'raise', or a function of the fault")
@@ -43,11 +45,18 @@ class Options:
             raise InstrumentError(f"replicas={self.replicas!r}: pass True, False, or a function that gathers a tensor")
         if unknown := sorted(set(self.ignore) - CAUSES.keys()):
             raise InstrumentError(f"ignore={unknown}: the causes are {', '.join(CAUSES)}")
+        if unknown := sorted(set(self.allow) - PRACTICES.keys()):
+            raise InstrumentError(f"allow={unknown}: what can be allowed is {', '.join(PRACTICES)}")
         _check_expect(self.expect)
+
+    @property
+    def no_faults(self) -> frozenset[str]:
+        """The causes that are none here: ignored, or of a practice that is allowed."""
+        return frozenset(self.ignore).union(*(PRACTICES[name].causes for name in self.allow))
 
     def described(self) -> dict[str, Any]:
         """As plain data, for the record of the run."""
-        names = ("clip_norm", "scheduled", "precision", "ignore")
+        names = ("clip_norm", "scheduled", "precision", "ignore", "allow")
         return {name: getattr(self, name) for name in names} | {"replicas": bool(self.replicas)}
 
 

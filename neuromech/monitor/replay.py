@@ -50,13 +50,16 @@ class Ahead(NamedTuple):
     rate: float
     cancels: float
     dtype: torch.dtype
+    orders: float = ORDERS
 
 
-def ahead(rule: Rule, e: Elements, gradient: Tensor) -> Ahead:
+def ahead(rule: Rule, e: Elements, gradient: Tensor, additions: int = 1) -> Ahead:
     """`e`: of `Rounded` arrays, which remember what they have read."""
     theta, _ = _value(e.theta), e.gradient
     state = {key: (_rounded(x), _value(e.old(key))) for key, x in rule.advance(e).items()}
-    return Ahead(rule, e, theta, gradient, state, rule.decay(e), rule.rate(e), rule.cancels(e), e.dtype)
+    return Ahead(
+        rule, e, theta, gradient, state, rule.decay(e), rule.rate(e), rule.cancels(e), e.dtype, ORDERS * additions
+    )
 
 
 def replay(
@@ -68,18 +71,23 @@ def replay(
     u = _rounded(a.rule.update(a.e, read)).mul(a.rate)  # type: ignore[arg-type]
     start = _rounded(a.e.theta)
     end = (start if a.decay == 1.0 else start.mul(a.decay)).sub(u)
-    slack = ORDERS * end.error
+    slack = a.orders * end.error
     if a.cancels != 1.0:
         slack = slack + OPERATIONS * torch.finfo(a.dtype).eps * a.cancels * u.value.abs()
     eps = torch.full_like(a.theta, torch.finfo(a.dtype).eps)
     moment = next(iter(state.values()), torch.zeros_like(theta))
     vectors = {"step": end.value - a.theta, "gradient": a.gradient, "weights": a.theta, "momentum": moment}
-    found = differences("weight", names, counts, theta - end.value, slack, vectors, eps)
+    found = differences("weight", names, counts, _error(theta, end.value), slack, vectors, eps)
     for key, (new, old) in a.state.items():
         vectors = {"momentum": old, "gradient": a.gradient, "weights": a.theta}
-        error, slack = state[key] - new.value, ORDERS * (new.error + eps * state[key].abs())
+        error, slack = _error(state[key], new.value), ORDERS * (new.error + eps * state[key].abs())
         found += differences(key, names, counts, error, slack, vectors, eps)
     return found
+
+
+def _error(found: Tensor, expected: Tensor) -> Tensor:
+    """Of what is no number by its settings nothing is expected: a gradient that was none has been told."""
+    return torch.where(torch.isfinite(expected), found - expected, 0.0)
 
 
 def _rounded(x: object) -> Rounded:

@@ -15,15 +15,17 @@ from torch.optim.optimizer import Optimizer
 from neuromech.monitor.facts import OptimizerState
 from neuromech.monitor.replay import OPERATIONS, ORDERS, Difference, differences
 from neuromech.monitor.sample import Sample
-from neuromech.optimizers import Group, Reader, Rule, grad_scale
+from neuromech.optimizers import ParameterReader, ParamGroup, Rule, grad_scale
 
 
 class WholeReplay:
     """What the rule says of parameter `name` ahead of a step; the optimizer's own tensors will be written to."""
 
     @torch.no_grad()
-    def __init__(self, rule: Rule, optimizer: Optimizer, group: Group, name: str, p: Tensor, sample: Sample) -> None:
-        e = Reader(rule, optimizer, group, p, grad_scale(optimizer)).elements()
+    def __init__(
+        self, rule: Rule, optimizer: Optimizer, group: ParamGroup, name: str, p: Tensor, sample: Sample
+    ) -> None:
+        e = ParameterReader(rule, optimizer, group, p, grad_scale(optimizer)).elements()
         after = rule.advance(e)
         self._name, self._sample = name, sample
         self._entries = {key: x for key, x in after.items() if x.shape == p.shape}

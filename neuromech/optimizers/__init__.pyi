@@ -1,4 +1,4 @@
-from .reading import Reader as Reader
+from .reading import ParameterReader as ParameterReader
 from .reading import Window as Window
 from .registry import known_rule as known_rule
 from .registry import register_optimizer as register_optimizer
@@ -8,7 +8,7 @@ from .registry import unregister_optimizer as unregister_optimizer
 from .rounded import Rounded as Rounded
 from .rule import Elements as Elements
 from .rule import Rule as Rule
-from .settings import Group as Group
+from .settings import ParamGroup as ParamGroup
 from .settings import decay_factor as decay_factor
 from .settings import followed as followed
 from .settings import grad_scale as grad_scale
@@ -19,5 +19,5 @@ from .settings import takes_step_of as takes_step_of
 from .sgd import Multistep as Multistep
 from .sgd import Settings as Settings
 from .sgd import settings_of as settings_of
-from .table import Row as Row
+from .table import KnownOptimizer as KnownOptimizer
 from .table import optimizer_table as optimizer_table

@@ -36,7 +36,7 @@ ADAGRAD = Rule(
     _adagrad_update,
     _adagrad_advance,
     _adagrad_rate,
-    clock=True,
+    clock="state",
     memory=lambda group: 0.0,
 )
 
@@ -59,6 +59,6 @@ ADADELTA = Rule(
     ("lr", "rho", "eps", "weight_decay", "maximize"),
     lambda e, after: _moved(e, after[SQUARE]),
     _adadelta_advance,
-    clock=True,
+    clock="state",
     memory=lambda group: 0.0,
 )

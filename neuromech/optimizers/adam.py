@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay, plain_rate
-from neuromech.optimizers.settings import Group, number
+from neuromech.optimizers.settings import ParamGroup, number
 
 FIRST, SECOND, LARGEST, INFINITY = "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf"
 
 
-def decoupled(group: Group) -> bool:
+def decoupled(group: ParamGroup) -> bool:
     return bool(group.get("decoupled_weight_decay", False))
 
 
-def _decoupled_w(group: Group) -> bool:
+def _decoupled_w(group: ParamGroup) -> bool:
     """AdamW of earlier torch has no such key."""
     return bool(group.get("decoupled_weight_decay", True))
 
 
-def beta1(group: Group) -> float:
+def beta1(group: ParamGroup) -> float:
     return number(group["betas"][0])
 
 
@@ -76,12 +76,12 @@ def _adam_rate(e: Elements) -> float:
     return e.number("lr") * math.sqrt(correction(e, 1)) / correction(e, 0)
 
 
-def _adam(name: str, source: str, separate: Callable[[Group], bool]) -> Rule:
+def _adam(name: str, source: str, separate: Callable[[ParamGroup], bool]) -> Rule:
     def advance(e: Elements) -> dict[str, Tensor]:
         out = _moments(e, e.force(0.0 if separate(e.group) else e.number("weight_decay")))
         return out | {LARGEST: e.old(LARGEST).maximum(out[SECOND])} if e.group["amsgrad"] else out
 
-    def flow(group: Group) -> dict[str, Any] | str:
+    def flow(group: ParamGroup) -> dict[str, Any] | str:
         if group["amsgrad"]:
             return "with amsgrad it remembers for ever"
         told = {"weight_decay": number(group["weight_decay"]), "decoupled": separate(group)}
@@ -96,7 +96,7 @@ def _adam(name: str, source: str, separate: Callable[[Group], bool]) -> Rule:
         _adam_rate,
         lambda e: decoupled_decay(e) if separate(e.group) else 1.0,
         late=True,
-        clock=True,
+        clock="state",
         cancels=cancels,
         memory=beta1,
         decoupled=separate,
@@ -132,7 +132,7 @@ NADAM = Rule(
     _nadam_update,
     moments,
     decay=decay,
-    clock=True,
+    clock="state",
     scalars=("mu_product",),
     cancels=cancels,
     decoupled=decoupled,
@@ -171,7 +171,7 @@ RADAM = Rule(
     _radam_rate,
     decay,
     late=True,
-    clock=True,
+    clock="state",
     cancels=cancels,
     memory=beta1,
     decoupled=decoupled,
@@ -199,6 +199,6 @@ ADAMAX = Rule(
     _adamax_advance,
     _adamax_rate,
     late=True,
-    clock=True,
+    clock="state",
     memory=beta1,
 )

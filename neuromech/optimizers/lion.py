@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from neuromech.optimizers import conventions as po
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 
 FIRST = "exp_avg"
@@ -30,4 +31,17 @@ LION = Rule(
     _advance,
     decay=decoupled_decay,
     decoupled=lambda group: True,
+)
+
+
+LION_PO = Rule(
+    "Lion",
+    "the package pytorch_optimizer; Chen et al. 2023",
+    ("lr", "betas", "weight_decay", "weight_decouple", "fixed_decay", "maximize"),
+    lambda e, after: e.old(FIRST).lerp(po.force(e), 1.0 - e.betas[0]).sign_(),
+    lambda e: {FIRST: e.old(FIRST).lerp(po.force(e), 1.0 - e.betas[1])},
+    decay=po.decay,
+    decoupled=po.decoupled,
+    attributes=("maximize",),
+    package=po.PACKAGE,
 )

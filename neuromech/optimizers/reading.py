@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.optimizers.rule import Elements, Rule
-from neuromech.optimizers.settings import Group, followed, number
+from neuromech.optimizers.settings import ParamGroup, followed
 
 Window = Callable[[Tensor], Tensor]
 """Takes a tensor of a parameter's shape to a flat piece of it: the same piece for every tensor."""
@@ -20,22 +20,19 @@ def whole(t: Tensor) -> Tensor:
     return t
 
 
-class Reader:
+class ParameterReader:
     """One parameter of an optimizer ahead of a step: `scale` as from `grad_scale`.
 
-    The state is looked up anew whenever it is read, so that the same reader gives what a step has left of it.
+    State and settings are looked up anew whenever they are read, so that the same reader gives what a step has left of
+    them; the number of the step and the scalars are those ahead of it.
     """
 
-    def __init__(self, rule: Rule, optimizer: Optimizer, group: Group, p: Tensor, scale: Tensor | None) -> None:
-        self._optimizer, self._p = optimizer, p
+    def __init__(self, rule: Rule, optimizer: Optimizer, group: ParamGroup, p: Tensor, scale: Tensor | None) -> None:
+        self._rule, self._optimizer, self._group, self._p = rule, optimizer, group, p
         state = self.state
-        if rule.clock:
-            step = number(state.get("step", 0.0)) + 1.0
-        else:
-            step = 2.0 if any(isinstance(x, Tensor) for x in state.values()) else 1.0
-        scalars = {key: state[key] for key in rule.scalars if key in state}
-        self._facts = group, step, p.dtype, scalars
-        self._followed = followed(group, scale)
+        self._step = rule.step(group, state)
+        self._scalars = {key: state[key] for key in rule.scalars if key in state}
+        self._followed = followed(rule.told(optimizer, group), scale)
 
     @property
     def state(self) -> Mapping[str, Any]:
@@ -52,7 +49,18 @@ class Reader:
             found = self.state.get(key)
             return w(found) if isinstance(found, Tensor) else None
 
-        return Elements(*self._facts, lambda: w(p), gradient, kept, lambda x: torch.full_like(w(p), x), p)
+        told = self._rule.told(self._optimizer, self._group)
+        return Elements(
+            told,
+            self._step,
+            p.dtype,
+            self._scalars,
+            lambda: w(p),
+            gradient,
+            kept,
+            lambda x: torch.full_like(w(p), x),
+            p,
+        )
 
     def after(self, w: Window = whole) -> Mapping[str, Tensor]:
         """The state as it is now."""

@@ -17,19 +17,30 @@ from neuromech.errors import InstrumentError, warn
 from neuromech.optimizers.adafactor import ADAFACTOR
 from neuromech.optimizers.adagrad import ADADELTA, ADAGRAD
 from neuromech.optimizers.adam import ADAM, ADAMAX, ADAMW, NADAM, RADAM
-from neuromech.optimizers.lion import LION
+from neuromech.optimizers.adamc import ADAMC
+from neuromech.optimizers.adamp import ADAMP
+from neuromech.optimizers.adan import ADAN
+from neuromech.optimizers.adopt import ADOPT
+from neuromech.optimizers.lamb import LAMB, LARS
+from neuromech.optimizers.lion import LION, LION_PO
+from neuromech.optimizers.mars import MARS
 from neuromech.optimizers.muon import MUON
+from neuromech.optimizers.prodigy import PRODIGY
 from neuromech.optimizers.rmsprop import RMSPROP, RPROP
 from neuromech.optimizers.rule import Rule
+from neuromech.optimizers.schedule_free import ADAMW_SCHEDULE_FREE, SGD_SCHEDULE_FREE
 from neuromech.optimizers.selftest import Factory, fault_of, fault_of_class
 from neuromech.optimizers.settings import takes_step_of
 from neuromech.optimizers.sgd import ASGD, SGD, SGDW
+from neuromech.optimizers.sophia import SOPHIA
 
-Known = type | str
-OWN = (SGD, SGDW, ADAM, ADAMW, NADAM, RADAM, ADAMAX, RMSPROP, RPROP, ADAGRAD, ADADELTA, ADAFACTOR, ASGD, LION, MUON)
-RULES: dict[Known, Rule] = {getattr(torch.optim, rule.name, rule.name): rule for rule in OWN}
-_CLASSES: WeakKeyDictionary[type, str] = WeakKeyDictionary()
-"""Classes that were met and are known by name: what is wrong with taking them for it, "" if nothing is."""
+OWN = (
+    *(SGD, SGDW, ADAM, ADAMW, NADAM, RADAM, ADAMAX, RMSPROP, RPROP, ADAGRAD, ADADELTA, ADAFACTOR, ASGD, LION, MUON),
+    *(SGD_SCHEDULE_FREE, ADAMW_SCHEDULE_FREE, LION_PO, ADAMC, ADAMP, ADAN, ADOPT, LAMB, LARS, MARS, PRODIGY, SOPHIA),
+)
+RULES: dict[type | str, Rule] = {getattr(torch.optim, rule.key, rule.key): rule for rule in OWN}
+_CLASSES: WeakKeyDictionary[type, Rule | None] = WeakKeyDictionary()
+"""Classes that were met and are not known themselves: the rule of their name, if it is theirs."""
 
 
 def register_optimizer(
@@ -91,22 +102,32 @@ def rule_named(name: str) -> Rule:
 
 def known_rule(name: str) -> Rule | None:
     """The rule of the optimizer called `name`, as records write it; None if there is none."""
-    return next((r for known, r in RULES.items() if name in (known, getattr(known, "__name__", None), r.name)), None)
+    ways = (lambda known, r: name in (known, r.key), lambda known, r: name in (getattr(known, "__name__", ""), r.name))
+    return next((r for way in ways for known, r in RULES.items() if way(known, r)), None)
 
 
 def _by_name(optimizer: Optimizer) -> Rule | None:
     cls = type(optimizer)
-    found = RULES.get(cls.__name__)
-    if found is None or not takes_step_of(optimizer, cls):
-        return None
     if cls not in _CLASSES:
-        _CLASSES[cls] = fault = fault_of(optimizer, found) or ""
-        if fault:
-            warn(
-                f"{cls.__module__}.{cls.__name__} does not do what the {found.name} of {found.source} does: {fault}. "
-                "Its steps are measured; teach their rule by neuromech.register_optimizer"
-            )
-    return None if _CLASSES[cls] else found
+        _CLASSES[cls] = _met(optimizer)
+    return _CLASSES[cls] if takes_step_of(optimizer, cls) else None
+
+
+def _met(optimizer: Optimizer) -> Rule | None:
+    """The rule of a class that is known by its name, if it passes the test."""
+    cls = type(optimizer)
+    faults = []
+    for name in (f"{cls.__module__.split('.')[0]}.{cls.__name__}", cls.__name__):
+        if (found := RULES.get(name)) is not None:
+            if not (fault := fault_of(optimizer, found)):
+                return found
+            faults.append(f"does not do what the {found.name} of {found.source} does: {fault}")
+    if faults:
+        warn(
+            f"{cls.__module__}.{cls.__name__} {'; '.join(faults)}. Its steps are measured; teach their rule by "
+            "neuromech.register_optimizer"
+        )
+    return None
 
 
 def _nothing_called(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from neuromech.optimizers.rule import Elements, Rule, State
-from neuromech.optimizers.settings import Group, number
+from neuromech.optimizers.settings import ParamGroup, number
 
 SQUARE, MEAN, BUFFER = "square_avg", "grad_avg", "momentum_buffer"
 
@@ -41,7 +41,7 @@ def _update(e: Elements, after: State) -> Tensor:
     return after[BUFFER] if e.number("momentum") > 0 else _force(e) / _root(e, after)
 
 
-def _flow(group: Group) -> dict[str, Any] | str:
+def _flow(group: ParamGroup) -> dict[str, Any] | str:
     if group["centered"] or number(group["momentum"]):
         return "its flow is worked out without momentum and centered only"
     told = {"weight_decay": number(group["weight_decay"]), "eps": number(group["eps"])}
@@ -54,7 +54,7 @@ RMSPROP = Rule(
     ("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
     _update,
     _advance,
-    clock=True,
+    clock="state",
     memory=lambda group: number(group.get("momentum") or 0.0),
     flow=_flow,
 )
@@ -80,5 +80,5 @@ RPROP = Rule(
     _rprop_advance,
     rate=lambda e: 1.0,
     late=True,
-    clock=True,
+    clock="state",
 )

@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
-from neuromech.optimizers.settings import Group, decay_factor, number
+from neuromech.optimizers.settings import ParamGroup, decay_factor, number
 
 State = Mapping[str, Tensor]
 
@@ -34,7 +35,7 @@ class Elements(NamedTuple):
     `parameter`: the whole, for what mixes elements.
     """
 
-    group: Group
+    group: ParamGroup
     step: float
     dtype: torch.dtype
     scalars: Mapping[str, Tensor]
@@ -70,7 +71,7 @@ class Elements(NamedTuple):
         return self.blank(start) if found is None else found
 
 
-Numbers = Callable[[Elements], float]
+Scalar = Callable[[Elements], float]
 
 
 def plain_rate(e: Elements) -> float:
@@ -86,7 +87,7 @@ def decoupled_decay(e: Elements) -> float:
     return decay_factor(e.group, e.dtype)
 
 
-def no_flow(group: Group) -> dict[str, Any] | str:
+def no_flow(group: ParamGroup) -> dict[str, Any] | str:
     return "it is not worked out"
 
 
@@ -103,7 +104,10 @@ class Rule:
     `local`    False: u mixes elements, and is asked for whole parameters only.
     `late`     True: u is read off the state after the step alone, which needs less memory.
     `exact`    True: u is linear in the gradients, so symmetries of the loss protect the charges (SGD).
-    `clock`    True: the entry "step" of the state counts the steps of a parameter.
+    `clock`    what counts the steps: the entry "step" of a parameter's "state", that of its "group", or nothing, "".
+    `attributes`  what the optimizer keeps on itself; formulas find it in the settings.
+    `replayed`  False: the settings that `update` reads are themselves changed by the step.
+    `package`  where a rule belongs to one that torch does not have: the name of the package, or "" for any.
     `scalars`  numbers that the state keeps for each parameter, and that the formulas read.
     `cancels`  by how much rounding grows where a device works the bias correction out in single precision.
     `power`    how the update answers to the gradient: 1 in proportion, 0 not at all, -1: it is relative to the weights.
@@ -117,18 +121,38 @@ class Rule:
     settings: tuple[str, ...]
     update: Callable[[Elements, State], Tensor]
     advance: Callable[[Elements], dict[str, Tensor]] = _nothing
-    rate: Numbers = plain_rate
-    decay: Numbers = no_decay
+    rate: Scalar = plain_rate
+    decay: Scalar = no_decay
     local: bool = True
     late: bool = False
     exact: bool = False
-    clock: bool = False
+    clock: Literal["state", "group", ""] = ""
+    attributes: tuple[str, ...] = ()
+    replayed: bool = True
+    package: str = ""
     scalars: tuple[str, ...] = ()
-    cancels: Numbers = no_decay
+    cancels: Scalar = no_decay
     power: int = 0
-    memory: Callable[[Group], float] = lambda group: math.nan
-    decoupled: Callable[[Group], bool] = lambda group: False
-    flow: Callable[[Group], dict[str, Any] | str] = no_flow
+    memory: Callable[[ParamGroup], float] = lambda group: math.nan
+    decoupled: Callable[[ParamGroup], bool] = lambda group: False
+    flow: Callable[[ParamGroup], dict[str, Any] | str] = no_flow
+
+    @property
+    def key(self) -> str:
+        """The name under which records know it."""
+        return f"{self.package}.{self.name}" if self.package else self.name
+
+    def told(self, optimizer: Optimizer, group: ParamGroup) -> ParamGroup:
+        """The settings of a param group, with what the optimizer keeps on itself."""
+        if not self.attributes:
+            return group
+        return {**group, **{key: getattr(optimizer, key) for key in self.attributes}}
+
+    def step(self, group: ParamGroup, state: Mapping[str, Any]) -> float:
+        """Which step the next one is, 1, 2, ...; where nothing counts them: 1, or 2 for any later one."""
+        if self.clock:
+            return number((state if self.clock == "state" else group).get("step", 0.0)) + 1.0
+        return 1.0 + any(isinstance(x, Tensor) for x in state.values())
 
     def direction(self, e: Elements, after: State | None = None) -> Tensor:
         """u, from the state after the step, or from the one that is foretold."""

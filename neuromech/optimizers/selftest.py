@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.optimizers.reading import Reader
+from neuromech.optimizers.reading import ParameterReader
 from neuromech.optimizers.rule import Rule
 
 Factory = Callable[[Sequence[nn.Parameter]], Optimizer]
@@ -48,10 +48,12 @@ def fault_of(optimizer: Optimizer, rule: Rule) -> str | None:
 
 
 @torch.no_grad()
-def fault(optimizer: Optimizer, rule: Rule, params: Sequence[nn.Parameter]) -> str:
-    """What the rule gets wrong in `STEPS` steps of an optimizer over `params`; "": nothing."""
+def fault(optimizer: Optimizer, rule: Rule, params: Sequence[nn.Parameter]) -> str | None:
+    """What the rule gets wrong in `STEPS` steps of an optimizer over `params`; "": nothing; None: none can be taken."""
     draw = torch.Generator().manual_seed(0)
     (group,) = optimizer.param_groups
+    if callable(train := getattr(optimizer, "train", None)):  # schedule-free ones have such a mode
+        train()
     for k in range(1, STEPS + 1):
         for p in params:
             p.grad = torch.randn(p.shape, dtype=p.dtype, generator=draw) + 0.1 * p.detach()
@@ -60,7 +62,11 @@ def fault(optimizer: Optimizer, rule: Rule, params: Sequence[nn.Parameter]) -> s
             said = _said(optimizer, rule, params, group)
         except Exception as error:
             return f"step {k} cannot be worked out from its settings and state ({type(error).__name__}: {error})"
-        inspect.unwrap(type(optimizer).step)(optimizer)  # its hooks are none of ours
+        try:
+            with torch.random.fork_rng(devices=[]):  # the run's random numbers are none of ours
+                inspect.unwrap(type(optimizer).step)(optimizer)  # and so are hooks
+        except Exception:
+            return None  # it wants more than gradients: a closure, a graph
         try:
             expected = [foretell() for foretell in said]
         except Exception as error:
@@ -81,15 +87,19 @@ def _said(
 ) -> list[Callable[[], tuple[Tensor, dict[str, Tensor]]]]:
     out: list[Callable[[], tuple[Tensor, dict[str, Tensor]]]] = []
     for p in params:
-        reader = Reader(rule, optimizer, group, p, None)
+        reader = ParameterReader(rule, optimizer, group, p, None)
         e, old = reader.elements(), p.detach().clone()
         rate, decay, state = rule.rate(e), rule.decay(e), {k: x.clone() for k, x in rule.advance(e).items()}
         early = None if rule.late else rule.direction(e).clone()
 
         def foretell(
-            rate: float = rate, decay: float = decay, state: dict[str, Tensor] = state, reader: Reader = reader,
-            early: Tensor | None = early, old: Tensor = old,
-        ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
+            rate: float = rate,
+            decay: float = decay,
+            state: dict[str, Tensor] = state,
+            reader: ParameterReader = reader,
+            early: Tensor | None = early,
+            old: Tensor = old,
+        ) -> tuple[Tensor, dict[str, Tensor]]:
             u = rule.direction(reader.elements(), reader.after()) if early is None else early
             return decay * old - rate * u, state
 

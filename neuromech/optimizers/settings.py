@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-Group = Mapping[str, Any]
+ParamGroup = Mapping[str, Any]
 """A param group: settings by name, as torch keeps them or with numbers for values."""
 
 NOT_SETTINGS = frozenset({"params", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "param_names"})
@@ -27,7 +27,7 @@ def number(x: float | Tensor) -> float:
     return float(x.detach()) if isinstance(x, Tensor) else float(x)
 
 
-def plain(group: Group) -> dict[str, Any]:
+def plain(group: ParamGroup) -> dict[str, Any]:
     """The settings of a param group, with numbers for tensors."""
 
     def told(x: Any) -> Any:
@@ -56,7 +56,7 @@ def grad_scale(optimizer: Optimizer) -> Tensor | None:
     return getattr(optimizer, "grad_scale", None)
 
 
-def followed(group: Group, scale: Tensor | float | None) -> Callable[[Tensor], Tensor]:
+def followed(group: ParamGroup, scale: Tensor | float | None) -> Callable[[Tensor], Tensor]:
     """Turns a gradient in `.grad`, or a piece of it, into the one that the step follows: unscaled, perhaps flipped."""
     sign = -1.0 if group.get("maximize") else 1.0
     if scale is None and sign > 0:
@@ -65,7 +65,7 @@ def followed(group: Group, scale: Tensor | float | None) -> Callable[[Tensor], T
     return lambda g: g * factor
 
 
-def decay_factor(group: Group, dtype: torch.dtype) -> float:
+def decay_factor(group: ParamGroup, dtype: torch.dtype) -> float:
     """1 - lr * weight_decay in the precision in which torch multiplies weights of `dtype` by it."""
     factor = 1.0 - number(group["lr"]) * number(group["weight_decay"])
     return factor if dtype == torch.float64 else ctypes.c_float(factor).value

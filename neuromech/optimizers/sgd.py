@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
-from neuromech.optimizers.settings import Group, number
+from neuromech.optimizers.settings import ParamGroup, number
 
 
 class Multistep:
@@ -124,7 +124,7 @@ class Settings(Multistep):
         return gamma, self.lr * per_mass * degree * self.force * self.weight_decay
 
 
-def settings_of(group: Group, scale: Tensor | None, decay: float | None) -> Settings:
+def settings_of(group: ParamGroup, scale: Tensor | None, decay: float | None) -> Settings:
     """What a param group tells SGD. `scale`: of a `GradScaler`; `decay`: the factor of the weights under decoupled
     weight decay, None if it is coupled."""
     return Settings(
@@ -162,8 +162,8 @@ def _sgd(decoupled: bool) -> tuple[Callable[[Elements], dict[str, Tensor]], Call
     return advance, update
 
 
-def _flow(decoupled: bool) -> Callable[[Group], dict[str, Any]]:
-    def flow(group: Group) -> dict[str, Any]:
+def _flow(decoupled: bool) -> Callable[[ParamGroup], dict[str, Any]]:
+    def flow(group: ParamGroup) -> dict[str, Any]:
         told = settings_of(group, None, None)
         names = ("momentum", "dampening", "nesterov", "weight_decay")
         # Without weight decay it does not matter how it acts: equal rules compare equal.
@@ -172,7 +172,7 @@ def _flow(decoupled: bool) -> Callable[[Group], dict[str, Any]]:
     return flow
 
 
-def _memory(group: Group) -> float:
+def _memory(group: ParamGroup) -> float:
     return number(group.get("momentum") or 0.0)
 
 
@@ -221,7 +221,7 @@ ASGD = Rule(
     lambda e, after: e.force(e.number("weight_decay")),
     rate=_eta,
     decay=_asgd_decay,
-    clock=True,
+    clock="state",
     scalars=("eta",),
     power=1,
     memory=lambda group: 0.0,

@@ -8,13 +8,14 @@ from neuromech.optimizers.registry import OWN, RULES
 from neuromech.optimizers.rule import Rule, no_decay, no_flow
 
 
-class Row(NamedTuple):
+class KnownOptimizer(NamedTuple):
     """What is known of one optimizer, in words.
 
     `known_by`: "class", or "name" for one that torch does not have, which is put to the test when it is first met.
     """
 
     name: str
+    package: str
     known_by: str
     settings: str
     weight_decay: str
@@ -25,7 +26,7 @@ class Row(NamedTuple):
     source: str
 
 
-def optimizer_table() -> list[Row]:
+def optimizer_table() -> list[KnownOptimizer]:
     """One row for each optimizer that has a rule: those of neuromech first, then those that were registered."""
     known = {id(rule): key for key, rule in RULES.items()}
     order = {id(rule): i for i, rule in enumerate(OWN)}
@@ -33,14 +34,15 @@ def optimizer_table() -> list[Row]:
     return [_row(rule, "name" if isinstance(known[id(rule)], str) else "class") for rule in rules]
 
 
-def _row(rule: Rule, known_by: str) -> Row:
+def _row(rule: Rule, known_by: str) -> KnownOptimizer:
     decay = "none"
-    if "decoupled_weight_decay" in rule.settings:
+    if {"decoupled_weight_decay", "weight_decouple"} & set(rule.settings):
         decay = "coupled or decoupled"
     elif "weight_decay" in rule.settings:
         decay = "decoupled" if rule.decay is not no_decay and rule.decoupled({}) else "coupled"
-    return Row(
+    return KnownOptimizer(
         rule.name,
+        rule.package or ("torch" if known_by == "class" else "any"),
         known_by,
         ", ".join(rule.settings),
         decay,

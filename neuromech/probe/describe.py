@@ -29,15 +29,20 @@ def of_model(model: nn.Module) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in parameters),
         "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
         "device": ", ".join(sorted({str(p.device) for p in parameters})),
+        "modules": [m for name, module in model.named_modules() if (m := _module(name, module))["shapes"]],
     }
+
+
+def _module(name: str, module: nn.Module) -> dict[str, Any]:
+    shapes = {k: list(p.shape) for k, p in module.named_parameters(recurse=False)}
+    return {"name": name, "type": type(module).__name__, "shapes": shapes}
 
 
 def of_run(every: int, members: int | None, name: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
     """How the run is recorded, and what its user says of it. Raises `InstrumentError` for a config that is not one."""
     if config is not None and not isinstance(config, Mapping):
         raise InstrumentError(f"config= takes a dict of settings, not {type(config).__name__}: try vars(args)")
-    said = {"name": None if name is None else str(name), "config": None if config is None else dict(config)}
-    return {"every": every, "members": members} | {k: v for k, v in said.items() if v is not None}
+    return {"every": every, "members": members, "name": name, "config": config}
 
 
 def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, Any]:
@@ -55,7 +60,7 @@ def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str,
         for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
     rule = rule_of(optimizer)
-    known = {} if rule is None else {"rule": rule.name}
+    known = {} if rule is None else {"rule": rule.key}
     flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
     wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
     return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups} | wrapper

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import traceback
-from pathlib import Path
+from neuromech.errors import located
 
 NO_STATE = (
     "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, and what was "
@@ -20,8 +19,7 @@ NO_STEP = "no optimizer has stepped this model's parameters"
 
 def failed(step: int, error: Exception) -> str:
     """What to say of an instrument that failed after `step`, 0: before it had measured anything."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    what = located(error)
     if step:
         return (
             f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,22 +36,17 @@ class Measurement:
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
         self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
-        rows = Rows(self._laws.slices, members, self._laws.device)
-        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, self._eps())
+        record.update_meta(describe.of_findings(found, self.params))
+        formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
+        rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
+        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
-        record.update_meta(describe.of_findings(found, self.params))
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
             journal.once("none found", 0, "none found", message)
-
-    def _eps(self) -> list[float]:
-        """Of the weights of each family, or of autocast, to which gradients are rounded."""
-        coarse = eps_of(str(self._record.meta.get("autocast") or ""))
-        eps = [max(torch.finfo(self.params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
-        return eps if math.isnan(coarse) else [max(e, coarse) for e in eps]
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
@@ -161,7 +155,7 @@ class Measurement:
             for key, change in describe.changes(known.settings, settings):
                 self._journal.once(
                     f"{known.index} {key}",
-                    self.step,
+                    self.step + 1,
                     "settings",
                     f"from step {self.step + 1} on {change}. The laws take every step as it is told; later changes of "
                     "this setting are not listed",
@@ -177,7 +171,7 @@ class Measurement:
 
     def _explain(self, optimizer: Optimizer) -> None:
         name, law = type(optimizer).__name__, law_of(optimizer)
-        if law == "measured":
+        if law == "measured" and not getattr(optimizer, "follows_flow", False):
             message = (
                 f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
                 "the books balance whatever it does (neuromech.register_optimizer teaches its rule)"
@@ -193,12 +187,12 @@ class Measurement:
             (moving - before, "move"),
         ):
             if names:
-                self._journal.event(self.step, "moving", f"from step {self.step + 1} on {some(names)} {what}")
+                self._journal.event(self.step + 1, "moving", f"from step {self.step + 1} on {some(names)} {what}")
         for name, (owner, attribute) in self._owners.items():
             if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
                     f"replaced {name}",
-                    self.step,
+                    self.step + 1,
                     "replaced",
                     f"{name} was replaced by another tensor before step {self.step + 1}: what is observed from then on "
                     "is the tensor that it was, no longer the model",
@@ -224,7 +218,7 @@ class Measurement:
             f"before step {self.step + 1}, {some(other)} changed otherwise than by an optimizer step (load_state_dict, "
             "clipping, averaging, ...): no law covers that, so the predictions start over from the values found there"
         )
-        self._journal.event(self.step, "changed", message)
+        self._journal.event(self.step + 1, "changed", message)
         self._journal.warn_once("changed", message)
 
     def _change(self, touched: set[str]) -> Tensor | None:

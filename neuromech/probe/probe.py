@@ -163,6 +163,7 @@ class Probe(RunFrames):
         precision: torch.dtype | None = None,
         replicas: bool | Gather = False,
         ignore: str | Collection[str] = (),
+        allow: str | Collection[str] = (),
     ) -> Monitor:
         """Watch every step for what breaks an exact law, and name the likely cause; returns the monitor.
 
@@ -171,22 +172,19 @@ class Probe(RunFrames):
         gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
         may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
-        torch.distributed; all have to. `ignore`: causes that are no faults here.
+        torch.distributed; all have to. `ignore`: causes that are no faults here. `allow`: what is done on purpose
+        ("sam", "penalty", "freezing", "handover", "noise", ...: see `neuromech.monitor.PRACTICES`).
 
         Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
         no sense, or if there is a monitor with other ones.
         """
         from neuromech.monitor import Monitor, Options  # a quarter of the package, for those who ask
 
-        options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore)
+        options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore, allow)
         if self._monitor is not None and options == Options():
             return self._monitor
         if self._monitor is not None or self._removed:
-            why = (
-                "has been removed"
-                if self._removed
-                else "has its monitor already: monitor() without arguments returns it"
-            )
+            why = "has been removed" if self._removed else "has its monitor already (monitor() gives it again)"
             raise InstrumentError(f"this probe {why}")
         self._waiting.lenient = True
         self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
@@ -276,7 +274,7 @@ class Probe(RunFrames):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                self._monitor.add_violated(self._waiting.betrayed)
+                self._monitor.begin(self._waiting.betrayed, self._waiting.graph, self._waiting.forwards)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()

@@ -49,6 +49,7 @@ class Waiting:
         """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
         self.found: Findings | None = None
         self.betrayed: list[tuple[Symmetry, float]] = []
+        self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self._model = model
         self._seen: Forward | None = None
@@ -86,7 +87,7 @@ class Waiting:
 
     def forget(self) -> None:
         """Let go of all tensors."""
-        self._seen = None
+        self._seen = self.graph = None
         self.forwards.forget()
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class Waiting:
             raise forward.problem or error from error
 
     def _find(self, forward: Forward) -> None:
-        graph = self._graph(forward)
+        self.graph = graph = self._graph(forward)
         if len(forward.outputs) == len(graph.outputs):
             free = [
                 Invariance() if g is None else recognise(y, g)

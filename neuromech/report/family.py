@@ -7,7 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from neuromech.report.evidence import Evidence, evidence_of
 from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, Status, distances, judge
+from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +26,7 @@ class FamilyRecord:
 
     `whole`: step and COLUMNS of the sums over its members; `members`: the same of single members, with `member`;
     `distances`: those of `whole`, see `verdict.distances`; `terms`: what moved the charge since the start, by step and
-    member (-1: the family).
+    member (-1: the family). `evidence`: what the verdict rests on. `parameters`: the tensors that its members move.
     """
 
     index: int
@@ -38,6 +42,8 @@ class FamilyRecord:
     distances: pd.DataFrame
     verdict: LawVerdict
     terms: pd.DataFrame
+    evidence: Evidence = "measured"
+    parameters: tuple[str, ...] = ()
 
     def worst(self, law: str) -> float:
         """The largest distance from `law`; nan if it predicted nothing."""
@@ -60,21 +66,29 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
         group = groups.get(index, empty).drop(columns="symmetry")
         whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
         dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
+        kind, broken_by = str(data.get("kind") or "other"), tuple(map(str, data.get("broken_by") or ()))
+        parameters = tuple(dict.fromkeys(str(t.get("parameter")) for t in data.get("terms") or ()))
+        followed = bool(len(whole))
+        evidence = evidence_of(meta.get("optimizers") or (), parameters, bool(broken_by)) if followed else "found"
+        protected = evidence == "predicted" and kind == "translation"  # whose exact law reads the torque
+        verdict = judge(whole, dtype, protected) if followed or kind != "matrix" else UNFOLLOWED
         out.append(
             FamilyRecord(
                 index=index,
-                kind=str(data.get("kind") or "other"),
+                kind=kind,
                 size=int(data.get("size") or 1),
                 name=str(data.get("name") or f"symmetry {index}"),
                 reason=str(data.get("reason") or ("" if data else "the records do not say what it is")),
                 defect=measured(data.get("defect")),
-                broken_by=tuple(map(str, data.get("broken_by") or ())),
+                broken_by=broken_by,
                 dtype=dtype,
                 whole=whole,
                 members=group[group["member"] >= 0].reset_index(drop=True),
                 distances=distances(whole),
-                verdict=UNFOLLOWED if data.get("kind") == "matrix" and whole.empty else judge(whole, dtype),
-                terms=moved.get(index, moved[-1]),
+                verdict=verdict,
+                terms=explained(moved.get(index, moved[-1]), group, dtype),
+                evidence=evidence,
+                parameters=parameters,
             )
         )
     return out
@@ -89,6 +103,22 @@ def _by_symmetry(terms: pd.DataFrame | None) -> dict[int, pd.DataFrame]:
     once = terms.drop_duplicates(["step", "symmetry", "member"], keep="last").sort_values("step", kind="stable")
     groups = {int(rows["symmetry"].iloc[0]): rows.reset_index(drop=True) for _, rows in once.groupby("symmetry")}
     return {-1: once[:0]} | groups
+
+
+def explained(terms: pd.DataFrame, charges: pd.DataFrame, dtype: str) -> pd.DataFrame:
+    """Terms in which rounding is no more than it can be, the rest is `unexplained`: older runs call all of it rounding.
+
+    `charges`: the rows of the family, by step.
+    """
+    if "rounding" not in terms or "unexplained" in terms or terms.empty:
+        return terms
+    scale = charges[["step", "member", "scale"]].copy()
+    scale["scale"] = scale.groupby("member")["scale"].cummax()
+    largest = terms[["step", "member"]].merge(scale.drop_duplicates(["step", "member"]), how="left")["scale"]
+    eps = eps_of(dtype)
+    allowed = rounding_bound(terms["step"].to_numpy(float), 0.0 if math.isnan(eps) else eps) * largest.to_numpy(float)
+    rounding = terms["rounding"].clip(-allowed, allowed).where(~np.isnan(allowed), terms["rounding"])
+    return terms.assign(rounding=rounding, unexplained=terms["rounding"] - rounding)
 
 
 def gradients_in(meta: Mapping[str, Any]) -> str:
@@ -115,12 +145,17 @@ def summary(found: Sequence[FamilyRecord]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {"symmetry": f.index, "kind": f.kind, "size": f.size, "name": f.name, "defect": f.defect}
+            | {"evidence": f.evidence}
             | {"status": f.verdict.status, "worst": f.verdict.worst, "allowed": f.verdict.allowed}
             | {law: f.worst(law) for law in LAWS}
             | {"verdict": f.verdict.text}
             for f in found
         ],
-        columns=["symmetry", "kind", "size", "name", "defect", "status", "worst", "allowed", *LAWS, "verdict"],
+        columns=[
+            *("symmetry", "kind", "size", "name", "defect", "evidence", "status", "worst", "allowed"),
+            *LAWS,
+            "verdict",
+        ],
     )
 
 

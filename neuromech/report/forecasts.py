@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,9 @@ import numpy as np
 
 from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
 from neuromech.optimizers import known_rule
+from neuromech.report.evidence import holds_any
 from neuromech.report.family import FamilyRecord
-from neuromech.report.words import exactly, number, share
+from neuromech.report.words import exactly, listing, number, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MADE_AT = 0.2  # of the run
 LEAST_STEPS = 50
 FADES = 3.0  # a gradient's strength is not taken to change faster than this power of the step number
+FAILED = 1.0  # a relative error from which on nothing is concluded
+MOST = 3  # weights that are named in a sentence
 NOTHING = 0.01  # a change of the squared length that does not matter
 
 
@@ -29,8 +32,9 @@ class Forecast:
     """What was forecast for the recorded members of one family, and what came: squared lengths are summed over them.
 
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
-    of the last fifth of the run, nan where nothing is known of the optimizer's memory; `undecayed`: the end without
-    weight decay.
+    of the last fifth of the run, nan where nothing is known of the optimizer's memory; `turned_before`: that measured
+    before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group;
+    `coupled`: the decay goes through a preconditioner, and cannot be told apart. What could not be measured is nan.
     """
 
     family: FamilyRecord
@@ -44,12 +48,32 @@ class Forecast:
     time_constant: float
     angle: float
     turned: float
+    turned_before: float
     effective: float
+    lr: float
+    weight_decay: float
+    power: int
+    coupled: bool
 
     @property
     def error(self) -> float:
-        """Relative to what came."""
+        """Of the squared length, relative to what came."""
         return abs(self.end - self.came) / self.came
+
+    @property
+    def baseline(self) -> float:
+        """The error of the forecast that nothing changes."""
+        return abs(self.now - self.came) / self.came
+
+    @property
+    def angle_error(self) -> float:
+        """Of the angle, relative to what was measured."""
+        return abs(self.angle - self.turned) / self.turned if self.turned > 0 else math.nan
+
+    @property
+    def angle_baseline(self) -> float:
+        """The error of the angle if weights went on turning as they did."""
+        return abs(self.turned_before - self.turned) / self.turned if self.turned > 0 else math.nan
 
     @property
     def decay_matters(self) -> bool:
@@ -58,7 +82,8 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Knobs:
-    """What is known of the one optimizer of a run: `power` as in `forecast.Balance`, `memory` is momentum or beta1.
+    """What is known of the one group of settings that moves some parameters: `power` as in `forecast.Balance`, `memory`
+    is momentum or beta1, `relative` the learning rate relative to that of the optimizer's first group.
 
     `separable`: what weight decay does to a squared length can be told from what the update does: it is decoupled, or
     the update is linear in the gradients that it joins. Behind a preconditioner it is a part of the update.
@@ -69,30 +94,42 @@ class Knobs:
     memory: float
     lr: float
     weight_decay: float
+    relative: float = 1.0
     separable: bool = True
 
 
-def knobs(meta: Mapping[str, Any]) -> Knobs | None:
-    """None: no optimizer, or several of different kinds."""
-    known = list(meta.get("optimizers") or ())
-    if len({o.get("class") for o in known}) != 1 or not known[0].get("groups"):
+def knobs(meta: Mapping[str, Any], parameters: Collection[str] = ()) -> Knobs | None:
+    """Of the group that holds `parameters`. None: no group, or several with different settings."""
+    known = [
+        (o, group)
+        for o in meta.get("optimizers") or ()
+        for group in o.get("groups") or ()
+        if holds_any(group, parameters)
+    ]
+    if not known or len({str(o.get("class")) for o, _ in known}) != 1:
         return None
-    groups = known[0]["groups"]
-    group = max(groups, key=lambda g: float(g.get("weight_decay") or 0.0))
-    name = str(known[0]["class"])
-    lr, decay = float(group.get("lr") or 0.0), float(group.get("weight_decay") or 0.0)
-    rule = known_rule(str(known[0].get("rule", name)))
+    optimizer, group = known[0]
+    if any((g.get("lr"), g.get("weight_decay")) != (group.get("lr"), group.get("weight_decay")) for _, g in known):
+        return None
+    if optimizer.get("wrapper"):
+        return None  # its steps are not those of its class
+    name = str(optimizer["class"])
+    lr, first = float(group.get("lr") or 0.0), float(optimizer["groups"][0].get("lr") or 0.0)
+    decay, relative = float(group.get("weight_decay") or 0.0), lr / first if first > 0 else 1.0
+    rule = known_rule(str(optimizer.get("rule", name)))
     if rule is None:
-        return Knobs(name, 0, math.nan, lr, decay, separable=False)
-    return Knobs(name, rule.power, rule.memory(group), lr, decay, rule.decoupled(group) or rule.power == 1)
+        return Knobs(name, 0, math.nan, lr, decay, relative, separable=False)
+    separable = rule.decoupled(group) or rule.power == 1
+    return Knobs(name, rule.power, rule.memory(group), lr, decay, relative, separable)
 
 
 def forecasts(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> list[Forecast]:
     """One for every family of squared lengths that was recorded often enough; none in a short run."""
-    told, rates = knobs(meta), _rates(steps)
-    if told is None or len(rates) <= LEAST_STEPS:
+    rates = _rates(steps)
+    if len(rates) <= LEAST_STEPS:
         return []
-    made = (forecast(f, told, rates) for f in found if f.kind == "scale")
+    known = ((f, knobs(meta, f.parameters)) for f in found if f.kind == "scale")
+    made = (forecast(f, own, rates * own.relative) for f, own in known if own is not None)
     return [f for f in made if f is not None]
 
 
@@ -113,6 +150,7 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
     if len(now) != len(came) or (np.concatenate([now, came]) <= 0).any():
         return None
     ahead, lr = rates[first + 1 : last + 1].tolist(), float(rates[first])
+    unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
     return Forecast(
         family=family,
@@ -122,11 +160,16 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
         end=sum(path[-1] for path in paths),
         came=float(came.sum()),
         undecayed=sum(replace(b, decay=0.0).advance(c, ahead) for b, c in zip(single, now, strict=True)),
-        equilibrium=sum(b.equilibrium(lr) for b in single),
+        equilibrium=math.nan if unknown else sum(b.equilibrium(lr) for b in single),
         time_constant=float(np.mean([b.time_constant(lr) for b in single])),
-        angle=_angle(single, paths, told.memory, rates, last),
-        turned=_turned(family, last),
+        angle=math.nan if unknown else _angle(single, paths, told.memory, rates, last),
+        turned=_turned(family, int(0.8 * last), last),
+        turned_before=_turned(family, int(0.7 * first), first),
         effective=float(np.mean([effective_lr(lr, c, told.memory, told.power) for c in now])),
+        lr=told.lr,
+        weight_decay=told.weight_decay,
+        power=told.power,
+        coupled=told.weight_decay > 0 and not told.separable,
     )
 
 
@@ -167,9 +210,10 @@ def _angle(
     return math.sqrt(float(np.mean(turned)))
 
 
-def _turned(family: FamilyRecord, last: int) -> float:
-    """The angle by which one step turned the weights, root mean square over the last fifth and all members."""
-    whole = family.terms[(family.terms["member"] < 0) & (family.terms["step"] >= 0.8 * last)]
+def _turned(family: FamilyRecord, first: int, last: int) -> float:
+    """The angle by which one step turned the weights, root mean square over these steps and all members."""
+    step = family.terms["step"]
+    whole = family.terms[(family.terms["member"] < 0) & (step >= first) & (step <= last)]
     if len(whole) < 2:
         return math.nan
     a, b = whole.iloc[0], whole.iloc[-1]
@@ -185,28 +229,40 @@ def _rates(steps: pd.DataFrame) -> np.ndarray:
     return out
 
 
-def remarks(told: Knobs | None, made: Sequence[Forecast]) -> list[str]:
-    """What follows for the settings of the run, in sentences."""
-    if told is None or not made:
-        return []
-    out = []
-    idle = [f for f in made if not f.decay_matters]
-    if told.weight_decay > 0 and idle and told.separable:
-        which = "these weights" if len(idle) == len(made) else ", ".join(f.family.name for f in idle)
-        out.append(
-            f"Weight decay {exactly(told.weight_decay)} does nothing here for {which}: to the end of the run it "
-            f"changes their squared length by less than {share(NOTHING)}."
-        )
-    if told.weight_decay == 0:
-        out.append(
-            "Without weight decay these weights have no equilibrium: they only grow, and so their effective learning "
-            "rate only falls."
-        )
-    elif told.separable and told.power >= 0 and len(idle) < len(made):
-        lr, decay, longer = equivalent(told.lr, told.weight_decay, 2.0, told.power)
-        out.append(
-            f"For these weights learning rate {exactly(told.lr)} with weight decay {exactly(told.weight_decay)} is "
-            f"equivalent to {exactly(lr)} with {exactly(decay)}, started {number(longer)} times as long: the same "
-            "function at every step. In equilibrium only the product of the two matters."
-        )
+def remarks(made: Sequence[Forecast]) -> list[str]:
+    """What follows for the settings of the run, in sentences; nothing from a forecast that failed."""
+    good = [f for f in made if f.error <= FAILED]
+    if not good:
+        return ["The forecasts were off by more than 100 %: nothing is concluded from them."] if made else []
+    out: list[str] = []
+    for (lr, decay), some in _by_settings(good).items():
+        which = "these weights" if len(some) == len(made) else listing([f.family.name for f in some][:MOST])
+        which += f" and {len(some) - MOST} more" if which != "these weights" and len(some) > MOST else ""
+        if any(f.coupled for f in some):
+            out.append(
+                f"The weight decay {exactly(decay)} of {which} goes through the preconditioner of the optimizer: what "
+                "it does is not told apart from the rest."
+            )
+        elif decay == 0:
+            only = " They only grow, and so their effective learning rate only falls." if some[0].power == 1 else ""
+            out.append(f"Without weight decay {which} have no equilibrium.{only}")
+        elif not any(f.decay_matters for f in some):
+            out.append(
+                f"Weight decay {exactly(decay)} does nothing here for {which}: to the end of the run it changes their "
+                f"squared length by less than {share(NOTHING)}."
+            )
+        elif some[0].power >= 0:
+            faster, weaker, longer = equivalent(lr, decay, 2.0, some[0].power)
+            out.append(
+                f"For {which}, in a parameter group of their own, learning rate {exactly(lr)} with weight decay "
+                f"{exactly(decay)} is equivalent to {exactly(faster)} with {exactly(weaker)}, started {number(longer)} "
+                "times as long: the same function at every step. In equilibrium only the product of the two matters."
+            )
+    return out
+
+
+def _by_settings(made: Sequence[Forecast]) -> dict[tuple[float, float], list[Forecast]]:
+    out: dict[tuple[float, float], list[Forecast]] = {}
+    for f in made:
+        out.setdefault((f.lr, f.weight_decay), []).append(f)
     return out

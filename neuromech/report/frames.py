@@ -26,6 +26,8 @@ COLUMNS = {
                "others"],
 }  # fmt: skip
 
+SCORES = ("error", "baseline", "angle_error", "angle_baseline")
+
 
 class RunFrames:
     """What was recorded of a run, as data frames; empty ones have their columns too.
@@ -92,9 +94,10 @@ class RunFrames:
 
         run = self._recorded()
         made = forecasts(run.meta, self._families(), run.frame("steps"))
-        columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), "error"]
+        columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
         rows = [
-            {"symmetry": f.family.index, "name": f.family.name, "error": f.error}
+            {"symmetry": f.family.index, "name": f.family.name, "error": f.error, "baseline": f.baseline}
+            | {"angle_error": f.angle_error, "angle_baseline": f.angle_baseline}
             | {k: v for k, v in vars(f).items() if k != "family"}
             for f in made
         ]

@@ -1,58 +1,52 @@
-"""The page: one HTML file that needs nothing else, from any recorded run."""
+"""The page: one HTML file that needs nothing else, from any recorded run. Data once; figures are drawn when seen."""
 
 from __future__ import annotations
 
-import base64
+import json
+import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from neuromech.detect import compressed
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
-from neuromech.report import faults, figures, story, words
-from neuromech.report.canvas import svg
-from neuromech.report.family import FamilyRecord, by_kind, families, law_table, measured
-from neuromech.report.forecasts import forecasts, knobs, remarks
-from neuromech.report.terms import TERMS, visible
-from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS
+from neuromech.report import curves, settings, words
+from neuromech.report.canvas import corners, drawable
+from neuromech.report.evidence import MEANING
+from neuromech.report.facts import RunFacts, gather
+from neuromech.report.family import FamilyRecord, measured
+from neuromech.report.forecasts import remarks
+from neuromech.report.judgement import Judgement, decide
+from neuromech.report.layer_table import causes, place, rows
+from neuromech.report.layers import Layer, layers_of
+from neuromech.report.static_figure import curve
+from neuromech.report.terms import TERMS
+from neuromech.report.words import number, share
+from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS, eps_of
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    import pandas as pd
 
-SHOWN = 6
-"""Families of a kind that are drawn in the open; the rest is folded."""
-
-LAWS = {
-    "exact": ("Exact law", "what each step of this optimizer does to the charge, with nothing left out"),
-    "ideal": (
-        "Ideal law",
-        "the exact law as if every symmetry were perfect: without the eps of norms, and without the rounding of "
-        "gradients that cancel, which moves translations",
-    ),
-    "continuous": (
-        "Continuous law",
-        "a smooth approximation: the charge as a damped oscillator driven by the gradients",
-    ),
-    "flow": ("Gradient flow", "the limit of infinitely small steps, where only weight decay changes a charge"),
+MANY = 60  # families from which on curves have fewer points and no members
+LONGEST = 400  # characters of a reason
+EVENTS = 200  # that are listed
+FORMULA = {
+    "translation": "Σ w",
+    "scale": "Σ w²",
+    "rescale": "Σ w² before − Σ w² behind",
+    "matrix": "W₁W₁ᵀ − W₂ᵀW₂",
 }
-
-KINDS = {
-    "scale": (
-        "Scale",
-        "Multiplying all of these weights by one positive factor changes nothing. What is conserved is their squared "
-        "length: the sum of their squares.",
-    ),
-    "rescale": (
-        "Rescale",
-        "A factor on the weights before the slash is undone by its inverse on those behind it. What is conserved is "
-        "the difference of the two squared lengths.",
-    ),
-    "translation": (
-        "Translation",
-        "Adding one number to all of these weights changes nothing. What is conserved is their sum.",
-    ),
-    "other": ("Not described", "The records hold rows of symmetries that run.json does not describe."),
+PILLS = {
+    "finished": ("ok", "finished"),
+    "raised": ("bad", "ended with an exception"),
+    "failed": ("mixed", "measuring stopped"),
+    "killed": ("bad", "killed"),
+    "running": ("none", "running when written"),
+    "unknown": ("none", "no end seen"),
 }
 
 
@@ -65,7 +59,7 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     path = Path(path).expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise RecordError(f"cannot write the report to {path}: {error}. Choose another file") from error
     return path
@@ -74,80 +68,224 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
 def render(record: Run) -> str:
     """The report as HTML."""
     import jinja2
+    import markupsafe
 
-    meta, steps, events = record.meta, record.frame("steps"), record.frame("events")
-    found = families(meta, record.frame("charges"), record.frame("terms"))
-    n_steps = max(story.number_of_steps(steps), *(int(f.whole["step"].max()) for f in found if len(f.whole)), 0)
-    told = faults.faults(record.frame("faults"))
-    tone, headline = story.headline(meta, n_steps, found, events)
-    overview = figures.overview_figure(found, steps)
-    foreseen = forecasts(meta, found, steps)
-    template = resources.files("neuromech.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    facts = gather(record)
+    judged = decide(facts)
+    layers = layers_of(facts.meta, facts.families, facts.n_steps)
+    texts = {name: _resource(f"page.{name}") for name in ("css", "js", "html.j2")}
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": words.number, "share": words.share, "unbroken": words.unbroken}
-    return environment.from_string(template).render(
-        tone=tone,
-        headline=headline,
-        model=meta.get("model") or "model",
-        facts=story.run_facts(meta, steps, record.sessions),
-        n_steps=n_steps,
-        laws=[{**row, "title": LAWS[row["law"]][0], "what": LAWS[row["law"]][1]} for row in law_table(found)],
-        overview=_embedded(overview) if overview else None,
-        forecasts=foreseen,
-        remarks=remarks(knobs(meta), foreseen),
-        kinds=[_kind(kind, fs, n_steps) for kind, fs in by_kind(found).items()],
-        shown=SHOWN,
-        legend=_legend(found),
-        monitored=faults.verdict(told, n_steps) if told or "monitor" in meta else "",
-        faults=told,
-        terms=[
-            {"title": TERMS[name][0], "colour": TERMS[name][1]}
-            for name in visible([f.terms[f.terms["member"] < 0] for f in found])
+    environment.filters |= {"number": number, "share": share, "unbroken": words.unbroken}
+    metrics = _metrics(facts)
+    return environment.from_string(texts["html.j2"]).render(
+        css=markupsafe.Markup(texts["css"]),
+        js=markupsafe.Markup(texts["js"]),
+        data=markupsafe.Markup(_json(_data(facts, layers, metrics))),
+        title=_title(record, facts),
+        pill=PILLS[facts.ending.how],
+        judged=judged,
+        facts=facts,
+        first=markupsafe.Markup(_first_figure(facts, metrics)),
+        tiles=_tiles(facts, judged),
+        happened=_happened(facts, judged),
+        explained=(chosen := _explained(facts)),
+        place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
+        rows=rows(layers, facts),
+        causes=causes(layers, facts),
+        names=TERMS,
+        forecasts=facts.forecasts,
+        remarks=remarks(facts.forecasts),
+        others=len(metrics) > 1,
+        opaque=[
+            {"op": "?", "module": "", "why": ""} | dict(o) | {"blocks": compressed(map(str, o.get("blocks") or ()))}
+            for o in facts.meta.get("opaque") or ()
         ],
-        caveats=story.caveats(meta, found),
-        completeness=story.completeness(meta, n_steps, found),
-        opaque=[{"op": "?", "module": "", "why": "", "blocks": ()} | o for o in meta.get("opaque") or ()],
         rejected=[
-            {"name": "?", "reason": ""} | r | {"defect": measured(r.get("defect"))} for r in meta.get("rejected") or ()
+            {"name": "?", "reason": ""} | dict(r) | {"defect": measured(r.get("defect"))}
+            for r in facts.meta.get("rejected") or ()
         ],
-        inactive=meta.get("inactive") or (),
-        notes=[n for n in meta.get("notes") or () if n not in str(meta.get("loss"))],
-        events=_events(events),
+        inactive=compressed(map(str, facts.meta.get("inactive") or ())),
+        notes=[str(n) for n in facts.meta.get("notes") or ()],
+        nothing=_why_nothing(facts),
+        about=settings.about(facts),
+        optimizers=settings.optimizers(facts.meta),
+        evidence=MEANING,
         confidence=CONFIDENCE,
         operations=LAW_OPERATIONS,
-        version=meta.get("neuromech") or "",
     )
 
 
-def _kind(kind: str, found: Sequence[FamilyRecord], n_steps: int) -> dict[str, Any]:
-    title, what = KINDS.get(kind, (kind.capitalize(), ""))
+def _resource(name: str) -> str:
+    return resources.files("neuromech.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json(data: Any) -> str:
+    """As JSON that may stand inside of a script element."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+def _title(record: Run, facts: RunFacts) -> str:
+    model = str(facts.meta.get("model") or "model")
+    own = str(facts.meta.get("name") or (record.path.name if record.path else ""))
+    return f"{own} ({model})" if own else model
+
+
+# -- the data that figures are drawn from
+
+
+def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    few = len(facts.families) > MANY
+    marks = [{"step": f.step, "text": f.title} for f in facts.faults]
+    marks += [{"step": int(s), "text": str(k), "soft": True} for s, k in _soft_marks(facts.events)]
     return {
-        "title": title,
-        "what": what,
-        "members": sum(f.size for f in found),
-        "families": [
-            {"family": f, "figure": _embedded(figures.family_figure(f)) if n_steps and len(f.whole) else None}
-            for f in found
+        "metrics": metrics,
+        "marks": marks[:60],
+        "causes": {name: title for name, (title, _) in TERMS.items()},
+        "layers": [
+            {"name": x.name, "families": [place(facts, i) for i in x.families], "strip": x.strip} for x in layers
         ],
+        "families": [_family(f, few) for f in facts.families],
     }
 
 
-def _embedded(figure: Figure) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg(figure).encode()).decode()
-
-
-def _legend(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
-    """The laws that are drawn, with how."""
-    drawn = [law for law in LAWS if any(f.distances[law].notna().any() for f in found)]
-    if not any(f.broken_by or f.kind == "translation" for f in found) and "exact" in drawn and "ideal" in drawn:
-        drawn.remove("ideal")
-    dashes = {
-        law: "" if style == "-" else " ".join(f"{2 * x:g}" for x in style[1]) for law, style in figures.STYLES.items()
+def _family(f: FamilyRecord, few: bool) -> dict[str, Any]:
+    eps = eps_of(f.dtype)
+    scale = f.whole["scale"].to_numpy(float)
+    largest = float(np.nanmax(scale, initial=0.0)) if np.isfinite(scale).any() else 0.0
+    return {
+        "name": f.name[:LONGEST],
+        "kind": f.kind,
+        "size": f.size,
+        "formula": FORMULA.get(f.kind, "charge"),
+        "reason": _short(f.reason),
+        "defect": number(f.defect),
+        "evidence": f.evidence,
+        "text": f.verdict.text,
+        "told": curves.told_of(f),
+        "eps": None if math.isnan(eps) else eps,
+        "least": 1e-3 * largest if math.isfinite(largest) else 0.0,  # lest rounding fill the panel
+        "curves": curves.of_family(f, few) if len(f.whole) else None,
     }
-    return [{"title": LAWS[law][0], "colour": figures.COLOURS[law], "dashes": dashes[law]} for law in drawn]
 
 
-def _events(events: Any) -> list[Mapping[str, Any]]:
-    return events.reindex(columns=["step", "kind", "message"]).to_dict("records") if len(events) else []
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else text[: LONGEST - 2].rsplit(" ", 1)[0] + " …"
+
+
+def _soft_marks(events: pd.DataFrame) -> list[tuple[float, str]]:
+    kinds = ("settings", "changed", "non-finite", "failed")
+    shown = events[events["kind"].isin(kinds)]
+    return list(zip(shown["step"], shown["kind"], strict=True))
+
+
+def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
+    """Everything that is a number a step, the loss first: packed, and told in words."""
+    named = dict(facts.metrics)
+    order = [name for name in ("loss",) if name in named] + [n for n in named if n not in ("loss", "backwards")]
+    out = [_metric(name, named[name]) for name in order]
+    if {"step", "optimizer", "lr"} <= {*facts.steps}:
+        for number_, rows in facts.steps[facts.steps["step"] > 0].groupby("optimizer"):
+            if rows["lr"].nunique() < 2:
+                continue  # which the tile says
+            which = f" of optimizer {number_}" if facts.steps["optimizer"].nunique() > 1 else ""
+            rate = rows.rename(columns={"lr": "value"})[["step", "value"]]
+            out.append(_metric(f"learning rate{which}", rate) | {"rate": True, "log": False})
+    return [m for m in out if m]
+
+
+def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
+    step, value = rows["step"].to_numpy(float), rows["value"].to_numpy(float)
+    shown = corners(drawable(value))
+    known = value[np.isfinite(value) & (np.abs(value) < 1e100)]
+    log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
+    text = curves.told(step, value)
+    packed = {"step": curves.packed(step[shown]), "value": curves.packed(value[shown])}
+    return packed | {"name": name, "title": f"{name.capitalize()}, step by step", "alt": f"{name}: {text}.", "log": log}
+
+
+def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
+    """The loss where there is one, else the first thing that is known at every step."""
+    marks = [(float(f.step), f.title) for f in facts.faults]
+    loss = facts.loss
+    if loss is not None and len(loss) > 1:
+        m = metrics[0]
+        return curve(loss["step"].tolist(), loss["value"].tolist(), "loss", m["alt"], marks, m["log"])
+    for f in facts.families:
+        if len(f.whole) > 1:
+            x, y = f.whole["step"].tolist(), f.whole["observed"].tolist()
+            return curve(x, y, FORMULA.get(f.kind, "charge"), f"Charge of {f.name}: {curves.told_of(f)}.", marks, False)
+    return ""
+
+
+# -- what is said
+
+
+def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
+    found = facts.families
+    count = {e: sum(f.evidence == e and f.verdict.status != "empty" for f in found) for e in MEANING}
+    broken = sum(f.verdict.status in ("broken", "diverged") for f in found)
+    worst = [f.verdict.worst for f in found if f.evidence != "measured" and not math.isnan(f.verdict.worst)]
+    laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
+    out = [("symmetries found", words.many(len(found), "family", "families"), _dimension(facts.meta))]
+    out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
+    if facts.n_steps:
+        out.append(("broken", str(broken) if laws else "–", f"of {sum(count.values()) - count['found']} followed"))
+        out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
+    rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
+    if rate is not None and len(rate):
+        same = rate.nunique() == 1
+        text = (
+            words.exactly(rate.iloc[0]) if same else f"{words.exactly(rate.iloc[0])} → {number(float(rate.iloc[-1]))}"
+        )
+        out.append(("learning rate", text, "constant" if same else "first and last step"))
+    found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
+    out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
+    return out
+
+
+def _dimension(meta: Mapping[str, Any]) -> str:
+    known = {str(k): int(n) for k, n in (meta.get("dimension") or {}).items() if n}
+    return ", ".join(f"{n:,} of {'mixing' if k == 'matrix' else k}" for k, n in known.items())
+
+
+def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
+    """Findings and events by step."""
+    out = [{"step": s.step, "tone": s.tone, "text": s.text, "do": s.do} for s in judged.wrong if s.key != "limit"]
+    out += [{"step": None, "tone": "none", "text": s.text, "do": ""} for s in judged.statements if s.key == "running"]
+    events = facts.events[facts.events["kind"] != "fault"]
+    for row in events.head(EVENTS).itertuples():
+        step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
+        out.append({"step": step, "tone": "none", "text": f"{row.kind}: {row.message}", "do": ""})
+    if len(events) > EVENTS:
+        out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
+    return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
+
+
+def _explained(facts: RunFacts) -> FamilyRecord | None:
+    """The most instructive family: one that is broken, else the one that moved furthest and was predicted."""
+
+    def moved(f: FamilyRecord) -> float:
+        observed, scale = f.whole["observed"].to_numpy(float), f.whole["scale"].to_numpy(float)
+        if len(observed) < 2 or not np.isfinite(observed).any() or not np.nanmax(scale) > 0:
+            return -1.0
+        return float((np.nanmax(observed) - np.nanmin(observed)) / np.nanmax(scale))
+
+    some = [f for f in facts.families if len(f.whole) > 1 and f.whole["observed"].notna().any()]
+    strength = {"predicted": 3, "checked": 2, "measured": 1, "found": 0}
+    return max(some, key=lambda f: (f.verdict.status == "broken", strength[f.evidence], moved(f)), default=None)
+
+
+def _why_nothing(facts: RunFacts) -> str:
+    """Where a model has no symmetry: why, and what would have one."""
+    if facts.families or "symmetries" not in facts.meta:
+        return ""
+    blocked = "The operations listed under Limits block what they touch. " if facts.meta.get("opaque") else ""
+    return (
+        f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a "
+        "layer (scale), from softmax losses and attention (translation), and from pairs of linear maps (matrix). "
+        "Smooth activations such as tanh, and losses such as the squared error, have none. The rest of the run is "
+        "shown all the same: its loss, its settings and what happened."
+    )

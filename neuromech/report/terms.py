@@ -20,8 +20,9 @@ TERMS: dict[str, tuple[str, str]] = {
     "momentum": ("momentum", "#009E73"),
     "preconditioner": ("preconditioner", "#CC79A7"),
     "leak": ("leak", "#D55E00"),
-    "outside": ("other hands", "#444444"),
+    "outside": ("edits from outside", "#444444"),
     "rounding": ("rounding", "#bbbbbb"),
+    "unexplained": ("unexplained", "#c62828"),
 }
 VISIBLE = 2e-3  # of the largest term
 POINTS = 200

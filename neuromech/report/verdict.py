@@ -69,15 +69,18 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
 UNFOLLOWED = LawVerdict("observed", "found, but not followed in training")
 
 
-def judge(rows: pd.DataFrame, dtype: str) -> LawVerdict:
-    """The verdict on the exact law of one family, from its rows by step."""
+def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict:
+    """The verdict on the exact law of one family, from its rows by step.
+
+    `protected`: a symmetry should cancel the torque that the exact law reads; a torque beyond rounding breaks it.
+    """
     rows = rows.reset_index(drop=True)
     if not (rows["step"] > 0).any():
         return LawVerdict("empty", "no step was recorded")
     finite = np.isfinite(rows["observed"].to_numpy(float))
     if not finite.all():
         since = int(rows["step"][int(np.argmin(finite))])
-        before = judge(rows[: int(np.argmin(finite))], dtype)
+        before = judge(rows[: int(np.argmin(finite))], dtype, protected)
         until = f"; until then it {before.text}" if before.at is not None else ""
         text = f"not a number any more from step {since} on{until}"
         return LawVerdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
@@ -94,10 +97,18 @@ def judge(rows: pd.DataFrame, dtype: str) -> LawVerdict:
     worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
     tail = "" if steps[-1] == rows["step"].iloc[-1] else f"; predicted until step {steps[-1]} only"
 
+    half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
+    torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
+    if (
+        worst <= np.fmax(half, bound)
+        and (turned := np.nan_to_num(torque, nan=0.0) > np.fmax(half, np.nan_to_num(allowed))).any()
+    ):
+        since, furthest = int(steps[int(np.argmax(turned))]), float(np.nanmax(torque))
+        text = f"broken from step {since}: gradients that should cancel have moved the charge by {share(furthest)}"
+        return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since)
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
         return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
-    half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     if worst <= half or worst <= bound:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
         return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)

@@ -16,7 +16,7 @@ from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.operator import define
-from neuromech.detect.refine import Renaming, assemble, intervals, regroup, sum_of, unify
+from neuromech.detect.refine import Regrouping, Renaming, assemble, intervals, joined, regroup, unify
 
 T = TypeVar("T")
 
@@ -148,13 +148,21 @@ def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
     tensors = [first, *others]
     if not any(t.scale or t.shift for t in tensors):
         return s.result(put(first.axes, dim, axis(sum(length(t, dim) for t in tensors))))
-    whole = sum_of([length(t, dim) for t in tensors])
+    whole, names = joined([t.axes[dim] for t in tensors])
     scale, shift = Expr(), Expr()
-    for t, segment in zip(tensors, whole.segments, strict=True):
-        t = t.rename(unify([segment], t.axes[dim]))
-        scale += t.scale.within(segment)
-        shift += t.shift.within(segment)
+    for t, name in zip(tensors, names, strict=True):
+        scale += _in_its_place(t.scale, name)
+        shift += _in_its_place(t.shift, name)
     return s.result(put(first.axes, dim, (whole,)), scale, shift)
+
+
+def _in_its_place(expr: Expr, how: Regrouping) -> Expr:
+    """What a part carries, in the whole: where it does not depend on the axis it is the same in all segments."""
+    moving, constant = expr.split(how.of)
+    out = moving.rename(Renaming({}, (how,)))
+    for entry in how.entries if constant else ():
+        out += constant.within(*entry.guards)
+    return out
 
 
 def stack(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:

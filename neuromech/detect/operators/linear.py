@@ -13,11 +13,12 @@ from fractions import Fraction
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Unsupported
-from neuromech.detect.axes import Axis, Label, axis, leaves
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
+from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.refine import unify
 from neuromech.detect.subscripts import parsed
 
@@ -80,13 +81,16 @@ def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float 
     return plus(s, y, times(b, beta)) if beta else y
 
 
-def _grouped(x: Abstract, w: Abstract, groups: int) -> tuple[Abstract, Abstract, Axis]:
-    """x with a batch axis, and w with its axis 0 cut into (group, the rest); returns the axis of the groups as well."""
+def _grouped(x: Abstract, w: Abstract, groups: int, read: int) -> tuple[Abstract, Abstract]:
+    """x as (batch, group, channel, space) and w as (group, .., .., taps), whose axis `read` is that channel."""
     if x.ndim < w.ndim:
         x = replace(x, axes=((), *x.axes))
-    w = w.fresh()
-    group, rest = axis(groups), axis(math.prod(a.n for a in w.axes[0]) // groups)
-    return x, w.rename(unify((*group, *rest), w.axes[0])), group
+    batch, channels, *space = map(count, x.axes)
+    x = reshaped(x, (batch, groups, channels // groups, *space))
+    first, *others = map(count, w.axes)
+    w = reshaped(w.fresh(), (groups, first // groups, *others))
+    w = w.rename(unify(x.axes[1], w.axes[0]))  # two convolutions of one x see the same indices
+    return x, w.rename(unify(x.axes[2], w.axes[read]))
 
 
 def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> Abstract:
@@ -109,13 +113,12 @@ def conv(
     """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    x, w, group = _grouped(x, w, groups)
-    w = w.rename(unify(x.axes[1], (*group, *w.axes[1])))  # two convolutions of one x see the same indices
-    shapes = tuple(tuple(math.prod(a.n for a in labels) for labels in t.axes[2:]) for t in (x, w))
+    x, w = _grouped(x, w, groups, read=2)
+    shapes = tuple(tuple(map(count, t.axes[3:])) for t in (x, w))
     geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
-    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=2):
+    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=3):
         w = w.rename(unify(tap, w.axes[d]))  # ... and the same places within a patch of it
-    channels, taps, space_in = w.along([1]), w.along(range(2, w.ndim)), x.along(range(2, x.ndim))
+    channels, taps, space_in = w.along([2]), w.along(range(3, w.ndim)), x.along(range(3, x.ndim))
     space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
     where = [q for a in space_out for q in a]
 
@@ -131,7 +134,7 @@ def conv(
         local, constant = x.shift, Expr()
     shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
     shift += constant.times(w.data).summed([*channels, *taps])
-    y = s.result((x.axes[0], w.axes[0], *space_out), scale, shift)
+    y = s.result((x.axes[0], (*w.axes[0], *w.axes[1]), *space_out), scale, shift)
     return _biased(s, y, b, batched)
 
 
@@ -149,18 +152,15 @@ def conv_transpose(
     """The adjoint of a convolution: w is (group i, o, taps)."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    x, w, group = _grouped(x, w, groups)
-    w = w.rename(unify(x.axes[1], w.axes[0]))
-    channels_in = w.along([0])
-    group_now, rest = channels_in[: len(leaves(group))], channels_in[len(leaves(group)) :]
-    space_in, taps = x.along(range(2, x.ndim)), w.along(range(2, w.ndim))
+    x, w = _grouped(x, w, groups, read=1)
+    rest, space_in, taps = w.along([1]), x.along(range(3, x.ndim)), w.along(range(3, w.ndim))
     space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
     where = [q for a in space_out for q in a]
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*rest, *taps])
     geometry = ("conv_transpose", str(stride), str(padding), str(output_padding), str(dilation))
     patches, kernel = (t.data.derived((*geometry, i), *space_in, *taps, *where) for i, t in enumerate((x, w)))
     shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
-    y = s.result((x.axes[0], (*group_now, *leaves(w.axes[1])), *space_out), scale, shift)
+    y = s.result((x.axes[0], (*w.axes[0], *w.axes[2]), *space_out), scale, shift)
     return _biased(s, y, b, batched)
 
 

@@ -17,8 +17,10 @@ from neuromech.detect.graph import Value
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.operator import define
-from neuromech.detect.operators.index import length, put, relabelled, take, varies
+from neuromech.detect.operators.index import length, put, relabelled, runs_of, take, varies
 from neuromech.detect.refine import unify
+
+_RUNS = 32  # of places in a constant index, beyond which repeated ones are a table
 
 
 def look_up(s: Interpreter, x: Abstract, dims: Sequence[int], new: Sequence[Axis], key: object) -> tuple[Expr, Expr]:
@@ -102,14 +104,24 @@ def _indexed(s: Interpreter, x: Abstract, at: dict[int, Value]) -> Abstract:
     """The axes that are indexed give way to those of the result, which stand where the first of them stood."""
     assert s.node is not None
     shape, dims = s.node.outputs[0].shape, sorted(at)
-    if len(dims) == 1 and varies(x, dims[0]) and (places := _known_places(at[dims[0]], length(x, dims[0]))) is not None:
-        return take(s, x, dims[0], places)
+    if len(dims) == 1 and varies(x, dims[0]):
+        places = _known_places(at[dims[0]], length(x, dims[0]))
+        if places is not None and not _is_a_table(places):
+            return take(s, x, dims[0], places)
     x = x.fresh()
     where = dims[0] if dims == list(range(dims[0], dims[-1] + 1)) else 0
     kept = [a for d, a in enumerate(x.axes) if d not in at]
     new = [axis(n) for n in shape[where : where + len(shape) - len(kept)]]
     scale, shift = look_up(s, x, dims, new, s.node)
     return s.result((*kept[:where], *new, *kept[where:]), scale, shift)
+
+
+def _is_a_table(places: Sequence[int]) -> bool:
+    """True if entries are read many times over, in no order: such a table (of relative positions) moves as a whole.
+
+    Cut into single entries it would cost much and tell nothing: entries that are used alike have to move alike.
+    """
+    return len(set(places)) < len(places) and len(runs_of(places)) > _RUNS
 
 
 def _known_places(index: Value, n: int) -> list[int] | None:

@@ -21,7 +21,12 @@ def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:
     assert s.node is not None
     if how and isinstance(how[0], torch.dtype):
         raise Unsupported("it reads the bits as numbers of another type")
-    axes, names = regroup(x.labels, s.node.outputs[0].shape)
+    return reshaped(x, s.node.outputs[0].shape)
+
+
+def reshaped(x: Abstract, shape: Sequence[int]) -> Abstract:
+    """The same entries in the same order, under another shape."""
+    axes, names = regroup(x.labels, shape)
     return x.rename(names, axes)
 
 

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Event
-from neuromech.detect.axes import Label, axis, leaves
+from neuromech.detect.axes import Label, count
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
 from neuromech.detect.operators.linear import plus
+from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.operators.pointwise import mul
-from neuromech.detect.refine import unify
 
 
 def standardise(s: Interpreter, x: Abstract, over: Sequence[Label], what: str, eps: float) -> Abstract:
@@ -103,10 +102,11 @@ def group_norm(
     eps: float = 1e-5,
     cudnn: bool = True,
 ) -> Abstract:
-    group = axis(groups)
-    unify((*group, *axis(prod(a.n for a in x.axes[1]) // groups)), x.axes[1])
-    over = [*x.along([1])[len(leaves(group)) :], *x.along(range(2, x.ndim))]
-    return affine(s, standardise(s, x, over, f"group norm{s.at}", eps), gain, bias, [1])
+    batch, channels, *space = map(count, x.axes)
+    x = reshaped(x, (batch, groups, channels // groups, *space))
+    y = standardise(s, x, x.along(range(2, x.ndim)), f"group norm{s.at}", eps)
+    y = replace(y, axes=(y.axes[0], (*y.axes[1], *y.axes[2]), *y.axes[3:]))
+    return affine(s, y, gain, bias, [1])
 
 
 def softmax(s: Interpreter, x: Abstract, dim: int, dtype: Any = None) -> Abstract:

@@ -19,6 +19,8 @@ from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
 
+CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
+
 
 class Displacement(NamedTuple):
     """A step went by -lr * directions."""
@@ -30,37 +32,56 @@ class Displacement(NamedTuple):
 class TorqueCheck:
     """The torque of the gradients, as the backward left them, along every symmetry."""
 
-    def __init__(self, meter: TorqueMeter, history: GradientHistory, stale: Callable[[], Collection[str]]) -> None:
-        """`stale`: the parameters to whose gradient a backward added although a step had used it."""
-        self._meter, self._judge = meter, TorqueJudge(meter)
+    def __init__(
+        self,
+        params: Mapping[str, Tensor],
+        meter: TorqueMeter,
+        history: GradientHistory,
+        stale: Callable[[], Collection[str]],
+        drew: Callable[[], bool],
+    ) -> None:
+        """`stale`: the parameters to whose gradient a backward added although a step had used it; `drew`: whether the
+        forward drew random numbers, by which it may have left out a layer."""
+        self._drew = drew
+        self.meter, self.params = meter, params
+        self._judge = TorqueJudge(meter)
         self._history, self._stale = history, stale
         self._last: Displacement | None = None
+        self.unjudged: set[int] = set()  # families that the loss is known to break, or that torch does
 
     def before(self, step: Step) -> Evidence:
-        if not (self._meter.symmetries and step.fresh):
+        if not (self.meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
             return NOTHING
         raw = step.backward
-        # What clipping by value or noise does to a gradient is no fault of the backward.
-        found = raw.torques if raw and raw.judged else step.torques if not step.changed else None
-        return NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
+        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
+        here = step.torques if not (step.changed or step.elsewhere) else None
+        found = raw.torques if raw and raw.judged else here
+        judged = NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
+        return judged | Evidence(elsewhere=step.elsewhere)
 
     def after(self, step: Step) -> Evidence:
         self._last = _displacement(step)
         return NOTHING
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
-        symmetries, names = self._meter.symmetries, self._meter.names
+        symmetries, names = self.meter.symmetries, self.meter.names
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
         quiet = {n for n, x in zip(names, found.gradients.tolist(), strict=True) if x == 0}
-        absent = (quiet - self._history.always()) | (set(self._stale()) - set(step.moving))
+        known = self._history.always() if not self._drew() else set()
+        absent = (quiet - known) | (set(self._stale()) - set(step.moving))
+        held = set(step.held)
         broken = {
             i: how
-            for i, how in broken_families(on_device.cpu(), self._meter.slices).items()
-            if not absent.intersection(symmetries[i].parameters)
+            for i, how in broken_families(on_device.cpu(), self.meter.slices).items()
+            # ... and of what another optimizer steps, or nobody, in another step than this one.
+            if i not in self.unjudged
+            and not absent.intersection(symmetries[i].parameters)
+            and held.issuperset(symmetries[i].parameters)
         }
-        if not broken:
+        # A path that was not recorded: symmetries are known of the one that was.
+        if not broken or (self._history.expected_none - quiet):
             return NOTHING
         cut = tuple(sorted(quiet.intersection(n for i in broken for n in symmetries[i].parameters)))
         torques = tuple(
@@ -81,9 +102,9 @@ class TorqueCheck:
     def _delayed(self, found: Torques, excess: Tensor, grads: Mapping[str, Tensor]) -> bool:
         """True if the torques that are broken vanish at the weights of one step before."""
         last, off = self._last, excess > 1
-        if last is None or not all(n in last.directions for n in grads):
+        if last is None or not all(n in last.directions for n in grads) or float(excess.max()) < CLEAR:
             return False
-        before = found.torque + last.lr * self._meter.along(grads, last.directions)
+        before = found.torque + last.lr * self.meter.along(grads, last.directions)
         return bool((before.abs()[off] * excess[off] <= found.torque.abs()[off]).all())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +18,8 @@ from neuromech.monitor.evidence import Edit, Evidence
 from neuromech.monitor.facts import Entry, OptimizerState, Step, clocks_off
 from neuromech.monitor.replay import OPERATIONS, Difference, differences
 from neuromech.monitor.sample import Sample
+
+ROUNDINGS = 4.0  # of a perturbation that is added and taken back
 
 
 @dataclass
@@ -49,6 +51,7 @@ class StateIntegrity:
         self._states: WeakKeyDictionary[Optimizer, _LeftState] = WeakKeyDictionary()
         self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
         self._restored: dict[str, Any] | None = None
+        self._writes = False  # weights are perturbed and put back in this run
 
     @property
     def knows(self) -> bool:
@@ -61,21 +64,26 @@ class StateIntegrity:
             return self._compare_restored(step)
         if self._weights is None:
             return NOTHING
-        edits = self._edited_weights(self._weights, step)
+        edits, rounded = self._without_rounding(self._edited_weights(self._weights, step))
         left = self._states.get(step.optimizer)
         if left is None:
             had = {name for name in step.held if name in self._by and (self._by[name].sums or self._by[name].clocks)}
             has = {name for name, _ in step.state.tensors} | step.state.clocks.keys()
-            kept = next((type(o).__name__ for o, other in self._states.items() if other.sums), "")
-            return Evidence(edits=edits, lost=tuple(sorted(had - has)), kept=kept)
+            others = {type(o).__name__: o for o, other in self._states.items() if other.sums or other.clocks}
+            kept, lost = next(iter(others), ""), tuple(sorted(had - has))
+            if lost and kept and not any(type(o) is type(step.optimizer) for o in others.values()):
+                return Evidence(edits=edits, rounded=rounded, handover=(kept, type(step.optimizer).__name__))
+            edits += self._exchanged(step)
+            return Evidence(edits=edits, rounded=rounded, lost=lost, kept=kept)
         now = step.state_sums
-        lost = sorted({name for name, _ in left.sums.keys() - now.keys()})
+        lost = tuple(sorted({name for name, _ in left.sums.keys() - now.keys()}))
         edits += tuple(
             self._edited_entry(entry, left, now[entry], step.state.tensors[entry])
             for entry, old in left.sums.items()
             if entry in now and now[entry] != old
         )
-        return Evidence(edits=edits, lost=tuple(lost), clock=clocks_off(left.clocks, step.state.clocks))
+        clock = clocks_off(left.clocks, step.state.clocks)
+        return Evidence(edits=edits, rounded=rounded, lost=lost, clock=clock)
 
     def after(self, step: Step) -> Evidence:
         """Keep what the step left."""
@@ -131,8 +139,30 @@ class StateIntegrity:
     def _like(self, name: str, t: Tensor) -> bool:
         return t.shape == self._params[name].shape and t.is_floating_point()
 
-    def _edited_weights(self, left: _LeftWeights, step: Step) -> tuple[Edit, ...]:
-        out = []
+    def _exchanged(self, step: Step) -> tuple[Edit, ...]:
+        """State that an optimizer begins with, and that is not what the last one left: loaded in another order, say."""
+        pairs = [(entry, self._by.get(entry[0]), s) for entry, s in step.state_sums.items()]
+        return tuple(
+            Edit(*entry, by_code=True)
+            for entry, left, now in pairs
+            if left is not None and entry in left.sums and left.sums[entry] != now
+        )
+
+    def _without_rounding(self, edits: Sequence[tuple[Edit, bool]]) -> tuple[tuple[Edit, ...], tuple[str, ...]]:
+        """Those that are edits, and the weights of the others: written to and put back up to rounding, as p + e - e.
+
+        A change in the last places is rounding where code wrote to the tensor. Writes by way of `.data` are not
+        counted: then it is, if several tensors changed so at once, or have before.
+        """
+        tiny = [edit for edit, is_rounding in edits if is_rounding]
+        self._writes |= len(tiny) > 1 or any(edit.by_code for edit in tiny)
+        rounded = tuple(edit.name for edit in tiny) if self._writes else ()
+        return tuple(edit for edit, _ in edits if edit.name not in rounded), rounded
+
+    def _edited_weights(self, left: _LeftWeights, step: Step) -> list[tuple[Edit, bool]]:
+        """With each edit whether rounding explains it."""
+        out: list[tuple[Edit, bool]] = []
+        typical = torch.cat(list(step.theta.values())).square().mean().sqrt()
         for name, before in left.sums.items():
             if (now := step.weight_sums[name]) != before:
                 p, old = self._params[name], left.theta[name]
@@ -141,8 +171,12 @@ class StateIntegrity:
                 bit = flipped_bit(before, now, p.element_size()) if alone else None
                 vectors = {**left.vectors.get(name, {}), "weights": old}
                 how = _how(name, "weight", old, new, vectors, p.dtype)
-                out.append(Edit(name, "weight", bit, left.marks[name] != step.weight_marks[name], how))
-        return tuple(out)
+                by_code = left.marks[name] != step.weight_marks[name]
+                allowed = ROUNDINGS * torch.finfo(p.dtype).eps * torch.maximum(old.abs(), typical.to(old.device))
+                seen = bool((old != new).any())
+                tiny = bool(((new - old).abs() <= allowed).all()) and (seen or _small(before, now, p))
+                out.append((Edit(name, "weight", bit, by_code, how), tiny))
+        return out
 
     def _edited_entry(self, entry: Entry, left: _LeftState, now: int, t: Tensor) -> Edit:
         name, key = entry
@@ -155,6 +189,13 @@ class StateIntegrity:
             alone = int((old != new).sum()) <= 1
         bit = flipped_bit(left.sums[entry], now, t.element_size()) if alone else None
         return Edit(name, key, bit, left.marks[entry] != mark(t), how)
+
+
+def _small(before: int, now: int, p: Tensor) -> bool:
+    """True if a checksum changed by no more than the last places of some elements: none of the sampled ones did."""
+    modulus = 1 << (64 if p.element_size() == 8 else 32)
+    change = (now - before) % modulus
+    return min(change, modulus - change) <= 16 * p.numel()
 
 
 def _how(

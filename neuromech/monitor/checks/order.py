@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Collection, Mapping
 from weakref import WeakKeyDictionary
 
@@ -31,6 +32,8 @@ class StepOrder:
         self._owners = {n: (modules[n.rpartition(".")[0]], n.rpartition(".")[2]) for n in params}
         self._trained = {n for n, p in params.items() if p.requires_grad}
         self._steps: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._used: dict[str, int] = {}  # checksums of the gradients that were stepped
+        self._last_by: dict[str, weakref.ref[Optimizer]] = {}  # who stepped it last
         self._reported: set[tuple[str, str]] = set()
 
     def is_new(self, optimizer: Optimizer) -> bool:
@@ -42,7 +45,7 @@ class StepOrder:
         backward.attach()
         mine, moving = set(step.held), set(step.moving)
         others = {n for o in self._steps if o is not step.optimizer for n in self._held(o)}
-        again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and backward.unchanged(n)}
+        again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and self._used_before(n, step)}
         trained = {n for n, p in self._params.items() if p.requires_grad}
         frozen, self._trained = self._trained & mine - trained, trained
         replaced = {n for n, (m, a) in self._owners.items() if own_parameter(m, a) is not self._params[n]}
@@ -50,7 +53,7 @@ class StepOrder:
         if self._steps.get(step.optimizer):  # by its second step every optimizer of a loop has stepped
             unheld = {n for n in trained if backward.arrived[n]} - mine - others
         return Evidence(
-            shared=self._once("shared", mine & others),
+            shared=self._once("shared", {n for n in mine & others if n in again or self._taken_over(n, step)}),
             repeated=tuple(sorted(again)),
             uncleared=tuple(sorted(backward.uncleared & moving)),
             frozen=self._once("frozen", frozen),
@@ -59,7 +62,19 @@ class StepOrder:
             unheld=self._once("unheld", unheld),
         )
 
+    def _taken_over(self, name: str, step: Step) -> bool:
+        """True if this optimizer has stepped before, and another one has stepped the parameter since."""
+        last = self._last_by.get(name)
+        return step.optimizer in self._steps and last is not None and last() is not step.optimizer
+
+    def _used_before(self, name: str, step: Step) -> bool:
+        """True if the gradient is, bit for bit, the one that the last step of this parameter took, and is not zero."""
+        return step.grad_sums[name] != 0 and self._used.get(name) == step.grad_sums[name]
+
     def after(self, step: Step) -> Evidence:
+        if step.ahead is not None:
+            self._last_by |= dict.fromkeys(step.ahead.moving, weakref.ref(step.optimizer))
+            self._used |= {n: step.ahead.grad_sums[n] for n in step.ahead.moving}
         self._steps[step.optimizer] = self._steps.get(step.optimizer, 0) + 1
         self._backward.used({n for n in step.held if self._params[n].grad is not None})
         return NOTHING

@@ -37,9 +37,9 @@ class StepCheck:
     def before(self, step: Step) -> Evidence:
         rule = None if step.skipped else rule_of(step.optimizer)
         self._replays, self._whole = [], None
-        if rule is not None and rule.local:
+        if rule is not None and rule.local and rule.replayed:
             self._replays = list(self._prepared(rule, step))
-        elif rule is not None:
+        elif rule is not None and rule.replayed:
             self._whole = self._in_turn(rule, step)
         return NOTHING
 
@@ -75,9 +75,11 @@ class StepCheck:
         for group in step.groups:
             alike: dict[tuple[Any, ...], list[str]] = {}
             for n in group.moving:
-                t = found.clocks.get(n, 0.0) + 1.0 if rule.clock else 1.0 + (n in begun)
+                t = 1.0 + (n in begun)
+                if rule.clock:
+                    t = 1.0 + (found.clocks.get(n, 0.0) if rule.clock == "state" else group.settings.get("step", 0.0))
                 scalars = (number(found.tensors[n, key]) for key in rule.scalars if (n, key) in found.tensors)
-                alike.setdefault((t, self._params[n].dtype, *scalars), []).append(n)
+                alike.setdefault((t, self._params[n].dtype, _additions(step.grads[n]), *scalars), []).append(n)
             for (t, *_), names in alike.items():
                 yield _Replay(tuple(names), self._ahead(rule, group, names, t, step))
 
@@ -85,7 +87,8 @@ class StepCheck:
         found, first = step.state, self._params[names[0]]
         gradient = torch.cat([step.gradient[n] for n in names])
         theta = torch.cat([step.theta[n] for n in names])
-        followed = Rounded.exactly(-gradient if group.settings.get("maximize") else gradient, first.dtype)
+        settings = rule.told(step.optimizer, group.settings)
+        followed = Rounded.exactly(-gradient if settings.get("maximize") else gradient, first.dtype)
         if grad_scale(step.optimizer) is not None:
             followed = followed.mul(1.0)  # a fused step divides, which rounds
 
@@ -95,7 +98,7 @@ class StepCheck:
             return Rounded.exactly(self._entry(key, names, found), first.dtype) if there else None
 
         e = Elements(
-            group.settings,
+            settings,
             t,
             first.dtype,
             {key: found.tensors[names[0], key].clone() for key in rule.scalars if (names[0], key) in found.tensors},
@@ -105,7 +108,15 @@ class StepCheck:
             cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), first.dtype)),
             first,
         )
-        return ahead(rule, e, gradient)
+        return ahead(rule, e, gradient, _additions(step.grads[names[0]]))
 
     def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})
+
+
+def _additions(g: Tensor) -> int:
+    """How many numbers an element of a gradient is made of while it is added to a weight: of a sparse one, many."""
+    if not g.is_sparse or g.is_coalesced():
+        return 1
+    # Repeated rows are added one by one, in an order that is not known.
+    return int(g._indices().unique(dim=1, return_counts=True)[1].max()) if g._nnz() else 1

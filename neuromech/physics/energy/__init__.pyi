@@ -14,9 +14,9 @@ from .integrators import DiscreteScheme as DiscreteScheme
 from .integrators import ExplicitScheme as ExplicitScheme
 from .integrators import MLPField as MLPField
 from .model import EnergyModel as EnergyModel
-from .stepping import Rollout as Rollout
+from .prediction import Rollout as Rollout
+from .prediction import rollout as rollout
 from .stepping import Solver as Solver
-from .stepping import rollout as rollout
 from .structure import CentralDifference as CentralDifference
 from .structure import Damped as Damped
 from .structure import GivenMatrix as GivenMatrix

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,56 +26,113 @@ TOGETHER, NUMBERS = 25, 12_500
 
 @dataclass(frozen=True)
 class Trajectories:
-    """States `u` [N, T, ...] of N trajectories at the times `t` [T]."""
+    """States `u` [N, T, ...] of N trajectories at the times `t` [T], or [N, T] where each has its own.
+
+    `inputs` [N, T - 1, k], of structures with ports, and `condition` [N, ...], what the energy takes beside the state,
+    where there are any. Of other lengths each: `Pairs.join` of the pairs of each.
+    """
 
     t: Tensor
     u: Tensor
+    inputs: Tensor | None = None
+    condition: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.t.ndim != 1 or self.u.ndim < 3 or self.u.shape[1] != len(self.t):
+        if self.t.ndim not in (1, 2) or self.u.ndim < 3 or self.u.shape[2 - self.t.ndim : 2] != self.t.shape:
             raise PhysicsError(
-                f"trajectories are states [N, T, ...] at times [T]; not {tuple(self.u.shape)} at {tuple(self.t.shape)}"
+                "trajectories are states [N, T, ...] at times [T], or [N, T]; not "
+                f"{tuple(self.u.shape)} at {tuple(self.t.shape)}"
             )
+        wanted = (self.u.shape[0], self.u.shape[1] - 1)
+        if self.inputs is not None and self.inputs.shape[:2] != wanted:
+            raise PhysicsError(f"inputs have shape {tuple(self.inputs.shape)}; expected {(*wanted, 'k')}, one a step")
+        if self.condition is not None and len(self.condition) != len(self.u):
+            raise PhysicsError(f"the condition is of {len(self.condition)} trajectories, and there are {len(self.u)}")
         if not torch.isfinite(self.u).all():
             bad = torch.nonzero(~torch.isfinite(self.u))[0].tolist()
             raise PhysicsError(f"the states are not all finite, the first bad one at [trajectory, time, ...] = {bad}")
         if not (self.t.diff() > 0).all():
-            k = int((~(self.t.diff() > 0)).nonzero()[0])
-            raise PhysicsError(f"times increase; between rows {k} and {k + 1} they go {self.t[k]} to {self.t[k + 1]}")
+            *row, k = (~(self.t.diff() > 0)).nonzero()[0].tolist()
+            t = self.t[row[0]] if row else self.t
+            raise PhysicsError(f"times increase; between rows {k} and {k + 1} they go {t[k]} to {t[k + 1]}")
 
     def __len__(self) -> int:
         return len(self.u)
 
-    def __getitem__(self, rows: slice) -> Trajectories:
-        return Trajectories(self.t, self.u[rows])
+    def __getitem__(self, rows: slice | int) -> Trajectories:
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1 or None)
+        t = self.t if self.t.ndim == 1 else self.t[rows]
+        inputs, condition = (None if x is None else x[rows] for x in (self.inputs, self.condition))
+        return Trajectories(t, self.u[rows], inputs, condition)
 
     def pairs(self) -> Pairs:
         """All pairs of states that follow one another."""
         before, after = self.u[:, :-1].flatten(0, 1), self.u[:, 1:].flatten(0, 1)
-        return Pairs(before, after, self.t.diff().repeat(len(self.u)))
+        dt = self.t.diff().expand(len(self.u), -1).flatten()
+        inputs = None if self.inputs is None else self.inputs.flatten(0, 1)
+        condition = None if self.condition is None else self.condition.repeat_interleave(self.u.shape[1] - 1, 0)
+        return Pairs(before, after, dt, inputs, condition)
 
     def noisy(self, scale: float, generator: torch.Generator) -> Trajectories:
         """With Gaussian noise of this standard deviation on every entry."""
-        noise = torch.randn(self.u.shape, dtype=self.u.dtype, generator=generator)
-        return Trajectories(self.t, self.u + scale * noise)
+        noise = torch.randn(self.u.shape, dtype=self.u.dtype, generator=generator, device=generator.device)
+        return replace(self, u=self.u + scale * noise.to(self.u.device))
 
     def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Trajectories:
-        return Trajectories(self.t.to(device, dtype), self.u.to(device, dtype))
+        inputs, condition = (None if x is None else x.to(device, dtype) for x in (self.inputs, self.condition))
+        return Trajectories(self.t.to(device, dtype), self.u.to(device, dtype), inputs, condition)
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """States [M, ...] before and after steps `dt` [M]."""
+    """States [M, ...] before and after steps `dt` [M], and what acted in them.
+
+    `inputs` [M, k]: of structures with ports. `condition` [M, ...]: what the energy takes beside the state.
+    """
 
     before: Tensor
     after: Tensor
     dt: Tensor
+    inputs: Tensor | None = None
+    condition: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        for name, x in (("after", self.after), ("dt", self.dt), *self.acting().items()):
+            if x.ndim and len(x) != len(self.before):
+                raise PhysicsError(f"there are {len(self.before)} states before a step, and {name} of {len(x)}")
 
     def __len__(self) -> int:
         return len(self.before)
 
+    def acting(self) -> dict[str, Tensor]:
+        """Inputs and condition, where there are any, by name."""
+        return {k: v for k, v in (("inputs", self.inputs), ("condition", self.condition)) if v is not None}
+
     def take(self, rows: Tensor) -> Pairs:
-        return Pairs(self.before[rows], self.after[rows], self.dt[rows])
+        return self._each(lambda x: x[rows])
+
+    def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Pairs:
+        return self._each(lambda x: x.to(device, dtype if x.is_floating_point() else None))
+
+    @staticmethod
+    def join(parts: Sequence[Pairs]) -> Pairs:
+        """All pairs of several, as of trajectories of different lengths."""
+        if not parts:
+            raise PhysicsError("there are no pairs to join")
+        names = [sorted(p.acting()) for p in parts]
+        if any(n != names[0] for n in names):
+            raise PhysicsError(
+                f"some pairs have what others lack: {names}; give all of them inputs and condition, or none"
+            )
+        every = [(p.before, p.after, p.dt, *(p.acting()[n] for n in sorted(p.acting()))) for p in parts]
+        before, after, dt, *rest = (torch.cat(x) for x in zip(*every, strict=True))
+        return Pairs(before, after, dt, **dict(zip(names[0], rest, strict=True)))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Pairs:
+        return Pairs(
+            *map(change, (self.before, self.after, self.dt)), **{k: change(v) for k, v in self.acting().items()}
+        )
 
 
 def simulate(

@@ -13,20 +13,23 @@ sum; the discrete gradient has the shape of the state.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from neuromech.compat import is_transformed
+from neuromech.compat import compiled_from, is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.graph import CONSTANT, check_energy, energy_graph, outside, trace
+from neuromech.physics.energy.graph import CONSTANT, check_energy, energy_graph, outside, squeezed, trace
+from neuromech.physics.energy.guards import Facts, facts, volatile
+from neuromech.physics.energy.moods import RandomOperators, advance, steady
 from neuromech.physics.energy.secants import gauss_legendre
 from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
 
 GradientForm = Literal["chain", "average", "midpoint"]
-Energy = Callable[[Tensor], Tensor]
+Energy = Callable[..., Tensor]
 
 
 def discrete_gradient(energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> DiscreteGradient:
@@ -42,11 +45,13 @@ class DiscreteGradient:
     """`dg(u, v)`: the discrete gradient of an energy between two states of one shape.
 
     The chain form is traced at the first call for each shape, dtype and device. Tensors are live: parameters may be
-    trained or replaced (if `energy` is the module itself). Python numbers that the energy reads are part of the graph:
-    after changing one, call `retrace()`.
+    trained or replaced. Whatever else the energy reads (attributes, sub-modules, modes, closures, globals) is compared
+    at every call with what the trace has read, and the identity is checked on one sample; where either fails, the
+    energy is traced anew. Inside function transforms and compilers there is nothing to compare: `unchecked`.
 
     Raises `PhysicsError` for states that do not match or are not finite, for an energy that is not one number a
-    sample, for samples that depend on one another, and for an operator without a rule, by name.
+    sample, that is random or changes from call to call, for samples that depend on one another, and for an operator
+    without a rule, by name.
     """
 
     def __init__(self, energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> None:
@@ -56,70 +61,160 @@ class DiscreteGradient:
             raise PhysicsError(f"an energy is a function of the state, not {type(energy).__name__}")
         if nodes < 1:
             raise PhysicsError(f"a quadrature has at least one node, not {nodes}")
-        self.energy, self.form, self.nodes = energy, form, nodes
-        self._sweeps: dict[tuple[Any, ...], fx.GraphModule] = {}
-        self._admitted: set[tuple[Any, ...]] = set()
+        self._energy, self.form, self.nodes = energy, form, nodes
+        self._traces: list[_Traced] = []  # the latest used first
 
-    def __call__(self, u: Tensor, v: Tensor) -> Tensor:
+    @property
+    def energy(self) -> Energy:
+        """Assigned, it is this energy's discrete gradient from now on."""
+        return self._energy
+
+    @energy.setter
+    def energy(self, energy: Energy) -> None:
+        if not callable(energy):
+            raise PhysicsError(f"an energy is a function of the state, not {type(energy).__name__}")
+        self._energy = energy
+        self.retrace()
+
+    def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
+        """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
         _check_states(u, v)
-        return self.unchecked(u, v)
+        return self.guarded(u, v, condition)
 
-    def unchecked(self, u: Tensor, v: Tensor) -> Tensor:
-        """The same without a look at the states: what solvers and function transforms call many times."""
-        self._admit(u)
-        if self.form == "average":
-            return averaged_gradient(self.energy, u, v, self.nodes)
-        if self.form == "midpoint":
-            return corrected_midpoint_gradient(self.energy, u, v)
-        out: Tensor = self.graph(u)(*self._live(), u, v)
+    def guarded(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The same, of states that are known to match: what has changed since the trace is traced anew."""
+        if hides_values(u) or hides_values(v):
+            return self.unchecked(u, v, condition)
+        self.guard(u, condition)
+        out = self.unchecked(u, v, condition)
+        if self.form == "chain" and not self._holds(u, v, out, condition):
+            self.retrace()
+            self.guard(u, condition)
+            out = self.unchecked(u, v, condition)
+            if not self._holds(u, v, out, condition, slack=1e3):
+                raise PhysicsError(
+                    "the energy is not the function that was traced: evaluated again it gives other values, so that no "
+                    "discrete gradient belongs to it. Does it read something that changes from call to call, as a "
+                    "counter, the time or random numbers? Or has an operator a registered rule that is wrong?"
+                )
         return out
 
-    def _admit(self, u: Tensor) -> None:
-        """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
-        key = (u.shape, u.dtype, u.device)
-        if key in self._admitted:
-            return
-        with outside(), torch.no_grad():
-            example = _example(u)
-            check_energy(self.energy(example), example)
-        if self.form != "chain":
-            _check_independent(self.energy, example)
-        self._admitted.add(key)
+    def unchecked(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
+        """The same without a look at states and energy: what solvers and function transforms call many times."""
+        traced = self._admit(u, condition)
+        if self.form == "chain":
+            beside = () if condition is None else (condition,)
+            out: Tensor = self._graph(traced, u, condition)(*self._live(), *beside, u, v)
+            return out
+        value = partial(self.value, condition=condition)
+        if self.form == "average":
+            return averaged_gradient(value, u, v, self.nodes)
+        return corrected_midpoint_gradient(value, u, v)
 
-    def gradient(self, u: Tensor) -> Tensor:
+    def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
+        """Choose the trace of the energy as it is now, or begin a new one."""
+        now = facts(self._energy)
+        for k, traced in enumerate(self._traces):
+            if traced.fits(now):
+                self._traces.insert(0, self._traces.pop(k))
+                break
+        else:
+            self._traces = [_Traced(now), *self._traces[: KEPT - 1]]
+        self._admit(u, condition)
+        advance(self._energy, u)
+
+    def gradient(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""
-        return self.unchecked(u, u)
+        return self.unchecked(u, u, condition)
 
-    def graph(self, u: Tensor) -> fx.GraphModule:
-        """The traced sweep for states such as `u`: a GraphModule of (tensors of the energy..., u, v)."""
-        training = self.energy.training if isinstance(self.energy, nn.Module) else False
-        state = self._live()
-        key = (u.shape, u.dtype, u.device, training, *((p.shape, p.dtype) for p in state))
-        if key not in self._sweeps:
-            with outside():  # fresh tensors: the caller's may belong to a function transform
-                *given, u, v = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (*state, u, u))
-                self._sweeps[key] = self._trace(given, u, v)
-        return self._sweeps[key]
+    def graph(self, u: Tensor, condition: Tensor | None = None) -> fx.GraphModule:
+        """The traced sweep for states such as `u`: a GraphModule of (tensors of the energy..., condition, u, v)."""
+        self.guard(u, condition)
+        return self._graph(self._traces[0], u, condition)
 
     def retrace(self) -> None:
-        """Forget the traced graphs: the energy reads other Python values from now on."""
-        self._sweeps.clear()
+        """Forget the traced graphs."""
+        self._traces.clear()
+
+    def value(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
+        """H(u), (), or [B] where the energy gives [B, 1]."""
+        with steady(self._energy):
+            return squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
+
+    def _admit(self, u: Tensor, condition: Tensor | None = None) -> _Traced:
+        """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
+        if not self._traces:
+            self._traces = [_Traced(facts(self._energy))]
+        traced, key = self._traces[0], _kind(u, condition)
+        if key in traced.admitted:
+            return traced
+        if u.device.type == "meta":
+            raise PhysicsError("the states are on the meta device and have no values: bring them to a real one")
+        with outside(), torch.no_grad():
+            example = example_of(u)
+            with RandomOperators() as drawn:
+                check_energy(self.value(example, condition), example)
+            if drawn.names:
+                raise PhysicsError(
+                    f"the energy draws random numbers ({', '.join(drawn.names)}), so it is no function of the state: "
+                    "an energy has no random part: call .eval() on the module, or draw once and keep what was drawn"
+                )
+            if not traced.admitted:  # what an evaluation changes by itself, as a counter, says nothing
+                before = facts(self._energy)
+                self.value(example.clone(), condition)
+                traced.settle(before, facts(self._energy))
+        if self.form != "chain":
+            _check_independent(partial(self.value, condition=condition), example)
+        traced.admitted.add(key)
+        return traced
+
+    def _holds(self, u: Tensor, v: Tensor, g: Tensor, condition: Tensor | None, slack: float = 1.0) -> bool:
+        """Is <g, u - v> = H(u) - H(v) by the energy itself? Of the sample that moves most, if samples are their own."""
+        with outside(), torch.no_grad():
+            u, v, g = u.detach(), v.detach(), g.detach()
+            if u.ndim > 1 and u.shape[0] and self._traces[0].per_sample:
+                k = int((u - v).abs().flatten(1).amax(1).argmax())
+                both = None if condition is None else condition[[k, k]] if condition.ndim else condition
+                u, v, g = u[k : k + 1], v[k : k + 1], g[k : k + 1]
+                at_u, at_v = self.value(torch.cat([u, v]), both).unbind()
+            else:
+                at_u, at_v = self.value(u, condition).sum(), self.value(v, condition).sum()
+            terms = g * (u - v)
+            off = (terms.sum() - (at_u - at_v)).abs()
+            size = at_u.abs() + at_v.abs() + terms.abs().sum()
+            bound = slack * torch.finfo(u.dtype).eps ** 0.5 * size
+            return bool(~torch.isfinite(size) | (off <= bound))
+
+    def _graph(self, traced: _Traced, u: Tensor, condition: Tensor | None) -> fx.GraphModule:
+        state = [*self._live(), *(() if condition is None else (condition,))]
+        key = (*_kind(u, condition), *((p.shape, p.dtype) for p in state))
+        if key not in traced.sweeps:
+            with outside(), steady(self._energy):  # fresh tensors: the caller's may belong to a function transform
+                *given, u, v = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (*state, u, u))
+                traced.sweeps[key] = self._trace(traced, given, u, v, condition)
+        return traced.sweeps[key]
 
     def _live(self) -> list[Tensor]:
-        return list(_tensors_of(self.energy).values())
+        return list(_tensors_of(compiled_from(self._energy)).values())
 
-    def _trace(self, state: list[Tensor], u: Tensor, v: Tensor) -> fx.GraphModule:
-        names = list(_tensors_of(self.energy))
+    def _trace(
+        self, traced: _Traced, state: list[Tensor], u: Tensor, v: Tensor, condition: Tensor | None
+    ) -> fx.GraphModule:
+        function = compiled_from(self._energy)
+        names = list(_tensors_of(function))
 
         def energy(*tensors: Tensor) -> Tensor:
             *given, u = tensors
-            if isinstance(self.energy, nn.Module):
-                out: Tensor = torch.func.functional_call(self.energy, dict(zip(names, given, strict=True)), (u,))
-                return out
-            return self.energy(u)
+            beside = given[len(names) :]
+            if isinstance(function, nn.Module) and names:
+                live = dict(zip(names, given[: len(names)], strict=True))
+                out: Tensor = torch.func.functional_call(function, live, (u, *beside))
+                return squeezed(out, u)
+            return squeezed(function(u, *beside), u)
 
-        sweep = discrete_sweep(energy_graph(energy, state, u))
-        _check_independent(self.energy, u)
+        graph = energy_graph(energy, state, u)
+        sweep = discrete_sweep(graph)
+        traced.per_sample = _check_independent(partial(self.value, condition=condition), u)
         module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
         for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
             if node.target is torch.ops.aten.detach.default:
@@ -129,30 +224,63 @@ class DiscreteGradient:
         return module
 
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"_sweeps": {}, "_admitted": set()}
+        return vars(self) | {"_traces": []}
+
+
+KEPT = 4  # traces of one energy in different moods, as training and evaluation
+
+
+class _Traced:
+    """What was traced while the energy read these facts."""
+
+    def __init__(self, read: Facts) -> None:
+        self.facts, self.volatile = read, set[int]()
+        self.sweeps: dict[tuple[Any, ...], fx.GraphModule] = {}
+        self.admitted: set[tuple[Any, ...]] = set()
+        self.per_sample = False
+
+    def settle(self, before: Facts, after: Facts) -> None:
+        changed = volatile(before, after)
+        self.facts, self.volatile = ([], set()) if changed is None else (after, changed)
+
+    def fits(self, now: Facts) -> bool:
+        if not self.facts:  # the energy changes its own facts at every call: what it does is all there is to go by
+            return True
+        if not self.volatile:
+            return now == self.facts
+        return len(now) == len(self.facts) and all(
+            k in self.volatile or a == b for k, (a, b) in enumerate(zip(now, self.facts, strict=True))
+        )
+
+
+def _kind(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
+    return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
 
 
 def _tensors_of(energy: Energy) -> dict[str, Tensor]:
-    if not isinstance(energy, nn.Module):
+    if not isinstance(energy, nn.Module) or isinstance(energy, torch.jit.ScriptModule):
         return {}
     return dict(energy.named_parameters()) | dict(energy.named_buffers())
 
 
-def _example(u: Tensor) -> Tensor:
+def example_of(u: Tensor) -> Tensor:
     """A state such as `u`, without a touch of the user's random numbers."""
     generator = torch.Generator(u.device).manual_seed(0)
     return torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
 
 
-def _check_independent(energy: Energy, example: Tensor) -> None:
-    """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone."""
+def _check_independent(energy: Energy, example: Tensor) -> bool:
+    """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone.
+
+    True if there is one a sample.
+    """
     with outside(), torch.enable_grad():
-        u = _example(example).requires_grad_()
+        u = example_of(example).requires_grad_()
         energies = energy(u)
         if not energies.requires_grad:
             raise PhysicsError(CONSTANT)
         if energies.ndim == 0 or len(energies) < 2:
-            return
+            return energies.ndim > 0
         (gradient,) = torch.autograd.grad(energies[0], u, allow_unused=True)
     if gradient is None:
         raise PhysicsError(CONSTANT)
@@ -161,6 +289,7 @@ def _check_independent(energy: Energy, example: Tensor) -> None:
             f"the energy of the first of {len(energies)} samples depends on the others, so no sample has a law of its "
             "own: let each energy depend on its own sample, or return their sum, one number"
         )
+    return True
 
 
 def averaged_gradient(energy: Energy, u: Tensor, v: Tensor, nodes: int) -> Tensor:
@@ -205,7 +334,7 @@ def _check_states(u: Tensor, v: Tensor) -> None:
 
 def check_finite(state: Tensor, what: str) -> None:
     """Raise `PhysicsError` naming the first samples of `state` [B, ...] that hold nan or inf."""
-    if _is_transformed(state) or torch.isfinite(state).all():
+    if hides_values(state) or torch.isfinite(state).all():
         return
     bad = ~torch.isfinite(state)
     count, where = int(bad.sum()), torch.nonzero(bad)[0].tolist()
@@ -215,6 +344,6 @@ def check_finite(state: Tensor, what: str) -> None:
     )
 
 
-def _is_transformed(t: Tensor) -> bool:
+def hides_values(t: Tensor) -> bool:
     """Inside vmap, jvp or a compiler there are no values to look at."""
     return is_transformed(t) or torch.compiler.is_compiling()

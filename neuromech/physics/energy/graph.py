@@ -23,6 +23,7 @@ from neuromech.compat import (
     tree_leaves,
 )
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy.moods import random_nodes
 from neuromech.physics.energy.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS, SOFTMAX
 
 # They read sizes, or make something new of the same size: nothing of the state's content flows through.
@@ -93,6 +94,8 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
             break
         table |= {target: target.decompose for target in composed}  # type: ignore[union-attr]
         function = module
+    if drawn := random_nodes(module.graph):
+        raise PhysicsError(_refusal(drawn))
     if unknown:
         raise PhysicsError(_refusal(unknown))
     _check_result(module.graph, u)
@@ -148,6 +151,12 @@ def _check_result(graph: fx.Graph, u: Tensor) -> None:
 
 
 CONSTANT = "the energy does not depend on the state, so it has no gradient"
+
+
+def squeezed(value: Any, u: Tensor) -> Any:
+    """[B, 1], what a last layer of one unit gives, as [B]."""
+    is_column = isinstance(value, Tensor) and u.ndim > 1 and value.shape == (u.shape[0], 1)
+    return value.squeeze(1) if is_column else value
 
 
 def check_energy(value: Any, u: Tensor) -> None:

@@ -10,7 +10,8 @@ ExplicitScheme   a velocity field and an explicit integrator, trained through th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.energy import MLPEnergy, SeparableEnergy, convnet, mlp
 from neuromech.physics.energy.model import EnergyModel, step_size
-from neuromech.physics.energy.stepping import Rollout, Solver, rollout
+from neuromech.physics.energy.prediction import Acting, Rollout, Steps, rollout, schedule
+from neuromech.physics.energy.stepping import Solver
 from neuromech.physics.energy.structure import Symplectic
 
 # Gradient (or field) evaluations of one step; dopri5 takes as many steps as its tolerance asks for.
@@ -59,13 +61,30 @@ class DiscreteScheme(nn.Module):
         super().__init__()
         self.model, self.solver = model, solver
 
-    def forward(self, u0: Tensor, u1: Tensor, dt: float | Tensor) -> Tensor:
-        velocity: Tensor = self.model(u0, u1)
+    def forward(
+        self,
+        u0: Tensor,
+        u1: Tensor,
+        dt: float | Tensor,
+        inputs: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
+        velocity: Tensor = self.model(u0, u1, inputs, condition)
         return velocity
 
-    def predict(self, u0: Tensor, dt: float, steps: int) -> Rollout:
+    def predict(
+        self,
+        u0: Tensor,
+        dt: Steps | None = None,
+        steps: int | None = None,
+        *,
+        t: Sequence[float] | Tensor | None = None,
+        inputs: Acting | None = None,
+        condition: Acting | None = None,
+    ) -> Rollout:
+        """See `rollout`."""
         with torch.no_grad():
-            return rollout(self.model, u0, dt, steps, solver=self.solver)
+            return rollout(self.model, u0, dt, steps, t=t, inputs=inputs, condition=condition, solver=self.solver)
 
 
 class ExplicitScheme(nn.Module):
@@ -85,18 +104,28 @@ class ExplicitScheme(nn.Module):
             raise PhysicsError("leapfrog is symplectic for energies T(p) + V(q) alone: use SeparableEnergy, Symplectic")
         self.field, self.method, self.tolerance = field, method, tolerance
 
-    def forward(self, u0: Tensor, u1: Tensor, dt: float | Tensor) -> Tensor:
+    def forward(
+        self,
+        u0: Tensor,
+        u1: Tensor,
+        dt: float | Tensor,
+        inputs: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         steps = step_size(dt, u0)
-        return (self.step(u0, steps) - u0) / steps
+        return (self.step(u0, steps, inputs, condition) - u0) / steps
 
-    def step(self, u: Tensor, dt: Tensor) -> Tensor:
-        """The state [B, ...] after a step `dt`, a number or one a sample, shaped to broadcast."""
+    def step(self, u: Tensor, dt: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """The state [B, ...] after a step `dt`, a number or one a sample, shaped to broadcast.
+
+        `inputs` and `condition` stay what they are over the step; the field takes them by these names.
+        """
+        given = {k: v for k, v in (("inputs", inputs), ("condition", condition)) if v is not None}
+        velocity: Callable[[Tensor], Tensor] = partial(self.field.velocity, **given)  # type: ignore[operator, arg-type, misc]
         if self.method == "leapfrog":
-            assert isinstance(self.field, EnergyModel)
-            return leapfrog(self.field.velocity, u, dt)
+            return leapfrog(velocity, u, dt)
         from torchdiffeq import odeint
 
-        velocity: Callable[[Tensor], Tensor] = self.field.velocity  # type: ignore[assignment]
         accuracy = {"rtol": self.tolerance, "atol": self.tolerance} if self.method == "dopri5" else {}
         span = torch.tensor([0.0, 1.0], dtype=u.dtype, device=u.device)
         try:
@@ -105,22 +134,31 @@ class ExplicitScheme(nn.Module):
             raise ConvergenceError(f"{self.method} gave up ({error}): the learned motion diverges") from error
         return path[-1]
 
-    def predict(self, u0: Tensor, dt: float, steps: int) -> Rollout:
+    def predict(
+        self,
+        u0: Tensor,
+        dt: Steps | None = None,
+        steps: int | None = None,
+        *,
+        t: Sequence[float] | Tensor | None = None,
+        inputs: Acting | None = None,
+        condition: Acting | None = None,
+    ) -> Rollout:
+        """As `rollout` takes them."""
         check_finite(u0, "the state to start from")
-        size = step_size(dt, u0)
-        states = [u0]
+        plan = schedule(u0, dt, steps, t, inputs, condition)
+        states, steps = [u0], len(plan.sizes)
         with torch.no_grad():
-            for k in range(steps):
+            for k, size in enumerate(plan.sizes):
                 try:
-                    states.append(self.step(states[-1], size))
+                    states.append(self.step(states[-1], step_size(size, u0), **plan.acting(k)))
                     if not torch.isfinite(states[-1]).all():
                         raise ConvergenceError("the learned motion diverges")
                 except ConvergenceError as error:
                     error.states = torch.stack(states[: k + 1])
                     error.add_note(f"in step {k + 1} of {steps}; the states before it are in the error's `states`")
                     raise
-        t = torch.arange(steps + 1, dtype=u0.dtype, device=u0.device) * dt
-        return Rollout(t, torch.stack(states))
+        return Rollout(torch.stack(plan.times), torch.stack(states))
 
 
 MotionScheme = DiscreteScheme | ExplicitScheme

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite
+from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite, hides_values
+from neuromech.physics.energy.laws import probe_law
 from neuromech.physics.energy.structure import Structure
 
 
@@ -23,27 +25,48 @@ class EnergyModel(nn.Module):
         model.velocity(u)                 G(u) grad H(u), in continuous time
         neuromech.physics.rollout(model)  prediction, solves for u1
 
-    `inputs` [B, k]: of a `PortHamiltonian` structure.
+    `inputs` [B, k]: of a `PortHamiltonian` structure. `condition` [B, ...]: what the energy takes beside the state,
+    `energy(u, condition)`: the time, parameters of the system, a mask. It does not change within a step.
     """
 
     def __init__(
         self, energy: nn.Module, structure: Structure, form: GradientForm = "chain", *, nodes: int = 4
     ) -> None:
         super().__init__()
-        if not isinstance(energy, nn.Module) or isinstance(energy, Structure):
-            raise PhysicsError(
-                f"the energy is {type(energy).__name__}; expected an nn.Module of states [B, ...] to [B]"
-            )
-        if not isinstance(structure, Structure):
-            raise PhysicsError(
-                f"the structure is {type(structure).__name__}; expected a Structure, which vouches for the law "
-                "that its G obeys (GivenMatrix holds a matrix of your own)"
-            )
+        self._discrete = DiscreteGradient(energy, form, nodes=nodes)
         self.energy, self.structure = energy, structure
-        self.discrete_gradient = DiscreteGradient(energy, form, nodes=nodes)
 
-    def check(self, u: Tensor, inputs: Tensor | None = None) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
+        """`energy` and `structure` may be exchanged; the discrete gradient is always that of the energy."""
+        if name == "energy":
+            _check_module(value)
+        elif name == "structure":
+            _check_structure(value)
+            probe_law(value)
+            self.__dict__["_probed"] = None
+        elif name == "discrete_gradient":
+            raise PhysicsError("the discrete gradient of a model is that of its energy: assign `model.energy`")
+        super().__setattr__(name, value)
+
+    @property
+    def discrete_gradient(self) -> DiscreteGradient:
+        """That of `energy`, whatever energy the model has by now."""
+        if self._discrete.energy is not self.energy:
+            self._discrete.energy = self.energy
+        return self._discrete
+
+    def check(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> None:
         """Raise `PhysicsError` unless `u` is a batch of states [B, ...] that the model can work with."""
+        self.check_states(u)
+        self.structure.check(u, inputs)
+        self._probe(u)
+        if condition is not None and (condition.ndim and len(condition) != len(u)):
+            raise PhysicsError(
+                f"the condition has shape {tuple(condition.shape)}; expected one row for each of {len(u)} samples"
+            )
+
+    def check_states(self, u: Tensor) -> None:
+        """The part of `check` that asks for no inputs."""
         if not isinstance(u, Tensor) or not u.is_floating_point():
             found = str(u.dtype) if isinstance(u, Tensor) else type(u).__name__
             raise PhysicsError(f"the states are {found}; expected a tensor of real floating-point numbers")
@@ -55,18 +78,43 @@ class EnergyModel(nn.Module):
                 f"the states are {u.dtype} on {u.device}, the parameters {parameter.dtype} on {parameter.device}: "
                 "bring both to one by .to(...)"
             )
-        self.structure.check(u, inputs)
 
-    def forward(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def _probe(self, u: Tensor) -> None:
+        """Does the structure keep its law, in the shape of these states? Once for each shape."""
+        if self._probed != u.shape[1:] and not hides_values(u):
+            probe_law(self.structure, u)
+            self.__dict__["_probed"] = u.shape[1:]
+
+    def forward(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         self.structure.check(u0, inputs)
-        velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0), (u0 + u1) / 2, inputs)
+        self._probe(u0)
+        velocity: Tensor = self.structure(self.discrete_gradient.guarded(u1, u0, condition), (u0 + u1) / 2, inputs)
         return velocity
 
-    def velocity(self, u: Tensor, inputs: Tensor | None = None) -> Tensor:
+    def between(self, u0: Tensor, u1: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
+        """The same, without a look at energy and states: what a solver calls many times within a step."""
+        velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0, condition), (u0 + u1) / 2, inputs)
+        return velocity
+
+    def velocity(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """G(u) grad H(u)."""
         self.structure.check(u, inputs)
-        velocity: Tensor = self.structure(gradient(self.energy, u), u, inputs)
+        energy = self.energy if condition is None else lambda w: self.energy(w, condition)
+        velocity: Tensor = self.structure(gradient(energy, u), u, inputs)
         return velocity
+
+
+def _check_module(energy: object) -> None:
+    if not isinstance(energy, nn.Module) or isinstance(energy, Structure):
+        raise PhysicsError(f"the energy is {type(energy).__name__}; expected an nn.Module of states [B, ...] to [B]")
+
+
+def _check_structure(structure: object) -> None:
+    if not isinstance(structure, Structure):
+        raise PhysicsError(
+            f"the structure is {type(structure).__name__}; expected a Structure, which vouches for the law "
+            "that its G obeys (GivenMatrix holds a matrix of your own)"
+        )
 
 
 def gradient(energy: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Prediction: every step of a discrete-gradient model solves F(u1) = u1 - u0 - dt * velocity(u0, u1) = 0.
+"""One step: every step of a discrete-gradient model solves F(u1) = u1 - u0 - dt * velocity(u0, u1) = 0.
 
 Newton's method on the whole batch. Dense: one Jacobian a sample, inverted once and kept over iterations and steps for
 as long as it still contracts, corrected by what every iteration tells of it (Broyden 1965, the good update): several
@@ -10,10 +10,8 @@ The energy's error a step is <DH, F>, so it is at the level of the tolerance, of
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -22,7 +20,7 @@ from torch import Tensor
 from neuromech.compat import load_forward_mode
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
-from neuromech.physics.energy.model import EnergyModel, step_size
+from neuromech.physics.energy.model import step_size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +36,8 @@ class Solver:
     `tolerance`: of max |F| relative to 1 + max |u|, of every sample. None: as far as F still falls, which ends in its
     rounding; what stops falling above 1000 times the rounding of the dtype (2e-13 in float64) counts as not solved.
     `refresh`: the Jacobian is made anew when an iteration has reduced a residual by less than this factor. `chunk`:
-    columns of a Jacobian made at a time.
+    columns of a Jacobian made at a time. `substeps`: samples whose step is not solved take 2, 4, ... up to so many
+    shorter ones for it, each under the same laws, while the others go on; 1: they fail.
     """
 
     method: Literal["dense", "krylov"] = "dense"
@@ -46,22 +45,15 @@ class Solver:
     iterations: int = 50
     refresh: float = 0.5
     chunk: int = 256
+    substeps: int = 16
 
     def __post_init__(self) -> None:
         if self.method not in ("dense", "krylov"):
             raise PhysicsError(f"method {self.method!r} is not one of 'dense', 'krylov'")
         if self.iterations < 1 or (self.tolerance is not None and not self.tolerance > 0):
             raise PhysicsError("a solver makes at least one iteration, to a tolerance above 0")
-        if not 0 < self.refresh <= 1 or self.chunk < 1:
-            raise PhysicsError("refresh is a factor above 0 and at most 1, and chunk at least one column")
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """States `u` [steps + 1, B, ...] at the times `t` [steps + 1]."""
-
-    t: Tensor
-    u: Tensor
+        if not 0 < self.refresh <= 1 or min(self.chunk, self.substeps) < 1:
+            raise PhysicsError("refresh is a factor above 0 and at most 1; chunk and substeps are at least 1")
 
 
 class ImplicitStep:
@@ -87,6 +79,11 @@ class ImplicitStep:
         if torch.is_grad_enabled():  # one more Newton step, of which only F is differentiated
             residual = u1 - u0 - steps * self.velocity(u0, u1)
             if residual.requires_grad:
+                if self.in_parts.any():
+                    some = self.in_parts.nonzero()[:8, 0].tolist()
+                    raise PhysicsError(
+                        f"samples {some} needed shorter steps, through which no gradients flow: take smaller steps"
+                    )
                 if self.solver.method == "krylov":
                     raise PhysicsError("gradients do not flow through GMRES: use the dense solver, or torch.no_grad()")
                 with torch.no_grad():
@@ -95,16 +92,34 @@ class ImplicitStep:
         return u1
 
     def _solved(self, u0: Tensor, dt: Tensor, guess: Tensor) -> Tensor:
-        try:
-            return self._iterate(u0, dt, guess)
-        except ConvergenceError:  # follow the solution from short steps to the whole one
-            u1 = u0
+        """Where the equation is not solved, the solution is followed from short steps on; then these are taken."""
+        u1, failed, size = self._iterate(u0, dt, guess)
+        self.in_parts = torch.zeros_like(failed)
+        if failed.any():
+            found, bad = u0, failed
             for part in (16, 8, 4, 2, 1):
                 self._solve = None
-                u1 = self._iterate(u0, dt / part, u1)
-            return u1
+                found, bad, size = self._iterate(u0, dt / part, found)
+            u1, failed = _where(failed & ~bad, found, u1), failed & bad
+        parts = 2
+        while failed.any() and parts <= self.solver.substeps:
+            found, bad = u0, torch.zeros_like(failed)
+            for _ in range(parts):
+                self._solve = None
+                found, broken, size = self._iterate(found, dt / parts, found)
+                bad = bad | broken
+            u1, self.in_parts, failed = _where(failed & ~bad, found, u1), self.in_parts | failed & ~bad, failed & bad
+            parts *= 2
+        if failed.any():
+            self._solve = None
+            raise _not_solved(failed, size, self.solver, u0)
+        if self.in_parts.any():
+            self._solve = None
+        return u1
 
-    def _iterate(self, u0: Tensor, dt: Tensor, u1: Tensor) -> Tensor:
+    def _iterate(self, u0: Tensor, dt: Tensor, u1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The solution, where it was not found, and the residuals there."""
+
         def residual(u: Tensor) -> Tensor:
             return u - u0 - dt * self.velocity(u0, u)
 
@@ -116,7 +131,7 @@ class ImplicitStep:
         open_ = ~(size <= floor * bound)  # also where it is nan
         for _ in range(self.solver.iterations):
             if not open_.any():
-                return u1
+                break
             is_fresh = self._solve is None or self.solver.method == "krylov"
             if self._solve is None or is_fresh:
                 self._solve = self._linearise(u0, u1, dt)
@@ -140,15 +155,7 @@ class ImplicitStep:
             open_ = open_ & ~(size <= floor * bound) & ~has_stopped
             if (open_ & (size > self.solver.refresh * before)).any():
                 self._solve = None
-        if not open_.any():
-            return u1
-        failed = torch.nonzero(open_).reshape(-1)
-        raise ConvergenceError(
-            f"the implicit step was not solved for {len(failed)} of {len(u0)} samples, {failed.tolist()[:8]}: after "
-            f"{self.solver.iterations} iterations their residuals are {[float(f'{x:.2g}') for x in size[failed][:8]]}, "
-            f"the tolerance {ceiling:.2g}. Take smaller steps, more iterations, or a tolerance well above the rounding "
-            f"of {u0.dtype}, {rounding:.0e}"
-        )
+        return u1, open_, size
 
     def _linearise(self, u0: Tensor, u1: Tensor, dt: Tensor) -> Solve:
         """F -> J^-1 F with J = dF/du1 = 1 - dt dvelocity/du1 at u1."""
@@ -160,6 +167,22 @@ class ImplicitStep:
             return direction - dt * change
 
         return _krylov(times) if self.solver.method == "krylov" else _Inverse(times, u1, self.solver.chunk)
+
+
+def _where(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(rows.reshape([-1] + [1] * (x.ndim - 1)), x, y)
+
+
+def _not_solved(failed: Tensor, size: Tensor, solver: Solver, u0: Tensor) -> ConvergenceError:
+    rounding = torch.finfo(u0.dtype).eps
+    where = torch.nonzero(failed).reshape(-1)
+    tried = f", nor {solver.substeps} shorter ones in its place" if solver.substeps > 1 else ""
+    return ConvergenceError(
+        f"the implicit step was not solved for {len(where)} of {len(u0)} samples, {where.tolist()[:8]}{tried}: after "
+        f"{solver.iterations} iterations their residuals are {[float(f'{x:.2g}') for x in size[where][:8]]}, "
+        f"the tolerance {solver.tolerance or 1000 * rounding:.2g}. Take smaller steps, more iterations or substeps, or "
+        f"a tolerance well above the rounding of {u0.dtype}, {rounding:.0e}"
+    )
 
 
 def _largest(x: Tensor) -> Tensor:
@@ -205,66 +228,3 @@ def _krylov(times: Solve) -> Solve:
         return torch.from_numpy(solution).to(f).reshape(f.shape)
 
     return solve
-
-
-def rollout(
-    model: EnergyModel,
-    u0: Tensor,
-    dt: float | Sequence[float] | Tensor,
-    steps: int | None = None,
-    *,
-    inputs: Tensor | None = None,
-    order: Literal[2, 4] = 2,
-    solver: Solver | None = None,
-) -> Rollout:
-    """Predict from `u0` [B, ...] with `steps` steps of `dt`, or with the steps listed in `dt`.
-
-    `inputs` [steps, B, k] for structures with ports. `order` 4: three steps of order 2 for one (Yoshida's triple jump;
-    the middle one goes back in time, so the structure must conserve). With gradients on, they flow through all steps.
-    Raises `ConvergenceError` (whose `states` are those reached until then) and `PhysicsError`.
-    """
-    sizes = _sizes(dt, steps)
-    model.check(u0)
-    if inputs is not None:
-        if len(inputs) != len(sizes):
-            raise PhysicsError(f"there are inputs for {len(inputs)} steps, and {len(sizes)} steps to take")
-        model.check(u0, inputs[0])
-    if solver is not None and not isinstance(solver, Solver):
-        raise PhysicsError(f"the solver is {type(solver).__name__}; expected a Solver, as Solver('krylov')")
-    if order not in (2, 4):
-        raise PhysicsError(f"steps are of order 2 or 4, not {order}")
-    if order == 4 and model.structure.law != "conserves":
-        raise PhysicsError("order 4 steps back in time, where a structure that dissipates is unstable: use order 2")
-    fractions = (1.0,) if order == 2 else _TRIPLE_JUMP
-    steppers = {c: ImplicitStep(model, solver) for c in fractions}
-    states = [u0]
-    for k, size in enumerate(sizes):
-        given = None if inputs is None else inputs[k]
-        u = states[-1]
-        guess = u + (u - states[-2]) * (size / sizes[k - 1]) if k else None
-        for c in fractions:
-            steppers[c].velocity = partial(model, inputs=given)
-            try:
-                u = steppers[c](u, c * size, guess if order == 2 else None)
-            except ConvergenceError as error:
-                error.states = torch.stack(states)
-                error.add_note(f"in step {k + 1} of {len(sizes)}; the states before it are in the error's `states`")
-                raise
-        states.append(u)
-    t = torch.tensor([0.0, *itertools.accumulate(sizes)], dtype=u0.dtype, device=u0.device)
-    return Rollout(t, torch.stack(states))
-
-
-_TRIPLE_JUMP = (1 / (2 - 2 ** (1 / 3)), 1 - 2 / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
-
-
-def _sizes(dt: float | Sequence[float] | Tensor, steps: int | None) -> list[float]:
-    if isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0):
-        if not isinstance(steps, int) or steps < 0:
-            raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is no number of steps")
-        return [float(dt)] * steps
-    if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor)):
-        raise PhysicsError(f"dt is {dt!r}; expected a number, or the sizes of the steps")
-    if steps is not None and steps != len(dt):
-        raise PhysicsError(f"dt lists {len(dt)} steps, and steps is {steps}: leave one of them out")
-    return [float(x) for x in dt]

@@ -45,6 +45,11 @@ class Structure(nn.Module):
                 f"{name} acts on states [{', '.join(wanted)}], not on states of shape {tuple(u.shape)}: make it for "
                 "them, and give every batch its first axis"
             )
+        if inputs is None and self.inputs:
+            raise PhysicsError(
+                f"{name} has {self.inputs} ports and no inputs were given: pass inputs=, shape "
+                f"{(u.shape[0], self.inputs)}; zeros, if nothing acts"
+            )
         if inputs is not None and inputs.shape != (u.shape[0], self.inputs):
             ports = f"{self.inputs} a sample, shape {(u.shape[0], self.inputs)}" if self.inputs else "none"
             raise PhysicsError(f"inputs of shape {tuple(inputs.shape)} were given; {name} takes {ports}")

@@ -1,0 +1,59 @@
+"""What people rightly do and single steps cannot tell from a fault: each has a name, by which it is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from neuromech.monitor.evidence import Evidence
+from neuromech.record import some
+
+
+class Practice(NamedTuple):
+    """`causes`: what it would be taken for."""
+
+    title: str
+    causes: tuple[str, ...]
+
+
+PRACTICES: dict[str, Practice] = {
+    "sam": Practice("gradients are taken at other weights than those that they step (SAM, extragradient, look-ahead)",
+                    ("stale gradient", "edited weights")),
+    "penalty": Practice("the loss has terms of its own in the weights", ("penalty", "regulariser", "other loss")),
+    "freezing": Practice("parameters are frozen, or thawed, as planned", ("frozen", "zeroed gradient", "detached")),
+    "alternating": Practice("optimizers take turns", ("stale gradient", "dropped gradient", "second optimizer")),
+    "handover": Practice("another optimizer takes over", ("momentum lost", "second optimizer", "step count lost")),
+    "schedule": Practice("settings change by plan", ("settings", "schedule lost")),
+    "noise": Practice("gradients are changed on purpose (noise, masks)", ("modified gradient", "zeroed gradient")),
+    "edits": Practice("weights are set by other code than the optimizer", ("edited weights", "wrong checkpoint")),
+    "random depth": Practice("layers are left out at random", ("detached",)),
+    "evaluation mode": Practice("modules change their mode as planned", ("evaluation mode",)),
+    "low precision": Practice("updates may be lost to rounding", ("lost updates",)),
+}  # fmt: skip
+
+
+def hint(cause: str) -> str:
+    """How a cause that may be meant is declared; "" if there is no way to mean it."""
+    names = [name for name, practice in PRACTICES.items() if cause in practice.causes]
+    return " or ".join(f"monitor(allow={name!r})" for name in names)
+
+
+def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
+    """(practice, what was seen of it): what explains itself is no fault, and is noted once."""
+    if e.elsewhere:
+        yield "sam", f"the gradients of {some(e.elsewhere)} were taken at other weights than those that they step"
+    if e.rounded:
+        yield "perturbation", f"{some(e.rounded)} were written to between steps and put back, up to rounding"
+    if e.handover:
+        yield "handover", f"{e.handover[1]} takes over from {e.handover[0]}, with a state of its own"
+    if e.terms:
+        forms = {term.form for term in e.terms}
+        form, *others = forms
+        kind = f"an {form} term" if form and not others else "a term of its own"
+        strongest = max(e.terms, key=lambda term: term.share)
+        much = f", with coefficient {strongest.coefficient:.3g}" if form and not others else ""
+        yield (
+            "penalty",
+            f"the loss has {kind} in {some([term.name for term in e.terms])}{much}: up to {strongest.share:.2g} of a "
+            f"gradient ({strongest.name}). Families that hold these are judged by their step alone",
+        )

@@ -1,0 +1,162 @@
+"""Everything that the records of a run say, gathered once; what cannot be read is missing, and said so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from neuromech.errors import RecordError
+from neuromech.record import LOSS, Record, Run, alive
+from neuromech.report.family import FamilyRecord, families
+from neuromech.report.faults import FaultRecord, faults
+from neuromech.report.forecasts import Forecast, forecasts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+How = Literal["finished", "raised", "failed", "killed", "running", "unknown"]
+TABLES = ("steps", "charges", "terms", "events", "faults", "metrics", "progress")
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How the latest session ended. `seconds`: how long it was seen; `measuring`: the share of that spent measuring."""
+
+    how: How
+    what: str
+    started: str
+    last: str
+    seconds: float
+    measuring: float
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """`n_steps`: optimizer steps taken; step 0 is the initial state. `unreadable`: what is wrong with which table."""
+
+    meta: Mapping[str, Any]
+    sessions: Sequence[Mapping[str, Any]]
+    n_steps: int
+    steps: pd.DataFrame
+    families: list[FamilyRecord]
+    faults: list[FaultRecord]
+    events: pd.DataFrame
+    metrics: dict[str, pd.DataFrame]
+    forecasts: list[Forecast]
+    ending: Ending
+    unreadable: tuple[str, ...] = ()
+
+    @property
+    def monitored(self) -> bool:
+        return "monitor" in self.meta or bool(self.faults)
+
+    @property
+    def loss(self) -> pd.DataFrame | None:
+        """Step and value of the loss."""
+        return self.metrics.get(LOSS)
+
+    @property
+    def wrapper(self) -> Mapping[str, Any]:
+        """The EoMOptimizer of the run: class, order, follow, backend; empty if there is none."""
+        return next((o["wrapper"] for o in self.meta.get("optimizers") or () if o.get("wrapper")), {})
+
+
+def gather(run: Run) -> RunFacts:
+    """The facts of a run that is over or goes on."""
+    import pandas as pd
+
+    tables: dict[str, pd.DataFrame] = {}
+    unreadable: list[str] = []
+    for name in TABLES:
+        try:
+            tables[name] = _sound(run.frame(name))
+        except (RecordError, KeyError, ValueError, TypeError) as error:
+            tables[name] = pd.DataFrame()
+            unreadable.append(f"{name}: {error}")
+    meta = run.meta
+    found = families(meta, tables["charges"], tables["terms"])
+    last = (int(f.whole["step"].max()) for f in found if len(f.whole))
+    try:
+        foreseen = forecasts(meta, found, tables["steps"])
+    except (KeyError, ValueError, TypeError) as error:
+        foreseen = []
+        unreadable.append(f"forecasts: {type(error).__name__}: {error}")
+    return RunFacts(
+        meta=meta,
+        sessions=run.sessions,
+        n_steps=max(number_of_steps(tables["steps"]), *last, 0),
+        steps=tables["steps"],
+        families=found,
+        faults=faults(tables["faults"]),
+        events=tables["events"].reindex(columns=["step", "kind", "message"]),
+        metrics=_metrics(tables["metrics"]),
+        forecasts=foreseen,
+        ending=_ending(run, tables["progress"]),
+        unreadable=tuple(unreadable),
+    )
+
+
+def number_of_steps(steps: pd.DataFrame) -> int:
+    return int(steps["step"].max()) if len(steps) and "step" in steps else 0
+
+
+def _sound(rows: pd.DataFrame) -> pd.DataFrame:
+    """Without rows whose step is not a number that a step can be."""
+    import pandas as pd
+
+    for column in ("step", "symmetry", "member", "value"):
+        if column in rows and rows[column].dtype.kind not in "iuf":
+            rows[column] = pd.to_numeric(rows[column], errors="coerce")
+    keys = [c for c in ("step", "symmetry") if c in rows]
+    sound = np.ones(len(rows), bool)
+    for column in keys:
+        sound &= np.isfinite(rows[column].to_numpy(float)) & (np.abs(rows[column].to_numpy(float)) < 2**53)
+    return rows if sound.all() else rows[sound].reset_index(drop=True)
+
+
+def _metrics(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    if not {"step", "name", "value"} <= {*rows}:
+        return {}
+    once = rows.drop_duplicates(["step", "name"], keep="last").sort_values("step", kind="stable")
+    return {str(name): own[["step", "value"]].reset_index(drop=True) for name, own in once.groupby("name", sort=False)}
+
+
+def _ending(run: Run, progress: pd.DataFrame) -> Ending:
+    session: Mapping[str, Any] = run.sessions[-1] if run.sessions else {}
+    ended: Mapping[str, Any] = session.get("ended") or {}
+    known: dict[str, How] = {"finished": "finished", "raised": "raised", "failed": "failed"}
+    how = known.get(str(ended.get("how")), "unknown")
+    if not ended and isinstance(run, Record):
+        how = "running"
+    elif not ended and session.get("process"):
+        running = alive(session["process"])
+        how = "unknown" if running is None else "running" if running else "killed"
+    timed = {"seconds", "measuring"} <= {*progress} and len(progress) > 0
+    seconds, spent = (float(progress[c].iloc[-1]) for c in ("seconds", "measuring")) if timed else (np.nan, np.nan)
+    return Ending(
+        how,
+        str(ended.get("what") or ""),
+        when(session.get("started")),
+        when(ended.get("when")) or _last_write(run),
+        seconds,
+        spent / seconds if timed and seconds > 0 else np.nan,
+    )
+
+
+def when(stamp: object) -> str:
+    """An ISO time as `2026-01-31 10:20:30 UTC`; "" for none."""
+    return " ".join(str(stamp).split("+")[0].split("T")) + " UTC" if stamp else ""
+
+
+def _last_write(run: Run) -> str:
+    if run.path is None:
+        return ""
+    try:
+        newest = max((f.stat().st_mtime for f in run.path.glob("*.csv")), default=0.0)
+    except OSError:
+        return ""
+    return datetime.fromtimestamp(newest, UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if newest else ""

@@ -1,0 +1,294 @@
+"""What is said of a run: each kind as what it was, and no two sentences that cannot both be true."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from neuromech.record import Record
+from neuromech.report import render
+from neuromech.report.facts import RunFacts, gather
+from neuromech.report.judgement import Judgement, decide
+
+from .simulate import FAMILIES, meta, train
+
+FAULT = {
+    "fault": 0, "step": 7, "last": 7, "times": 1, "rank": 1, "cause": "edited weights", "strength": "likely",
+    "title": "weights were changed outside of the optimizer's step", "parameters": "2.weight",
+    "evidence": "2.weight changed", "advice": "look for code that writes to parameters",
+}  # fmt: skip
+NAMES = [g for s in FAMILIES for g in s.parameters]
+
+
+def judged(record: Record) -> Judgement:
+    return decide(gather(record))
+
+
+def touching(step: int, name: str, by: float) -> Callable[[int, nn.Module], None]:
+    def meddle(k: int, model: nn.Module) -> None:
+        if k == step:
+            with torch.no_grad():
+                model.get_parameter(name).add_(by)
+
+    return meddle
+
+
+def with_loss(record: Record, *values: float) -> Record:
+    record.append("metrics", {"step": range(1, len(values) + 1), "name": "loss", "value": values})
+    return record
+
+
+def optimizers(law: str, **more: object) -> dict[str, object]:
+    group = {"lr": 0.1, "parameters": 4}
+    return {"optimizers": [{"class": "Mine", "law": law, "groups": [group], **more}]}
+
+
+def test_laws_that_hold_are_told_with_what_that_rests_on() -> None:
+    said = judged(with_loss(train(54), 1.5, 0.25))
+    assert said.tone == "ok"
+    assert said.headline.startswith(
+        "54 steps, loss 1.5 → 0.25. 3 laws predicted ahead of every step held to rounding ("
+    )
+    said = judged(train(54, **optimizers("rebuilt")))
+    assert said.tone == "ok"
+    assert "3 laws checked against the optimizer's own state held to rounding" in said.headline
+    said = judged(train(54, **optimizers("measured")))
+    assert said.tone == "none"
+    assert "3 laws were only measured: an identity, which holds whatever happens." in said.headline
+
+
+def test_laws_of_both_kinds_are_told_apart() -> None:
+    record = train(20)
+    record.meta["symmetries"][0]["broken_by"] = ["eps = 1e-05 of bn1"]
+    said = judged(record)
+    assert said.tone == "ok"
+    assert "2 laws predicted" in said.headline
+    assert "1 law was only measured" in said.headline
+
+
+def test_some_laws_hold_less_closely() -> None:
+    said = judged(train(54, meddle=touching(10, "2.bias", 1e-11)))
+    assert said.tone == "mixed"
+    assert "held to rounding, but for 1 within" in said.headline
+
+
+def test_a_law_breaks() -> None:
+    said = judged(train(54, meddle=touching(10, "2.weight", 0.1)))
+    assert said.tone == "bad"
+    assert "2 of 3 laws are broken, from step 10 on, by up to" in said.headline
+    assert [s.step for s in said.wrong] == [10]
+
+
+def test_a_symmetry_that_gradients_do_not_respect_is_broken_though_its_books_balance() -> None:
+    """The law of a translation reads the torque: what the reading hides, the ideal law shows."""
+    record = train(20)
+    charges = record.frame("charges")
+    charges.loc[charges["symmetry"] == 1, "ideal_residual"] = 0.1
+    broken = Record(None, record.meta)
+    broken.append("charges", {str(c): charges[c] for c in charges if c != "session"})
+    said = judged(broken)
+    assert said.tone == "bad"
+    assert "1 of 3 laws is broken" in said.headline
+
+
+def test_a_run_that_diverges() -> None:
+    said = judged(with_loss(train(12, meddle=touching(7, "0.weight", math.nan)), 1.0, math.nan))
+    assert said.tone == "bad"
+    assert "loss 1 → not a number" in said.headline
+    assert "The loss is not finite from step 2 on." in said.headline
+    assert any(s.text.startswith("All charges are NaN or infinite from step 7 on") for s in said.wrong)
+    said = judged(train(12, meddle=touching(7, "0.weight", math.nan)))
+    assert "until then 3 of 3 laws held to rounding" in said.headline
+
+
+def test_an_explosion_is_told_though_every_law_holds() -> None:
+    said = judged(with_loss(train(20), 1.6, 1e17))
+    assert said.tone == "bad"
+    assert "The loss exploded: from 1.6 to 1×10¹⁷ at step 2." in said.headline
+    said = judged(with_loss(train(20), 1.6, 1e17, 1.2))
+    assert said.tone == "mixed"
+    assert "and came back to 1.2" in said.headline
+
+
+def test_nothing_moved_is_no_success() -> None:
+    record = train(0)
+    charges = record.frame("charges").query("member == -1").drop(columns="session")
+    for k in range(1, 26):
+        rows = charges.assign(step=k)
+        record.append("charges", {str(c): rows[c] for c in rows})
+        record.append("steps", {"step": k, "optimizer": 0, "lr": 0.1, "time": 0.1 * k})
+    said = judged(record)
+    assert said.tone == "bad"
+    assert "Nothing moved: in 25 steps no charge changed by a bit." in said.headline
+    assert not said.has("laws")
+
+
+def test_how_a_run_ended() -> None:
+    record = train(5)
+    assert judged(record).has("running")
+    record.end("raised", "ValueError: oh no")
+    said = judged(record)
+    assert said.tone == "bad"
+    assert "The run ended with ValueError: oh no." in said.headline
+    record = train(5)
+    record.end("finished")
+    assert not judged(record).has("running")
+    assert not judged(record).has("ended")
+
+
+def test_a_fault_names_its_cause_in_the_headline() -> None:
+    record = train(20)
+    record.append("faults", FAULT)
+    said = judged(record)
+    assert said.tone == "bad"
+    assert "Weights were changed outside of the optimizer's step (likely), at step 7." in said.headline
+    assert said.wrong[0].do == "look for code that writes to parameters"
+
+
+def test_families_that_nothing_follows_are_not_called_observed() -> None:
+    record = train(5)
+    known = [dict(s) for s in record.meta["symmetries"]] + [
+        {"kind": "matrix", "size": 4, "name": "0.weight @ 2.weight"}
+    ]
+    record.sessions[-1]["meta"]["symmetries"] = known
+    said = judged(record)
+    assert said.tone == "ok"
+    assert any(s.text.startswith("1 matrix family found, not followed in training") for s in said.limits)
+    assert not any("observed without" in s.text for s in said.statements)
+
+
+def test_charges_without_a_prediction() -> None:
+    said = judged(train(5, adam=True))
+    assert said.tone == "none"
+    assert "3 charges were observed; none was predicted." in said.headline
+
+
+def test_steps_on_a_flow_are_told_as_such() -> None:
+    wrapper = {"class": "EoMOptimizer", "order": 1, "follow": "flow", "backend": "hvp"}
+    said = judged(train(5, **optimizers("measured", wrapper=wrapper)))
+    assert "EoMOptimizer (order 1, hvp): charges stay within" in said.headline
+
+
+def test_nothing_to_tell() -> None:
+    empty = Record(None, {})
+    said = judged(empty)
+    assert (said.tone, said.headline) == (
+        "none", "Nothing was measured in this run: the model was not seen to compute anything."
+    )  # fmt: skip
+    empty.append("events", {"step": 0, "kind": "no forward", "message": "no forward has been seen: call the model."})
+    assert judged(empty).headline == "Nothing was measured in this run: no forward has been seen: call the model."
+    assert judged(Record(None, meta() | {"symmetries": []})).headline.startswith("No symmetry was found in this model")
+    for record in (Record(None, meta()), train(0)):
+        said = judged(record)
+        assert said.tone == "none"
+        assert said.headline == (
+            "3 families of symmetries were found; no optimizer step was recorded, so there is nothing to compare yet."
+        )
+
+
+@pytest.mark.parametrize("key", list(meta()))
+def test_any_key_of_the_meta_may_be_missing(key: str) -> None:
+    record = train(3)
+    del record.sessions[-1]["meta"][key]
+    assert judged(record).headline.startswith("3 steps")
+    assert render(record)
+
+
+def test_a_number_format_that_is_too_coarse_earns_no_green() -> None:
+    said = judged(train(60, torch.bfloat16))
+    assert said.tone == "none"
+    assert "In this number format that says little." in said.headline
+    assert any(s.text.startswith("In bfloat16 rounding alone can move a charge by up to ") for s in said.limits)
+
+
+# -- a hundred runs of every kind, and what must follow from what
+
+GOOD = re.compile(r"\bheld to rounding|No fault|Nothing out of the ordinary")
+
+
+def a_run(seed: int) -> tuple[RunFacts, dict[str, Any]]:
+    """A run with troubles drawn at random, and which they are."""
+    rng = random.Random(seed)
+    steps = rng.choice([0, 1, 2, 30, 30, 30])
+    trouble = {
+        "broken": steps > 20 and rng.random() < 0.3,
+        "nan": steps > 20 and rng.random() < 0.2,
+        "fault": steps > 1 and rng.random() < 0.3,
+        "loss nan": steps > 1 and rng.random() < 0.2,
+        "exploded": steps > 1 and rng.random() < 0.2,
+        "raised": rng.random() < 0.2,
+        "law": rng.choice(["exact", "rebuilt", "measured"]),
+        "monitored": rng.random() < 0.5,
+        "steps": steps,
+    }
+
+    def meddle(k: int, model: nn.Module) -> None:
+        with torch.no_grad():
+            if trouble["broken"] and k == 10:
+                model[2].weight[0, 0] += 0.5
+            if trouble["nan"] and k == 15:
+                model[0].weight.fill_(math.nan)
+
+    record = train(steps, meddle=meddle, **optimizers(trouble["law"]))
+    if trouble["fault"]:
+        record.append("faults", FAULT)
+    if trouble["monitored"] or trouble["fault"]:
+        record.update_meta({"monitor": {}})
+    if steps > 1:
+        last = math.nan if trouble["loss nan"] else 1e9 if trouble["exploded"] else 0.1
+        with_loss(record, *([1.0] * (steps - 1)), last)
+    record.end("raised" if trouble["raised"] else "finished", "ValueError: oh" if trouble["raised"] else "")
+    return gather(record), trouble
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_what_is_said_follows_from_what_happened(seed: int) -> None:
+    facts, trouble = a_run(seed)
+    said = decide(facts)
+    headline, text = said.headline, " ".join(s.text for s in said.statements)
+    bad = [k for k in ("broken", "nan", "fault", "loss nan", "exploded", "raised") if trouble[k]]
+    assert (said.tone == "bad") == bool(bad), (bad, headline)
+    assert bool([s for s in said.wrong if s.tone == "bad"]) == bool(bad)
+    if bad:
+        assert any((s.short or s.text) in headline for s in said.wrong)
+    else:
+        assert not said.wrong
+    if trouble["broken"]:
+        assert said.has("broken") or trouble["nan"]
+        assert not re.search(r"(?<!of )3 laws (predicted|checked)", text)
+    if trouble["steps"] == 0:
+        assert not said.has("laws")
+        assert not GOOD.search(text)
+        assert said.tone in ("none", "bad")
+        assert not headline.startswith("0 steps")
+    if trouble["law"] == "measured":
+        assert "predicted ahead" not in text
+        assert said.tone != "ok"
+    if said.tone == "ok":
+        assert {s.tone for s in said.statements} <= {"ok", "none"}
+        assert trouble["law"] in ("exact", "rebuilt")
+    if trouble["loss nan"]:
+        assert "not a number" in headline
+        assert said.has("not finite")
+    if trouble["fault"]:
+        assert "Weights were changed outside" in text
+    if not (trouble["monitored"] or trouble["fault"]) and trouble["steps"]:
+        assert "No monitor was on" in text
+    assert len(said.statements) == len({s.text for s in said.statements})
+
+
+@pytest.mark.parametrize("seed", range(0, 100, 9))
+def test_the_page_says_what_was_decided_and_nothing_else(seed: int) -> None:
+    facts, trouble = a_run(seed)
+    said = decide(facts)
+    record = Record(None, dict(facts.meta))
+    record.end("raised" if trouble["raised"] else "finished", "ValueError: oh" if trouble["raised"] else "")
+    assert f'tone-{decide(gather(record)).tone}"' in render(record)
+    assert said.tone in ("bad", "mixed", "none", "ok")
