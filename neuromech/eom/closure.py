@@ -61,7 +61,7 @@ class Live:
         self._start = None if once else states(self._devices)
         self.modules = set(known or ())
         if known is not None and not once:
-            self._before |= {b: b.detach().clone() for m in known for b in m._buffers.values() if b is not None}
+            self._before |= {b: b.detach().clone() for m in known for b in m.buffers(recurse=False)}
         self._watched = known is None and not once
         self._end: GeneratorStates | None = None
 

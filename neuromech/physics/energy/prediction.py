@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import uncompiled
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.model import EnergyModel, step_size
 from neuromech.physics.energy.stepping import ImplicitStep, Solver
@@ -106,7 +107,7 @@ def unwrapped(model: nn.Module) -> EnergyModel:
     """The energy model inside of what replicates or compiles it."""
     inner: object = model
     while not isinstance(inner, EnergyModel):
-        inner = getattr(inner, "module", getattr(inner, "_orig_mod", None))
+        inner = getattr(inner, "module", uncompiled(inner) if isinstance(inner, nn.Module) else None)
         if inner is None:
             raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}")
     return inner
