@@ -18,6 +18,7 @@ from . import transforms as transforms
 from ._version import __version__ as __version__
 from .detect import Findings as Findings
 from .detect import find_symmetries as find_symmetries
+from .detect import parameter_groups as parameter_groups
 from .eom import EoMOptimizer as EoMOptimizer
 from .errors import CaptureError as CaptureError
 from .errors import ConvergenceError as ConvergenceError

@@ -18,6 +18,7 @@ from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import drop_hooks as drop_hooks
 from .modules import gradient_hooks as gradient_hooks
+from .modules import has_compiled_parts as has_compiled_parts
 from .modules import hooks_before as hooks_before
 from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled

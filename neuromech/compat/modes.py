@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -82,9 +82,19 @@ def innermost_function_mode() -> Any:
 
 
 def left_uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`torch.compiler.disable`: runs as it is, at a break of the graph."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return function
+    """`torch.compiler.disable`: runs as it is, at a break of the graph, and so does what it calls."""
+    frames: Any = torch._C._dynamo.eval_frame
+
+    @wraps(function)
+    def left(*args: Any) -> Any:
+        before = frames.set_eval_frame(None)
+        try:
+            return function(*args)
+        finally:
+            frames.set_eval_frame(before)
+
+    left._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return left
 
 
 def constant_when_compiled(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -94,6 +94,11 @@ def uncompiled(model: nn.Module) -> nn.Module | None:
     return inner if isinstance(inner, nn.Module) else None
 
 
+def has_compiled_parts(model: nn.Module) -> bool:
+    """True if some of `model` runs as compiled code."""
+    return any(uncompiled(m) is not None or m._compiled_call_impl is not None for m in model.modules())
+
+
 @contextmanager
 def run_eagerly() -> Iterator[None]:
     """What `torch.compile` has compiled runs as it was written inside, and stays compiled for its owner."""

@@ -14,6 +14,8 @@ from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
 from .interpret import Invariance as Invariance
+from .normalised import ParameterGroups as ParameterGroups
+from .normalised import parameter_groups as parameter_groups
 from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .recognition import recognise as recognise

@@ -49,6 +49,7 @@ _SAME = {"cpu", "cuda", "pin_memory", "requires_grad_", "share_memory_", "retain
 _RANDOM = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "empty"}
 # A derivative reads the whole graph behind a tensor, whose parameters it may then depend on.
 _DERIVATIVES = {"grad", "backward"}
+_COMPILED = "CompiledFunction"  # what torch.compile makes of a function with a gradient
 _SMALL = 1 << 16  # elements of a constant that is copied, so that what becomes of it later does not matter
 
 
@@ -160,7 +161,10 @@ class Follower(TorchFunctionMode):
     def _mirror(self, func: Any, given: Any, named: Any, args: Any, kwargs: Any, results: list[Tensor]) -> None:
         grad = torch.is_grad_enabled()
         # What a checkpoint runs without gradient has one when it is run again.
-        grad = grad or running_function() == checkpoint.CheckpointFunction.__name__
+        function = "" if grad else running_function()
+        grad = grad or function == checkpoint.CheckpointFunction.__name__
+        if function == _COMPILED:
+            raise CaptureError("a part of the forward is compiled, and its calls cannot be followed")
         mark = len(self._recorder.graph.nodes)
         try:
             with self._aside(grad):

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 from torch.optim import Optimizer
 
 from neuromech.compat import foreach_mul_
 from neuromech.eom.derivatives import HVPForm, Point, gradient_at
+from neuromech.eom.integrate import integrate
 from neuromech.eom.landscape import LossFunction, PureLandscape
+from neuromech.eom.memory import CLOCK, memory_field, startup_shift
 from neuromech.eom.rule import Rule, check_lr, check_order
 from neuromech.eom.terms import Backend, VectorField, decayed, motion, motion_by_gradients
 from neuromech.errors import EoMError
@@ -27,7 +28,7 @@ from neuromech.params import Params, combine
 
 Startup = Literal["torch", "matched"]
 PLAIN = Rule()
-MOST_STEPS = 5_000  # of the solver, between two times
+CORRECTED = ("adam", "nadam", "radam", "lion", "muon")  # kinds whose averages know how many steps they have seen
 VELOCITY = "velocity of "
 
 
@@ -57,7 +58,10 @@ class Flow:
         if not asked or not (all(d >= 0 for d in signs) or all(d <= 0 for d in signs)):
             raise EoMError(f"times are {asked}: give at least one, all forwards or all backwards from 0")
         grid = [0.0, *dict.fromkeys(t for t in asked if t != 0.0)]
-        states = _integrate(self.field, self.start, grid, rtol, atol, method) if len(grid) > 1 else [self.start]
+        states = [self.start]
+        if len(grid) > 1:
+            lr = 0.0 if self.rule.kind == "sgd" else self.lr
+            states = integrate(self.field, self.start, grid, rtol, atol, method, lr)
         at = dict(zip(grid, states, strict=True))
         return [{name: x for name, x in at[t].items() if name not in self.hidden} for t in asked]
 
@@ -126,7 +130,8 @@ def flow_of(
     `rule` may be a torch optimizer, whose lr is then taken. `backend`: "gradients" (no second derivative; rules without
     momentum, where it is the default), else "hvp". `startup` of momentum: "torch" starts from the shadow point that the
     steps of a fresh optimizer settle on, known to the second order, that is enough for order 1; "matched" starts from
-    `params`, for steps with the momentum of `Flow.buffers`. The Adam family goes to order 1, in its steady state.
+    `params`, for steps with the momentum of `Flow.buffers`. Adam, AdamW, NAdam, RAdam, RMSprop, Lion and Muon go to
+    order 1, see `neuromech.eom.memory`: "torch" is a fresh optimizer, "matched" one in its steady state.
 
     Raises `EoMError` for a rule, lr, order or backend without a flow.
     """
@@ -144,13 +149,20 @@ def flow_of(
     slope = _field(rule, loss, rate, order, backend, hvp)
     start = PureLandscape(loss, params).here
     gradient_at(PureLandscape(loss, start))  # what is no loss is refused now
-    if rule.momentum and order and startup == "torch":
+    if rule.kind == "sgd" and rule.momentum and order and startup == "torch":
         if rule.decoupled and rule.weight_decay:
             raise EoMError(
                 "the start of decoupled decay with momentum is not known to second order: use startup='matched'"
             )
         force = Point(loss, start, hvp).gradient
         start = combine([(1.0, start), (rate * rule.startup, force), (rate * rule.startup * rule.weight_decay, start)])
+    if rule.kind in CORRECTED and startup == "torch" and rate:
+        clock = {CLOCK: next(iter(start.values())).new_zeros(())}
+        if order and (far := startup_shift(rule)):
+            ahead = _field(rule, loss, rate, 0, backend, hvp)(start | clock)  # -u - decay theta
+            pulled = rule.weight_decay if rule.decoupled else 0.0
+            start = combine([(1.0 + rate * far * pulled, start), (rate * far, ahead)])  # the clock is in `ahead` only
+        return Flow(slope, start | clock, rule, rate, frozenset({CLOCK}))
     return Flow(slope, start, rule, rate)
 
 
@@ -161,7 +173,7 @@ def _field(rule: Rule, loss: LossFunction, lr: float, order: int, backend: Backe
         what = "momentum" if rule.kind == "sgd" else rule.kind
         raise EoMError(f"gradients alone give the flow of rules without memory: use backend='hvp' for {what}")
     if rule.kind != "sgd":
-        return _adaptive(rule, loss, lr, order, hvp)
+        return memory_field(rule, loss, lr, order, hvp)
     if backend == "gradients" or (backend is None and not rule.momentum):
         return lambda theta: motion_by_gradients(
             lambda at: gradient_at(PureLandscape(loss, at)), theta, rule, lr, order
@@ -175,30 +187,6 @@ def _field(rule: Rule, loss: LossFunction, lr: float, order: int, backend: Backe
         return motion(derivative, theta, rule, lr, order)
 
     return explicit
-
-
-def _adaptive(rule: Rule, loss: LossFunction, lr: float, order: int, hvp: HVPForm) -> VectorField:
-    """Adam, AdamW and RMSprop in their steady state, eps outside of the root as in torch (cf. Cattaneo et al. 2024)."""
-    c1, c2 = (beta / (1.0 - beta) for beta in rule.betas)
-    pulled = rule.weight_decay if rule.decoupled else 0.0
-    inside = 0.0 if rule.decoupled else rule.weight_decay
-
-    def slope(theta: Params) -> Params:
-        point = Point(loss, theta, hvp) if order else Point.on(PureLandscape(loss, theta), "gradient")
-        derivative = decayed(point.derivative, theta, dict.fromkeys(theta, inside))
-        g = derivative()
-        first = {n: -x / (x.abs() + rule.eps) - pulled * theta[n] for n, x in g.items()}
-        if order == 0:
-            return first
-        turned = derivative(first)
-        out: Params = {}
-        for name, x in g.items():
-            size, root = x.abs(), x.abs() + rule.eps
-            bend = c1 / root - c2 * size / root**2 + rule.eps / (2.0 * root**2)
-            out[name] = first[name] + lr * (turned[name] * bend + 0.5 * pulled * first[name])
-        return out
-
-    return slope
 
 
 def second_order_flow(rule: Rule, loss: LossFunction, params: Params, lr: float, hvp: HVPForm = "auto") -> Flow:
@@ -288,45 +276,3 @@ def descend(
         optimizer.step()
         path.append({name: p.detach().clone() for name, p in live.items()})
     return path
-
-
-def _integrate(
-    slope: VectorField, start: Params, times: list[float], rtol: float, atol: float, method: str
-) -> list[Params]:
-    """States at `times`, the first of which is 0."""
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise EoMError("flows are integrated by torchdiffeq: pip install 'neuromech[flow]'") from error
-    sizes = {name: p.numel() for name, p in start.items()}
-
-    def unflat(x: Tensor) -> Params:
-        parts = x.split(list(sizes.values()))
-        return {name: part.view_as(start[name]) for name, part in zip(sizes, parts, strict=True)}
-
-    def flat(params: Params) -> Tensor:
-        return torch.cat([params[name].reshape(-1) for name in sizes])
-
-    with torch.no_grad():
-        begin = flat(start)
-        # Backwards in time is forwards against the field.
-        sign = 1.0 if times[-1] > 0 else -1.0
-        grid = torch.tensor([abs(t) for t in times], dtype=torch.float64, device=begin.device)
-        eps = max(torch.finfo(x.dtype).eps for x in start.values())
-        try:
-            path = odeint(
-                lambda _, x: sign * flat(slope(unflat(x))),
-                begin,
-                grid,
-                rtol=max(rtol, 100 * eps),
-                atol=max(atol, 10 * eps),
-                method=method,
-                # Steps end at the times asked for: between its steps the solver interpolates, with less accuracy.
-                options={"step_t": grid[1:], "max_num_steps": MOST_STEPS},
-            )
-        except AssertionError as error:
-            raise EoMError(
-                f"the solver makes no headway ({error}): the field is stiff or has kinks (ReLU), or lr is beyond where "
-                "the series converges. Allow larger rtol and atol, take a shorter time, or a smaller lr or order"
-            ) from error
-    return [{name: x.clone() for name, x in unflat(row).items()} for row in path]

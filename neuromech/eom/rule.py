@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import factorial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,10 +28,11 @@ from neuromech.eom.bseries import GRADIENT, IDENTITY, Series, add, lie
 from neuromech.errors import EoMError
 from neuromech.optimizers import rule_of
 
-Kind = Literal["sgd", "adam", "rmsprop"]
-KINDS: tuple[Kind, ...] = ("sgd", "adam", "rmsprop")
+UpdateRule = Literal["sgd", "adam", "rmsprop", "nadam", "radam", "lion", "muon"]
+KINDS: tuple[UpdateRule, ...] = get_args(UpdateRule)
 _ARE_KNOWN = (
-    "those of SGD with all its options, SGDW, Adam and AdamW without amsgrad, RMSprop without momentum and centered are"
+    "those of SGD with all its options, SGDW, Adam and AdamW without amsgrad, NAdam, RAdam, Lion, Muon, and RMSprop "
+    "without momentum and centered are"
 )
 MAX_ORDER = 6  # the series is asymptotic, and a term of order n costs about 3^n gradients
 
@@ -53,16 +54,17 @@ def check_lr(lr: float) -> None:
 
 @dataclass(frozen=True)
 class Rule(optimizers.Multistep):
-    """What `torch.optim.SGD`, `Adam`, `AdamW` or `RMSprop` does to parameters, apart from its learning rate.
+    """What an optimizer does to parameters, apart from its learning rate.
 
-    `momentum`, `dampening` and `nesterov` belong to "sgd", `betas` and `eps` to "adam" (both) and "rmsprop" (the
-    second). `decoupled`: weight decay shrinks the parameters by themselves (AdamW) instead of being added to the
-    gradient.
+    `momentum`, `dampening` and `nesterov` belong to "sgd" (the first and last to "muon" too), `betas` to the others,
+    the second alone to "rmsprop", `eps` to all but "sgd" and "lion". `drift` is NAdam's momentum_decay; `coefficients`,
+    `iterations` and `adjust` are Muon's. `decoupled`: weight decay shrinks the parameters by themselves (AdamW)
+    instead of being added to the gradient.
 
     Raises `EoMError` if the values make no sense together.
     """
 
-    kind: Kind = "sgd"
+    kind: UpdateRule = "sgd"
     momentum: float = 0.0
     dampening: float = 0.0
     nesterov: bool = False
@@ -70,6 +72,10 @@ class Rule(optimizers.Multistep):
     decoupled: bool = False
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+    drift: float = 4e-3
+    coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
+    iterations: int = 5
+    adjust: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -78,7 +84,7 @@ class Rule(optimizers.Multistep):
             raise EoMError(f"momentum is {self.momentum}: a flow exists for values in [0, 1) only")
         if not 0.0 <= self.dampening < 1.0:
             raise EoMError(f"dampening is {self.dampening}: only values in [0, 1) let gradients act downhill")
-        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+        if self.kind != "muon" and self.nesterov and (self.momentum == 0 or self.dampening != 0):
             raise EoMError("nesterov needs momentum > 0 and dampening 0, as in torch.optim.SGD")
         if self.weight_decay < 0:
             raise EoMError(f"weight_decay is {self.weight_decay}: it has to be 0 or more")
@@ -86,7 +92,7 @@ class Rule(optimizers.Multistep):
             raise EoMError("rmsprop has one beta, the second (write (0, alpha)), and coupled decay only")
         if self.kind != "sgd" and not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise EoMError(f"betas are {self.betas}: they have to be in [0, 1)")
-        if self.kind != "sgd" and (self.momentum or self.nesterov):
+        if self.kind not in ("sgd", "muon") and (self.momentum or self.nesterov):
             raise EoMError(f"momentum and nesterov belong to 'sgd'; {self.kind} has betas")
 
     @classmethod
@@ -122,6 +128,13 @@ class Rule(optimizers.Multistep):
         if self.kind == "adam":
             kind = torch.optim.AdamW if self.decoupled else torch.optim.Adam
             return kind(params, lr=lr, betas=self.betas, eps=self.eps, weight_decay=decay)
+        adaptive: dict[str, Any] = {"betas": self.betas, "eps": self.eps, "decoupled_weight_decay": self.decoupled}
+        if self.kind == "nadam":
+            return torch.optim.NAdam(params, lr, weight_decay=decay, momentum_decay=self.drift, **adaptive)
+        if self.kind == "radam":
+            return torch.optim.RAdam(params, lr, weight_decay=decay, **adaptive)
+        if self.kind in ("lion", "muon"):
+            raise EoMError(f"torch has no {self.kind} for every parameter and precision: take the steps yourself")
         if self.kind == "rmsprop":
             return torch.optim.RMSprop(params, lr=lr, alpha=self.betas[1], eps=self.eps, weight_decay=own)
         return torch.optim.SGD(

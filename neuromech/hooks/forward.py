@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from neuromech.compat import at_end_of_backward, backward_id, unprofiled
+from neuromech.compat import at_end_of_backward, backward_id, has_compiled_parts, unprofiled
 from neuromech.detect import Follower, Graph, is_our_call, tensors_of
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
@@ -128,7 +128,8 @@ class ForwardWatch:
         if self.trained is None or not self.trained.finite:
             generators = states({p.device for p in model.parameters()})
             self._candidate = Forward(args, kwargs, model.training, generators=generators)
-            if self._mode != model.training:
+            # What is compiled has no calls to follow, and would be compiled anew for the mode that follows them.
+            if self._mode != model.training and not has_compiled_parts(model):
                 follower = Follower(model, args, kwargs)
                 follower.__enter__()
                 self._follower = follower

@@ -6,10 +6,12 @@ Without accumulation nothing is needed: Lightning hands its closure to the step.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from neuromech.errors import EoMError
 from neuromech.integrations.eom_accelerate import follower_in
@@ -21,32 +23,32 @@ class EoMAccumulation(Callback):
     Raises `EoMError` where gradients would be clipped, as Lightning clips inside of the last closure only.
     """
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stand between the loop and the closures that it makes."""
-        loop: Any = trainer.fit_loop.epoch_loop.automatic_optimization
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember a batch that Lightning accumulates; before the one that it steps on, forget what it has summed."""
         followers = [f for f in map(follower_in, trainer.optimizers) if f is not None]
-        if not pl_module.automatic_optimization or not followers:
+        every = trainer.accumulate_grad_batches
+        if not pl_module.automatic_optimization or not followers or every == 1:
             return
-        make, follower = type(loop)._make_closure, followers[0]
+        if trainer.gradient_clip_val:
+            raise EoMError(
+                "gradient_clip_val and accumulate_grad_batches do not go together with EoMOptimizer: clipped steps "
+                "follow no flow. Set gradient_clip_val=None, and lower the learning rate if need be"
+            )
+        (follower,) = followers
+        if (batch_idx + 1) % every and not trainer.is_last_batch:
 
-        def made(kwargs: Any, optimizer: Any, batch_idx: int) -> Any:
-            closure = make(loop, kwargs, optimizer, batch_idx)
-            if trainer.fit_loop._should_accumulate():
-                if trainer.gradient_clip_val:
-                    raise EoMError(
-                        "gradient_clip_val and accumulate_grad_batches do not go together with EoMOptimizer: clipped "
-                        "steps follow no flow. Set gradient_clip_val=None, and lower the learning rate if need be"
-                    )
-                follower.accumulate(closure, 1.0)  # Lightning has divided its loss by their number
-            elif follower.pending:
-                # What the batches before have left is evaluated again: it does not wait for anything.
-                for group in follower.param_groups:
-                    for p in group["params"]:
-                        p.grad = None
-            return closure
+            def closure() -> Tensor:
+                output: Any = trainer.strategy.training_step(batch, batch_idx)
+                loss = output["loss"] if isinstance(output, Mapping) else output
+                if loss is None:
+                    raise EoMError("training_step returned None: a batch that is accumulated has to have a loss")
+                trainer.strategy.backward(loss / every, None)
+                return (loss / every).detach()
 
-        loop._make_closure = made
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the loop as it was."""
-        trainer.fit_loop.epoch_loop.automatic_optimization.__dict__.pop("_make_closure", None)
+            follower.accumulate(closure, 1.0)  # the loss is divided by their number, as Lightning's last is
+        elif follower.pending:
+            for group in follower.param_groups:
+                for p in group["params"]:
+                    p.grad = None

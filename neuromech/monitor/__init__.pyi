@@ -2,7 +2,9 @@ from .causes import CAUSES as CAUSES
 from .causes import Cause as Cause
 from .checks.replicas import Gather as Gather
 from .checks.settings import Expect as Expect
+from .claims import check_claims as check_claims
 from .claims import excess_of as excess_of
+from .claims import guess_loss as guess_loss
 from .diagnosis import Suspect as Suspect
 from .diagnosis import diagnose as diagnose
 from .evidence import Evidence as Evidence

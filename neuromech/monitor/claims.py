@@ -3,18 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from neuromech import params as P
+from neuromech.detect import Findings, Graph, Invariance, analyse
+from neuromech.errors import warn
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter
-from neuromech.symmetry import Symmetry
+from neuromech.symmetry import Symmetry, SymmetrySet
+
+WITHDRAWN = (
+    "the first gradient of the run does not keep {} claims, which are withdrawn (see .rejected): a backward "
+    "is not the derivative of its forward, the loss sees parameters past the model (an L2 penalty in the loss?), or a "
+    "rule of neuromech is wrong for this model: then please report it"
+)
+
+
+def check_claims(found: Findings, params: Mapping[str, nn.Parameter], eps: float, lenient: bool) -> Findings:
+    """`found` with what the gradients in `params` say of each claim; those that they break are withdrawn.
+
+    `lenient`: they stay, as somebody else accuses the gradients.
+    """
+    claims = list(found.symmetries)
+    if all(p.grad is None for p in params.values()):
+        return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
+    excess = excess_of(claims, params, eps)
+    claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
+    broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
+    notes = (*found.notes, "verified on the gradients of the first backward")
+    if not broken or lenient:
+        return replace(found, symmetries=SymmetrySet(claims), notes=notes)
+    warn(WITHDRAWN.format(len(broken)))
+    names = {s.name for s in broken}
+    kept = SymmetrySet(s for s in claims if s.name not in names)
+    return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)
+
+
+def guess_loss(model: nn.Module, graph: Graph, params: Mapping[str, nn.Parameter], eps: float) -> list[Invariance]:
+    """Of a loss that nobody saw: what it does not see of each output, if the gradients of the parameters keep all that
+    would follow from it. A softmax is looked for: a common shift along one axis."""
+    nothing = [Invariance()] * len(graph.outputs)
+    names = {s.name for s in analyse(model, graph, nothing, None)}
+    for axis in sorted({d for v in graph.outputs for d in (1, len(v.shape) - 1) if 0 < d < len(v.shape)}):
+        guess = [Invariance((axis,)) if axis < len(v.shape) else Invariance() for v in graph.outputs]
+        more = [s for s in analyse(model, graph, guess, None) if s.name not in names]
+        if more and all(by <= 1 for by, _ in excess_of(more, params, eps)):
+            return guess
+    return nothing
 
 
 def excess_of(claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: float) -> list[tuple[float, float]]:
     """By how much the gradients in `params` break each claim, in units of what rounding (`eps`) allows, and relative to
     |theta| |g|: more than 1 and the claim, or a gradient, is wrong."""
+    if not claims:
+        return []
     values = {n: p.detach() for n, p in params.items() if p.is_floating_point() and p.numel()}
     grads = {n: p.grad for n, p in params.items() if p.grad is not None and n in values}
     plain = [s for s in claims if s.kind != "matrix"]

@@ -76,16 +76,18 @@ def _adam_rate(e: Elements) -> float:
     return e.number("lr") * math.sqrt(correction(e, 1)) / correction(e, 0)
 
 
+def _flow(kind: str, group: ParamGroup, separate: bool) -> dict[str, Any]:
+    told = {"kind": kind, "betas": tuple(map(number, group["betas"])), "eps": number(group["eps"])}
+    return told | {"weight_decay": number(group["weight_decay"]), "decoupled": separate}
+
+
 def _adam(name: str, source: str, separate: Callable[[ParamGroup], bool]) -> Rule:
     def advance(e: Elements) -> dict[str, Tensor]:
         out = _moments(e, e.force(0.0 if separate(e.group) else e.number("weight_decay")))
         return out | {LARGEST: e.old(LARGEST).maximum(out[SECOND])} if e.group["amsgrad"] else out
 
     def flow(group: ParamGroup) -> dict[str, Any] | str:
-        if group["amsgrad"]:
-            return "with amsgrad it remembers for ever"
-        told = {"weight_decay": number(group["weight_decay"]), "decoupled": separate(group)}
-        return told | {"kind": "adam", "betas": tuple(map(number, group["betas"])), "eps": number(group["eps"])}
+        return "with amsgrad it remembers for ever" if group["amsgrad"] else _flow("adam", group, separate(group))
 
     return Rule(
         name,
@@ -136,6 +138,7 @@ NADAM = Rule(
     scalars=("mu_product",),
     cancels=cancels,
     decoupled=decoupled,
+    flow=lambda group: _flow("nadam", group, decoupled(group)) | {"drift": number(group["momentum_decay"])},
 )
 
 
@@ -175,6 +178,7 @@ RADAM = Rule(
     cancels=cancels,
     memory=beta1,
     decoupled=decoupled,
+    flow=lambda group: _flow("radam", group, decoupled(group)),
 )
 
 

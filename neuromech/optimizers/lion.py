@@ -5,10 +5,13 @@ Source: Chen et al. 2023, algorithm 2.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from neuromech.optimizers import conventions as po
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
+from neuromech.optimizers.settings import ParamGroup, number
 
 FIRST = "exp_avg"
 
@@ -23,6 +26,11 @@ def _update(e: Elements, after: State) -> Tensor:
     return e.old(FIRST).mul(beta1).add_(e.gradient, alpha=1.0 - beta1).sign_()
 
 
+def _flow(group: ParamGroup) -> dict[str, Any]:
+    betas = tuple(map(number, group["betas"]))
+    return {"kind": "lion", "betas": betas, "weight_decay": number(group["weight_decay"]), "decoupled": True}
+
+
 LION = Rule(
     "Lion",
     "Chen et al. 2023, algorithm 2",
@@ -31,6 +39,7 @@ LION = Rule(
     _advance,
     decay=decoupled_decay,
     decoupled=lambda group: True,
+    flow=_flow,
 )
 
 

@@ -5,10 +5,13 @@ Sources: `torch.optim.Muon`; Jordan et al. 2024.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from neuromech.compat import muon_direction, muon_rate
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
+from neuromech.optimizers.settings import ParamGroup, number
 
 BUFFER = "momentum_buffer"
 
@@ -25,6 +28,13 @@ def _update(e: Elements, after: State) -> Tensor:
     return shaped.to(p.dtype).mul_(muon_rate(e.number("lr"), told["adjust_lr_fn"], p.shape))
 
 
+def _flow(group: ParamGroup) -> dict[str, Any]:
+    told = {"momentum": number(group["momentum"]), "nesterov": bool(group["nesterov"]), "eps": number(group["eps"])}
+    shape = {"coefficients": tuple(group["ns_coefficients"]), "iterations": int(group["ns_steps"])}
+    decay = {"weight_decay": number(group["weight_decay"]), "decoupled": True}
+    return {"kind": "muon", "adjust": group["adjust_lr_fn"], **told, **shape, **decay}
+
+
 MUON = Rule(
     "Muon",
     "torch.optim.Muon; Jordan et al. 2024",
@@ -35,4 +45,5 @@ MUON = Rule(
     decay=decoupled_decay,
     local=False,
     decoupled=lambda group: True,
+    flow=_flow,
 )

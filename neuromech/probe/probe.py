@@ -274,7 +274,7 @@ class Probe(RunFrames):
                 self._journal.once("no forward", 0, "no forward", self._why_nothing())
                 return False
             if self._monitor is not None:
-                self._monitor.begin(self._waiting.betrayed, self._waiting.graph, self._waiting.forwards)
+                self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)
         if self._record.session:
             self._journal.once("no state", 0, "no state", empty_run.NO_STATE)
         self._measure(self._found).begin()

@@ -27,19 +27,12 @@ from neuromech.detect import (
     recognise,
     record,
 )
-from neuromech.errors import warn
 from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
-from neuromech.symmetry import Symmetry, SymmetrySet
+from neuromech.symmetry import Symmetry
 
 AS_THEY_ARE = "no gradient has been seen yet: as if the loss saw the whole output"
-UNSEEN_LOSS = "the loss was not seen: as if it saw the whole output"
-WITHDRAWN = (
-    "the first gradient of the run does not keep {}, which are withdrawn (see .rejected): a backward is not the "
-    "derivative of its forward, the loss sees parameters past the model (an L2 penalty in the loss?), or a rule of "
-    "neuromech is wrong for this model: then please report it"
-)
 
 
 class Waiting:
@@ -48,7 +41,7 @@ class Waiting:
     def __init__(self, model: nn.Module, guard: Guard, example: Any) -> None:
         """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
         self.found: Findings | None = None
-        self.betrayed: list[tuple[Symmetry, float]] = []
+        self.violated: list[tuple[Symmetry, float]] = []
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self._model = model
@@ -116,46 +109,25 @@ class Waiting:
             raise forward.problem or error from error
 
     def _find(self, forward: Forward) -> None:
+        from neuromech.monitor import check_claims, excess_of, guess_loss  # a quarter of the package, once it is needed
+
         self.graph = graph = self._graph(forward)
+        eps, params = self._eps(forward), named_parameters(self._model)
         if len(forward.outputs) == len(graph.outputs):
-            free = [
-                Invariance() if g is None else recognise(y, g)
-                for y, g in zip(forward.outputs, forward.cotangents, strict=True)
-            ]
-            found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
+            received = zip(forward.outputs, forward.cotangents, strict=True)
+            free = [Invariance() if g is None else recognise(y, g) for y, g in received]
         else:
-            free = [Invariance()] * len(graph.outputs)
-            found = analyse(self._model, graph, free, None, (UNSEEN_LOSS,))
-        found = self._checked(found, self._eps(forward))
+            free = guess_loss(self._model, graph, params, eps)
+        found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
+        if len(forward.outputs) != len(graph.outputs):
+            found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
+        found = check_claims(found, params, eps, self.lenient)
         extra = custom_claims(graph, free, [*found, *found.rejected])
-        excess = self._excess(extra, self._eps(forward))
-        self.betrayed = [(s, by) for s, (by, _) in zip(extra, excess, strict=True) if by > 1]
+        excess = zip(extra, excess_of(extra, params, eps), strict=True)
+        self.violated = [(s, by) for s, (by, _) in excess if by > 1]
         self.found = found
-
-    def _excess(self, claims: list[Symmetry], eps: float) -> list[tuple[float, float]]:
-        if not claims:
-            return []
-        from neuromech.monitor import excess_of  # a quarter of the package, once it is needed
-
-        return excess_of(claims, named_parameters(self._model), eps)
 
     def _eps(self, forward: Forward) -> float:
         kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}
         kinds |= {self.forwards.autocast} - {None}  # type: ignore[arg-type]
         return max(float(torch.finfo(kind).eps) for kind in kinds if kind.is_floating_point)
-
-    def _checked(self, found: Findings, eps: float) -> Findings:
-        """The claims, with what the gradients say of each; those that they break are withdrawn, or contested."""
-        claims = list(found.symmetries)
-        if all(p.grad is None for p in self._model.parameters()):
-            return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
-        excess = self._excess(claims, eps)
-        claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
-        broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
-        notes = (*found.notes, "verified on the gradients of the first backward")
-        if not broken or self.lenient:
-            return replace(found, symmetries=SymmetrySet(claims), notes=notes)
-        warn(WITHDRAWN.format(f"{len(broken)} claimed symmetries"))
-        names = {s.name for s in broken}
-        kept = SymmetrySet(s for s in claims if s.name not in names)
-        return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)

@@ -306,7 +306,8 @@ def test_the_table_says_what_each_consumer_knows() -> None:
     assert rows["Rprop"].weight_decay == "none"
     assert rows["RAdam"].weight_decay == "coupled or decoupled"
     assert rows["Lion"].known_by == "name"
-    assert {row.name for row in rows.values() if row.flow == "yes"} == {"SGD", "SGDW", "Adam", "AdamW", "RMSprop"}
+    flows = {"SGD", "SGDW", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Lion", "Muon"}
+    assert {row.name for row in rows.values() if row.flow == "yes"} == flows
 
 
 def test_formulas_read_only_what_they_are_given() -> None:
