@@ -48,7 +48,8 @@ LOADED = {"neuromech.detect.operators"}  # by its name, for the lines that it ad
 def written_names() -> set[str]:
     """Every `neuromech.x.y` of README, documentation, docstrings and messages."""
     root = Path(neuromech.__file__).parent
-    pages = [p.read_text() for p in (*root.parent.glob("*.md"), *root.parent.glob("docs/**/*.md"))]
+    pages = [p.read_text() for p in (*root.parent.glob("*.md"), *root.parent.glob("docs/*.md"))]
+    pages = [re.sub("^:::.*", "", page, flags=re.MULTILINE) for page in pages]  # places, tried by building the site
     trees = (ast.parse(p.read_text()) for p in root.rglob("*.py"))
     strings = (n.value for t in trees for n in ast.walk(t) if isinstance(n, ast.Constant) and isinstance(n.value, str))
     return {name for text in (*pages, *strings) for name in DOTTED.findall(text)} - EVENTS - LOADED
