@@ -12,6 +12,7 @@ from neuromech.record import Run, read
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from neuromech.report.family import FamilyRecord
 
@@ -81,9 +82,9 @@ class RunFrames:
     @property
     def verdicts(self) -> pd.DataFrame:
         """One row per family: whether its exact law holds, and how far each law was off at worst."""
-        from neuromech.report.family import summary
+        from neuromech.report.family import verdict_table
 
-        return summary(self._families())
+        return verdict_table(self._families())
 
     @property
     def forecasts(self) -> pd.DataFrame:
@@ -107,6 +108,18 @@ class RunFrames:
         """The newest row of `history` of every family."""
         rows = self.history
         return rows[rows["member"] < 0].groupby("symmetry", as_index=False).tail(1).reset_index(drop=True)
+
+    def plot(self, what: str | int | None = None) -> list[Axes]:
+        """Matplotlib axes of a figure. `what`: part of a family's name, or its number, or a logged number as "loss";
+        None: how far off every law was. Raises `RecordError` if there is no such thing; says what there is."""
+        from neuromech.report.plot import plot
+
+        return plot(self._recorded(), what)
+
+    def _repr_html_(self) -> str:
+        from neuromech.report.summary import card
+
+        return card(self._recorded())
 
     def _families(self) -> list[FamilyRecord]:
         from neuromech.report.family import families
