@@ -7,8 +7,7 @@ gradient descent say w+ = w - lr g_e and a+ v = lr g_o - a v, which as a flow is
     w' = -g_e        a' = <v, g_o> - 2 a / lr        v' = (1 - v v^T) H v
 
 for two gradients and one Hessian-vector product. Below the edge a dies out and w' = -g; past it a grows until the
-third derivative in g_e, a^2/2 d^2 g[v, v], has pushed the sharpness back to 2 / lr. Heavy ball: w' = -kappa g_e / (1 -
-mu) and a' = (kappa <v, g_o> - 2 (1 + mu) a / lr) / (1 - mu). RMSprop: gradients over p = sqrt(nu) + eps, with
+third derivative in g_e, a^2/2 d^2 g[v, v], has pushed the sharpness back to 2 / lr. RMSprop: gradients over p = sqrt(nu) + eps, with
 nu' = (1 - beta) / lr (g_e^2 + g_o^2 - nu).
 
 One direction is followed: where several modes are unstable at once this is an approximation.
@@ -90,7 +89,7 @@ def edge_flow(
     seed: float = 1e-4,
     hvp: HVPForm = "auto",
 ) -> EdgeFlow:
-    """The flow of steps past the edge of stability: of SGD, with momentum or without, and of RMSprop.
+    """The flow of steps past the edge of stability: of SGD without momentum, and of RMSprop.
 
     `seed`: the amplitude that rounding, batches and what the flow leaves out keep alive below the edge, relative to
     |params|; it tells how long the oscillation takes to be seen. Raises `EoMError` for other rules, and for decay.
@@ -104,7 +103,6 @@ def edge_flow(
     if rule.kind == "rmsprop":
         squares = gradient_at(PureLandscape(loss, start))
         state |= {SQUARES + n: x * x for n, x in squares.items()}
-    friction = 1.0 - rule.momentum
 
     def slope(state: Params) -> Params:
         w = {n: state[n] for n in start}
@@ -122,11 +120,11 @@ def edge_flow(
                 out[SQUARES + n] = rate * (even[n] ** 2 + odd[n] ** 2 - state[SQUARES + n])
             by = {n: state[SQUARES + n].clamp_min(0.0).sqrt() + rule.eps for n in start}
             even, odd, turned = ({n: x[n] / by[n] for n in start} for x in (even, odd, turned))
-        growth = (rule.kappa * float(dot(v, odd)) / a - 2.0 * (1.0 + rule.momentum) / lr) / friction
+        growth = float(dot(v, odd)) / a - 2.0 / lr
         if float(state[AMPLITUDE]) <= least and growth < 0.0:
             growth = 0.0
         along = float(dot(v, turned))
-        out |= {n: -rule.kappa / friction * x for n, x in even.items()}
+        out |= {n: -x for n, x in even.items()}
         out |= {DIRECTION + n: turned[n] - along * v[n] for n in start}
         out[AMPLITUDE] = torch.full_like(state[AMPLITUDE], growth)
         return out
@@ -142,8 +140,9 @@ def _known(rule: Rule | Optimizer, lr: float | None) -> tuple[Rule, float]:
         lr, rule = rates.pop() if lr is None else lr, Rule.of(rule)
     check_lr(float("nan") if lr is None else lr)
     assert lr is not None
-    if rule.kind not in ("sgd", "rmsprop") or rule.nesterov:
-        raise EoMError(f"an edge flow is known for SGD, heavy ball and RMSprop, not for {rule.kind} of these settings")
+    if rule.kind not in ("sgd", "rmsprop") or rule.momentum:
+        what = f"{rule.kind} with momentum" if rule.momentum else rule.kind
+        raise EoMError(f"an edge flow is known for SGD without momentum and for RMSprop, not for {what}")
     if rule.weight_decay:
         raise EoMError("put weight decay into the loss, as weight_decay / 2 |params|^2: the edge flow has no other")
     return rule, float(lr)

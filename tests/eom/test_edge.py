@@ -24,8 +24,8 @@ def steepening(rule: Rule, start: float = 1.001, a: float = 1e-3):
     return loss, {"x": zero.clone(), "y": zero.clone()}, edge, a
 
 
-@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5)])
-def test_steps_stay_around_the_edge_flow(rule: Rule) -> None:
+def test_steps_stay_around_the_edge_flow() -> None:
+    rule = Rule()
     loss, params, edge, a = steepening(rule)
     x = torch.tensor(a, dtype=torch.float64)
     steps = descend(rule, loss, params | {"x": x}, LR, 180)
@@ -36,10 +36,9 @@ def test_steps_stay_around_the_edge_flow(rule: Rule) -> None:
 
     for k, point in zip((40, 80, 120, 160), points, strict=True):
         y = float(steps[k - 1]["y"])
-        # A step's worth, and what a fresh buffer falls behind: lr * startup * the gradient.
-        assert float(point.centre["y"]) == pytest.approx(y, abs=LR * DRIVE * (1.0 + rule.startup))
-        # A buffer that starts anew changes the swing by a factor, once.
-        assert point.amplitude / points[0].amplitude == pytest.approx(swing(k) / swing(40), rel=0.05)
+        assert float(point.centre["y"]) == pytest.approx(y, abs=LR * DRIVE)  # a step's worth
+        grown, wanted = math.log(point.amplitude / points[0].amplitude), math.log(swing(k) / swing(40))
+        assert grown == pytest.approx(wanted, rel=0.02, abs=0.03)
         assert sharpness(loss, point.centre).value == pytest.approx(edge * 1.001 + y, rel=1e-3)
     assert points[-1].amplitude > 5 * a
 
@@ -87,7 +86,7 @@ def test_what_has_no_edge_flow_is_refused() -> None:
     loss, params, _, _ = steepening(Rule())
     for rule, lr, message in (
         (Rule("adam"), 0.1, "not for adam"),
-        (Rule(momentum=0.5, nesterov=True), 0.1, "not for sgd"),
+        (Rule(momentum=0.5), 0.1, "not for sgd with momentum"),
         (Rule(weight_decay=0.1), 0.1, "into the loss"),
         (Rule(), None, "lr is"),
     ):
