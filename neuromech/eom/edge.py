@@ -7,8 +7,8 @@ gradient descent say w+ = w - lr g_e and a+ v = lr g_o - a v, which as a flow is
     w' = -g_e        a' = <v, g_o> - 2 a / lr        v' = (1 - v v^T) H v
 
 for two gradients and one Hessian-vector product. Below the edge a dies out and w' = -g; past it a grows until the
-third derivative in g_e, a^2/2 d^2 g[v, v], has pushed the sharpness back to 2 / lr. RMSprop: gradients over p = sqrt(nu) + eps, with
-nu' = (1 - beta) / lr (g_e^2 + g_o^2 - nu).
+third derivative in g_e, a^2/2 d^2 g[v, v], has pushed the sharpness back to 2 / lr. RMSprop: gradients over p =
+sqrt(nu) + eps, with nu' = (1 - beta) / lr (g_e^2 + g_o^2 - nu).
 
 One direction is followed: where several modes are unstable at once this is an approximation.
 """
