@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 from torch.autograd.variable import Variable
-
-Packed = Sequence[Tensor]
 
 
 def backward_id() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache, wraps
@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-Packed = Sequence[Tensor]
 
 
 def is_transformed(t: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
-
-Packed = Sequence[Tensor]
 
 
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:

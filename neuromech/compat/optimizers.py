@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import Tensor
-
-Packed = Sequence[Tensor]
 
 
 def muon_rate(lr: float, adjust: str | None, shape: torch.Size) -> float:
