@@ -32,14 +32,17 @@ from .modules import without_parametrization_cache as without_parametrization_ca
 from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate
 from .tensors import KEEP_REAL_TENSORS as KEEP_REAL_TENSORS
+from .tensors import default_store as default_store
 from .tensors import foreach_add as foreach_add
 from .tensors import foreach_add_ as foreach_add_
 from .tensors import foreach_lerp as foreach_lerp
 from .tensors import foreach_mul as foreach_mul
 from .tensors import foreach_mul_ as foreach_mul_
 from .tensors import is_composite as is_composite
+from .tensors import is_sharded as is_sharded
 from .tensors import local as local
 from .tensors import overload_name as overload_name
+from .tensors import place_of as place_of
 from .tensors import schema_of as schema_of
 from .tensors import storage_id as storage_id
 from .tensors import version as version

@@ -1,3 +1,4 @@
+from .calling import beside as beside
 from .calling import call as call
 from .calling import is_our_call as is_our_call
 from .calling import private_copy as private_copy

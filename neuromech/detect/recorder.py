@@ -105,6 +105,8 @@ class Recorder(TorchDispatchMode):
             self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
+        if kind == "parameter" and value.kind != kind:  # what lay there before has become one
+            value.kind, value.trainable, value.content = kind, trainable, None
         value.names += (name,) if name and name not in value.names else ()
         return self.bind(t, value)
 

@@ -8,5 +8,8 @@ from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes
+from .ranks import Ranks as Ranks
+from .ranks import any_sharded as any_sharded
+from .ranks import rank as rank
 from .step import StepWatch as StepWatch
 from .step import held as held

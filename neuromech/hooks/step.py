@@ -57,6 +57,8 @@ class StepWatch:
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._measured is not None and hasattr(self._measured, "consolidate_state_dict"):
+            return None  # ZeroRedundancyOptimizer steps its share by this one, and then fetches that of the others
         self._measured = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
