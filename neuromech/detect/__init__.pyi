@@ -14,6 +14,7 @@ from .find import find_under as find_under
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
+from .follow import why_not as why_not
 from .interpret import Invariance as Invariance
 from .normalised import ParameterGroups as ParameterGroups
 from .normalised import parameter_groups as parameter_groups

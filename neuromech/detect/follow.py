@@ -338,3 +338,12 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _name_of(func: Any) -> str:
     return str(getattr(func, "__name__", ""))
+
+
+def why_not(model: nn.Module) -> str:
+    """Why a model cannot be watched, if that can be known before it runs; else ""."""
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+        return "FullyShardedDataParallel cuts parameters out of a flat one: shard with fully_shard() (FSDP2) instead"
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
+    return ""

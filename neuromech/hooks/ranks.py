@@ -13,10 +13,11 @@ from itertools import count
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuromech.compat import default_store, is_sharded
 from neuromech.errors import InstrumentError
+from neuromech.params import named_parameters
 
 PATIENCE = timedelta(seconds=60)
 _runs = count()
@@ -29,6 +30,14 @@ def rank() -> int:
 
 def any_sharded(tensors: Iterable[Tensor]) -> bool:
     return any(is_sharded(t) for t in tensors)
+
+
+def held_alike(model: nn.Module) -> list[str]:
+    """Of a sharded model, what is not sharded, and counts on the first process alone: nothing there."""
+    if rank() == 0 or not any_sharded(model.parameters()):
+        return []
+    params = named_parameters(model)
+    return [name for name, p in params.items() if not is_sharded(p)]
 
 
 class Ranks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
@@ -52,12 +51,3 @@ def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findin
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
     inputs, target = example
     return find_symmetries(model, inputs, loss, target)
-
-
-def why_not(model: nn.Module) -> str:
-    """Why a model cannot be watched, if that can be known before it runs; else ""."""
-    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
-        return "FullyShardedDataParallel cuts parameters out of a flat one: shard with fully_shard() (FSDP2) instead"
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
-    return ""

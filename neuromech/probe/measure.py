@@ -144,8 +144,7 @@ class Measurement:
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
         if self._ranks is not None:  # laws are linear in the sums that they are made of: what is added up is right
-            fields = None if fields is None else self._ranks.total(fields)
-            kept = False  # the terms are not
+            fields, kept = None if fields is None else self._ranks.total(fields), False  # terms are not
         terms = self._totals.read(reading.observed, reading.scale, self.step) if kept else None
         self._writer.add(self.step, optimizer, lr, self.time, fields, terms)
 

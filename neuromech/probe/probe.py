@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import Findings
+from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Guard, LossWatch, StepWatch, any_sharded, rank
+from neuromech.hooks import Guard, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_now, why_not
+from neuromech.probe.arguments import check, find_now
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
@@ -328,19 +328,12 @@ class Probe(RunFrames):
 
         def enclosed(optimizer: Optimizer) -> None:
             if not self._removed:
-                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(self._elsewhere()):
+                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(held_alike(self._model)):
                     self._guard(work, optimizer)
                 if self._monitor is not None:
                     self._monitor.react()  # what it raises is meant to end the run
 
         return enclosed
-
-    def _elsewhere(self) -> list[str]:
-        """Of a sharded model, what is not sharded: it counts on the first process."""
-        params = named_parameters(self._model)
-        if rank() == 0 or not any_sharded(params.values()):
-            return []
-        return [name for name, p in params.items() if not any_sharded([p])]
 
     def _stand_aside(self, error: Exception) -> None:
         """Something of ours has failed: training goes on without it, or ends if that was asked for."""
