@@ -5,6 +5,7 @@ SGD with momentum, weight decay and a cosine schedule; the digits are the 1797 s
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -79,8 +80,10 @@ def run(directory: str | Path, epochs: int = 40, seed: int = 0, progress: bool =
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=sum(batches))
 
     with (
-        neuromech.instrument(model, run=directory) as probe,  # the one line; the rest is any training loop
-        tqdm(total=sum(batches), desc="training", unit="step", disable=not progress) as bar,
+        neuromech.instrument(
+            model, run=directory, name="digits"
+        ) as probe,  # the one line; the rest is any training loop
+        tqdm(total=sum(batches), desc="training", unit="step", disable=None if progress else True) as bar,
     ):
         for n in batches:
             for batch in train[torch.randperm(len(train))][: n * 128].split(128):
@@ -91,7 +94,9 @@ def run(directory: str | Path, epochs: int = 40, seed: int = 0, progress: bool =
                 schedule.step()
                 bar.update()
             bar.set_postfix(loss=f"{value.item():.4f}")
-        report = probe.report(Path(directory) / "report.html")
+    if progress:
+        print("writing the report ...", file=sys.stderr)
+    report = probe.report(Path(directory) / "report.html")
     if progress:
         print(f"test accuracy {accuracy(model, x[test], y[test]):.1%}; {probe}")
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 import warnings
@@ -63,8 +64,29 @@ class FaultWarning(NeuromechWarning):
     """The monitor has found something wrong with the run."""
 
 
-def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning) -> None:
-    """A warning that points at the line of the user: the nearest one outside of neuromech and torch."""
+FIRST_LINE = 100
+
+
+def code_of(key: str) -> str:
+    """The code of a cause or a kind of event, for `neuromech explain`: `NM-edited-weights`."""
+    return "NM-" + re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-")
+
+
+def headed(message: str, code: str, short: str = "") -> str:
+    """A message under a first line of at most 100 characters: its code, and `short` or its first clause."""
+    room = FIRST_LINE - len(code) - 2
+    clause = short or re.split(r"[.:;](?: |$)", message, maxsplit=1)[0]
+    clause = clause if len(clause) <= room else clause[: room - 2].rsplit(" ", 1)[0] + " …"
+    rest = "" if clause == message else f"\n  {message}"
+    return f"{code}: {clause}{rest}\n  neuromech explain {code} says more."
+
+
+def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning, code: str = "", short: str = "") -> None:
+    """A warning that points at the line of the user: the nearest one outside of neuromech and torch.
+
+    `code`: under which `neuromech explain` says more; `short`: the first line, else the first clause.
+    """
+    message = headed(message, code, short) if code else message
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back

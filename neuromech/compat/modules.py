@@ -92,7 +92,8 @@ def has_compiled_parts(model: nn.Module) -> bool:
 def run_eagerly() -> Iterator[None]:
     """What `torch.compile` has compiled runs as it was written inside, and stays compiled for its owner."""
     if compiler_loaded():
-        with torch.compiler.set_stance("force_eager"):
+        settings: Any = sys.modules["torch._dynamo"].config  # which also refuses to be traced by make_fx, eager or not
+        with torch.compiler.set_stance("force_eager"), settings.patch(error_on_nested_fx_trace=False):
             yield
     else:
         yield

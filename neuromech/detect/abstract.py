@@ -27,6 +27,7 @@ class Abstract:
     masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
     lowest: bool = False  # all entries are
     empty: bool = False  # there are none
+    zero: bool = False  # all entries are known to be zero: it scales with anything, also along axes that it lacks
 
     @property
     def ndim(self) -> int:

@@ -91,7 +91,7 @@ class Interpreter:
     def _filled(self, t: Abstract, k: float | None) -> Abstract:
         """A constant all of whose entries are known to be `k`: zeros scale with any exponent."""
         if k == 0:
-            return replace(t, scale=self.scaling.free(t.labels))
+            return replace(t, scale=self.scaling.free(t.labels), zero=True)
         return replace(t, lowest=k is not None and k <= _LOWEST)
 
     def value(self, t: Abstract) -> Value | None:
@@ -114,6 +114,10 @@ class Interpreter:
             first = next((t.axes[d] for t in out if t.axes[d]), ())
             out = [t.rename(unify(first, t.axes[d])) if t.axes[d] else t for t in out]
         return out
+
+    def alike(self, x: Abstract, y: Abstract) -> Expr:
+        """Require that two tensors which were lined up scale alike; returns with what. A zero agrees with anything."""
+        return y.scale if x.zero else x.scale if y.zero else self.scaling.equal(x.scale, y.scale)
 
     @staticmethod
     def joint(tensors: Sequence[Abstract]) -> tuple[Axis, ...]:

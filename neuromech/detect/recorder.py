@@ -25,7 +25,7 @@ from neuromech.compat import (
     tree_map_only,
 )
 from neuromech.detect import constant_folding as shadow
-from neuromech.detect.graph import Graph, Node, Value, ValueKind
+from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
 from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
@@ -41,8 +41,6 @@ _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonz
 _MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
 CUSTOM = "it is part of the custom autograd function"  # why no claim passes an operator
 _STOPS = {"aten.detach", "aten.detach_"}
-
-Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
 
 
 def storage_of(t: Tensor) -> int:
@@ -65,7 +63,9 @@ def _overlap(a: Geometry, b: Geometry) -> bool:
     def span(g: Geometry) -> tuple[int, int]:
         return g[2], g[2] + 1 + sum((n - 1) * s for n, s in zip(g[0], g[1], strict=True))
 
-    return all(a[0]) and all(b[0]) and span(a)[0] < span(b)[1] and span(b)[0] < span(a)[1]
+    if 0 in a[0]:  # what was written is nothing; autograd takes it for a path all the same
+        return True
+    return all(b[0]) and span(a)[0] < span(b)[1] and span(b)[0] < span(a)[1]
 
 
 class Recorder(TorchDispatchMode):
@@ -123,7 +123,7 @@ class Recorder(TorchDispatchMode):
             if where == geometry and written.dtype == t.dtype:
                 value = written
             elif _overlap(where, geometry):
-                value = self._note("neuromech.partial_write", [value, written], t)
+                value = self._note("neuromech.partial_write", [value, written], t, how=(where, geometry))
         self._seen[id(t)] = (value, len(writes), geometry, storage)
         return value
 
@@ -187,8 +187,10 @@ class Recorder(TorchDispatchMode):
         for t, c in zip(made, known, strict=True):
             node.outputs.append(self.bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
-            self._forget(t)
-            value = Value(tuple(t.shape), t.dtype, node=node)
+            same = before[id(t)].content if name in _STOPS else None  # `detach_` writes nothing
+            if same is None:
+                self._forget(t)
+            value = Value(tuple(t.shape), t.dtype, node=node, content=same)
             node.outputs.append(value)
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
             self.bind(t, value)
@@ -217,9 +219,9 @@ class Recorder(TorchDispatchMode):
         else:
             self.leaf(t, self.strangers)
 
-    def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False) -> Value:
+    def _note(self, op: str, inputs: list[Value], t: Tensor, stop: bool = False, how: tuple[Any, ...] = ()) -> Value:
         value = Value(tuple(t.shape), t.dtype)
-        value.node = Node(op, tuple(inputs), {}, inputs, [value], self.modules[-1], stop)
+        value.node = Node(op, (*inputs, *how), {}, inputs, [value], self.modules[-1], stop)
         self.graph.nodes.append(value.node)
         return value
 

@@ -29,6 +29,7 @@ from .energy import Trajectories as Trajectories
 from .energy import discrete_gradient as discrete_gradient
 from .energy import fit as fit
 from .energy import load_pendulum as load_pendulum
+from .energy import register_rule as register_rule
 from .energy import rollout as rollout
 from .energy import simulate as simulate
 from .energy import systems as systems

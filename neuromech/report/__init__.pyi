@@ -1,7 +1,11 @@
+from .comparison import compare_runs as compare_runs
+from .comparison import comparison_page as comparison_page
+from .export import export_run as export_run
 from .family import families as families
-from .family import summary as summary
 from .frames import OpenedRun as OpenedRun
 from .frames import RunFrames as RunFrames
 from .frames import open_run as open_run
 from .page import render as render
 from .page import write_report as write_report
+from .summary import summarise as summarise
+from .summary import told as told

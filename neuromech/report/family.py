@@ -138,7 +138,7 @@ def by_kind(found: Sequence[FamilyRecord]) -> dict[str, list[FamilyRecord]]:
     return {k: sorted(fs, key=lambda f: order.get(f.verdict.status, 3)) for k, fs in grouped.items() if fs}
 
 
-def summary(found: Sequence[FamilyRecord]) -> pd.DataFrame:
+def verdict_table(found: Sequence[FamilyRecord]) -> pd.DataFrame:
     """One row a family: what it is, the verdict on its exact law, and how far each law was off at worst."""
     import pandas as pd
 

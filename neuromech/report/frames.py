@@ -12,6 +12,7 @@ from neuromech.record import Run, read
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
 
     from neuromech.report.family import FamilyRecord
 
@@ -81,19 +82,19 @@ class RunFrames:
     @property
     def verdicts(self) -> pd.DataFrame:
         """One row per family: whether its exact law holds, and how far each law was off at worst."""
-        from neuromech.report.family import summary
+        from neuromech.report.family import verdict_table
 
-        return summary(self._families())
+        return verdict_table(self._families())
 
     @property
     def forecasts(self) -> pd.DataFrame:
         """One row per family of squared lengths: what was forecast early in the run, and what came."""
         import pandas as pd
 
-        from neuromech.report.forecasts import Forecast, forecasts
+        from neuromech.report.facts import gather
+        from neuromech.report.forecasts import Forecast
 
-        run = self._recorded()
-        made = forecasts(run.meta, self._families(), run.frame("steps"))
+        made = gather(self._recorded()).forecasts
         columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
         rows = [
             {"symmetry": f.family.index, "name": f.family.name, "error": f.error, "baseline": f.baseline}
@@ -108,11 +109,22 @@ class RunFrames:
         rows = self.history
         return rows[rows["member"] < 0].groupby("symmetry", as_index=False).tail(1).reset_index(drop=True)
 
-    def _families(self) -> list[FamilyRecord]:
-        from neuromech.report.family import families
+    def plot(self, what: str | int | None = None) -> list[Axes]:
+        """Matplotlib axes of a figure. `what`: part of a family's name, or its number, or a logged number as "loss";
+        None: how far off every law was. Raises `RecordError` if there is no such thing; says what there is."""
+        from neuromech.report.plot import plot
 
-        run = self._recorded()
-        return families(run.meta, run.frame("charges"), run.frame("terms"))
+        return plot(self._recorded(), what)
+
+    def _repr_html_(self) -> str:
+        from neuromech.report.summary import card
+
+        return card(self._recorded())
+
+    def _families(self) -> list[FamilyRecord]:
+        from neuromech.report.facts import gather
+
+        return gather(self._recorded()).families
 
 
 class OpenedRun(RunFrames):

@@ -21,6 +21,7 @@ from neuromech.symmetry import KINDS
 
 Tone = Literal["bad", "mixed", "none", "ok"]
 _SEVERITY: tuple[Tone, ...] = ("ok", "none", "mixed", "bad")
+_ORDER: tuple[Tone, ...] = ("bad", "mixed", "ok", "none")  # of telling
 EXPLODED = 1e3  # times what it was at the start
 TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
 NAMES = 5  # listed in a sentence
@@ -75,7 +76,7 @@ class Judgement:
 def decide(facts: RunFacts) -> Judgement:
     """All that is said about a run."""
     said = [*_trained(facts), *_diverged(facts), *_ended(facts), *_faults(facts), *_laws(facts), *_limits(facts)]
-    return Judgement(tuple(sorted(said, key=lambda s: -_SEVERITY.index(s.tone) if s.key != "trained" else -9)))
+    return Judgement(tuple(sorted(said, key=lambda s: (s.key != "trained", _ORDER.index(s.tone)))))
 
 
 def _trained(facts: RunFacts) -> Iterator[Statement]:
@@ -299,7 +300,7 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     if every := int(facts.meta.get("every") or 1) - 1:
         yield Statement("limit", "none", f"Every {every + 1}th step was recorded; predictions advanced at all of them.")
     for text in facts.unreadable:
-        yield Statement("limit", "mixed", f"A part of the records could not be read. {text}")
+        yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 
 
 def _followed(facts: RunFacts) -> list[FamilyRecord]:

@@ -265,6 +265,9 @@ function whenSeen(element, draw) { element.draw = draw; later.observe(element); 
 
 for (const host of document.querySelectorAll("[data-family]")) whenSeen(host, () => family(host, +host.dataset.family, true));
 for (const canvas of document.querySelectorAll("canvas.strip")) whenSeen(canvas, () => strip(canvas, canvas.dataset.strip));
+const overlays = $("#overlays");
+for (const c of data.overlays || []) { const host = node("div"); overlays.append(host); whenSeen(host, () => chart(host, { title: c.title, alt: c.alt, unit: c.unit, file: file(c.title),
+  lines: c.lines.map(l => ({ x: floats(l.step), y: floats(l.value), name: l.style, label: l.label })), direct: true })); }
 const first = $("#curve");
 if (first && data.metrics.length) {
   first.replaceChildren();

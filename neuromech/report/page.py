@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from neuromech.report.forecasts import remarks
 from neuromech.report.judgement import Judgement, decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
+from neuromech.report.rendering import rendered
 from neuromech.report.static_figure import curve
 from neuromech.report.terms import TERMS
 from neuromech.report.words import number, share
@@ -37,7 +36,7 @@ EVENTS = 200  # that are listed
 FORMULA = {
     "translation": "Σ w",
     "scale": "Σ w²",
-    "rescale": "Σ w² before − Σ w² behind",
+    "rescale": "Σ w₁² − Σ w₂²",
     "matrix": "W₁W₁ᵀ − W₂ᵀW₂",
 }
 PILLS = {
@@ -67,22 +66,15 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
 
 def render(record: Run) -> str:
     """The report as HTML."""
-    import jinja2
     import markupsafe
 
     facts = gather(record)
     judged = decide(facts)
     layers = layers_of(facts.meta, facts.families, facts.n_steps)
-    texts = {name: _resource(f"page.{name}") for name in ("css", "js", "html.j2")}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": number, "share": share, "unbroken": words.unbroken}
     metrics = _metrics(facts)
-    return environment.from_string(texts["html.j2"]).render(
-        css=markupsafe.Markup(texts["css"]),
-        js=markupsafe.Markup(texts["js"]),
-        data=markupsafe.Markup(_json(_data(facts, layers, metrics))),
+    return rendered(
+        "page",
+        _data(facts, layers, metrics),
         title=_title(record, facts),
         pill=PILLS[facts.ending.how],
         judged=judged,
@@ -115,16 +107,6 @@ def render(record: Run) -> str:
         confidence=CONFIDENCE,
         operations=LAW_OPERATIONS,
     )
-
-
-def _resource(name: str) -> str:
-    return resources.files("neuromech.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _json(data: Any) -> str:
-    """As JSON that may stand inside of a script element."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _title(record: Run, facts: RunFacts) -> str:

@@ -27,7 +27,6 @@ LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "coordinate_convolution": ("what multiplies a constant channel is a bias", {"translation": 12}),
     "hf_t5": ("a table that is never read whole", {"translation": 2}),
     "hf_t5_gated": ("a table that is never read whole", {"translation": 2}),
-    "relus_by_hand": ("a maximum with a constant of zero", {"scaling": 2}),
     "fourier_mixing": (FOURIER, {"scaling": 1, "translation": 1}),
     "long_convolution": (FOURIER, {"scaling": 6}),
     "receptance_weighted": ("a quotient of sums over time that start at zero", {"scaling": 3}),

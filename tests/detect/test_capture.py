@@ -226,8 +226,21 @@ def test_writes_through_views_are_seen() -> None:
 
     found = find_symmetries(Net(forward, **two_layers()), x())
     assert not found.rejected
-    assert names(found) == []
-    assert found.opaque
+    assert not found.opaque
+    moved = {t.parameter: t.spread(torch.ones(s.size), two_layers()[t.parameter[0]].weight.shape) for s in found
+             for t in s.terms if t.parameter.endswith("weight")}  # fmt: skip
+    assert not moved["b.weight"][:, 0].any()
+    assert bool(moved["b.weight"][:, 1:].all())
+
+
+def test_a_write_to_nothing_is_no_path() -> None:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        h = m.a(x).clone()
+        h[:, h.shape[1] :].mul_(m.p)
+        return m.b(F.relu(h))
+
+    found = find_symmetries(Net(forward, **two_layers(), p=nn.Parameter(torch.ones(()))), x())
+    assert names(found)[0] == RESCALE
 
 
 def test_a_write_to_all_of_a_tensor_through_a_view_is_a_new_version() -> None:

@@ -15,7 +15,6 @@ from neuromech.detect.capture import record
 from neuromech.detect.equations import rows
 from neuromech.detect.find import analyse
 from neuromech.detect.interpret import Interpreter, Invariance
-from neuromech.detect.operators import RULES
 
 
 class Block(nn.Module):
@@ -51,7 +50,7 @@ def system(width: int) -> tuple[int, int, int]:
     x, y = batch(32, "meta")
     with torch.device("meta"):
         model = resnet18(width)
-    interpreter = Interpreter(record(model, (x,), {}, lambda out: F.cross_entropy(out, y)), RULES)
+    interpreter = Interpreter(record(model, (x,), {}, lambda out: F.cross_entropy(out, y)))
     interpreter.run([Invariance()])
     domains = (interpreter.scaling, interpreter.translation)
     equations = [e for d in domains for e in d.equations]
@@ -104,3 +103,76 @@ def test_capture_and_solution_take_less_than_three_forward_backward_passes() -> 
     ratios = [seconds(detected) / seconds(trained) for _ in range(5)]  # paired, as the machine has other work
     print(f"capture and solution: {statistics.median(ratios):.2f} forward-backward passes")
     assert statistics.median(ratios) < 3
+
+
+def size_of(model: nn.Module, x: Tensor) -> int:
+    """The numbers in all equations: what detection has to read, whatever the machine."""
+    interpreter = Interpreter(record(model, (x,)))
+    interpreter.run([Invariance()])
+    equations = [e for d in (interpreter.scaling, interpreter.translation) for e in d.equations]
+    return sum(len(row) for e in equations for row in rows(e))
+
+
+class Dense(nn.Module):
+    """x and f(x) side by side, again and again; `norm`: a group norm whose groups straddle the seams."""
+
+    def __init__(self, depth: int, norm: bool = False) -> None:
+        super().__init__()
+        sizes = [6 + 4 * i for i in range(depth)]
+        self.norms = nn.ModuleList(nn.GroupNorm(2, n) if norm else nn.Identity() for n in sizes)
+        self.maps = nn.ModuleList(nn.Linear(n, 4) for n in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, f in zip(self.norms, self.maps, strict=True):
+            x = torch.cat([x, F.relu(f(norm(x)))], 1)
+        return x
+
+
+class Permuted(nn.Module):
+    """Layers that read the channels of the one before in an order of their own."""
+
+    def __init__(self, depth: int, n: int) -> None:
+        super().__init__()
+        self.w = nn.ParameterList([torch.randn(n, n) for _ in range(depth)])
+        self.orders = [torch.randperm(n) for _ in range(depth)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for w, order in zip(self.w, self.orders, strict=True):
+            x = F.relu(x[:, order] @ w)
+        return x
+
+
+class Windows(nn.Module):
+    """Attention in a window of w x w with a bias for every relative position."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 4) for _ in range(3))
+        self.table = nn.Parameter(torch.randn((2 * w - 1) ** 2))
+        at = torch.stack(torch.meshgrid(torch.arange(w), torch.arange(w), indexing="ij")).flatten(1)
+        there = at[:, :, None] - at[:, None] + w - 1
+        self.register_buffer("index", there[0] * (2 * w - 1) + there[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.table[self.index.flatten()].view(self.index.shape)
+        return (self.q(x) @ self.k(x).mT + bias).softmax(-1) @ self.v(x)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda n: (Dense(n), 6), lambda n: (Permuted(n, 6), 6), lambda n: (Dense(n, norm=True), 6)],
+    ids=["dense", "permuted", "dense, normalised in groups"],
+)
+def test_depth_costs_its_square_at_most(model: Callable[[int], tuple[nn.Module, int]]) -> None:
+    sizes = []
+    for depth in (4, 8, 16):
+        net, width = model(depth)
+        sizes.append(size_of(net, torch.randn(3, width)))
+    assert sizes[2] - sizes[1] <= 4.5 * (sizes[1] - sizes[0])
+
+
+def test_a_window_costs_nothing() -> None:
+    small, large = (size_of(Windows(w), torch.randn(2, w * w, 4)) for w in (3, 7))
+    assert small == large
+    assert find_symmetries(Windows(7), torch.randn(2, 49, 4)).dimension == {
+        "scaling": 4, "translation": 4 + 1, "matrix": 4**2 - 4}  # fmt: skip

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuromech.report.family import by_kind, families, law_table, summary
+from neuromech.report.family import by_kind, families, law_table, verdict_table
 
 from .simulate import FAMILIES, train
 
@@ -66,7 +66,7 @@ def test_families_that_need_attention_come_first() -> None:
 def test_the_tables_agree_with_numpy() -> None:
     record = train(30)
     found = families(record.meta, record.frame("charges"))
-    table = summary(found).set_index("symmetry")
+    table = verdict_table(found).set_index("symmetry")
     assert table["status"].tolist() == ["rounding"] * 3
     for row in law_table(found):
         off = table[row["law"]].to_numpy()
@@ -76,4 +76,4 @@ def test_the_tables_agree_with_numpy() -> None:
         assert row["families"] == 3
     assert law_table(found)[-1]["law"] == "flow"
     assert law_table(families(record.meta, pd.DataFrame())) == []
-    assert list(summary([])) == list(summary(found))
+    assert list(verdict_table([])) == list(verdict_table(found))

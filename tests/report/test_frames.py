@@ -136,3 +136,26 @@ def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:
 def test_no_run_is_an_error_that_says_so(tmp_path: Path) -> None:
     with pytest.raises(neuromech.RecordError, match="holds no run"):
         neuromech.open_run(tmp_path)
+
+
+def test_figures_and_cards_for_notebooks(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    probe = neuromech.instrument(model, run=tmp_path / "run", name="<b>mine</b>")
+    with pytest.raises(neuromech.RecordError, match="nothing was recorded yet"):
+        probe.plot()
+    assert "Nothing was measured" in probe._repr_html_()
+    train(model, optimizer, 20)
+    axes = probe.plot("0.weight")
+    assert axes[0].get_xlabel() == ""
+    assert axes[-1].get_xlabel() == "step"
+    assert [ax.get_ylabel() for ax in probe.plot("loss")] == ["loss"]
+    assert len(probe.plot()) >= 1
+    assert len(probe.plot(0)) >= 2
+    with pytest.raises(neuromech.RecordError, match=r"there is loss, 0\.weight"):
+        probe.plot("nothing like it")
+    card = probe._repr_html_()
+    assert "&lt;b&gt;mine&lt;/b&gt;" in card
+    assert "20 steps, loss" in card
+    probe.remove()
+    assert "(finished)" in neuromech.open_run(tmp_path / "run")._repr_html_()

@@ -184,6 +184,10 @@ class Walk:
         self.fix(new.labels)
         return new
 
+    def free(self, n: int) -> Axis:
+        """The axis of zeros: mixed by anything."""
+        return axis(n)
+
     @staticmethod
     def align(*tensors: Indexed) -> list[Indexed]:
         """The tensors with axes that line up from the right, as elementwise operators want them."""

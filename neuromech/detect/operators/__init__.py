@@ -14,3 +14,4 @@ from neuromech.detect.operators import normalize as normalize
 from neuromech.detect.operators import pointwise as pointwise
 from neuromech.detect.operators import recurrent as recurrent
 from neuromech.detect.operators import reduce as reduce
+from neuromech.detect.operators import writes as writes

@@ -238,7 +238,7 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
 def zeros(s: Interpreter, axes: Sequence[Axis]) -> Abstract:
     """Zeros scale with any exponent: that of an unknown of their own."""
     x = s.result(axes)
-    return replace(x, scale=s.scaling.free(x.labels))
+    return replace(x, scale=s.scaling.free(x.labels), zero=True)
 
 
 def pixel_shuffle(s: Interpreter, x: Abstract, r: int) -> Abstract:

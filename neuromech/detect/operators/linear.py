@@ -45,7 +45,7 @@ def times(x: Abstract, k: float) -> Abstract:
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
     """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
     x, y = s.broadcast(x, y)
-    return s.result(s.joint([x, y]), s.scaling.equal(x.scale, y.scale), x.shift + sign * y.shift)
+    return s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift)
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:

@@ -142,7 +142,7 @@ def index_add(
     source = _scattered(s, source, dim, x.axes[dim], over)
     for d in (d for d in range(x.ndim) if d != dim % x.ndim):
         source = source.rename(unify(x.axes[d], source.axes[d]))
-    return s.result(x.axes, s.scaling.equal(x.scale, source.scale), x.shift + source.shift)
+    return s.result(x.axes, s.alike(x, source), x.shift + source.shift)
 
 
 def _scattered(s: Interpreter, x: Abstract, dim: int, new: Axis, over: Sequence[Any]) -> Abstract:

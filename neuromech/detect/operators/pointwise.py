@@ -115,13 +115,20 @@ def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     """The larger (or smaller) of two: commutes with a common factor and a common shift."""
     x, y = s.broadcast(x, y)
     s.translation.vanish(x.shift - y.shift)
-    return s.result(s.joint([x, y]), s.scaling.equal(x.scale, y.scale), x.shift)
+    if x.zero or y.zero:
+        s.scaling.events.append(Event("passes", f"the comparison with zero{s.at}", s.alike(x, y)))
+    return s.result(s.joint([x, y]), s.alike(x, y), x.shift)
 
 
 def clamp(
     s: Interpreter, x: Abstract, low: Abstract | float | None = None, high: Abstract | float | None = None
 ) -> Abstract:
     """Cut off below and above: at zero it is homogeneous; a tiny lower bound is an eps."""
+    if isinstance(low, Abstract) or isinstance(high, Abstract):
+        for b in (low, high):
+            if b is not None:
+                x = maximum(s, x, b if isinstance(b, Abstract) else s.number(b))
+        return x
     bounds = [b for b in (low, high) if b is not None]
     if isinstance(low, float | int) and high is None and 0 < low <= EPS:
         s.translation.vanish(x.shift)
@@ -142,7 +149,7 @@ def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
     if isinstance(y, Abstract):
         x, y = s.broadcast(x, y)
         s.translation.vanish(x.shift - y.shift)
-        s.scaling.equal(x.scale, y.scale)
+        s.alike(x, y)
         return s.result(s.joint([x, y]))
     s.translation.vanish(x.shift)
     if y != 0:
@@ -156,9 +163,7 @@ def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract 
     s.pin(condition)
     condition, x, y = s.broadcast(condition, x, y)
     mask = s.result(condition.axes).data
-    out = s.result(
-        s.joint([condition, x, y]), s.scaling.equal(x.scale, y.scale), y.shift + (x.shift - y.shift).times(mask)
-    )
+    out = s.result(s.joint([condition, x, y]), s.alike(x, y), y.shift + (x.shift - y.shift).times(mask))
     return (
         replace(out, shift=x.shift, masked=True)
         if y.lowest

@@ -1,0 +1,155 @@
+"""`neuromech explain` and `neuromech doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import platform
+import shutil
+import sys
+import textwrap
+
+from neuromech._version import __version__
+from neuromech.errors import NeuromechError, code_of
+
+EXTRAS = {
+    "report": ("pandas", "matplotlib", "jinja2"),
+    "demo": ("sklearn", "tqdm"),
+    "physics": ("scipy", "torchdiffeq"),
+    "hf": ("transformers",),
+    "export": ("tensorboard", "wandb", "pyarrow"),
+}
+
+# What is said as a warning or an event, beside the causes of the monitor.
+SAID = {
+    "none found": (
+        "no symmetry was found in the model",
+        "Laws need symmetries. print(probe.symmetries) lists what blocks them: operations that are not understood, and "
+        "activations or losses that have none, such as tanh and the squared error. The loss is recorded all the same.",
+    ),
+    "changed": (
+        "weights or momentum were changed by something else than an optimizer step",
+        "load_state_dict, clipping of weights, averaging, re-initialisation: no law covers them, so predictions start "
+        "over from the values found there. If you meant it, nothing is to be done; if not, look for code that writes "
+        "to parameters between steps.",
+    ),
+    "measured": (
+        "nothing is known of the steps of an optimizer",
+        "Its law follows the displacement that is measured, and balances whatever the step does: it checks nothing. "
+        "neuromech.register_optimizer teaches the laws an optimizer.",
+    ),
+    "no forward": (
+        "no forward of the instrumented model was seen",
+        "Call the model that you instrumented, not its parts, with gradients enabled; or pass example= to "
+        "instrument().",
+    ),
+    "no state": (
+        "a run was resumed without the state of its probe",
+        "Steps count from 0 again. Save probe.state_dict() with your checkpoint, and load it before the first step.",
+    ),
+    "failed": (
+        "measuring failed and has stopped; training goes on",
+        "What was recorded is kept. The message names the error and where it happened: please report it. "
+        "instrument(..., strict=True) raises the error where it happens.",
+    ),
+    "replaced": (
+        "a parameter was replaced by another tensor",
+        "What is observed from then on is the old tensor. Instrument the model after parameters are replaced.",
+    ),
+    "added": (
+        "parameters came into the model after it was instrumented",
+        "They are not measured. Instrument the model once it is complete.",
+    ),
+    "settings": (
+        "a setting of an optimizer changed in mid-run",
+        "The laws take every step with the settings that it has. Listed so that you can see when.",
+    ),
+    "moving": (
+        "parameters began or stopped to move",
+        "They had no gradient, or their step was skipped. Meant when layers are frozen or unfrozen.",
+    ),
+    "non-finite": (
+        "parameters are not finite",
+        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named.",
+    ),
+}
+
+
+def explain(options: argparse.Namespace) -> int:
+    from neuromech.monitor import CAUSES
+
+    known = {code_of(key): said for key, said in SAID.items()}
+    known |= {code_of(key): (cause.title, f"To do: {cause.advice}.") for key, cause in CAUSES.items()}
+    if not options.code:
+        for code, (title, _) in sorted(known.items()):
+            print(f"{code:<28} {title}")
+        return 0
+    asked = code_of(" ".join(options.code).removeprefix("NM-").removeprefix("nm-"))
+    if asked not in known:
+        near = [code for code in known if asked.removeprefix("NM-") in code] or ["see `neuromech explain`"]
+        raise NeuromechError(f"there is no code {asked}: {', '.join(near[:5])}")
+    title, text = known[asked]
+    print(f"{asked}: {title}\n")
+    print(textwrap.fill(text, 88))
+    if evidence := _evidence(asked):
+        print(f"\n{evidence}")
+    return 0
+
+
+def _evidence(code: str) -> str:
+    from neuromech.monitor import CAUSES
+
+    cause = next((c for key, c in CAUSES.items() if code_of(key) == code), None)
+    if cause is None:
+        return ""
+    how = "told once, however often it is seen" if cause.lasting else "told for each set of parameters that show it"
+    return (
+        f"The monitor names it with what it saw, and how sure that makes it (certain, likely, possible); {how}. If you "
+        f"mean it: probe.monitor(ignore=[{next(k for k in CAUSES if code_of(k) == code)!r}])."
+    )
+
+
+def doctor(options: argparse.Namespace) -> int:
+    import torch
+
+    print(f"neuromech {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    cuda = "yes" if torch.cuda.is_available() else "no"
+    print(f"torch {torch.__version__}, CUDA {cuda}, {torch.get_num_threads()} threads")
+    for extra, packages in EXTRAS.items():
+        said = [f"{p} {_version(p)}" for p in packages]
+        print(f"{extra:<8} {', '.join(said)}")
+    print(f"disk     {shutil.disk_usage('.').free / 1e9:.0f} GB free here")
+    try:
+        _try()
+    except Exception as error:
+        print(f"a tiny instrumented run failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    print("a tiny instrumented run works")
+    return 0
+
+
+def _version(package: str) -> str:
+    name = {"sklearn": "scikit-learn"}.get(package, package)
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _try() -> None:
+    import torch
+    from torch import nn
+
+    import neuromech
+
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with neuromech.instrument(model) as probe:
+        for _ in range(3):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(torch.randn(5, 3)), torch.tensor([0, 1, 0, 1, 0])).backward()
+            optimizer.step()
+    verdicts = probe.verdicts
+    if not len(verdicts) or not (verdicts["status"] == "rounding").all():
+        raise NeuromechError(f"its laws did not hold: {verdicts[['name', 'verdict']].to_dict('records')}")

@@ -1,0 +1,121 @@
+"""Commands about recorded runs: `runs`, `show`, `report`, `compare`, `watch`, `export`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+from neuromech.errors import NeuromechError, RecordError
+from neuromech.record import Run, plain, read
+
+FOUND = 3  # exit code
+
+
+def runs(options: argparse.Namespace) -> int:
+    from neuromech.report import summarise
+
+    directory: Path = options.directory
+    if not directory.is_dir():
+        raise NeuromechError(f"there is no directory {directory}: runs are where instrument(run=...) was told to write")
+    found = sorted({p.parent for p in directory.glob("**/run.json")})
+    entries = []
+    for path in found:
+        try:
+            entries.append({"run": str(path), **summarise(read(path))})
+        except RecordError as error:
+            unread = {"status": "unreadable", "tone": "bad", "headline": str(error), "steps": 0}
+            entries.append({"run": str(path), **unread})
+    if options.json:
+        print(json.dumps(plain(entries), indent=1, allow_nan=False))
+    elif not entries:
+        print(f"no run in {directory}")
+    width = max((len(e["run"]) for e in entries), default=0)
+    for e in () if options.json else entries:
+        print(f"{e['run']:<{width}}  {e['status']:<10}  {e['tone']:<5}  {e['headline']}")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from neuromech.report import summarise, told
+
+    run = read(options.run)
+    summary = summarise(run)
+    print(json.dumps(plain(summary), indent=1, allow_nan=False) if options.json else told(run))
+    trouble = {"fault": summary["faults"], "broken": summary["broken"], "unfinished": summary["status"] != "finished"}
+    seen = [what for what in options.fail_on if trouble.get(what)]
+    if seen:
+        print(f"neuromech: found {', '.join(seen)}", file=sys.stderr)
+    return FOUND if seen else 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from neuromech.report import write_report
+
+    run = read(options.run)
+    if sys.stderr.isatty():
+        print("writing the report ...", file=sys.stderr)
+    return _open(write_report(run, options.output or options.run / "report.html"), "report", options.open)
+
+
+def compare(options: argparse.Namespace) -> int:
+    from neuromech.report import compare_runs, comparison_page
+
+    if len(options.runs) < 2:
+        raise NeuromechError("compare takes two runs or more")
+    opened = {str(path): read(path) for path in options.runs}
+    compared = compare_runs(opened)
+    print(json.dumps(plain(compared.data()), indent=1, allow_nan=False) if options.json else compared)
+    output = options.output or (options.runs[0] / "comparison.html" if options.open else None)
+    if output is None:
+        return 0
+    from neuromech.cli.models_commands import write
+
+    write(output, comparison_page(opened, compared))
+    return _open(output, None, options.open)
+
+
+def watch(options: argparse.Namespace) -> int:
+    from neuromech.report import summarise, write_report
+
+    last: tuple[Any, ...] = ()
+    while True:
+        run = read(options.run)
+        summary = summarise(run)
+        now = (summary["steps"], summary["status"], summary["headline"])
+        if now != last:
+            print(f"{time.strftime('%H:%M:%S')}  {summary['status']:<10} {summary['headline']}", flush=True)
+            if options.page:
+                write_report(run, options.page)
+            last = now
+        if summary["status"] not in ("running", "unknown"):
+            return 0
+        if summary["status"] == "unknown" and not _recent(run):
+            print("no end of this run was recorded, and nothing was written for a minute", file=sys.stderr)
+            return 0
+        time.sleep(options.every)
+
+
+def export(options: argparse.Namespace) -> int:
+    from neuromech.report import export_run
+
+    path = options.output or options.run / f"export-{options.to}"
+    print(f"{options.to}: {export_run(read(options.run), options.to, path)}")
+    return 0
+
+
+def _recent(run: Run) -> bool:
+    files = [f.stat().st_mtime for f in run.path.glob("*.csv")] if run.path else []
+    return bool(files) and time.time() - max(files) < 60
+
+
+def _open(path: Path, what: str | None, browse: bool) -> int:
+    if what:
+        print(f"{what}: {path.resolve()}")
+    if browse and not webbrowser.open(path.resolve().as_uri()):
+        raise NeuromechError(f"no browser could be opened: open {path.resolve()} by hand")
+    return 0

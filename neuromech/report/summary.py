@@ -1,0 +1,120 @@
+"""A run as a few lines of text, as plain data, and as a card for a notebook: views of what was decided about it."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from html import escape
+from typing import Any
+
+from neuromech.record import Run
+from neuromech.report.facts import RunFacts, gather
+from neuromech.report.judgement import Judgement, decide
+from neuromech.report.static_figure import curve
+from neuromech.report.words import share
+
+WIDTH = 110
+STYLE = (
+    "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#ddd}.nm .axis{stroke:#888}"
+    ".nm .mark{stroke:#9c1c1c;stroke-dasharray:3 3}.nm text{font-size:12px;fill:#666}</style>"
+)
+COLOURS = {"ok": "#14632f", "mixed": "#704a00", "bad": "#9c1c1c", "none": "#454e58"}
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """What there is to say of a run, as plain data."""
+    facts = gather(run)
+    judged = decide(facts)
+    loss = facts.loss
+    return {
+        "name": facts.meta.get("name"),
+        "model": facts.meta.get("model"),
+        "status": facts.ending.how,
+        "steps": facts.n_steps,
+        "started": facts.ending.started,
+        "last": facts.ending.last,
+        "loss": None if loss is None or not len(loss) else [float(loss["value"].iloc[k]) for k in (0, -1)],
+        "tone": judged.tone,
+        "headline": judged.headline,
+        "statements": [vars(s) for s in judged.statements],
+        "faults": [vars(f) for f in facts.faults],
+        "broken": [f.name for f in facts.families if f.verdict.status in ("broken", "diverged")],
+        "families": [
+            {"name": f.name, "kind": f.kind, "size": f.size, "evidence": f.evidence}
+            | {"status": f.verdict.status, "worst": f.verdict.worst, "verdict": f.verdict.text}
+            for f in facts.families
+        ],
+    }
+
+
+def told(run: Run) -> str:
+    """What there is to say of a run, as text of at most 110 columns."""
+    facts = gather(run)
+    judged = decide(facts)
+    name = facts.meta.get("name") or (run.path.name if run.path else "run")
+    lines = [f"{name}: {facts.meta.get('model', 'unknown model')}, {facts.ending.how}", *_wrapped(judged.headline)]
+    for title, some in (("what went wrong", judged.wrong), ("limits", judged.limits)):
+        shown = [s for s in some if not (title == "what went wrong" and s.key == "limit")]
+        if shown:
+            lines += ["", f"{title}:"]
+        for s in shown:
+            lines += _wrapped(s.text, "  - ", "    ")
+            lines += _wrapped(f"to do: {s.do}", "    ", "    ") if s.do else []
+    if facts.families and facts.n_steps:
+        lines += ["", "laws:", *_laws(facts)]
+    return "\n".join(lines)
+
+
+def _laws(facts: RunFacts) -> list[str]:
+    """One line a kind of verdict and evidence, the broken ones singly."""
+    broken = [f for f in facts.families if f.verdict.status in ("broken", "diverged")]
+    lines = [line for f in broken[:20] for line in _wrapped(f"{f.name}: {f.verdict.text}", "  ✗ ", "    ")]
+    lines += [f"  ✗ and {len(broken) - 20} more"] if len(broken) > 20 else []
+    groups: dict[tuple[str, str], list[float]] = {}
+    for f in facts.families:
+        if f not in broken:
+            groups.setdefault((f.evidence, f.verdict.status), []).append(f.verdict.worst)
+    for (evidence, status), worst in groups.items():
+        known = [w for w in worst if not math.isnan(w)]
+        off = f", off by at most {share(max(known))}" if known else ""
+        lines.append(f"  {len(worst)} {evidence}: {status}{off}")
+    return lines
+
+
+def card(run: Run) -> str:
+    """HTML for a notebook."""
+    facts = gather(run)
+    judged = decide(facts)
+    colour = COLOURS[judged.tone]
+    parts = [
+        f'<div style="border-left:5px solid {colour};padding:6px 12px;font-family:system-ui,sans-serif">',
+        f"<strong>{escape(str(facts.meta.get('name') or facts.meta.get('model') or 'run'))}</strong> ",
+        f'({facts.ending.how})<br><span style="color:{colour}">{escape(judged.headline)}</span>',
+    ]
+    loss = facts.loss
+    if loss is not None and len(loss) > 1:
+        style = (
+            "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#ddd}.nm .axis{stroke:#888}"
+        )
+        style += ".nm .mark{stroke:#9c1c1c;stroke-dasharray:3 3}.nm text{font-size:12px;fill:#666}</style>"
+        marks = [(float(f.step), f.title) for f in facts.faults]
+        picture = curve(
+            loss["step"].tolist(), loss["value"].tolist(), "loss", "loss by step", marks, _log(loss["value"])
+        )
+        parts.append(f'<div class="nm" style="max-width:560px">{style}{picture}</div>')
+    shown = "".join(f"<li>{escape(s.text)}</li>" for s in _worth(judged))
+    parts.append(f"<ul>{shown}</ul></div>" if shown else "</div>")
+    return "".join(parts)
+
+
+def _worth(judged: Judgement) -> list[Any]:
+    return [s for s in judged.wrong if s.text not in judged.headline][:5]
+
+
+def _log(values: Any) -> bool:
+    known = values[(values.abs() < 1e100)]
+    return bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
+
+
+def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
