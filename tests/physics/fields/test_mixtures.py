@@ -6,6 +6,7 @@ import pytest
 import torch
 from mpmath import gammainc, mp
 
+from neuromech.compat import load_forward_mode
 from neuromech.errors import PhysicsError
 from neuromech.physics import (
     MovingMixture,
@@ -20,7 +21,7 @@ from neuromech.physics import (
     mlp,
 )
 from neuromech.physics.fields.subharmonic import gauss_field, tricomi
-from neuromech.physics.fields.taylor import jacobian, load_forward_rules
+from neuromech.physics.fields.taylor import jacobian
 
 
 def covariance(d, seed=0):
@@ -37,7 +38,7 @@ def test_tricomi_against_arbitrary_precision(a, float64) -> None:
 
 
 def test_tricomi_has_all_derivatives(float64) -> None:
-    load_forward_rules()
+    load_forward_mode()
     q = torch.tensor([0.0, 0.3, 1.7, 3.0, 12.0], requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x: tricomi(1.5, x), (q.detach() + 0.1).requires_grad_(), check_forward_ad=True
