@@ -338,8 +338,7 @@ class Probe(RunFrames):
 
     def _stand_aside(self, error: Exception) -> None:
         """Something of ours has failed: training goes on without it, or ends if that was asked for."""
-        step = 0 if self._measurement is None else self._measurement.step
-        self._reason = empty_run.failed(step, error)
+        self._reason = empty_run.failed(step := self._measurement.step if self._measurement else 0, error)
         try:
             if self._waiting.ranks is not None:
                 self._waiting.ranks.leave()
