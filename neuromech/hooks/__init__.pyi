@@ -8,5 +8,6 @@ from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes
+from .step import ForeignSteps as ForeignSteps
 from .step import StepWatch as StepWatch
 from .step import held as held

@@ -25,12 +25,15 @@ class BackwardWatch:
     """Calls `done()` at the end of every backward that reaches one of `params`, once gradients are complete.
 
     `arrived`: how many gradients each parameter has received since `used` was told that a step has taken them.
-    `uncleared`: the parameters to whose gradient a backward added although a step had used it.
+    `uncleared`: the parameters to whose gradient a backward added although a step had used it. `dropped`: those whose
+    gradient was cleared between two backwards, with no step of theirs in between.
     """
 
     def __init__(self, params: Mapping[str, nn.Parameter], done: Callable[[], None], guard: Guard) -> None:
         self.arrived: Counter[str] = Counter()
         self.uncleared: set[str] = set()
+        self.dropped: set[str] = set()
+        self._last: dict[str, Mark] = {}  # gradients as the last backward left them
         self.finished = 0
         self._params, self._done, self._guard = params, done, guard
         self._used: dict[str, Mark] = {}
@@ -52,6 +55,7 @@ class BackwardWatch:
     def used(self, names: Collection[str]) -> None:
         """A step has taken the gradients of `names`."""
         self.uncleared.difference_update(names)
+        self.dropped.difference_update(names)
         for name in names:
             self.arrived[name] = 0
             if (g := self._params[name].grad) is not None:
@@ -79,8 +83,11 @@ class BackwardWatch:
         if g is None or (name in self.uncleared and not bool(g.count_nonzero())):
             self.uncleared.discard(name)
         # Some clear by g.data.zero_(), which PyTorch does not count as a write.
-        if g is not None and self.unchanged(name) and bool(g.count_nonzero()):
+        waits = self.arrived[name] > 0  # for its step: what is there is not what the last one took
+        if g is not None and not waits and self.unchanged(name) and bool(g.count_nonzero()):
             self._full.add(name)
+        if waits and (g is None or (self._last.get(name) != mark(g) and not bool(g.count_nonzero()))):
+            self.dropped.add(name)
 
     def _arrived(self, name: str) -> None:
         task = backward_id()
@@ -90,6 +97,8 @@ class BackwardWatch:
         if name in self._full:
             self.uncleared.add(name)
         self.arrived[name] += 1
+        if (g := self._params[name].grad) is not None:
+            self._last[name] = mark(g)
 
     def _wait(self) -> None:
         """Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them."""

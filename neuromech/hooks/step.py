@@ -88,6 +88,28 @@ class StepWatch:
         self._attached.clear()
 
 
+class ForeignSteps:
+    """Calls `stepped(optimizer)` ahead of the steps of optimizers that hold none of `parameters`."""
+
+    def __init__(self, parameters: list[nn.Parameter], stepped: Callable[[Optimizer], None]) -> None:
+        mine, me = set(map(id, parameters)), weakref.ref(self)
+        self._stepped = stepped
+
+        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := me()) is not None and not any(id(p) in mine for p in _params_of(optimizer)):
+                watch._stepped(optimizer)
+
+        self._everywhere = register_optimizer_step_pre_hook(_Left(hook))
+        weakref.finalize(self, self._everywhere.remove)
+
+    def remove(self) -> None:
+        self._everywhere.remove()
+
+
+def _params_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 class _Left:
     """A hook that Dynamo leaves as it is: a compiled step breaks its graph at its hooks anyhow."""
 

@@ -5,7 +5,6 @@ from .checks.settings import Expect as Expect
 from .claims import check_claims as check_claims
 from .claims import excess_of as excess_of
 from .claims import guess_loss as guess_loss
-from .diagnosis import Suspect as Suspect
 from .diagnosis import diagnose as diagnose
 from .evidence import Evidence as Evidence
 from .fault import Fault as Fault
@@ -16,3 +15,4 @@ from .monitor import Monitor as Monitor
 from .options import Options as Options
 from .practices import PRACTICES as PRACTICES
 from .practices import Practice as Practice
+from .suspect import Suspect as Suspect

@@ -159,6 +159,31 @@ CAUSES: dict[str, Cause] = {
         "broadcast them from one rank; look for the first rank and step that differ",
         lasting=True,
     ),
+    "zeroed gradient": Cause(
+        "gradients are zeroed between the backward and the step",
+        "call zero_grad() after the step or before the forward, not in between",
+        lasting=True,
+    ),
+    "dropped gradient": Cause(
+        "a part of the accumulated gradient is thrown away",
+        "call zero_grad() once a step, not once a micro-batch",
+        lasting=True,
+    ),
+    "doubled gradient": Cause(
+        "one loss is sent back twice",
+        "call backward() once for every loss; sum the losses that share a graph first",
+        lasting=True,
+    ),
+    "nothing moved": Cause(
+        "the optimizer's step moves nothing",
+        "check that its step() does what it says on this device and format, and is not skipped",
+        lasting=True,
+    ),
+    "lost updates": Cause(
+        "updates are lost to rounding",
+        "keep a float32 copy of the weights to step on, or round stochastically; or raise the learning rate",
+        lasting=True,
+    ),
     "unknown": Cause(
         "an exact law is broken, and nothing that is known explains it",
         "look at the families that are named, and at what touches their parameters in this step",

@@ -13,33 +13,11 @@ those that are its consequences.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
-from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
+from neuromech.monitor.lost_gradients import lost_gradients
 from neuromech.monitor.replay import Difference
-
-CERTAIN, LIKELY, POSSIBLE = 3, 2, 1
-LOW_BITS = 3  # that rounding reaches
-STRENGTH = {CERTAIN: "certain", LIKELY: "likely", POSSIBLE: "possible"}
-
-
-@dataclass(frozen=True)
-class Suspect:
-    """A cause that fits: `key` in `CAUSES`, its strength, the parameters that show it, and what speaks for it."""
-
-    key: str
-    strength: int
-    where: Names
-    evidence: str
-
-    @property
-    def title(self) -> str:
-        return CAUSES[self.key].title
-
-    @property
-    def advice(self) -> str:
-        return CAUSES[self.key].advice
+from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect, some
 
 
 def diagnose(found: Evidence) -> tuple[Suspect, ...]:
@@ -54,11 +32,6 @@ def diagnose(found: Evidence) -> tuple[Suspect, ...]:
     if not best:
         best["unknown"] = Suspect("unknown", POSSIBLE, _where(found), "something changed that should not have")
     return tuple(sorted(best.values(), key=lambda s: -s.strength))
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    listed = list(dict.fromkeys(names))
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
 
 
 def _where(e: Evidence) -> Names:
@@ -148,6 +121,9 @@ def _clock(e: Evidence) -> Iterator[Suspect]:
 
 
 def _hands(e: Evidence) -> Iterator[Suspect]:
+    if e.twice:
+        text = f"one optimizer holds {some(e.twice)} twice, and steps it twice"
+        yield Suspect("second optimizer", CERTAIN, e.twice, text)
     if e.shared:
         text = f"two optimizers hold {some(e.shared)}" + (", and both are in use" if e.kept or e.repeated else "")
         yield Suspect("second optimizer", LIKELY if e.lost and not e.repeated else CERTAIN, e.shared, text)
@@ -157,7 +133,13 @@ def _hands(e: Evidence) -> Iterator[Suspect]:
     if e.uncleared:
         text = f"a backward added to the gradients of {some(e.uncleared)} that a step had used already"
         yield Suspect("not cleared", CERTAIN, e.uncleared, text)
-    if e.unheld:
+    if e.unheld and e.copied:
+        text = (
+            f"{some(e.unheld)} receive gradients, and {e.copied} steps other tensors of the same shapes: it holds "
+            "another copy of the model"
+        )
+        yield Suspect("not held", CERTAIN, e.unheld, text)
+    elif e.unheld:
         text = f"{some(e.unheld)} receive gradients, and no optimizer that has stepped holds them"
         yield Suspect("not held", CERTAIN, e.unheld, text)
     if e.replaced:
@@ -212,6 +194,10 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
             "added": f"the gradients of {names} point elsewhere than after the backward",
             "before": f"the gradients of {names} are those of the backward before the last one",
             "factors": f"the gradients of {names} grew after the backward, and others did not",
+            "unscaled twice": f"the gradients went from norm {edit.allowed:.4g} to {edit.norm:.4g} at the step, by "
+            "the square of the factor until now: the loss scale was taken off twice",
+            "unscaled late": f"gradients of norm {edit.norm:.6g} are the clipping norm {edit.allowed:.6g} over a power "
+            "of two: they were clipped before the loss scale was taken off",
             "norm": f"the gradients have norm {edit.norm:.6g} at the step, after clipping to {edit.allowed:.6g}",
         }
         if edit.how == "before":
@@ -231,7 +217,8 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         f"{len(e.torques)} of {max(e.families, len(e.torques))} families of symmetries are violated by the gradient "
         f"({worst.name}: {worst.members} of {worst.size} members, {worst.excess:.2g} times what rounding allows)"
     )
-    known = bool(e.mode or e.penalty or e.delayed or e.between or e.uncleared or e.gradient_edit or e.edits or e.cut)
+    others = e.uncleared or e.gradient_edit or e.edits or e.replaced or e.doubled or e.dropped
+    known = bool(e.mode or e.penalty or e.delayed or e.between or e.cut or others)
     if e.cut:
         text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
         yield Suspect("detached", CERTAIN, e.cut, text)
@@ -283,7 +270,7 @@ def _wrong_step(e: Evidence) -> Iterator[Suspect]:
         else:
             text = f"the weights moved as with a learning rate of {factors[0] * e.lr:.6g}, it is {e.lr:.6g}{tail}"
         yield Suspect("learning rate", CERTAIN if not state else LIKELY, names, text)
-    elif weights and by == {"weights"}:
+    elif weights and by <= {"weights", "end"}:
         amount = -weights[0].factor / e.lr if e.lr else float("nan")
         text = f"the weights shrank by {amount:.3g} * lr more than the weight decay that is set{tail}"
         yield Suspect("weight decay", CERTAIN, names, text)
@@ -319,6 +306,7 @@ def _laws(e: Evidence) -> Iterator[Suspect]:
 
 _RULES: tuple[Callable[[Evidence], Iterator[Suspect]], ...] = (
     _infinite,
+    lost_gradients,
     _bit_flips,
     _clock,
     _settings,

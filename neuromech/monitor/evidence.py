@@ -48,7 +48,8 @@ class GradientEdit:
     """How the gradients of a step differ from those of the backward pass.
 
     `how`: "added" (other directions), "factors" (some tensors more than others), "before" (those of the backward
-    before), "norm" (longer than the clipping allows); `norm` and `allowed` go with the last.
+    before), "norm" (longer than the clipping allows); `norm` and `allowed` go with the last. "unscaled twice": by the
+    square of the factor that was taken off before; "unscaled late": shorter than the clipping by a power of two.
     """
 
     how: str
@@ -110,6 +111,14 @@ class Evidence:
     delayed: bool = False  # the torques vanish at the weights of one step before
     between: bool = False  # a step was taken between the forward and its backward
     gradient_edit: GradientEdit | None = None
+    zeroed: Names = ()  # had a gradient after the backward, and have none at the step
+    zeroed_all: bool = False  # ... and so have all that are stepped
+    dropped: Names = ()  # gradients were cleared between two backwards of one step
+    doubled: Names = ()  # one loss was sent back twice
+    still: Names = ()  # stepped with gradients, and did not move
+    lost_updates: float = 0.0  # share of the updates that rounding swallows
+    twice: Names = ()  # held twice by one optimizer
+    copied: str = ""  # the optimizer that steps other tensors of the same shapes
     mode: Names = ()  # modules that went from training to evaluation, or back
     frozen: Names = ()
     silent: Names = ()
@@ -142,5 +151,6 @@ class Evidence:
 
 
 _NO_FAULT = frozenset(
-    "rounded terms restored families since_start lr kept cut delayed between skipped elsewhere handover".split()
+    "zeroed_all copied rounded terms restored families since_start lr kept cut delayed between skipped elsewhere "
+    "handover".split()
 )

@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from neuromech.errors import FaultError
 from neuromech.monitor.causes import CAUSES
-from neuromech.monitor.diagnosis import CERTAIN, STRENGTH, Suspect
 from neuromech.monitor.evidence import Evidence, Names
+from neuromech.monitor.practices import hint
+from neuromech.monitor.suspect import CERTAIN, STRENGTH, Suspect
 
 
 @dataclass
@@ -51,7 +52,8 @@ class Fault:
     def __str__(self) -> str:
         first, *others = self.suspects
         text = f"step {self.step}: {first.title} ({STRENGTH[first.strength]}): {first.evidence}. To do: {first.advice}."
-        return text + (f" Or: {'; '.join(s.title for s in others[:2])}." if others else "")
+        meant = f" If it is meant: {how}." if (how := hint(first.key)) else ""
+        return text + (f" Or: {'; '.join(s.title for s in others[:2])}." if others else "") + meant
 
     def rows(self) -> dict[str, list[Any]]:
         """As columns of a table, one row a suspect: fit for a record."""

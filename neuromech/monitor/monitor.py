@@ -17,24 +17,27 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
 from neuromech.errors import FaultWarning, code_of, warn
-from neuromech.hooks import BackwardWatch, ForwardHooks, ForwardModes, ForwardWatch
+from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
+from neuromech.monitor.checks.delivery import GradientDelivery, reached
 from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
 from neuromech.monitor.checks.integrity import StateIntegrity
 from neuromech.monitor.checks.laws import LawCheck
 from neuromech.monitor.checks.mode import ModeCheck
+from neuromech.monitor.checks.movement import MovementCheck
 from neuromech.monitor.checks.order import StepOrder
 from neuromech.monitor.checks.penalty import PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
@@ -76,6 +79,9 @@ class Monitor:
         self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
         self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
+        self._foreign = ForeignSteps(list(model.parameters()), self._foreign_step)
+        self._copied_steps = 0  # of an optimizer that may hold another copy of the model, since our last step
+        self._guard = hooks.guard
         self._history = GradientHistory(params)
         self._integrity = StateIntegrity(params, sample)
         self._gradients = GradientIntegrity(params, sample, options.clip_norm)
@@ -87,7 +93,9 @@ class Monitor:
             self._gradients,
             self._order,
             self._settings,
+            GradientDelivery(self._backward),
             StepCheck(params, sample),
+            MovementCheck(),
         ]
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
@@ -135,7 +143,7 @@ class Monitor:
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
-        explained = PenaltyCheck(torque, self._model_gradient, self._judge)
+        explained = PenaltyCheck(torque, self._model_gradient)
         self._checks.insert(self._checks.index(self._order), explained)
         self._checks.append(LawCheck(symmetries, slices, eps))
 
@@ -145,7 +153,7 @@ class Monitor:
         `violated`: symmetries of the forward that its gradient violates, by how much. `graph`: what it computed, if it
         was recorded. `forwards`: has that forward, and the next ones for the asking.
         """
-        self._eps = max(self._eps, coarsest(graph))
+        self._eps = max(self._eps, coarsest(graph), torch.finfo(forwards.autocast).eps if forwards.autocast else 0.0)
         self._model_gradient = ModelGradient(self._model, forwards)
         torques = tuple(
             Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
@@ -175,6 +183,7 @@ class Monitor:
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""
         self.step += 1
+        self._copied_steps = 0
         self._modes.now = self.step
         if self._postponed is not None:
             self._judge(self.step, self._postponed)
@@ -185,6 +194,12 @@ class Monitor:
         found = reduce(or_, (check.after(step) for check in self._checks), NOTHING)
         self._judge(self.step, found)
         return bool(found.laws)
+
+    def empty_step(self, optimizer: Optimizer) -> None:
+        """A step without any gradient, before anything was measured: had the last backward computed some?"""
+        raw, held = self._reader.waiting, {self._reader.names.get(p) for p in _held(optimizer)}
+        if raw is not None and (gone := reached(raw, list(self._reader.params)) & held):
+            self._judge(self.step + 1, Evidence(zeroed=tuple(sorted(map(str, gone))), zeroed_all=True))
 
     def react(self) -> None:
         """Report what was found since the last time: warn, call, or raise `FaultError`."""
@@ -210,6 +225,7 @@ class Monitor:
 
     def remove(self) -> None:
         self._backward.remove()
+        self._foreign.remove()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -217,7 +233,7 @@ class Monitor:
         """What fails here must not fail the backward of the user."""
         try:
             with torch.no_grad():
-                self._reader.finished(stepped=self._modes.steps < self.step)
+                self._reader.finished(self._modes.steps < self.step, self._modes.count)
         except Exception as error:
             self._failure = error
 
@@ -228,6 +244,18 @@ class Monitor:
             self._reader.forget()
             if self._gradients.left_out():
                 self._judge(self.step + 1, Evidence(infinite=names, skipped=True))
+                self.react()
+
+    def _foreign_step(self, optimizer: Optimizer) -> None:
+        """An optimizer steps that holds nothing of ours: has it a copy of the model, and ours waits?"""
+        if self._guard.down or (raw := self._reader.waiting) is None:
+            return
+        names = reached(raw, list(self._reader.params))
+        shapes = Counter(tuple(self._reader.params[n].shape) for n in names)
+        if names and shapes == Counter(tuple(p.shape) for p in _held(optimizer)):
+            self._copied_steps += 1
+            if self._copied_steps >= 2:  # in one iteration its turn may come before ours
+                self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
                 self.react()
 
     def _judge(self, step: int, evidence: Evidence) -> None:
@@ -252,3 +280,7 @@ def _padded(model: nn.Module) -> set[str]:
         for name, m in model.named_modules()
         if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
     }
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -64,8 +64,11 @@ def ahead(rule: Rule, e: Elements, gradient: Tensor, additions: int = 1) -> Ahea
 
 def replay(
     a: Ahead, names: Sequence[str], counts: Sequence[int], theta: Tensor, after: Callable[[str], Tensor]
-) -> list[Difference]:
-    """How the step differs from what its settings say: [] if it does not. `theta`, `after(entry)`: behind the step."""
+) -> tuple[list[Difference], float, float]:
+    """How the step differs from what its settings say: [] if it does not. `theta`, `after(entry)`: behind the step.
+
+    With it, how many elements were to move, and how many of these rounding kept where they were.
+    """
     state = {key: after(key) for key in a.state}
     read = {key: Rounded.exactly(x, a.dtype) for key, x in state.items()}
     u = _rounded(a.rule.update(a.e, read)).mul(a.rate)  # type: ignore[arg-type]
@@ -77,12 +80,14 @@ def replay(
     eps = torch.full_like(a.theta, torch.finfo(a.dtype).eps)
     moment = next(iter(state.values()), torch.zeros_like(theta))
     vectors = {"step": end.value - a.theta, "gradient": a.gradient, "weights": a.theta, "momentum": moment}
+    vectors["end"] = end.value  # decayed behind the step
     found = differences("weight", names, counts, _error(theta, end.value), slack, vectors, eps)
     for key, (new, old) in a.state.items():
         vectors = {"momentum": old, "gradient": a.gradient, "weights": a.theta}
         error, slack = _error(state[key], new.value), ORDERS * (new.error + eps * state[key].abs())
         found += differences(key, names, counts, error, slack, vectors, eps)
-    return found
+    meant = end.value != a.theta
+    return found, float(meant.sum()), float((meant & (theta == a.theta)).sum())
 
 
 def _error(found: Tensor, expected: Tensor) -> Tensor:
@@ -110,7 +115,7 @@ def differences(
     eps: Tensor,
 ) -> list[Difference]:
     """Tensor by tensor, what `error` is beyond `slack`, and which of `vectors` it is a multiple of."""
-    beyond = ~(error.abs() <= slack)
+    beyond = (error.abs() > slack) | error.isnan()
     if not bool(beyond.any()):
         return []
     shares, fits = {}, {}

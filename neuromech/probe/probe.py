@@ -302,7 +302,8 @@ class Probe(RunFrames):
 
     def _before(self, optimizer: Optimizer) -> None:
         if self._measurement is None and not read(optimizer, self._names()):
-            return  # a step before any backward, or one that a GradScaler skips: nothing begins
+            # a step before any backward, or one that a GradScaler skips: nothing begins
+            return self._monitor.empty_step(optimizer) if self._monitor else None
         if self._measurement is not None or self._start():
             assert self._measurement is not None
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself

@@ -3,10 +3,10 @@
 import pytest
 
 from neuromech.monitor import CAUSES, Evidence, diagnose
-from neuromech.monitor.diagnosis import CERTAIN, LIKELY
 from neuromech.monitor.evidence import Broken, Edit, GradientEdit, Replica, Setting
 from neuromech.monitor.fault import Fault, Faults
 from neuromech.monitor.replay import Difference
+from neuromech.monitor.suspect import CERTAIN, LIKELY
 
 SCALE = Broken(0, "1.weight[i]", ("1.weight",), "scale", 8, 8, 50.0)
 PAIR = Broken(1, "1.weight[i] / 3.weight[:, i]", ("1.weight", "3.weight"), "rescale", 8, 8, 50.0)
@@ -49,6 +49,11 @@ EVIDENCE = {
     "schedule lost": Evidence(restarted=Setting("lr", 0.01, 0.1, ())),
     "wrong checkpoint": Evidence(edits=(Edit("1.weight", "weight"),), restored=True),
     "not reduced": Evidence(replicas=(Replica("gradient", (1,), 4, ("1.weight",)),)),
+    "zeroed gradient": Evidence(zeroed=("1.weight",), zeroed_all=True),
+    "dropped gradient": Evidence(dropped=("1.weight",)),
+    "doubled gradient": Evidence(doubled=("1.weight",)),
+    "nothing moved": Evidence(still=("1.weight",)),
+    "lost updates": Evidence(lost_updates=0.97, still=("1.weight",)),
     "replicas differ": Evidence(replicas=(Replica("weight", (), 2, ("1.weight",)),)),
 }
 

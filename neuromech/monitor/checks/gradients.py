@@ -22,6 +22,9 @@ from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_f
 CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
 
 
+MUCH = 4  # a loss scale of less is none
+
+
 class Displacement(NamedTuple):
     """A step went by -lr * directions."""
 
@@ -118,6 +121,7 @@ class GradientIntegrity:
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
         self._first = True
         self._scaled = False
+        self._scale: int | None = None  # the power of two by which gradients were longer after the backward
         self._skipped = 0  # gradients in a row that no step has taken
 
     def before(self, step: Step) -> Evidence:
@@ -132,6 +136,8 @@ class GradientIntegrity:
             else:
                 before, after = self._norms(raw.torques, mine), self._norms(step.torques, mine)
                 found = Evidence(gradient_edit=self._edit(mine, old, elements, before, after))
+        if found.gradient_edit is None and (edit_of_scale := self._rescaled(step, moving)):
+            found = found | Evidence(gradient_edit=edit_of_scale)
         self._previous = raw.elements.cpu() if raw else None
         norm = float(self._norms(step.torques, moving).sum()) ** 0.5
         if self._clip_norm is not None and norm > self._clip_norm * (1 + ROUNDINGS * step.eps):
@@ -141,6 +147,23 @@ class GradientIntegrity:
 
     def after(self, step: Step) -> Evidence:
         return NOTHING
+
+    def _rescaled(self, step: Step, moving: Sequence[str]) -> GradientEdit | None:
+        """A loss scale taken off twice, or behind the clipping: both are powers of two."""
+        raw = step.backward
+        assert step.torques is not None
+        if raw is None:
+            return None
+        before, after = (float(self._norms(t, moving).sum()) ** 0.5 for t in (raw.torques, step.torques))
+        if self._clip_norm is not None and step.changed and 0 < after < self._clip_norm:
+            late = _power_of_two(self._clip_norm / after, step.eps)
+            if late is not None and late > 0:
+                return GradientEdit("unscaled late", tuple(moving), after, self._clip_norm)
+        scale = _power_of_two(before / after, step.eps) if after > 0 and before > 0 else None
+        last, self._scale = self._scale, scale if scale is not None else self._scale
+        if scale is not None and last is not None and last >= MUCH and abs(scale - 2 * last) <= 1:
+            return GradientEdit("unscaled twice", tuple(moving), after, before)
+        return None
 
     def infinite(self, raw: Backward | None) -> tuple[str, ...]:
         """The parameters whose gradient was not finite when it came from the backward."""
@@ -201,6 +224,14 @@ def _displacement(step: Step) -> Displacement | None:
         return None
     buffers = {name: t for (name, key), t in step.state.tensors.items() if key == "momentum_buffer"}
     return Displacement(float(groups[0]["lr"]), buffers)
+
+
+def _power_of_two(ratio: float, eps: float) -> int | None:
+    """k if `ratio` is 2^k up to rounding."""
+    if not 0 < ratio < float("inf"):
+        return None
+    k = round(math.log2(ratio))
+    return k if abs(ratio / 2.0**k - 1) <= ROUNDINGS * eps else None
 
 
 def _overflowed(elements: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Collection, Mapping
 from weakref import WeakKeyDictionary
 
@@ -29,7 +30,12 @@ class StepOrder:
     ) -> None:
         self._params, self._backward, self._history = params, backward, history
         modules = dict(model.named_modules())
-        self._owners = {n: (modules[n.rpartition(".")[0]], n.rpartition(".")[2]) for n in params}
+        first = {p: n for n, p in params.items()}
+        self._owners = [  # of a tied parameter there are several
+            (first[p], modules[alias.rpartition(".")[0]], alias.rpartition(".")[2])
+            for alias, p in model.named_parameters(remove_duplicate=False)
+            if p in first
+        ]
         self._trained = {n for n, p in params.items() if p.requires_grad}
         self._steps: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._used: dict[str, int] = {}  # checksums of the gradients that were stepped
@@ -48,7 +54,8 @@ class StepOrder:
         again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and self._used_before(n, step)}
         trained = {n for n, p in self._params.items() if p.requires_grad}
         frozen, self._trained = self._trained & mine - trained, trained
-        replaced = {n for n, (m, a) in self._owners.items() if own_parameter(m, a) is not self._params[n]}
+        replaced = {n for n, m, attribute in self._owners if own_parameter(m, attribute) is not self._params[n]}
+        twice = {n for n, times in Counter(step.held).items() if times > 1}
         unheld: set[str] = set()
         if self._steps.get(step.optimizer):  # by its second step every optimizer of a loop has stepped
             unheld = {n for n in trained if backward.arrived[n]} - mine - others
@@ -58,7 +65,8 @@ class StepOrder:
             uncleared=tuple(sorted(backward.uncleared & moving)),
             frozen=self._once("frozen", frozen),
             silent=self._once("silent", self._history.note(mine, moving - _zero(step))),
-            replaced=self._once("replaced", replaced),
+            replaced=tuple(sorted(replaced)),
+            twice=self._once("twice", twice),
             unheld=self._once("unheld", unheld),
         )
 

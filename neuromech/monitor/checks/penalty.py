@@ -8,79 +8,92 @@ of the step does not, then the rest is no part of the model: a term of the loss,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
+from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checks.gradients import CLEAR, TorqueCheck
 from neuromech.monitor.evidence import Evidence, Penalty
 from neuromech.monitor.facts import Step
 from neuromech.monitor.model_gradient import ModelGradient
 from neuromech.monitor.torque import TorqueJudge
+from neuromech.params import dot, norm
 
 HALF = 0.5  # of the digits
+SAME = 0.9  # the cosine between two steps of what depends on weights alone
 
 
 class PenaltyCheck:
     """Asks of every torque whether a term of the loss explains it.
 
-    At the first step the answer is at hand. Later the next forward is waited for, where whole families are violated
-    and nothing explains it yet; what single members show is told at once.
+    The answer takes the model's own gradient at two steps: a term of the loss depends on the weights, which hardly
+    change, so what the model does not explain must be the same twice. A backward that is wrong by chance is not. Only
+    where whole families are violated, and nothing explains it yet, is a fault waited with; what single members show is
+    told at once.
     """
 
-    def __init__(
-        self, torque: TorqueCheck, gradient: ModelGradient | None, judge: Callable[[int, Evidence], None]
-    ) -> None:
-        """`judge`: is told what was waited with and is not explained, and of which step it is."""
-        self._torque, self._gradient, self._judge = torque, gradient, judge
-        self._waiting: tuple[int, Evidence] | None = None
+    def __init__(self, torque: TorqueCheck, gradient: ModelGradient | None) -> None:
+        self._torque, self._gradient = torque, gradient
+        self._waiting: Evidence | None = None
+        self._rest: dict[str, Tensor] | None = None  # what the model did not explain of the gradients of the last step
+        self._asked = False
 
     def before(self, step: Step) -> Evidence:
         found = self._torque.before(step)
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            explained = self._explain(found, step)
-            if not explained.terms:
-                self._judge(*waiting)
-            return explained
-        if not found.torques or self._gradient is None:
+        if self._gradient is None:
             return found
-        if found.since_start:
-            return self._explain(found, step)
+        if self._asked or found.since_start:
+            return self._answered(found, step, self._gradient)
         known = found.penalty is not None or found.delayed or found.between or found.cut
-        faint = max(b.excess for b in found.torques) < CLEAR
-        if known or not (faint or any(b.members == b.size for b in found.torques)):
+        faint = bool(found.torques) and max(b.excess for b in found.torques) < CLEAR
+        if not found.torques or known or not (faint or any(b.members == b.size for b in found.torques)):
             return found
-        self._gradient.ask()
-        self._waiting = step.number, found
-        return replace(found, torques=())
+        return self._wait(found, self._gradient, None)
 
     def after(self, step: Step) -> Evidence:
         return self._torque.after(step)
 
-    def _explain(self, found: Evidence, step: Step) -> Evidence:
-        """`found` without the torques that a term of the loss explains; from now on they are not judged."""
-        assert self._gradient is not None
-        alone = self._gradient()
+    def _wait(self, found: Evidence, gradient: ModelGradient, rest: dict[str, Tensor] | None) -> Evidence:
+        """Hold the torques back until the next step."""
+        gradient.ask()
+        self._asked, self._rest = True, rest
+        self._waiting = found if self._waiting is None else self._waiting | found
+        return replace(found, torques=(), penalty=None)
+
+    def _answered(self, found: Evidence, step: Step, gradient: ModelGradient) -> Evidence:
+        self._asked, last, self._rest = False, self._rest, None
+        rest = self._unexplained(found, step, gradient)
+        if rest is not None and last is None:
+            return self._wait(found, gradient, rest)
+        waiting, self._waiting = self._waiting or NOTHING, None
+        if rest is None or last is None or not _alike(rest, last):
+            return waiting | found
+        terms = penalties(rest, step.grads, self._torque.params, step.eps)
+        symmetries = self._torque.meter.symmetries
+        self._torque.unjudged |= {i for i, s in enumerate(symmetries) if terms.keys() & set(s.parameters)}
+        both = waiting | found
+        left = tuple(b for b in both.torques if b.index not in self._torque.unjudged)
+        kept = both if left else replace(both, penalty=None, cut=(), delayed=False, between=False)
+        return replace(kept, torques=left, terms=tuple(terms.values()))
+
+    def _unexplained(self, found: Evidence, step: Step, gradient: ModelGradient) -> dict[str, Tensor] | None:
+        """What the model does not explain of the gradients, if its own share leaves the loss alone and they do not."""
+        alone = gradient()
         if alone is None or not found.torques or step.changed or step.elsewhere:
-            return found
+            return None
         meter, params = self._torque.meter, self._torque.params
         excess = TorqueJudge(meter)(meter(params, alone), step.eps)
-        rest = {n: g.to_dense() - alone[n] if n in alone else g.to_dense() for n, g in step.grads.items()}
-        terms = penalties(rest, step.grads, params, step.eps)
+        broken = {b.index for b in found.torques}
+        if any(i < 0 or bool((excess[meter.slices[i]] > 1).any()) for i in broken):
+            return None
+        return {n: g.to_dense() - alone[n] if n in alone else g.to_dense() for n, g in step.grads.items()}
 
-        def explains(i: int) -> bool:
-            own = terms.keys() & set(meter.symmetries[i].parameters)
-            return bool(own) and not bool((excess[meter.slices[i]] > 1).any())
 
-        explained = {b.index for b in found.torques if explains(b.index)}
-        if not explained:
-            return found
-        self._torque.unjudged |= {i for i, s in enumerate(meter.symmetries) if terms.keys() & set(s.parameters)}
-        left = tuple(b for b in found.torques if b.index not in explained)
-        kept = found if left else replace(found, penalty=None, cut=(), delayed=False, between=False)
-        return replace(kept, torques=left, terms=tuple(terms.values()))
+def _alike(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    """True if both point the same way."""
+    return float(dot(a, b)) > SAME * float(norm(a)) * float(norm(b))
 
 
 def penalties(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, cast
@@ -25,6 +26,10 @@ class _Replay(NamedTuple):
     ahead: Ahead
 
 
+WINDOW = 2  # steps
+NEARLY_ALL, TAIL = 0.9, 0.1
+
+
 class StepCheck:
     """Replays the steps of any optimizer whose rule is known."""
 
@@ -33,9 +38,12 @@ class StepCheck:
         self._counts = dict(zip(params, sample.counts(list(params)), strict=True))
         self._replays: list[_Replay] = []
         self._whole: WholeReplay | None = None
+        self._shares: deque[float] = deque(maxlen=WINDOW)
+        self._rate = 0.0  # the largest so far
 
     def before(self, step: Step) -> Evidence:
-        rule = None if step.skipped else rule_of(step.optimizer)
+        twice = len(set(step.held)) < len(step.held)
+        rule = None if step.skipped or twice else rule_of(step.optimizer)
         self._replays, self._whole = [], None
         if rule is not None and rule.local and rule.replayed:
             self._replays = list(self._prepared(rule, step))
@@ -46,16 +54,31 @@ class StepCheck:
     def after(self, step: Step) -> Evidence:
         assert step.ahead is not None
         off: list[Difference] = []
+        moves = stays = 0.0
         for names, before in self._replays:
             theta = torch.cat([step.theta[n] for n in names])
             counts = [self._counts[n] for n in names]
-            off += replay(before, names, counts, theta, partial(self._entry, names=names, found=step.state))
+            entry = partial(self._entry, names=names, found=step.state)
+            found, meant, lost = replay(before, names, counts, theta, entry)
+            off, moves, stays = off + found, moves + meant, stays + lost
         if self._whole is not None:
             off += self._whole.differences(step.theta, step.state)
         self._replays, self._whole = [], None
         counted = {n: t + 1 for n, t in step.ahead.state.clocks.items() if n in step.ahead.gradient}
         clock = () if step.ahead.skipped else clocks_off(counted, step.state.clocks)
-        return Evidence(steps=tuple(off), clock=clock, lr=step.lr)
+        return Evidence(steps=tuple(off), clock=clock, lr=step.lr, lost_updates=self._lost(moves, stays, step))
+
+    def _lost(self, moves: float, stays: float, step: Step) -> float:
+        """The share of the updates of the last steps that rounding swallowed, where it is nearly all of them.
+
+        Not at the end of a schedule that goes to zero, where little is meant to move.
+        """
+        self._rate = max(self._rate, abs(step.lr))
+        if not moves or abs(step.lr) < TAIL * self._rate:
+            return 0.0
+        self._shares.append(stays / moves)
+        share = sum(self._shares) / len(self._shares)
+        return share if len(self._shares) == self._shares.maxlen and share > NEARLY_ALL else 0.0
 
     def _in_turn(self, rule: Rule, step: Step) -> WholeReplay | None:
         """An update that mixes elements is taken once more for one tensor a step, each in its turn."""

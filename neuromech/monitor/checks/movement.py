@@ -1,0 +1,35 @@
+"""Does a step move anything? Weights that are the same, bit for bit, behind steps with gradients have not moved."""
+
+from __future__ import annotations
+
+from weakref import WeakKeyDictionary
+
+from torch.optim.optimizer import Optimizer
+
+from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.evidence import Evidence
+from neuromech.monitor.facts import Step
+
+AT_FIRST, LATER = 2, 30  # steps in a row: an optimizer may collect gradients by itself
+
+
+class MovementCheck:
+    def __init__(self) -> None:
+        self._still: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
+        self._moved: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
+
+    def before(self, step: Step) -> Evidence:
+        return NOTHING
+
+    def after(self, step: Step) -> Evidence:
+        before = step.ahead
+        assert before is not None
+        moving = [n for n in before.moving if before.grad_sums[n] != 0]
+        if not moving or before.skipped or not any(group.settings.get("lr") for group in before.groups):
+            return NOTHING
+        if any(before.weight_sums[n] != step.weight_sums[n] for n in moving):
+            self._moved[step.optimizer], self._still[step.optimizer] = True, 0
+            return NOTHING
+        self._still[step.optimizer] = still = self._still.get(step.optimizer, 0) + 1
+        enough = LATER if step.optimizer in self._moved else AT_FIRST
+        return Evidence(still=tuple(moving)) if still >= enough else NOTHING

@@ -1,0 +1,20 @@
+"""Public silent bugs are found within one step and their cause is named first; their healthy twins are left alone."""
+
+import pytest
+
+from experiments.silent_bugs.bugs import BUGS
+
+pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_faulty(name: str) -> None:
+    bug = BUGS[name]
+    iteration, fault = bug.run(True).faults[0]
+    assert fault.cause == bug.cause, str(fault)
+    assert bug.at - 1 <= iteration <= bug.at + 1
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_healthy(name: str) -> None:
+    assert [str(fault) for _, fault in BUGS[name].run(False).faults] == []
