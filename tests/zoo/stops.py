@@ -79,6 +79,6 @@ def in_place() -> nn.Module:
 )
 def unknown_operator() -> nn.Module:
     return Net(
-        lambda m, x: m.b(F.relu(m.a(x)).cummax(1).values) + m.d(F.relu(m.c(x))),
+        lambda m, x: m.b(F.relu(m.a(x)).cumprod(1)) + m.d(F.relu(m.c(x))),
         a=nn.Linear(3, 4), b=nn.Linear(4, 2), c=nn.Linear(3, 2), d=nn.Linear(2, 2),
     )  # fmt: skip
