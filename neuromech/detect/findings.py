@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, overload
 
 from neuromech.detect.interpret import Opaque
@@ -12,6 +13,8 @@ from neuromech.symmetry import Symmetry, SymmetrySet
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FOLDED = 40  # lines from which on a notebook shows the first one only
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,12 @@ class Findings(Sequence[Symmetry]):
             dict(data["dimension"]),
             tuple(data["notes"]),
         )
+
+    def _repr_html_(self) -> str:
+        first, *rest = str(self).splitlines()
+        more = escape("\n".join(rest))
+        shut = "" if len(rest) > FOLDED else " open"
+        return f"<details{shut}><summary>{escape(first)}</summary><pre>{more}</pre></details>"
 
     def __str__(self) -> str:
         """A page of at most 120 columns: families by kind and module, then what is withdrawn, blocked or left out."""

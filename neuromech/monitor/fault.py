@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any, Literal
 
 from neuromech.errors import FaultError
@@ -54,6 +55,14 @@ class Fault:
         text = f"step {self.step}: {first.title} ({STRENGTH[first.strength]}): {first.evidence}. To do: {first.advice}."
         meant = f" If it is meant: {how}." if (how := hint(first.key)) else ""
         return text + (f" Or: {'; '.join(s.title for s in others[:2])}." if others else "") + meant
+
+    def _repr_html_(self) -> str:
+        first, *others = self.suspects
+        also = f"<br>or: {escape('; '.join(s.title for s in others[:2]))}" if others else ""
+        return (
+            f"<strong>step {self.step}: {escape(first.title)}</strong> ({STRENGTH[first.strength]})"
+            f"<br>{escape(first.evidence)}<br><em>To do:</em> {escape(first.advice)}{also}"
+        )
 
     def rows(self) -> dict[str, list[Any]]:
         """As columns of a table, one row a suspect: fit for a record."""

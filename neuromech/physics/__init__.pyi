@@ -1,5 +1,7 @@
 from . import energy as energy
 from . import fields as fields
+from .auditing import Audit as Audit
+from .auditing import audit as audit
 from .descent import Descent as Descent
 from .energy import CentralDifference as CentralDifference
 from .energy import ConvEnergy as ConvEnergy
@@ -29,6 +31,7 @@ from .energy import Trajectories as Trajectories
 from .energy import discrete_gradient as discrete_gradient
 from .energy import fit as fit
 from .energy import load_pendulum as load_pendulum
+from .energy import register_rule as register_rule
 from .energy import rollout as rollout
 from .energy import simulate as simulate
 from .energy import systems as systems

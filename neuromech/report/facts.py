@@ -14,6 +14,7 @@ from neuromech.record import LOSS, Record, Run, alive
 from neuromech.report.family import FamilyRecord, families
 from neuromech.report.faults import FaultRecord, faults
 from neuromech.report.forecasts import Forecast, forecasts
+from neuromech.report.soundness import sound_meta, sound_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,18 +74,21 @@ def gather(run: Run) -> RunFacts:
     unreadable: list[str] = []
     for name in TABLES:
         try:
-            tables[name] = _sound(run.frame(name))
+            tables[name], wrong = sound_rows(name, run.frame(name))
         except (RecordError, KeyError, ValueError, TypeError) as error:
-            tables[name] = pd.DataFrame()
-            unreadable.append(f"{name}: {error}")
-    meta = run.meta
+            tables[name], wrong = pd.DataFrame(), str(error)
+        if wrong:
+            unreadable.append(f"Table {name}: {wrong}.")
+    meta, odd = sound_meta(run.meta)
+    if odd:
+        unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
     found = families(meta, tables["charges"], tables["terms"])
     last = (int(f.whole["step"].max()) for f in found if len(f.whole))
     try:
         foreseen = forecasts(meta, found, tables["steps"])
     except (KeyError, ValueError, TypeError) as error:
         foreseen = []
-        unreadable.append(f"forecasts: {type(error).__name__}: {error}")
+        unreadable.append(f"Forecasts: {type(error).__name__}: {error}")
     return RunFacts(
         meta=meta,
         sessions=run.sessions,
@@ -102,20 +106,6 @@ def gather(run: Run) -> RunFacts:
 
 def number_of_steps(steps: pd.DataFrame) -> int:
     return int(steps["step"].max()) if len(steps) and "step" in steps else 0
-
-
-def _sound(rows: pd.DataFrame) -> pd.DataFrame:
-    """Without rows whose step is not a number that a step can be."""
-    import pandas as pd
-
-    for column in ("step", "symmetry", "member", "value"):
-        if column in rows and rows[column].dtype.kind not in "iuf":
-            rows[column] = pd.to_numeric(rows[column], errors="coerce")
-    keys = [c for c in ("step", "symmetry") if c in rows]
-    sound = np.ones(len(rows), bool)
-    for column in keys:
-        sound &= np.isfinite(rows[column].to_numpy(float)) & (np.abs(rows[column].to_numpy(float)) < 2**53)
-    return rows if sound.all() else rows[sound].reset_index(drop=True)
 
 
 def _metrics(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -91,10 +91,10 @@ class RunFrames:
         """One row per family of squared lengths: what was forecast early in the run, and what came."""
         import pandas as pd
 
-        from neuromech.report.forecasts import Forecast, forecasts
+        from neuromech.report.facts import gather
+        from neuromech.report.forecasts import Forecast
 
-        run = self._recorded()
-        made = forecasts(run.meta, self._families(), run.frame("steps"))
+        made = gather(self._recorded()).forecasts
         columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
         rows = [
             {"symmetry": f.family.index, "name": f.family.name, "error": f.error, "baseline": f.baseline}
@@ -122,10 +122,9 @@ class RunFrames:
         return card(self._recorded())
 
     def _families(self) -> list[FamilyRecord]:
-        from neuromech.report.family import families
+        from neuromech.report.facts import gather
 
-        run = self._recorded()
-        return families(run.meta, run.frame("charges"), run.frame("terms"))
+        return gather(self._recorded()).families
 
 
 class OpenedRun(RunFrames):

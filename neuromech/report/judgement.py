@@ -300,7 +300,7 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     if every := int(facts.meta.get("every") or 1) - 1:
         yield Statement("limit", "none", f"Every {every + 1}th step was recorded; predictions advanced at all of them.")
     for text in facts.unreadable:
-        yield Statement("limit", "mixed", f"A part of the records could not be read. {text}")
+        yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 
 
 def _followed(facts: RunFacts) -> list[FamilyRecord]:

@@ -36,7 +36,7 @@ EVENTS = 200  # that are listed
 FORMULA = {
     "translation": "Σ w",
     "scale": "Σ w²",
-    "rescale": "Σ w² before − Σ w² behind",
+    "rescale": "Σ w₁² − Σ w₂²",
     "matrix": "W₁W₁ᵀ − W₂ᵀW₂",
 }
 PILLS = {

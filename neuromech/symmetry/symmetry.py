@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from html import escape
 from typing import Any, Literal
 
 import torch
@@ -84,6 +85,16 @@ class Symmetry:
             return f"rotation of {listed([str(t) for t in self.terms])}"
         up, down = side(1), side(-1)
         return up + ((" - " if self.is_linear else " / ") + down if down else "")
+
+    def __str__(self) -> str:
+        """One line: kind, size, name and measured defect."""
+        members = f"{self.size:,} member{'s' if self.size > 1 else ''}"
+        defect = "" if math.isnan(self.defect) else f", defect {self.defect:.0e}"
+        return f"{self.kind}, {members}: {self.name}{defect}"
+
+    def _repr_html_(self) -> str:
+        why = f"<br><small>{escape(self.reason)}</small>" if self.reason else ""
+        return f"<code>{escape(str(self))}</code>{why}"
 
     @property
     def parameters(self) -> tuple[str, ...]:

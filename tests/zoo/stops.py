@@ -75,7 +75,7 @@ def in_place() -> nn.Module:
         rescale 2  c.weight[i], c.bias[i] / d.weight[:, i]
         translation 2  b.bias[i] - d.bias[i]
     """,
-    missed={"scaling": (1, "there is no rule for cummax")},
+    missed={"scaling": (4, "there is no rule for cumprod")},
 )
 def unknown_operator() -> nn.Module:
     return Net(

@@ -16,6 +16,7 @@ from .integrators import MLPField as MLPField
 from .model import EnergyModel as EnergyModel
 from .prediction import Rollout as Rollout
 from .prediction import rollout as rollout
+from .registry import register_rule as register_rule
 from .stepping import Solver as Solver
 from .structure import CentralDifference as CentralDifference
 from .structure import Damped as Damped

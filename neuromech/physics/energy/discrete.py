@@ -12,7 +12,6 @@ sum; the discrete gradient has the shape of the state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -21,18 +20,17 @@ from torch import Tensor, fx, nn
 
 from neuromech.compat import compiled_from, is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.graph import CONSTANT, check_energy, energy_graph, outside, squeezed, trace
+from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, energy_graph, outside, squeezed, trace
 from neuromech.physics.energy.guards import Facts, facts, volatile
 from neuromech.physics.energy.moods import RandomOperators, advance, steady
-from neuromech.physics.energy.secants import gauss_legendre
 from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
+from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
 GradientForm = Literal["chain", "average", "midpoint"]
-Energy = Callable[..., Tensor]
 
 
-def discrete_gradient(energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> DiscreteGradient:
+def discrete_gradient(energy: EnergyFunction, form: GradientForm = "chain", *, nodes: int = 4) -> DiscreteGradient:
     """The discrete gradient of `energy`, a function of (u, v) that can be trained through and batched.
 
     `energy` is a function or an nn.Module: a state [...] to a number, or a batch [B, ...] to [B] or to a number.
@@ -54,7 +52,7 @@ class DiscreteGradient:
     without a rule, by name.
     """
 
-    def __init__(self, energy: Energy, form: GradientForm = "chain", *, nodes: int = 4) -> None:
+    def __init__(self, energy: EnergyFunction, form: GradientForm = "chain", *, nodes: int = 4) -> None:
         if form not in ("chain", "average", "midpoint"):
             raise PhysicsError(f"form {form!r} is not one of 'chain', 'average', 'midpoint'")
         if not callable(energy):
@@ -65,12 +63,12 @@ class DiscreteGradient:
         self._traces: list[_Traced] = []  # the latest used first
 
     @property
-    def energy(self) -> Energy:
+    def energy(self) -> EnergyFunction:
         """Assigned, it is this energy's discrete gradient from now on."""
         return self._energy
 
     @energy.setter
-    def energy(self, energy: Energy) -> None:
+    def energy(self, energy: EnergyFunction) -> None:
         if not callable(energy):
             raise PhysicsError(f"an energy is a function of the state, not {type(energy).__name__}")
         self._energy = energy
@@ -212,7 +210,13 @@ class DiscreteGradient:
                 return squeezed(out, u)
             return squeezed(function(u, *beside), u)
 
-        graph = energy_graph(energy, state, u)
+        try:
+            graph = energy_graph(energy, state, u)
+        except PhysicsError as error:
+            if str(error) == CONSTANT:
+                _check_independent(partial(self.value, condition=condition), u)  # says so, if it is one
+                raise PhysicsError(LOST) from error
+            raise
         sweep = discrete_sweep(graph)
         traced.per_sample = _check_independent(partial(self.value, condition=condition), u)
         module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
@@ -257,7 +261,7 @@ def _kind(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
     return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
 
 
-def _tensors_of(energy: Energy) -> dict[str, Tensor]:
+def _tensors_of(energy: EnergyFunction) -> dict[str, Tensor]:
     if not isinstance(energy, nn.Module) or isinstance(energy, torch.jit.ScriptModule):
         return {}
     return dict(energy.named_parameters()) | dict(energy.named_buffers())
@@ -269,7 +273,7 @@ def example_of(u: Tensor) -> Tensor:
     return torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
 
 
-def _check_independent(energy: Energy, example: Tensor) -> bool:
+def _check_independent(energy: EnergyFunction, example: Tensor) -> bool:
     """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone.
 
     True if there is one a sample.
@@ -290,32 +294,6 @@ def _check_independent(energy: Energy, example: Tensor) -> bool:
             "own: let each energy depend on its own sample, or return their sum, one number"
         )
     return True
-
-
-def averaged_gradient(energy: Energy, u: Tensor, v: Tensor, nodes: int) -> Tensor:
-    """The mean of grad H over the segment from v to u, by `nodes` Gauss-Legendre points."""
-    middle, half = (u + v) / 2, (u - v) / 2
-    gradient = torch.func.grad(lambda w: energy(w).sum())
-    total = torch.zeros_like(u)
-    for x, weight in gauss_legendre(nodes):
-        total = total + weight * gradient(middle + x * half)
-    return total
-
-
-def corrected_midpoint_gradient(energy: Energy, u: Tensor, v: Tensor) -> Tensor:
-    """g + (H(u) - H(v) - <g, d>) d / |d|^2 with g = grad H at the midpoint and d = u - v (Gonzalez 1996, eq. 2.7)."""
-    d = u - v
-    g = torch.func.grad(lambda w: energy(w).sum())((u + v) / 2)
-    change = energy(u) - energy(v)
-    axes = list(range(change.ndim, d.ndim))
-
-    def inner(x: Tensor, y: Tensor) -> Tensor:
-        return (x * y).sum(axes, keepdim=True) if axes else x * y
-
-    square = inner(d, d)
-    zero = square == 0
-    defect = change.reshape(square.shape) - inner(g, d)
-    return g + torch.where(zero, 0.0, defect / torch.where(zero, 1.0, square)) * d
 
 
 def _check_states(u: Tensor, v: Tensor) -> None:

@@ -17,23 +17,29 @@ from neuromech.compat import (
     OpOverload,
     is_composite,
     outside_of_modes,
-    overload_name,
     schema_of,
     storage_id,
     tree_leaves,
 )
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.moods import random_nodes
-from neuromech.physics.energy.rules import BILINEAR, COMPOSITES, LINEAR, QUADRATIC, SECANTS, SOFTMAX
+from neuromech.physics.energy.composites import COMPOSITES
+from neuromech.physics.energy.moods import random_nodes, random_nodes_of
+from neuromech.physics.energy.pair_rules import PAIRS
+from neuromech.physics.energy.rules import BILINEAR, LINEAR, QUADRATIC, SECANTS, SOFTMAX
 
 # They read sizes, or make something new of the same size: nothing of the state's content flows through.
 _CONTENT_FREE = {"sym_size", "sym_numel", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"}
 _CONTENT_FREE |= {"new_full", "new_empty"}
 
 
+MIDPOINT = 'take form="midpoint", which asks for no rules and keeps the identity to rounding'
+
+
 def op_name(node: fx.Node) -> str:
-    """`tanh` of `aten.tanh.default`."""
+    """`tanh` of `aten.tanh.default`, `mylib::op` of an operator from elsewhere."""
     target = node.target
+    if isinstance(target, OpOverload) and target.namespace not in ("aten", "prims"):
+        return f"{target.namespace}::{target.overloadpacket.__name__}"
     return target.overloadpacket.__name__ if isinstance(target, OpOverload) else str(node.target)
 
 
@@ -73,7 +79,7 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
     table: dict[Any, Callable[..., Any]] = {
         getattr(packet, overload): composite
         for name, composite in COMPOSITES.items()
-        if (packet := getattr(torch.ops.aten, name, None)) is not None
+        if (packet := _packet(name)) is not None
         for overload in packet.overloads()
     }
     function: Callable[..., Any] = energy
@@ -83,12 +89,14 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
         except GuardOnDataDependentSymNode as error:
             raise PhysicsError(
                 "the energy takes a branch that depends on the values of the state (an `if`, a loop or `.item()`), so "
-                "one graph cannot stand for it: write it with operators such as torch.relu, torch.abs, torch.maximum"
+                "one graph cannot stand for it: write it with operators such as torch.relu, torch.where or "
+                f"torch.maximum, or {MIDPOINT}"
             ) from error
         rewritten = _out_of_place(module.graph)
         module.graph.eliminate_dead_code()
         module.recompile()
-        unknown = [n for n in varying(module.graph) if n.op == "call_function" and not _has_rule(n)]
+        moving = set(varying(module.graph))
+        unknown = [n for n in varying(module.graph) if n.op == "call_function" and not _has_rule(n, moving)]
         composed = {n.target for n in unknown if n.target not in table and is_composite(n.target)}
         if not composed and not any(n.target in table for n in rewritten):
             break
@@ -102,6 +110,11 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
     return module
 
 
+def _packet(name: str) -> Any:
+    space, _, short = name.rpartition("::")
+    return getattr(getattr(torch.ops, space or "aten"), short, None)
+
+
 def varying(graph: fx.Graph) -> list[fx.Node]:
     """The nodes whose value depends on the state, the last input of the graph, in order."""
     state = [n for n in graph.nodes if n.op == "placeholder"][-1]
@@ -113,7 +126,7 @@ def varying(graph: fx.Graph) -> list[fx.Node]:
     return list(found)
 
 
-def _has_rule(node: fx.Node) -> bool:
+def _has_rule(node: fx.Node, moving: set[fx.Node]) -> bool:
     if node.target is operator.getitem:
         return True
     name = op_name(node)
@@ -121,20 +134,27 @@ def _has_rule(node: fx.Node) -> bool:
     is_complex = any(t.is_complex() for t in tree_leaves(values) if isinstance(t, Tensor))
     if name in SECANTS:
         return not is_complex and len(node.all_input_nodes) == 1
-    return name in LINEAR or name in BILINEAR or (name in QUADRATIC and not is_complex) or name in SOFTMAX
+    if name == "_trilinear" and sum(n in moving for n in node.all_input_nodes) > 2:
+        return False
+    return (
+        name in LINEAR or name in BILINEAR or name in PAIRS or (name in QUADRATIC and not is_complex) or name in SOFTMAX
+    )
 
 
 def _refusal(unknown: list[fx.Node]) -> str:
     names = list(dict.fromkeys(str(n.target) for n in unknown))
-    advice = "write it with operators that have one (neuromech/physics/rules.py lists them)"
+    advice = f"{MIDPOINT}, or give it a rule by neuromech.physics.register_rule"
     if any(_writes(n) for n in unknown):
-        advice = "it writes in place into memory that has other names; write it out of place"
-    elif any(name.startswith(("aten.dropout", "aten.bernoulli", "aten.rand")) for name in names):
-        advice = "an energy has no random part: call .eval() on the module"
+        advice = f"it writes in place into memory that has other names; write it out of place, or {MIDPOINT}"
+    elif random_nodes_of(unknown):
+        advice = "it is random, and an energy has no random part: call .eval() on the module"
     elif any("batch_norm" in name for name in names):
         advice = "batch statistics couple the samples: call .eval() on the module, or use layer or group norm"
     elif any(name.startswith("aten.detach") for name in names):
-        advice = "it hides part of the energy's change from its gradient: leave it out"
+        advice = (
+            "it hides part of the energy's change from its gradient. Where you detach nothing, it comes from "
+            f"torch.autograd.grad inside of the energy. Leave it out, or {MIDPOINT}"
+        )
     return f"the energy uses {', '.join(names)}, which has no discrete chain rule: {advice}"
 
 
@@ -150,6 +170,10 @@ def _check_result(graph: fx.Graph, u: Tensor) -> None:
         raise PhysicsError(CONSTANT)
 
 
+LOST = (
+    "the tracing loses the state inside of the energy, in a transform of torch.func (vmap, grad), a custom function or "
+    f"code outside of torch: {MIDPOINT}"
+)
 CONSTANT = "the energy does not depend on the state, so it has no gradient"
 
 
@@ -171,6 +195,17 @@ def check_energy(value: Any, u: Tensor) -> None:
         )
 
 
+def _pure(node: fx.Node) -> Any:
+    """The operator that does out of place what `node` does in place: that of its name with the same arguments."""
+    packet = getattr(torch.ops.aten, op_name(node)[:-1], None)
+    wanted = [str(a.type) for a in schema_of(node.target).arguments]
+    for name in packet.overloads() if packet is not None else ():
+        function = getattr(packet, name)
+        if [str(a.type) for a in schema_of(function).arguments] == wanted:
+            return function
+    return None
+
+
 def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
     """`y.add_(1)` as `y = y + 1`, where no other name reaches the memory of y; the rest stays, and is refused."""
     made: list[fx.Node] = []
@@ -187,7 +222,7 @@ def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
         order = {n: i for i, n in enumerate(graph.nodes)}
         others = [n for n in graph.nodes if memory(n) == memory(node) and n is not written and not in_place(n)]
         is_seen = any(order[user] > order[node] for n in others for user in n.users)
-        function = getattr(getattr(torch.ops.aten, op_name(node)[:-1], None), overload_name(node.target), None)
+        function = _pure(node)
         if function is None or not isinstance(written, fx.Node) or written.op != "call_function" or is_seen:
             continue
         with graph.inserting_after(node):

@@ -44,13 +44,13 @@ class Same:
 
 _code, _underlying = attrgetter("__code__"), attrgetter("__func__")  # Python's own, of functions and methods
 Facts = list[Any]
-Live = dict[int, int]  # id of a tensor that the graph is handed, its place
+LivePlaces = dict[int, int]  # id of a tensor that the graph is handed, its place
 Seen = dict[int, tuple[int, Any]]  # id, place and the object itself: a temporary one must not give its id away
 
 
 def facts(energy: Callable[..., Any]) -> Facts:
     """Everything besides live tensors that `energy` may read, in an order that does not change by itself."""
-    live: Live = {}
+    live: LivePlaces = {}
     if isinstance(energy, nn.Module):
         live = {id(t): k for k, t in enumerate((*energy.parameters(), *energy.buffers()))}
     found: Facts = []
@@ -61,7 +61,7 @@ def facts(energy: Callable[..., Any]) -> Facts:
     return found
 
 
-def _walk(x: Any, live: Live, seen: Seen) -> Iterator[Any]:
+def _walk(x: Any, live: LivePlaces, seen: Seen) -> Iterator[Any]:
     if isinstance(x, float):
         yield x.hex()  # nan equals itself, and -0.0 is not 0.0
         return
@@ -121,7 +121,7 @@ def _has_plain_state(x: Any) -> bool:
     return type(x).__name__ in ("SimpleNamespace", "Namespace") and hasattr(x, "__dict__")
 
 
-def _module(m: nn.Module, live: Live, seen: Seen) -> Iterator[Any]:
+def _module(m: nn.Module, live: LivePlaces, seen: Seen) -> Iterator[Any]:
     parameters, buffers, children = own_parts(m)
     yield from (Same(m), m.training, tuple(parameters), tuple(buffers))
     for tensor in (*parameters.values(), *buffers.values()):
@@ -138,7 +138,7 @@ def _module(m: nn.Module, live: Live, seen: Seen) -> Iterator[Any]:
         yield from _walk(child, live, seen)
 
 
-def _object(x: Any, live: Live, seen: Seen) -> Iterator[Any]:
+def _object(x: Any, live: LivePlaces, seen: Seen) -> Iterator[Any]:
     yield Same(x)
     yield from _walk(getattr(x, "__dict__", None), live, seen)
     for cls in type(x).__mro__:
@@ -147,7 +147,7 @@ def _object(x: Any, live: Live, seen: Seen) -> Iterator[Any]:
     yield from _class(type(x), live, seen)
 
 
-def _class(cls: type, live: Live, seen: Seen) -> Iterator[Any]:
+def _class(cls: type, live: LivePlaces, seen: Seen) -> Iterator[Any]:
     """Attributes and methods of a class and of those that it inherits from, as far as they are the user's."""
     for base in cls.__mro__:
         if _library(base) or base.__module__.split(".")[0] == "neuromech":
@@ -167,7 +167,7 @@ def _class(cls: type, live: Live, seen: Seen) -> Iterator[Any]:
                     yield from _walk(value, live, seen)
 
 
-def _function(f: FunctionType, live: Live, seen: Seen) -> Iterator[Any]:
+def _function(f: FunctionType, live: LivePlaces, seen: Seen) -> Iterator[Any]:
     yield Same(_code(f))
     yield from _walk((f.__defaults__, f.__kwdefaults__), live, seen)
     if _library(f):

@@ -20,7 +20,7 @@ from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.energy import MLPEnergy, SeparableEnergy, convnet, mlp
 from neuromech.physics.energy.model import EnergyModel, step_size
-from neuromech.physics.energy.prediction import Acting, Rollout, Steps, rollout, schedule
+from neuromech.physics.energy.prediction import Acting, Rollout, StepSizes, rollout, schedule
 from neuromech.physics.energy.stepping import Solver
 from neuromech.physics.energy.structure import Symplectic
 
@@ -75,7 +75,7 @@ class DiscreteScheme(nn.Module):
     def predict(
         self,
         u0: Tensor,
-        dt: Steps | None = None,
+        dt: StepSizes | None = None,
         steps: int | None = None,
         *,
         t: Sequence[float] | Tensor | None = None,
@@ -137,7 +137,7 @@ class ExplicitScheme(nn.Module):
     def predict(
         self,
         u0: Tensor,
-        dt: Steps | None = None,
+        dt: StepSizes | None = None,
         steps: int | None = None,
         *,
         t: Sequence[float] | Tensor | None = None,

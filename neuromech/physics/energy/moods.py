@@ -27,7 +27,11 @@ def draws(target: Any, args: Any, kwargs: Any) -> bool:
 
 
 def random_nodes(graph: fx.Graph) -> list[fx.Node]:
-    return [n for n in graph.nodes if n.op == "call_function" and draws(n.target, n.args, n.kwargs)]
+    return random_nodes_of(list(graph.nodes))
+
+
+def random_nodes_of(nodes: list[fx.Node]) -> list[fx.Node]:
+    return [n for n in nodes if n.op == "call_function" and draws(n.target, n.args, n.kwargs)]
 
 
 class RandomOperators(TorchDispatchMode):

@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import uncompiled
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.model import EnergyModel, step_size
 from neuromech.physics.energy.stepping import ImplicitStep, Solver
 
-Steps = float | Sequence[float] | Tensor
+StepSizes = float | Sequence[float] | Tensor
 Acting = Tensor | Callable[[Tensor], Tensor]
 _TRIPLE_JUMP = (1 / (2 - 2 ** (1 / 3)), 1 - 2 / (2 - 2 ** (1 / 3)), 1 / (2 - 2 ** (1 / 3)))
 
@@ -40,7 +41,7 @@ class Rollout:
 def rollout(
     model: nn.Module,
     u0: Tensor,
-    dt: Steps | None = None,
+    dt: StepSizes | None = None,
     steps: int | None = None,
     *,
     t: Sequence[float] | Tensor | None = None,
@@ -106,7 +107,8 @@ def unwrapped(model: nn.Module) -> EnergyModel:
     """The energy model inside of what replicates or compiles it."""
     inner: object = model
     while not isinstance(inner, EnergyModel):
-        inner = getattr(inner, "module", getattr(inner, "_orig_mod", None))
+        plain = uncompiled(inner) if isinstance(inner, nn.Module) else None
+        inner = getattr(inner, "module", None) if plain is None else plain
         if inner is None:
             raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}")
     return inner
@@ -137,7 +139,7 @@ class Schedule:
 
 def schedule(
     u0: Tensor,
-    dt: Steps | None,
+    dt: StepSizes | None,
     steps: int | None,
     t: Sequence[float] | Tensor | None,
     inputs: Acting | None,
@@ -155,7 +157,7 @@ def schedule(
 
 
 def _sizes(
-    u0: Tensor, dt: Steps | None, steps: int | None, t: Sequence[float] | Tensor | None
+    u0: Tensor, dt: StepSizes | None, steps: int | None, t: Sequence[float] | Tensor | None
 ) -> tuple[Tensor, list[Tensor]]:
     """The first time and the size of every step, each () or [B]."""
     like = partial(torch.as_tensor, dtype=u0.dtype, device=u0.device)

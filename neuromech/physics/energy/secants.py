@@ -161,7 +161,36 @@ def erf(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
 
 
 def sqrt(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
-    return 1 / (fa + fb)
+    """Finite where both are 0, so that a distance of 0 has the slope 0."""
+    return _ratio(torch.ones_like(fa), fa + fb)
+
+
+def pointwise(derivative: Callable[[Tensor], Tensor], reach: float = 0.3, nodes: int = 7) -> Secant:
+    """Of any function by its derivative: the mean of it by Gauss-Legendre where |a - b| < `reach`, else the quotient.
+
+    Right to rounding where the function is smooth to a few times `reach` around.
+    """
+
+    def secant(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+        middle = (a + b) / 2
+
+        def close(d: Tensor) -> Tensor:
+            mean = (w * derivative(middle + x * d / 2) for x, w in gauss_legendre(nodes))
+            return sum(mean, torch.zeros_like(d))
+
+        return _join(a - b, reach, close, fa - fb)
+
+    return secant
+
+
+asinh = pointwise(lambda x: torch.rsqrt(1 + x * x))
+sinc = pointwise(lambda x: torch.func.vjp(torch.sinc, x)[1](torch.ones_like(x))[0])
+
+
+def jump(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """Of a function that is flat but for jumps: 0 where it has not jumped."""
+    still = a == b
+    return torch.where(still, 0.0, (fa - fb) / torch.where(still, 1.0, a - b))
 
 
 def rsqrt(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:

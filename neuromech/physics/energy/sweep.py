@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from neuromech.physics.energy.graph import op_name, varying
+from neuromech.physics.energy.pair_rules import PAIRS
 from neuromech.physics.energy.rules import LINEAR, QUADRATIC, SECANTS, SOFTMAX
 from neuromech.physics.energy.secants import logarithmic_mean
 
@@ -77,15 +78,43 @@ def _pull(
     elif name in SOFTMAX:
         (source,) = sources
         yield source, _softmax(node, g, source, at_u, at_v)
+    elif name in PAIRS and not _chooses(node, moving):
+        (args_u, keywords), (args_v, _) = (
+            map_arg((node.args, node.kwargs), values.__getitem__) for values in (at_u, at_v)
+        )
+        cotangents = PAIRS[name](g, args_u, args_v, at_u[node], at_v[node], keywords)
+        for argument, cotangent in zip(node.args, cotangents, strict=False):
+            if isinstance(argument, fx.Node) and argument in moving and cotangent is not None:
+                yield argument, cotangent
     else:
-        is_affine = name in LINEAR or (name not in QUADRATIC and len(occurrences) == 1)
-        points = [at_u[n] if is_affine else _add(at_u[n], at_v[n]) / 2 for n in sources]
+        is_affine = name in LINEAR or name in PAIRS or (name not in QUADRATIC and len(occurrences) == 1)
+        points = [at_u[n] if is_affine and _is_smooth(at_u[n]) else _middle(at_u[n], at_v[n], g) for n in sources]
 
         def function(*values: Any) -> Any:
             return _call(node, at_u | dict(zip(sources, values, strict=True)))
 
         transpose = torch.func.vjp(function, *points)[1]
         yield from zip(sources, transpose(type(at_u[node])(g) if isinstance(g, list) else g), strict=True)
+
+
+def _chooses(node: fx.Node, moving: set[fx.Node]) -> bool:
+    """A choice by what does not vary is linear in what it chooses from."""
+    condition = {"where": 0, "masked_fill": 1}.get(op_name(node))
+    return condition is not None and node.args[condition] not in moving
+
+
+def _is_smooth(x: Any) -> bool:
+    return all(_is_smooth(part) for part in x) if isinstance(x, list) else x.is_floating_point() or x.is_complex()
+
+
+def _middle(x: Any, y: Any, g: Any) -> Any:
+    """The mean; bits and integers, as masks and their counts, are numbers like any others."""
+    if isinstance(x, list):
+        return [_middle(a, b, g) for a, b in zip(x, y, strict=True)]
+    if not _is_smooth(x):
+        dtype = (g[0] if isinstance(g, list) else g).dtype
+        x, y = x.to(dtype), y.to(dtype)
+    return (x + y) / 2
 
 
 def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: NodeValues, at_v: NodeValues) -> Tensor:
@@ -96,7 +125,8 @@ def _softmax(node: fx.Node, g: Tensor, source: fx.Node, at_u: NodeValues, at_v: 
     """
     name, over = op_name(node), node.args[1]
     dims: list[int] = [over] if isinstance(over, int) else list(over)  # type: ignore[arg-type]
-    a, b = (x - torch.logsumexp(x, dims, keepdim=True) for x in _shifted(at_u[source], at_v[source], dims))
+    shifted = _shifted(at_u[source], at_v[source], dims)
+    a, b = ((x - torch.logsumexp(x, dims, keepdim=True)).clamp_min(-1e4) for x in shifted)  # of what is masked: -inf
     mean = logarithmic_mean(a, b)
     weights = mean / mean.sum(dims, keepdim=True)
     if name == "logsumexp":

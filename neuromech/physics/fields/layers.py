@@ -124,10 +124,10 @@ class Affine:
     bias: Tensor | None
 
 
-Step = Affine | Callable[[Tensor], Jet]
+StackStep = Affine | Callable[[Tensor], Jet]
 
 
-def steps_of(layer: nn.Module) -> list[Step] | None:
+def steps_of(layer: nn.Module) -> list[StackStep] | None:
     """The layer as primitive steps; None if its derivatives are not known here."""
     if type(layer) is nn.Linear:
         return [Affine(layer.weight, layer.bias)]
@@ -154,7 +154,7 @@ class Stack:
     """A potential as `prefix` (None: nothing) followed by primitive steps."""
 
     prefix: Callable[[Tensor], Tensor] | None
-    steps: list[Step]
+    steps: list[StackStep]
 
     @property
     def readout(self) -> Affine | None:
@@ -169,7 +169,7 @@ def stack_of(potential: nn.Module) -> Stack:
     Weights are read anew at every call, so that parametrised layers and `torch.func.functional_call` are honoured.
     """
     layers = _flat(potential)
-    steps: list[Step] = []
+    steps: list[StackStep] = []
     while layers and (found := steps_of(layers[-1])) is not None:
         steps = found + steps
         layers.pop()

@@ -13,6 +13,7 @@ Function = Callable[[Tensor], Tensor]
 W = torch.linspace(-1, 1, 36, dtype=torch.float64).reshape(6, 6).sin()
 V = torch.linspace(0.2, 1, 6, dtype=torch.float64)
 MASK = torch.tensor([True, False, True, True, False, True])
+FOLD, FLIP = torch.tensor([0, 2, 1, 1, 0, 2]), torch.arange(5, -1, -1)
 ROWS = torch.tensor([0, 3, 3, 5])
 
 
@@ -84,8 +85,6 @@ LINEAR: dict[str, Function] = {
     "type_as": lambda x: x.type_as(V),
     "tril": lambda x: x.reshape(-1, 2, 3).tril(),
     "triu": lambda x: x.reshape(-1, 2, 3).triu(),
-    "where": lambda x: torch.where(MASK, x, 2 * x),
-    "masked_fill": lambda x: x.masked_fill(MASK, 1.5),
     "fft_fft": lambda x: real(torch.fft.fft(x)),
     "fft_ifft": lambda x: torch.fft.ifft(x).real,
     "fft_rfft": lambda x: real(torch.fft.rfft(x)),
@@ -96,6 +95,33 @@ LINEAR: dict[str, Function] = {
     "imag": lambda x: torch.fft.rfft(x).imag,
     "view_as_real": lambda x: torch.view_as_real(torch.fft.rfft(x)),
     "complex": lambda x: torch.view_as_real(torch.complex(x, 2 * x)),
+    "alias": lambda x: torch.ops.aten.alias(x),
+    "trace": lambda x: torch.stack([torch.trace(y) for y in x.reshape(-1, 2, 3)]),
+    "take": lambda x: torch.take(x, torch.arange(len(x) * 6).reshape(-1, 6).flip(1)),
+    "take_along_dim": lambda x: torch.take_along_dim(x, ROWS.expand(len(x), 4), 1),
+    "embedding": lambda x: F.embedding(ROWS, x.T.contiguous()).T,
+    "index_add": lambda x: x.new_zeros(len(x), 3).index_add(1, FOLD, x),
+    "index_copy": lambda x: x.new_zeros(len(x), 6).index_copy(1, FLIP, x),
+    "index_put": lambda x: x.new_zeros(3, len(x)).index_put((FOLD,), x.T, accumulate=True).T,
+    "scatter": lambda x: x.new_zeros(len(x), 6).scatter(1, FLIP.expand(len(x), 6), x),
+    "scatter_add": lambda x: x.new_zeros(len(x), 3).scatter_add(1, FOLD.expand(len(x), 6), x),
+    "select_scatter": lambda x: torch.select_scatter(x, 2 * x[:, 0], 1, 3),
+    "slice_scatter": lambda x: torch.slice_scatter(x, 2 * x[:, :2], 1, 2, 4),
+    "upsample_bilinear2d": lambda x: F.interpolate(image(x), scale_factor=2, mode="bilinear"),
+    "upsample_nearest2d": lambda x: F.interpolate(image(x), scale_factor=2),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x[:, :4].reshape(-1, 4, 1, 1), 2),
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x[:, :4].reshape(-1, 1, 2, 2), 2),
+    "reflection_pad1d": lambda x: F.pad(x.unsqueeze(1), (2, 1), mode="reflect"),
+    "replication_pad1d": lambda x: F.pad(x.unsqueeze(1), (2, 1), mode="replicate"),
+    "fft_fft2": lambda x: real(torch.fft.fft2(image(x))),
+    "fft_ifft2": lambda x: real(torch.fft.ifft2(image(x))),
+    "fft_irfft2": lambda x: torch.fft.irfft2(torch.fft.rfft2(image(x))),
+    "fft_fftn": lambda x: real(torch.fft.fftn(image(x), dim=(2, 3))),
+    "fft_ifftn": lambda x: real(torch.fft.ifftn(image(x), dim=(2, 3))),
+    "fft_rfftn": lambda x: real(torch.fft.rfftn(image(x), dim=(2, 3))),
+    "fft_irfftn": lambda x: torch.fft.irfftn(torch.fft.rfftn(image(x), dim=(2, 3)), dim=(2, 3)),
+    "fft_ifftshift": lambda x: torch.fft.ifftshift(x, 1),
+    "view_as_complex": lambda x: real(torch.view_as_complex(x.reshape(-1, 3, 2))),
 }
 BILINEAR: dict[str, Function] = {
     "mul": lambda x: x * x.roll(1, 1),
@@ -112,6 +138,9 @@ BILINEAR: dict[str, Function] = {
     "conv1d": lambda x: F.conv1d(x.unsqueeze(1), W[:2, None, :3], padding=1),
     "conv2d": lambda x: F.conv2d(image(x), W[None, None, :2, :2]),
     "conv_transpose1d": lambda x: F.conv_transpose1d(x.unsqueeze(1), W[None, :2, :3]),
+    "conv_transpose2d": lambda x: F.conv_transpose2d(image(x), W[None, None, :2, :2]),
+    "conv3d": lambda x: F.conv3d(image(x).unsqueeze(1), W[None, None, None, :2, :2]),
+    "_trilinear": lambda x: torch.ops.aten._trilinear(x, W[None], x, [1], [], [1], [2]),
 }
 QUADRATIC: dict[str, Function] = {
     "square": torch.square,
@@ -139,11 +168,50 @@ SECANTS: dict[str, Function] = {
     "erf": torch.erf,
     "softplus": lambda x: F.softplus(x / 6, beta=2.0),
     "pow": lambda x: x**5,
+    "asinh": torch.asinh,
+    "sinc": torch.sinc,
+    "sign": lambda x: x * torch.sign(x),
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "trunc": torch.trunc,
 }
 SOFTMAX: dict[str, Function] = {
     "softmax": lambda x: F.softmax(x, -1) * V,
     "log_softmax": lambda x: F.log_softmax(x, -1) * V,
     "logsumexp": lambda x: torch.logsumexp(x, 1),
+}
+
+
+def spd(x: Tensor) -> Tensor:
+    """[B, 6] as mass matrices [B, 3, 3], well-conditioned at any state."""
+    y = torch.tanh(x).reshape(-1, 2, 3)
+    return y.mT @ y + torch.eye(3, dtype=x.dtype)
+
+
+PAIRS: dict[str, Function] = {
+    "linalg_inv": lambda x: torch.linalg.inv(spd(x)),
+    "inverse": lambda x: torch.inverse(spd(x)),
+    "linalg_cholesky": lambda x: torch.linalg.cholesky(spd(x)) + torch.linalg.cholesky(spd(x), upper=True),
+    "cholesky": lambda x: torch.ops.aten.cholesky(spd(x)),
+    "linalg_det": lambda x: torch.linalg.det(spd(x)),
+    "det": lambda x: torch.det(spd(x) + W[:3, :3]),
+    "where": lambda x: torch.where(x > 0.1, x**2, 1 - x) + torch.where(MASK, x, 2 * x),
+    "masked_fill": lambda x: x.masked_fill(x < 0, 0.5) + x.masked_fill(MASK, 1.5),
+    "gt": lambda x: x * (x > 0.2),
+    "ge": lambda x: x * (x >= x.roll(1, 1)),
+    "lt": lambda x: x * (x < 0.2),
+    "le": lambda x: x * (x <= 0.2).to(x.dtype),
+    "eq": lambda x: x + x * (x == 0.0),
+    "ne": lambda x: x * (x != 0.0),
+    "logical_and": lambda x: x + x * torch.logical_and(x > 0, x < 1),
+    "logical_or": lambda x: x * torch.logical_or(x < 0, x > 1),
+    "logical_xor": lambda x: x + x * torch.logical_xor(x > 0, x > 1),
+    "logical_not": lambda x: x * torch.logical_not(x > 0),
+    "bitwise_and": lambda x: x + x * torch.bitwise_and(x > 0, x < 1),
+    "bitwise_or": lambda x: x + x * torch.bitwise_or(x < 0, x > 1),
+    "bitwise_xor": lambda x: x + x * torch.bitwise_xor(x > 0, x > 1),
+    "bitwise_not": lambda x: x * ~(x > 0),
 }
 COMPOSITES: dict[str, Function] = {
     "pow": lambda x: (1 + x * x) ** -1.5 + (1 + x * x) ** (1 / 3) + (2 + x * x) ** -2,
@@ -190,4 +258,34 @@ COMPOSITES: dict[str, Function] = {
     "softsign": F.softsign,
     "tanhshrink": F.tanhshrink,
     "cosine_similarity": lambda x: F.cosine_similarity(x[:, :3], x[:, 3:] + 0.1),
+    "prod": lambda x: torch.tanh(x).prod(1),
+    "cumprod": lambda x: torch.tanh(x).cumprod(1),
+    "amax": lambda x: x.amax(1),
+    "amin": lambda x: x.amin(1),
+    "max": lambda x: x.max(1).values + torch.max(x, x.roll(1, 1)).sum(1),
+    "min": lambda x: x.min(1).values + torch.min(x, x.roll(1, 1)).sum(1),
+    "linalg_solve": lambda x: torch.linalg.solve(spd(x), x[:, :3, None]) + torch.linalg.solve(spd(x), W[:3, :3]),
+    "linalg_solve_triangular": lambda x: torch.linalg.solve_triangular(spd(x), x[:, :3, None], upper=False),
+    "cholesky_solve": lambda x: torch.cholesky_solve(x[:, :3, None], torch.linalg.cholesky(spd(x))),
+    "linalg_slogdet": lambda x: torch.linalg.slogdet(spd(x))[1],
+    "slogdet": lambda x: torch.slogdet(spd(x))[1],
+    "logdet": lambda x: torch.logdet(spd(x)),
+    "cdist": lambda x: torch.cdist(x.reshape(-1, 3, 2), x.reshape(-1, 3, 2)),
+    "pdist": lambda x: torch.stack([F.pdist(y.reshape(3, 2)) for y in x]),
+    "huber_loss": lambda x: F.huber_loss(x, x.roll(1, 1), reduction="none"),
+    "smooth_l1_loss": lambda x: F.smooth_l1_loss(x, x.roll(1, 1), reduction="none", beta=0.5),
+    "glu": lambda x: F.glu(x),
+    "softshrink": lambda x: F.softshrink(x),
+    "hardshrink": lambda x: F.hardshrink(x),
+    "remainder": lambda x: torch.remainder(x, 2.0),
+    "frac": torch.frac,
+    "instance_norm": lambda x: F.instance_norm(0.1 * x.reshape(-1, 2, 3), eps=0.1),
+    "asin": lambda x: torch.asin(0.9 * torch.sin(x)),
+    "acos": lambda x: torch.acos(0.9 * torch.sin(x)),
+    "acosh": lambda x: torch.acosh(1.1 + x * x),
+    "hypot": lambda x: torch.hypot(x, x.roll(1, 1)),
+    "logit": lambda x: torch.logit(0.1 + 0.8 * torch.sigmoid(x)),
+    "xlogy": lambda x: torch.xlogy(x, 1 + x * x),
+    "atan2": lambda x: torch.atan2(x[:, :3], x[:, 3:]),
+    "scatter_reduce": lambda x: x.new_zeros(len(x), 3).scatter_reduce(1, FOLD.expand(len(x), 6), x, "sum"),
 }

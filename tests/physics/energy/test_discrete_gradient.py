@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuromech.errors import PhysicsError
-from neuromech.physics import discrete_gradient
-from neuromech.physics.energy import rules
+from neuromech.physics import discrete_gradient, register_rule
+from neuromech.physics.energy import composites, pair_rules, rules
 from neuromech.physics.energy.graph import op_name, trace
 from tests.physics.energy import operators
 
@@ -24,6 +24,7 @@ GROUPS = {
     "quadratic": operators.QUADRATIC,
     "secant": operators.SECANTS,
     "softmax": operators.SOFTMAX,
+    "pair": operators.PAIRS,
     "composite": operators.COMPOSITES,
 }
 CASES = [pytest.param(name, f, id=f"{group}-{name}") for group, fs in GROUPS.items() for name, f in fs.items()]
@@ -97,7 +98,8 @@ def test_every_operator_of_the_tables_is_tested() -> None:
     assert set(operators.QUADRATIC) == rules.QUADRATIC
     assert rules.SOFTMAX - inner == set(operators.SOFTMAX)
     assert set(rules.SECANTS) == set(operators.SECANTS)
-    assert set(rules.COMPOSITES) - inner <= set(operators.COMPOSITES)
+    assert set(pair_rules.PAIRS) == set(operators.PAIRS)
+    assert set(composites.COMPOSITES) - inner - {"abs"} <= set(operators.COMPOSITES)
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["tanh", "sigmoid", "softplus", "gelu", "silu", "sin", "relu"]))
@@ -206,7 +208,7 @@ def test_derivatives_by_states(form: str) -> None:
     assert torch.autograd.gradgradcheck(dg, (u, v))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own, at the first jvp
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # PyTorch's own, at the first jvp
 def test_function_transforms() -> None:
     dg = discrete_gradient(network())
     u, v = torch.randn(2, 5, 6).unbind(0)
@@ -361,10 +363,10 @@ REFUSED = {
     "branch": (lambda u: u.sum(1) if u.sum() > 0 else -u.sum(1), r"branch that depends on the values"),
     "item": (lambda u: u.sum(1) * u.sum().item(), r"_local_scalar_dense|branch"),
     "constant": (lambda u: torch.ones(4), r"does not depend on the state"),
-    "comparison": (lambda u: torch.where(u > 0, u, -u).sum(1), r"aten.gt.Scalar"),
     "detached": (lambda u: (u.detach() * u).sum(1), r"detach.*hides"),
     "writes into the state": (lambda u: u.add_(1).sum(1), r"add_.*in place"),
-    "complex": (lambda u: torch.fft.fft(u).abs().sum(1), r"aten.abs"),
+    "transform": (lambda u: torch.vmap(lambda w: (w**2).sum())(u), r"loses the state.*vmap.*form=.midpoint."),
+    "matrix function": (lambda u: torch.matrix_exp(u.reshape(-1, 2, 3)[:, :, :2]).sum((1, 2)), r"exp.*form=.midpoint."),
     "nothing": (lambda u: None, "no tensor"),
     "integer": (lambda u: u.sum(1).long(), "int64"),
 }
@@ -429,3 +431,91 @@ def test_refused_states() -> None:
 def test_an_error_in_the_energy_itself_comes_through() -> None:
     with pytest.raises(RuntimeError, match=r"size|shape"):
         discrete_gradient(lambda u: (u @ torch.ones(5)).sum())(torch.randn(4, 6), torch.randn(4, 6))
+
+
+# -- what people bring -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own, in its compiler
+def test_compiled_energies_are_what_they_were_compiled_from() -> None:
+    plain = network()
+    u, v = torch.randn(2, 4, 6).unbind(0)
+    for energy in (torch.compile(plain), nn.Sequential(torch.compile(plain))):
+        torch.testing.assert_close(discrete_gradient(energy)(u, v), discrete_gradient(plain)(u, v))
+
+
+def test_spectral_norm_in_training() -> None:
+    for wrap in (nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm):
+        module = nn.Sequential(wrap(nn.Linear(6, 8)), nn.Tanh(), nn.Linear(8, 1)).train()
+        dg = discrete_gradient(module)
+        u, v = torch.randn(2, 4, 6).unbind(0)
+        for _ in range(200):  # power iterations, as forward passes make them
+            found = dg(u, v)
+        with torch.no_grad():
+            change = (module.eval()(u) - module(v)).squeeze(1)
+        torch.testing.assert_close((found * (u - v)).sum(1), change)
+
+
+def test_message_passing_of_a_graph() -> None:
+    """Degree-normalised sums over edges, as graph convolutions write them: in place."""
+    source, target = torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 2])
+
+    def energy(u: Tensor) -> Tensor:
+        x = u.reshape(-1, 3, 2)
+        degree = torch.zeros(3).index_add_(0, target, torch.ones(4)).pow_(-0.5)
+        messages = (degree[source] * degree[target])[:, None] * torch.tanh(x[:, source] - x[:, target])
+        out = torch.zeros_like(x).index_add_(1, target, messages)
+        return out.square().sum((1, 2))
+
+    assert residual(energy, discrete_gradient(energy), *states()) <= 1e-13
+
+
+def test_the_mass_matrix_of_a_double_pendulum() -> None:
+    def energy(u: Tensor) -> Tensor:
+        q, p = u[:, :2], u[:, 2:4]
+        c = torch.cos(q[:, 0] - q[:, 1])
+        mass = torch.stack([torch.stack([2 + 0 * c, c], -1), torch.stack([c, 1 + 0 * c], -1)], -2)
+        return (p * torch.linalg.solve(mass, p)).sum(1) / 2 - 2 * torch.cos(q[:, 0]) - torch.cos(q[:, 1])
+
+    dg = discrete_gradient(energy)
+    u, v = torch.randn(2, 16, 6).unbind(0)
+    assert residual(energy, dg, u, v) <= 1e-13
+
+
+@torch.library.custom_op("neuromech_test::cube", mutates_args=())
+def cube(x: Tensor) -> Tensor:
+    return x**3
+
+
+cube.register_fake(torch.empty_like)
+cube.register_autograd(lambda ctx, g: 3 * g * ctx.x**2, setup_context=lambda ctx, inputs, output: _keep(ctx, *inputs))
+
+
+def _keep(ctx, x: Tensor) -> None:
+    ctx.x = x
+
+
+def test_rules_of_the_users_own() -> None:
+    def energy(u: Tensor) -> Tensor:
+        return cube(u).sum(1)
+
+    u, v = torch.randn(2, 5, 6).unbind(0)
+    with pytest.raises(PhysicsError, match=r"neuromech_test\.cube.*register_rule"):
+        discrete_gradient(energy)(u, v)
+    register_rule("neuromech_test::cube", "secant", lambda a, b, fa, fb: a * a + a * b + b * b)
+    assert residual(energy, discrete_gradient(energy), *states()) <= 1e-13
+    with pytest.raises(PhysicsError, match="replace=True"):
+        register_rule("neuromech_test::cube", "linear")
+    register_rule("neuromech_test::cube", "secant", lambda a, b, fa, fb: a * a, replace=True)
+    with pytest.raises(PhysicsError, match="registered rule that is wrong"):
+        discrete_gradient(energy)(u, v)
+    register_rule("lgamma", "pointwise", torch.digamma)
+    smooth = discrete_gradient(lambda w: torch.lgamma(4 + w.square()).sum(1))
+    assert residual(smooth.energy, smooth, u, v) <= 1e-13
+    for name, kind, words in (
+        ("nothing", "linear", "no operator"),
+        ("mul", "linear", "has a rule"),
+        ("abs", "x", "kind"),
+    ):
+        with pytest.raises(PhysicsError, match=words):
+            register_rule(name, kind)

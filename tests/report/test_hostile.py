@@ -1,0 +1,99 @@
+"""Run directories that are truncated, foreign or hostile: what is there is shown, what is missing is said."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from neuromech.errors import RecordError
+from neuromech.record import read
+from neuromech.report import render, summarise, told
+
+from .simulate import train
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "run"
+    record = train(12, path=path)
+    record.append("metrics", {"step": range(1, 13), "name": "loss", "value": 1.0})
+    record.append("events", {"step": 1, "kind": "note", "message": "hello"})
+    record.append("progress", {"step": 12, "seconds": 1.0, "measuring": 0.1})
+    record.end("finished")
+    return path
+
+
+def lines(file: Path, change: Callable[[list[str]], list[str]]) -> None:
+    file.write_text("\n".join(change(file.read_text().split("\n"))))
+
+
+def meta(path: Path, **changes: Any) -> None:
+    data = json.loads((path / "run.json").read_text())
+    data["sessions"][-1]["meta"] |= changes
+    (path / "run.json").write_text(json.dumps(data))
+
+
+HUGE = "x" * 200_000
+CASES: dict[str, Callable[[Path], Any]] = {
+    "no charges": lambda p: (p / "charges.csv").unlink(),
+    "no steps": lambda p: (p / "steps.csv").unlink(),
+    "torn charges": lambda p: (p / "charges.csv").write_bytes((p / "charges.csv").read_bytes()[:-40]),
+    "text for numbers": lambda p: lines(p / "charges.csv", lambda x: [x[0], x[1].replace("0,", "zero,", 1), *x[2:]]),
+    "infinite step": lambda p: lines(p / "charges.csv", lambda x: [x[0], "inf" + x[1][1:], *x[2:]]),
+    "more fields than columns": lambda p: lines(p / "charges.csv", lambda x: [x[0], x[1] + ",1,2,3", *x[2:]]),
+    "binary": lambda p: (p / "terms.csv").write_bytes(bytes(range(256)) * 20),
+    "null bytes": lambda p: (p / "events.csv").write_bytes(b"step,kind,message,session\n1,\x00,\x00,0\n"),
+    "a table of another tool": lambda p: (p / "faults.csv").write_text("a,b\n1,2\n"),
+    "an empty table": lambda p: (p / "metrics.csv").write_text(""),
+    "loss of text": lambda p: (p / "metrics.csv").write_text('step,name,value\n1,"loss","much"\n2,"loss",2\n'),
+    "huge field": lambda p: (p / "events.csv").write_text(f'step,kind,message,session\n1,"n","{HUGE}",0\n'),
+    "huge name": lambda p: meta(p, name=HUGE[:5000], model="<b>" * 50),
+    "symmetries that are no list": lambda p: meta(p, symmetries={"a": 1}),
+    "a symmetry that is none": lambda p: meta(p, symmetries=[None, 3, {"size": "many", "terms": 7, "kind": ["x"]}]),
+    "optimizers of another kind": lambda p: meta(p, optimizers=[7, {"groups": "none"}, {"groups": [{"lr": "x"}]}]),
+    "modules that are none": lambda p: meta(p, modules=[1, {"name": "a", "shapes": {"w": ["x"]}}, {"shapes": 3}]),
+    "dimension, config, dtype": lambda p: meta(p, dimension=[1], config=[2], dtype=3, every="often", parameters="many"),
+    "opaque and rejected": lambda p: meta(p, opaque=[3], rejected=["x", {"defect": "y"}], inactive=5, notes={"a": 1}),
+    "a formula": lambda p: meta(p, name="=cmd|'/c calc'!A0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_there_is_shown(sound: Path, tmp_path: Path, case: str) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    CASES[case](path)
+    run = read(path)
+    page = render(run)
+    assert page.rstrip().endswith("</html>")
+    assert len(page) < 1_500_000
+    assert told(run)
+    assert summarise(run)["status"] == "finished"
+
+
+def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"sessions": 3}', '{"sessions": [{"meta": {}}]}', "\x00"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(RecordError, match="is not what a run writes"):
+            read(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_bytes_that_flipped(sound: Path, tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    for file in sorted(path.glob("*.csv")):
+        data = bytearray(file.read_bytes())
+        for _ in range(rng.choice([1, 5])):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        file.write_bytes(bytes(data))
+    run = read(path)
+    assert render(run).rstrip().endswith("</html>")
+    assert told(run)
