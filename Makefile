@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 # One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores.
 PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
 
-.PHONY: demo test test-all lint bench zoo clean
+.PHONY: demo test test-all test-newest lint docs bench zoo clean
 
 demo: $(STAMP)
 	$(PYTHON) -m neuromech demo
@@ -20,6 +20,19 @@ lint: $(STAMP)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# The documentation, in site/.
+docs: $(STAMP)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(PYTHON) docs/generate.py
+	$(PYTHON) -m mkdocs build --strict
+
+# The fast tests on the newest PyTorch, whose build holds gigabytes of CUDA libraries: by hand, not by CI.
+NEWEST := torch==2.14.1
+test-newest:
+	test -x .venv-newest/bin/python || python3 -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check $(NEWEST) -e '.[demo,physics,test]'
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto -m "not slow"
 
 bench: $(STAMP)
 	$(PYTHON) -m experiments.benchmarks.overhead
@@ -37,4 +50,4 @@ zoo: $(STAMP)
 	cd tests && ../$(PYTHON) -m architectures --misses
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

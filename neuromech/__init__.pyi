@@ -1,8 +1,10 @@
+from . import compat as compat
 from . import detect as detect
 from . import dynamics as dynamics
 from . import eom as eom
 from . import errors as errors
 from . import hooks as hooks
+from . import integrations as integrations
 from . import monitor as monitor
 from . import optimizers as optimizers
 from . import params as params

@@ -24,30 +24,13 @@ def is_private(name: str) -> bool:
 
 
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
-PYTHONS = {
-    "_replace",
-    "_fields",
-    "_asdict",
-    "_make",
-    "_getframe",
-    "_current_frames",
-}  # of NamedTuple and sys: private by their look only
+# Private by their look only (NamedTuple, sys), or another library's and in its own file (Lightning).
+OTHERS = {"_replace", "_fields", "_asdict", "_make", "_getframe", "_current_frames"}
+OTHERS |= {"_make_closure", "_should_accumulate"}
 THROUGH = {"__func__", "__code__", "__wrapped__"}  # what tricks with other people's functions need
 # Of whatever one may hold of torch's, so that a name of ours that it has too does not hide its use.
-TORCHS = {
-    name
-    for thing in (
-        torch,
-        Tensor,
-        nn.Module(),
-        nn.Parameter,
-        Optimizer,
-        torch.autograd.Function,
-        torch.ops.aten.add.Tensor,
-    )
-    for name in dir(thing)
-    if is_private(name)
-}
+THINGS = (torch, Tensor, nn.Module(), nn.Parameter, Optimizer, torch.autograd.Function, torch.ops.aten.add.Tensor)
+TORCHS = {name for thing in THINGS for name in dir(thing) if is_private(name)}
 
 
 def ours() -> Iterator[str]:
@@ -77,7 +60,7 @@ def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
         elif isinstance(node, ast.Attribute) and (is_private(node.attr) or node.attr in THROUGH) and not on_self(node):
             whole = ast.unparse(node)
             is_operator = whole.startswith("torch.ops.")
-            known = node.attr in own - TORCHS or node.attr in PYTHONS
+            known = node.attr in own - TORCHS or node.attr in OTHERS
             if not is_operator and (whole.startswith("torch.") or not known):
                 yield whole
         elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr"):
@@ -229,9 +212,7 @@ def test_checkpoints_run_once_for_us_and_as_ever_for_others() -> None:
     assert not isinstance(checkpoint.CheckpointFunction, modules._Direct)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:.*torch.jit.script.*:DeprecationWarning"
-)  # PyTorch's own, as its compiler is loaded
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # PyTorch's own, as its compiler is loaded
 def test_modules() -> None:
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     net[1].register_buffer("scratch", torch.ones(1), persistent=False)

@@ -1,72 +1,120 @@
-"""The README keeps its word: its example runs as it stands, its commands exist."""
+"""README and documentation keep their word: every block runs as pasted, alone, and prints what is shown."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+# ```python blocks run; those behind `<!-- fragment -->` are parts of a program, and only shown.
+BLOCK = re.compile(r"(?P<fragment><!-- fragment -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
 
 
-def test_example_runs_when_pasted_into_a_file(tmp_path) -> None:
-    example = re.search(r"## Use\n\n```python\n(.*?)```", README, re.DOTALL).group(1)
-    (tmp_path / "example.py").write_text(example)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+BLOCKS = [
+    pytest.param(page, found["code"], id=f"{page.stem}-{k}")
+    for page in PAGES
+    for k, found in enumerate(BLOCK.finditer(page.read_text()))
+    if not found["fragment"]
+]
+
+
+def run(code: str, folder: Path) -> str:
+    (folder / "example.py").write_text(code)
+    command = [sys.executable, "-W", "error", "example.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "report.html").exists()
-    shown = re.search(r"prints .*?\n\n```\n(.*?)```", README, re.DOTALL).group(1)
-    moves = re.findall(r"^ +\d+  (\S.*?)  ", shown, re.MULTILINE)  # numbers differ between machines in the last digits
+    return done.stdout
+
+
+def with_output(page: str, containing: str) -> tuple[str, str]:
+    """The block of a page that contains some words, and the output that is shown after it."""
+    pairs = re.findall(
+        r"```python\n((?:(?!```).)*)```(?:(?!```).)*?```\n(.*?)```", (ROOT / page).read_text(), re.DOTALL
+    )
+    return next((code, shown) for code, shown in pairs if containing in code)
+
+
+@pytest.mark.parametrize(("page", "code"), BLOCKS)
+def test_every_block_runs_as_pasted_alone(page: Path, code: str, tmp_path: Path) -> None:
+    shown = run(code, tmp_path)
+    if "cosmic ray" in code:
+        _, promised = with_output(page.name if page.parent == ROOT else f"docs/{page.name}", "cosmic ray")
+        said, words = shown.splitlines(), promised.splitlines()
+        assert len(said) == len(words) == 2
+        assert all(line.startswith(start.removesuffix("...")) for line, start in zip(said, words, strict=True))
+    if 'report("report.html")' in code:
+        assert (tmp_path / "report.html").exists()
+
+
+def test_the_first_example_finds_what_is_shown(tmp_path: Path) -> None:
+    code, shown = with_output("README.md", "# the one line")
+    out = run(code, tmp_path)
+    moves = re.findall(r"^ +\d+  (\S.*?)  ", shown, re.MULTILINE)  # numbers differ between runs
     assert len(moves) == 3
-    for what in moves:
-        assert what in done.stdout
+    assert all(what in out for what in moves)
+    table = out[out.index("observed     exact") :].splitlines()[1:4]
+    assert all(abs(float(row.split()[-4]) - float(row.split()[-3])) < 1e-4 for row in table)
 
 
-def test_the_examples_of_eom_run_one_after_the_other(tmp_path) -> None:
-    examples = [e for e in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "eom" in e]
-    assert len(examples) == 2
-    (tmp_path / "example.py").write_text("\n".join(examples))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "sharpness" in done.stdout
-    assert float(re.search(r"within 1e-3 of the flow: (\S+)", done.stdout).group(1)) > 0
-    assert float(re.search(r"tensor\(([^,)]+)", done.stdout).group(1)) < 1e-3
+def test_steps_that_follow_a_flow(tmp_path: Path) -> None:
+    code = next(m["code"] for m in BLOCK.finditer((ROOT / "docs/eom.md").read_text()) if "ErrorMeter" in m["code"])
+    assert float(re.search(r"within 1e-3 of the flow: (\S+)", run(code, tmp_path))[1]) > 0
 
 
-def test_physics_example_keeps_its_energy(tmp_path) -> None:
-    example = re.search(r"## Physics\n.*?```python\n(.*?)```", README, re.DOTALL).group(1)
-    (tmp_path / "example.py").write_text(example)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["identity: True", "energy kept: True"]
+def test_the_flow_of_gradient_descent(tmp_path: Path) -> None:
+    code = next(m["code"] for m in BLOCK.finditer((ROOT / "docs/eom.md").read_text()) if "descend" in m["code"])
+    assert float(re.search(r"tensor\(([^,)]+)", run(code, tmp_path))[1]) < 1e-3
 
 
-def test_the_monitor_tells_what_the_readme_says(tmp_path) -> None:
-    section = README[README.index("**Catches what goes wrong.**") :]
-    example, shown = re.search(r"```python\n(.*?)```.*?```\n(.*?)```", section, re.DOTALL).groups()
-    (tmp_path / "example.py").write_text(example)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "example.py"], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    told, promised = done.stdout.splitlines(), shown.splitlines()
-    assert len(told) == len(promised) == 2
-    for line, start in zip(told, promised, strict=True):
-        assert line.startswith(start.removesuffix("..."))
+def test_energy_is_kept(tmp_path: Path) -> None:
+    code = next(m["code"] for m in BLOCK.finditer((ROOT / "docs/energy.md").read_text()))
+    assert run(code, tmp_path).splitlines() == ["identity: True", "energy kept: True"]
 
 
-def test_make_targets_exist() -> None:
+def test_conservation_laws_hold_as_shown(tmp_path: Path) -> None:
+    code, shown = with_output("docs/conservation.md", "NeuralConservationLaw")
+    lines = run(code, tmp_path).splitlines()
+    assert [re.split(": | 2", line)[0] for line in lines] == [re.split(": | 2", line)[0] for line in shown.splitlines()]
+    divergence, continuity, cost, inner = lines
+    assert float(divergence.split(": ")[1]) < 1e-6
+    assert float(continuity.split(": ")[1]) < 1e-5
+    ours, exact = map(float, re.findall(r"\d\.\d\d", cost))
+    assert abs(ours - exact) <= 0.05 * exact
+    assert float(inner.split(": ")[1]) < 1e-3
+
+
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+def test_what_a_page_points_to_exists(page: Path) -> None:
+    text = page.read_text()
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"make ([a-z-]+)", README)):
+    for target in set(re.findall(r"`make ([a-z-]+)", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / link).exists(), link
 
 
-def test_pictures_exist() -> None:
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):
-        assert (ROOT / picture).stat().st_size > 0
+def test_generated_pages_are_up_to_date() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name, page in module.PAGES.items():
+        assert (ROOT / "docs" / name).read_text() == page(), f"python docs/generate.py writes {name} anew"
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="comes with the extra `docs`")
+    pytest.importorskip("mkdocstrings", reason="comes with the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site" / "api" / "index.html").exists()

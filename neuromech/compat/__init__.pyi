@@ -17,8 +17,10 @@ from .modes import unprofiled as unprofiled
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import drop_hooks as drop_hooks
+from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
 from .modules import hooks_before as hooks_before
+from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked
 from .modules import is_persistent as is_persistent
@@ -39,6 +41,7 @@ from .tensors import foreach_mul as foreach_mul
 from .tensors import foreach_mul_ as foreach_mul_
 from .tensors import is_composite as is_composite
 from .tensors import local as local
+from .tensors import most_repeated as most_repeated
 from .tensors import overload_name as overload_name
 from .tensors import schema_of as schema_of
 from .tensors import storage_id as storage_id

@@ -77,6 +77,17 @@ def is_compiled(module: nn.Module) -> bool:
     return uncompiled(module) is not None or getattr(module, "_compiled_call_impl", None) is not None
 
 
+def hooks_on(module: nn.Module) -> list[Any]:
+    """Every hook that runs in the forward or the backward of `module` itself."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [hook for kind in kinds for hook in getattr(module, kind, {}).values()]
+
+
+def gradient_hooks(t: Tensor) -> int:
+    """How many hooks wait for the gradient of `t`."""
+    return len(t._backward_hooks or ())
+
+
 def uncompiled(model: nn.Module) -> nn.Module | None:
     """The module inside `torch.compile(model)`, None if it is not compiled in this way."""
     inner = getattr(model, "_orig_mod", None)

@@ -60,6 +60,14 @@ def foreach_lerp(x: Packed, y: Packed, weight: float) -> list[Tensor]:
     return list(torch._foreach_lerp(list(x), list(y), weight))
 
 
+def most_repeated(t: Tensor) -> int:
+    """How many entries of a sparse tensor stand at the place where most do, 0 without entries.
+
+    `indices()` is for tensors in which none is repeated.
+    """
+    return int(t._indices().unique(dim=1, return_counts=True)[1].max()) if t._nnz() else 0
+
+
 def schema_of(op: Any) -> Any:
     """Name, arguments and aliases of an operator, as torch declares them. No public form."""
     return op._schema

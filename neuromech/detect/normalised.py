@@ -172,17 +172,17 @@ def _known(params: Mapping[str, Tensor], families: Sequence[Symmetry]) -> list[N
     return out
 
 
-Columns = dict[Any, dict[int, float]]
+Exponents = dict[Any, dict[int, float]]
 """A piece of a parameter -> family -> the exponent with which it scales the piece."""
 
 
-def _uniform(params: Mapping[str, Tensor], families: Sequence[Symmetry]) -> tuple[Columns, dict[Any, set[Any]]]:
+def _uniform(params: Mapping[str, Tensor], families: Sequence[Symmetry]) -> tuple[Exponents, dict[Any, set[Any]]]:
     """All members of a family alike. Pieces: (parameter, number), each of elements that all terms treat alike."""
     terms: dict[str, list[tuple[int, Term]]] = {}
     for i, s in enumerate(families):
         for t in s.terms:
             terms.setdefault(t.parameter, []).append((i, t))
-    columns: Columns = {}
+    columns: Exponents = {}
     pieces: dict[Any, set[Any]] = {name: set() for name in params}
     for name, of in terms.items():
         if all(t.part is None for _, t in of):
@@ -202,7 +202,7 @@ def _uniform(params: Mapping[str, Tensor], families: Sequence[Symmetry]) -> tupl
     return columns, pieces
 
 
-def _alone(names: Sequence[str], columns: Columns, pieces: Mapping[Any, set[Any]]) -> dict[Any, tuple[int, ...]]:
+def _alone(names: Sequence[str], columns: Exponents, pieces: Mapping[Any, set[Any]]) -> dict[Any, tuple[int, ...]]:
     """Of the targets `names`, those whose pieces can be scaled with all others at rest: the families that do it."""
     rows = {piece: k for k, piece in enumerate(columns)}
     known = sorted({i for row in columns.values() for i in row})
@@ -243,7 +243,7 @@ def _finest(name: str, p: Tensor, families: Sequence[Symmetry]) -> tuple[str, tu
         if part is not None and (part.select or part.strides is not None):
             continue  # not all of the parameter
         size = target.size(p.shape)
-        columns: Columns = {}
+        columns: Exponents = {}
         for i, s in enumerate(families):
             if s.size == size:
                 for t in s.terms:

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.discrete import Displacement, Linear, Quadratic
+from neuromech.dynamics.discrete import DisplacementForms, Linear, Quadratic
 from neuromech.optimizers import Settings
 
 TERMS = ("discretization", "weight_decay", "momentum", "preconditioner", "leak")
@@ -77,7 +77,7 @@ def of_sgd(
     return Gains(square, decay, memory, 0.0, leak, pull), after
 
 
-def of_drift(charge: Tensor, d: Displacement, decay: float, degree: int) -> Gains:
+def of_drift(charge: Tensor, d: DisplacementForms, decay: float, degree: int) -> Gains:
     """The gains of one step theta+ = decay theta - d of an optimizer other than SGD."""
     shrunk, pull = (decay**degree - 1.0) * charge, d.pull / decay ** (degree - 1) if decay else d.pull
     return Gains(d.square, shrunk, 0.0, -degree * d.pull, 0.0, pull)

@@ -86,7 +86,7 @@ def linear_step(state: Linear, torque: Tensor | float, settings: Settings, first
     return Linear(settings.decay * state.charge - settings.lr * (p * force + q * buffer), buffer)
 
 
-class Displacement(NamedTuple):
+class DisplacementForms(NamedTuple):
     """What a step theta+ = a theta - d of any optimizer brings to a charge, measured: its symmetry-breaking torque.
 
     `pull`: a <d, D theta> or <c, d>; `square`: <d, D d>, or 0 for linear charges.
@@ -96,6 +96,6 @@ class Displacement(NamedTuple):
     square: Tensor | float
 
 
-def drift_step(charge: Tensor, d: Displacement, decay: float, degree: int) -> Tensor:
+def drift_step(charge: Tensor, d: DisplacementForms, decay: float, degree: int) -> Tensor:
     """A charge of `degree` 1 (linear) or 2 after a step theta+ = decay theta - d of any optimizer."""
     return decay**degree * charge - degree * d.pull + d.square

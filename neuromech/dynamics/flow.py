@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics.discrete import Displacement, Linear, Quadratic, QuadraticDrive, decayed
+from neuromech.dynamics.discrete import DisplacementForms, Linear, Quadratic, QuadraticDrive, decayed
 from neuromech.optimizers import Settings
 
 
@@ -41,7 +41,7 @@ def shrink(decay: float, degree: int) -> float:
     return math.exp(degree * (decay - 1.0))
 
 
-def drift_flow(charge: Tensor, d: Displacement, decay: float, degree: int) -> Tensor:
+def drift_flow(charge: Tensor, d: DisplacementForms, decay: float, degree: int) -> Tensor:
     """One step of the flow under the measured torque of an optimizer other than SGD, without what finite steps add."""
     return shrink(decay, degree) * charge - degree * d.pull
 

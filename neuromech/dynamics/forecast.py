@@ -19,13 +19,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 TREND = 2.0
+FADES = 3.0  # a strength is not taken to change faster than this power of the step number
+FADE, DRIFT = 0.5, 0.25  # how much of a trend is believed, and how strengths go on falling
 
 
 @dataclass(frozen=True)
 class Balance:
     """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power)).
 
-    Strength is that at step `at`; at step k it is (k / at)^-fade times as much, from step `TREND` at on it stays.
+    Strength is that at step `at`; at step k it is (k / at)^-fade times as much, from step `TREND` at on it stays; and
+    (k / at)^-drift times as much, to the end.
     """
 
     decay: float
@@ -33,6 +36,7 @@ class Balance:
     power: int = 1
     fade: float = 0.0
     at: int = 1
+    drift: float = 0.0
 
     def equilibrium(self, lr: float) -> float:
         """The squared length at which both are equal; infinite without decay or for updates relative to the weights."""
@@ -46,7 +50,8 @@ class Balance:
         return 1.0 / rate if rate > 0 else math.inf
 
     def strength_at(self, step: int) -> float:
-        return self.strength * min(step / self.at, TREND) ** -self.fade
+        ahead = step / self.at
+        return float(self.strength * min(ahead, TREND) ** -self.fade * ahead**-self.drift)
 
     def advance(self, length2: float, lrs: Iterable[float]) -> float:
         """The squared length after steps with these learning rates, the first of which follows step `at`."""
@@ -88,6 +93,38 @@ def measure(length2: Sequence[float], decayed: Sequence[float], driven: Sequence
         max(0.0, lengthened / kicked) if kicked > 0 else 0.0,
         power,
     )
+
+
+def outlook(
+    length2: Sequence[float], turns: Sequence[float], lrs: Sequence[float], decay: float, power: int, memory: float
+) -> Balance:
+    """The balance at the end of a stretch of steps from the first of a run, from how the weights *turned*.
+
+    length2[k], lrs[k]: before step k + 1, and its learning rate; turns[k]: sin^2 of the angle by which it turned them.
+    `decay`: per lr, as the settings say. A step of squared length d^2 lengthens weights, with what is remembered of
+    it, by d^2 (1 + memory) / (1 - memory) if gradients are white in time. That is a better estimate of what will
+    drive the length than the lengthening itself, which early in a run has a part that goes with the descent and does
+    not last. `FADE` and `DRIFT` were chosen on runs of an MLP and a residual network (experiments.norm_forecasts).
+
+    Raises `ValueError` for fewer than 8 steps, or sequences of different lengths.
+    """
+    n = len(length2)
+    if n < 8 or not n == len(turns) == len(lrs):
+        raise ValueError(f"an outlook needs 8 steps or more, of one length each: {n}, {len(turns)}, {len(lrs)}")
+    late = _from_turns(length2, turns, lrs, power, n // 2, n)
+    early = _from_turns(length2, turns, lrs, power, n // 4, n // 2)
+    fade = math.log(early / late) / math.log(2.0) if early > 0 and late > 0 else 0.0
+    remembered = (1.0 + memory) / (1.0 - memory)
+    return Balance(decay, late * remembered, power, FADE * min(max(fade, -FADES), FADES), n, DRIFT)
+
+
+def _from_turns(
+    length2: Sequence[float], turns: Sequence[float], lrs: Sequence[float], power: int, start: int, stop: int
+) -> float:
+    """Mean squared length of a step at unit length and lr."""
+    kicked = sum(lr**2 for lr in lrs[start:stop])
+    moved = sum(x * c ** (1 + power) for x, c in zip(turns[start:stop], length2[start:stop], strict=True))
+    return moved / kicked if kicked > 0 else 0.0
 
 
 def angular_update(lr: float, decay: float, memory: float) -> float:

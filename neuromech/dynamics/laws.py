@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, turn
-from neuromech.dynamics.discrete import Displacement
+from neuromech.dynamics.discrete import DisplacementForms
 from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
 from neuromech.dynamics.motion import Drift, Motion
 from neuromech.dynamics.predictions import Drives, Track, advance_drift, advance_linear, advance_quadratic
@@ -334,12 +334,12 @@ def _displacement(p: Tensor) -> Computed:
     return Computed(lambda w: w(before) - w(p))
 
 
-def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree: int) -> Displacement:
+def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree: int) -> DisplacementForms:
     """What a drift along u brings, from <u, D theta> before the step and <u, D u>, or from both after it.
 
     After it theta+ = a theta - rate u stands in for theta: a <d, D theta> = <d, D theta+> + <d, D d>.
     """
     if drift.late:
         along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
-        return Displacement(along + square, square)
-    return Displacement(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)
+        return DisplacementForms(along + square, square)
+    return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)

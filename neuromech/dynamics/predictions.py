@@ -15,7 +15,7 @@ from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, Sources, of_drift, of_sgd
 from neuromech.dynamics.discrete import (
-    Displacement,
+    DisplacementForms,
     Linear,
     Quadratic,
     QuadraticDrive,
@@ -100,7 +100,7 @@ def advance_linear(track: Track, drives: Drives, settings: Settings, first: bool
     return Track(*new, track.kinetic, flow, *continuous, *sources), gains
 
 
-def advance_drift(track: Track, d: Displacement, drift: Drift, degree: int) -> tuple[Track, Gains]:
+def advance_drift(track: Track, d: DisplacementForms, drift: Drift, degree: int) -> tuple[Track, Gains]:
     """All predictions for charges of `degree`, one step of another optimizer on.
 
     The buffers of SGD, if there are any, stay where they are, but not in the same relation to the weights: what is

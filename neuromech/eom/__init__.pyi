@@ -1,4 +1,11 @@
+from .curvature import Curvature as Curvature
+from .curvature import directional_sharpness as directional_sharpness
+from .curvature import sharpness as sharpness
+from .curvature import trace as trace
 from .derivatives import Point as Point
+from .edge import EdgeFlow as EdgeFlow
+from .edge import EdgePoint as EdgePoint
+from .edge import edge_flow as edge_flow
 from .error import ErrorMeter as ErrorMeter
 from .error import PathError as PathError
 from .error import StepError as StepError
@@ -13,4 +20,5 @@ from .flow import second_order_flow as second_order_flow
 from .lanczos import largest as largest
 from .landscape import as_function as as_function
 from .optimizer import EoMOptimizer as EoMOptimizer
+from .penalty import implicit_penalty as implicit_penalty
 from .rule import Rule as Rule

@@ -22,9 +22,8 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from neuromech.compat import function_of, version
+from neuromech.compat import function_of, load_forward_mode, version
 from neuromech.eom.decompositions import mathematical
-from neuromech.eom.forward_ad import prepare_duals
 from neuromech.eom.landscape import Landscape, Look, LossFunction, PureLandscape, Terms
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, norm
@@ -165,7 +164,7 @@ class Point:
 
     def _forward(self, directions: tuple[Params, ...]) -> Params:
         *others, last = directions
-        prepare_duals()
+        load_forward_mode()
         with forward_ad.dual_level():
             with self._exact(deep=bool(others)):
                 look = self._landscape.look(tangent=last)

@@ -111,9 +111,9 @@ def path_error(loss: LossFunction, params: Params, time: float, order: int = 0, 
 class ErrorMeter:
     """Reads, in a live run, how far the next step of `optimizer` leaves the flow: call `measure(closure)` before it.
 
-    Counter terms are those of gradient descent in the time of the flow, lr * speed per step; the edge of stability is
-    that of the optimizer with its momentum. The closure is a loss that need not call backward; nothing of the run
-    changes.
+    `step` is the one about to be taken, counted from here or from where an `EoMOptimizer` stands. Counter terms are
+    those of gradient descent in the time of the flow, lr * speed per step; the edge of stability is that of the
+    optimizer with its momentum. The closure is a loss that need not call backward; nothing of the run changes.
 
     Raises `EoMError` for an optimizer that is no SGD, or with groups of different settings.
     """
@@ -127,6 +127,8 @@ class ErrorMeter:
                 f"an error of discretisation is known for SGD and EoMOptimizer, not for {type(base).__name__}"
             )
         self._base, self._order, self._hvp = base, order, hvp
+        self._steps = int(getattr(optimizer, "steps", 0))
+        optimizer.register_step_post_hook(self._count)
         mine = {id(p) for group in base.param_groups for p in group["params"]}
         self._params: Params = {n: p for n, p in named_parameters(model).items() if id(p) in mine and p.requires_grad}
         if not self._params:
@@ -136,6 +138,9 @@ class ErrorMeter:
         self._top: Eigen | None = None
         self._over = False
         self.rows: list[StepError] = []
+
+    def _count(self, *_: object) -> None:
+        self._steps += 1
 
     def measure(self, closure: Closure, sharpness: bool = True, tolerance: float = 1e-2) -> StepError:
         """The error of the step about to be taken. `sharpness`: find the largest eigenvalue too, by Lanczos.
@@ -161,7 +166,7 @@ class ErrorMeter:
             p.grad = gradients[name]
         layers = {name: w ** (self._order + 2) * float(norm({name: x})) for name, x in xi.items()}
         row = StepError(
-            len(self.rows) + 1,
+            self._steps + 1,
             lr,
             self._order,
             float(point.loss),
@@ -179,7 +184,7 @@ class ErrorMeter:
         over = row.sharpness > row.edge
         if over and not self._over:
             warnings.warn(
-                f"at measurement {row.step} the largest Hessian eigenvalue, {row.sharpness:.4g}, is past the edge of "
+                f"before step {row.step} the largest Hessian eigenvalue, {row.sharpness:.4g}, is past the edge of "
                 f"stability, {row.edge:.4g} at this lr: steps oscillate there and follow no flow. Lower lr by "
                 f"{row.sharpness / row.edge:.2g} or more",
                 NeuromechWarning,

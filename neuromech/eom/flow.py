@@ -131,7 +131,7 @@ def flow_of(
     momentum, where it is the default), else "hvp". `startup` of momentum: "torch" starts from the shadow point that the
     steps of a fresh optimizer settle on, known to the second order, that is enough for order 1; "matched" starts from
     `params`, for steps with the momentum of `Flow.buffers`. Adam, AdamW, NAdam, RAdam, RMSprop, Lion and Muon go to
-    order 1, see `neuromech.eom.memory`: "torch" is a fresh optimizer, "matched" one in its steady state.
+    order 1, see `eom/memory.py`: "torch" is a fresh optimizer, "matched" one in its steady state.
 
     Raises `EoMError` for a rule, lr, order or backend without a flow.
     """

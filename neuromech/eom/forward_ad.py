@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-
-import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-
-@cache
-def prepare_duals() -> None:
-    """Make the first dual number of the process: torch then loads rules by a part that it calls deprecated itself."""
-    with warnings.catch_warnings(), forward_ad.dual_level():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
+from neuromech.compat import load_forward_mode
 
 
 def dual(x: Tensor, tangent: Tensor) -> Tensor:
     """x + epsilon tangent, inside of a `forward_ad.dual_level`."""
-    prepare_duals()
+    load_forward_mode()
     return forward_ad.make_dual(x, tangent)

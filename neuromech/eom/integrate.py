@@ -22,9 +22,11 @@ def integrate(
     rtol: float,
     atol: float,
     method: str,
-    lr: float,
+    lr: float = 0.0,
+    step: float = 0.0,
 ) -> list[Params]:
-    """States at `times`, the first of which is 0. `lr` > 0: of a field that may have kinks."""
+    """States at `times`, the first of which is 0. `lr` > 0: of a field that may have kinks. `step` > 0: of methods that
+    do not adapt."""
     try:
         from torchdiffeq import odeint
     except ImportError as error:
@@ -62,7 +64,7 @@ def integrate(
                 atol=max(atol, 10 * eps),
                 method=method,
                 # Steps end at the times asked for: between its steps the solver interpolates, with less accuracy.
-                options={"step_t": grid[1:], "max_num_steps": MOST_STEPS},
+                options={"step_size": step} if step else {"step_t": grid[1:], "max_num_steps": MOST_STEPS},
             )
         except _Stiff:
             warnings.warn(

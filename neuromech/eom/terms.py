@@ -21,10 +21,9 @@ from typing import Literal
 
 import torch
 
-from neuromech.compat import foreach_lerp
+from neuromech.compat import foreach_lerp, load_forward_mode
 from neuromech.eom.bseries import Derivative, Series, evaluate
 from neuromech.eom.decompositions import mathematical
-from neuromech.eom.forward_ad import prepare_duals
 from neuromech.eom.landscape import Terms
 from neuromech.eom.rule import Rule, check_order
 from neuromech.errors import EoMError
@@ -37,7 +36,7 @@ def directional(field: VectorField, params: Params) -> Derivative:
     """d^n field[v1, .., vn] at `params` by nested forward mode, for a field that torch.func can trace."""
 
     def derivative(*directions: Params) -> Params:
-        prepare_duals()
+        load_forward_mode()
         along = field
         for v in directions:
             along = _pushed(along, v)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import gradient_hooks, hooks_on
 from neuromech.detect import Graph, call, private_copy, state_of, tensors_of
 from neuromech.hooks import Forward, ForwardWatch, Hook
 from neuromech.params import named_parameters
@@ -49,10 +50,8 @@ def _gradient_of(model: nn.Module, trained: Forward) -> dict[str, Tensor] | None
 
 def _hooked(model: nn.Module) -> bool:
     """True if hooks of others run in the forward or backward: a copy is without them."""
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    on_modules = (hook for m in model.modules() for kind in kinds for hook in getattr(m, kind).values())
-    on_weights = any(len(p._backward_hooks or ()) > 1 for p in model.parameters())  # one is the monitor's
-    return on_weights or any(not isinstance(hook, Hook) for hook in on_modules)
+    on_weights = any(gradient_hooks(p) > 1 for p in model.parameters())  # one is the monitor's
+    return on_weights or any(not isinstance(hook, Hook) for m in model.modules() for hook in hooks_on(m))
 
 
 def coarsest(graph: Graph | None) -> float:

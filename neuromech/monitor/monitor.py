@@ -29,7 +29,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
-from neuromech.errors import FaultWarning, code_of, warn
+from neuromech.errors import FaultWarning, InstrumentError, code_of, warn
 from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.delivery import GradientDelivery, reached
@@ -203,6 +203,9 @@ class Monitor:
 
     def react(self) -> None:
         """Report what was found since the last time: warn, call, or raise `FaultError`."""
+        if self._settings.refused:
+            refused, self._settings.refused = self._settings.refused, ""
+            raise InstrumentError(refused)
         waiting, self._unreported = self._unreported, []
         for fault in waiting:
             if self._options.on_fault == "warn":

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Number = float | int
-
 
 @dataclass(frozen=True)
 class Rounded:
@@ -35,40 +33,40 @@ class Rounded:
     def _made(self, value: Tensor, error: Tensor) -> Rounded:
         return Rounded(value, error + self.eps * value.abs() + self.tiny, self.eps, self.tiny)
 
-    def _of(self, x: Rounded | Number) -> Rounded:
+    def _of(self, x: Rounded | float) -> Rounded:
         if isinstance(x, Rounded):
             return x
         return Rounded(torch.full_like(self.value, float(x)), torch.zeros_like(self.value), self.eps, self.tiny)
 
-    def mul(self, x: Rounded | Number) -> Rounded:
+    def mul(self, x: Rounded | float) -> Rounded:
         if not isinstance(x, Rounded):
             return self._made(self.value * x, self.error * abs(x))
         error = self.error * (x.value.abs() + x.error) + self.value.abs() * x.error
         return self._made(self.value * x.value, error)
 
-    def div(self, x: Rounded | Number) -> Rounded:
+    def div(self, x: Rounded | float) -> Rounded:
         if not isinstance(x, Rounded):
             return self._made(self.value / x, self.error / abs(x))
         z = self.value / x.value
         error = self.error + torch.where(x.error > 0, z.abs() * x.error, 0.0)
         return self._made(z, torch.where(error > 0, error / (x.value.abs() - x.error).clamp(min=0.0), 0.0))
 
-    def add(self, x: Rounded | Number, alpha: Number = 1.0) -> Rounded:
+    def add(self, x: Rounded | float, alpha: float = 1.0) -> Rounded:
         x = self._of(x)
         if alpha != 1.0:
             x = x.mul(alpha)
         return self._made(self.value + x.value, self.error + x.error)
 
-    def sub(self, x: Rounded | Number) -> Rounded:
+    def sub(self, x: Rounded | float) -> Rounded:
         return self.add(x, alpha=-1.0)
 
-    def addcmul(self, x: Rounded, y: Rounded, value: Number = 1.0) -> Rounded:
+    def addcmul(self, x: Rounded, y: Rounded, value: float = 1.0) -> Rounded:
         return self.add(x.mul(y), alpha=value)
 
-    def addcdiv(self, x: Rounded, y: Rounded, value: Number = 1.0) -> Rounded:
+    def addcdiv(self, x: Rounded, y: Rounded, value: float = 1.0) -> Rounded:
         return self.add(x.div(y), alpha=value)
 
-    def lerp(self, x: Rounded, weight: Number) -> Rounded:
+    def lerp(self, x: Rounded, weight: float) -> Rounded:
         """(1 - weight) self + weight x, from whichever end it is put together, or term by term."""
         near, far = self.value * (1.0 - weight), x.value * weight
         error = self.error * abs(1.0 - weight) + x.error * abs(weight)
@@ -95,7 +93,7 @@ class Rounded:
     def maximum(self, x: Rounded) -> Rounded:
         return Rounded(torch.maximum(self.value, x.value), torch.maximum(self.error, x.error), self.eps, self.tiny)
 
-    def clamp(self, min: Number | None = None, max: Number | None = None) -> Rounded:
+    def clamp(self, min: float | None = None, max: float | None = None) -> Rounded:
         return self._made(self.value.clamp(min=min, max=max), self.error)
 
     def reciprocal(self) -> Rounded:

@@ -33,11 +33,11 @@ def _fast(e: Elements) -> Tensor:
     return e.theta if found is None else found
 
 
-Descent = Callable[[Elements, State], Tensor]
+DescentFormula = Callable[[Elements, State], Tensor]
 
 
 def _rule(
-    name: str, settings: tuple[str, ...], power: int, momentum: Callable[[Elements], float], descent: Descent,
+    name: str, settings: tuple[str, ...], power: int, momentum: Callable[[Elements], float], descent: DescentFormula,
     advance: Callable[[Elements], dict[str, Tensor]],
 ) -> Rule:  # fmt: skip
     def update(e: Elements, after: State) -> Tensor:

@@ -1,5 +1,7 @@
 from . import energy as energy
 from . import fields as fields
+from .auditing import Audit as Audit
+from .auditing import audit as audit
 from .descent import Descent as Descent
 from .energy import CentralDifference as CentralDifference
 from .energy import ConvEnergy as ConvEnergy

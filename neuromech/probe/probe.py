@@ -138,7 +138,7 @@ class Probe(RunFrames):
     def averaging(self, averaged: nn.Module, weight: float) -> AbstractContextManager[None]:
         """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.
 
-        `weight`: with which the model's weights are taken in; `neuromech.dynamics.average.averaging_weight` knows that
+        `weight`: with which the model's weights are taken in; `neuromech.dynamics.averaging_weight` knows that
         of `AveragedModel`. Raises `InstrumentError` before the first step, or for what is no average of this model.
         """
         if self._averages is None:

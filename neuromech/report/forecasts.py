@@ -32,7 +32,7 @@ class Forecast:
     """What was forecast for the recorded members of one family, and what came: squared lengths are summed over them.
 
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
-    of the last fifth of the run, nan where nothing is known of the optimizer's memory; `turned_before`: that measured
+    of the last fifth of the run, from how the weights turned until then; `turned_before`: that measured
     before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group;
     `coupled`: the decay goes through a preconditioner, and cannot be told apart. What could not be measured is nan.
     """
@@ -152,6 +152,7 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
     ahead, lr = rates[first + 1 : last + 1].tolist(), float(rates[first])
     unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
+    turned_before = _turned(family, int(0.7 * first), first)
     return Forecast(
         family=family,
         made_at=first,
@@ -162,9 +163,9 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
         undecayed=sum(replace(b, decay=0.0).advance(c, ahead) for b, c in zip(single, now, strict=True)),
         equilibrium=math.nan if unknown else sum(b.equilibrium(lr) for b in single),
         time_constant=float(np.mean([b.time_constant(lr) for b in single])),
-        angle=math.nan if unknown else _angle(single, paths, told.memory, rates, last),
+        angle=math.nan if unknown else _angle(single, window, paths, turned_before, rates, last),
         turned=_turned(family, int(0.8 * last), last),
-        turned_before=_turned(family, int(0.7 * first), first),
+        turned_before=turned_before,
         effective=float(np.mean([effective_lr(lr, c, told.memory, told.power) for c in now])),
         lr=told.lr,
         weight_decay=told.weight_decay,
@@ -195,19 +196,31 @@ def _fade(rows: pd.DataFrame, told: Knobs, rates: np.ndarray) -> float:
 
 
 def _angle(
-    single: Sequence[Balance], paths: Sequence[Sequence[float]], memory: float, rates: np.ndarray, last: int
+    single: Sequence[Balance],
+    window: pd.DataFrame,
+    paths: Sequence[Sequence[float]],
+    turned: float,
+    rates: np.ndarray,
+    last: int,
 ) -> float:
-    """The angle of one step forecast for the last fifth of the run, root mean square over its steps and all members;
-    `paths`: squared lengths from the step at which the forecast is made to the last."""
-    if math.isnan(memory):
-        return math.nan
-    tail = range(int(0.8 * last) + 1, last + 1)
-    turned = [
-        b.angle(float(rates[k]), path[k - 1 - b.at], memory, k) ** 2
-        for b, path in zip(single, paths, strict=True)
-        for k in tail
+    """The angle of one step forecast for the last fifth of the run, root mean square over its steps and all members.
+
+    `turned`: that measured in the `window`; from there it goes with the learning rate, the strength and the length.
+    `paths`: squared lengths from the step at which the forecast is made to the last.
+    """
+
+    def drive(b: Balance, step: int, length2: float) -> float:
+        return float(rates[step]) ** 2 * b.strength_at(step) / length2 ** (1 + b.power)
+
+    before = [
+        drive(b, int(step), length2)
+        for b, (_, own) in zip(single, window.groupby("member"), strict=True)
+        for step, length2 in zip(own["step"].iloc[1:], own["observed"].iloc[1:], strict=True)
     ]
-    return math.sqrt(float(np.mean(turned)))
+    tail = range(int(0.8 * last) + 1, last + 1)
+    ahead = [drive(b, k, path[k - 1 - b.at]) for b, path in zip(single, paths, strict=True) for k in tail]
+    usual = float(np.mean(before)) if before else 0.0
+    return turned * math.sqrt(float(np.mean(ahead)) / usual) if usual > 0 else math.nan
 
 
 def _turned(family: FamilyRecord, first: int, last: int) -> float:

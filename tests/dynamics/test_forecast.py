@@ -1,12 +1,13 @@
 """Forecasts against weights that really train: a vector whose length the loss does not see, under white gradients."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from neuromech.dynamics import forecast
+from neuromech.dynamics import forecast, outlook
 from neuromech.dynamics.forecast import Balance
 
 D = 64
@@ -155,3 +156,32 @@ def test_in_equilibrium_the_angle_is_that_of_the_settings(power: int) -> None:
     b = Balance(0.3, 2.0, power)
     expected = forecast.angular_update(0.1, 0.3, 0.9)
     assert b.angle(0.1, b.equilibrium(0.1), 0.9, 1000) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("power", "memory"), [(1, 0.0), (1, 0.9), (0, 0.9)])
+def test_an_outlook_reads_the_strength_off_how_weights_turn(power: int, memory: float) -> None:
+    """Weights in many dimensions, pushed at right angles by white noise that is remembered, and decayed."""
+    draw = torch.Generator().manual_seed(0)
+    w, buffer = torch.randn(4000, generator=draw, dtype=torch.float64), torch.zeros(4000, dtype=torch.float64)
+    lr, decay, lengths, turns = 0.1, 0.02, [], []
+    for _ in range(1200):
+        noise = torch.randn(4000, generator=draw, dtype=torch.float64)
+        noise = 0.3 * (noise - w * (noise @ w) / (w @ w)) / w.norm() ** power
+        buffer = memory * buffer + (1 - memory) * noise if power == 0 else memory * buffer + noise
+        new = (1 - lr * decay) * w - lr * buffer
+        lengths.append(float(w @ w))
+        turns.append(1.0 - float((w @ new) ** 2 / ((w @ w) * (new @ new))))
+        w = new
+    seen = 240
+    balance = outlook(lengths[:seen], turns[:seen], [lr] * seen, 2 * decay, power, memory)
+    steady = dataclasses.replace(balance, fade=0.0, drift=0.0)
+    assert steady.advance(lengths[seen], [lr] * (1199 - seen)) == pytest.approx(lengths[-1], rel=0.03)
+    assert abs(balance.fade) < 0.15  # half of what noise makes of no trend
+    assert balance.advance(lengths[seen], [lr] * (1199 - seen)) < steady.advance(lengths[seen], [lr] * (1199 - seen))
+
+
+def test_an_outlook_says_what_it_needs() -> None:
+    with pytest.raises(ValueError, match="8 steps or more"):
+        outlook([1.0] * 4, [0.1] * 4, [0.1] * 4, 0.1, 1, 0.9)
+    with pytest.raises(ValueError, match="of one length each: 9, 8, 9"):
+        outlook([1.0] * 9, [0.1] * 8, [0.1] * 9, 0.1, 1, 0.9)

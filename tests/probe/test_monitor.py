@@ -204,6 +204,30 @@ class TestDeclarations:
         with pytest.raises(InstrumentError, match=match):
             neuromech.instrument(net()).monitor(**options)
 
+    @pytest.mark.parametrize("options", [{"expect": {"learning_rate": 0.5}}, {"scheduled": "decay"}])
+    def test_settings_that_no_group_has(self, options: dict[str, Any]) -> None:
+        model = net()
+        neuromech.instrument(model).monitor("raise", **options)
+        with pytest.raises(InstrumentError, match=r"no param group has .* settings are .*weight_decay"):
+            train(model, sgd(model), 3)
+
+    def test_a_setting_of_another_optimizer_is_known_by_its_second_step(self) -> None:
+        model = net()
+        neuromech.instrument(model).monitor("raise", expect={"betas": (0.9, 0.999)})
+        with pytest.raises(InstrumentError, match="betas: no param group"):
+            train(model, sgd(model), 3)
+
+    def test_what_can_be_allowed(self) -> None:
+        model = net()
+        monitor = neuromech.instrument(model).monitor("raise", allow="edits")
+        optimizer = sgd(model)
+        train(model, optimizer)
+        decay(model)
+        train(model, optimizer)
+        assert monitor.faults == []
+        with pytest.raises(InstrumentError, match="what can be allowed is sam, penalty"):
+            neuromech.instrument(net()).monitor(allow="anything")
+
     def test_twice_or_too_late(self) -> None:
         probe = neuromech.instrument(net())
         monitor = probe.monitor(ignore="frozen")

@@ -31,5 +31,8 @@ class MovementCheck:
             self._moved[step.optimizer], self._still[step.optimizer] = True, 0
             return NOTHING
         self._still[step.optimizer] = still = self._still.get(step.optimizer, 0) + 1
-        enough = LATER if step.optimizer in self._moved else AT_FIRST
+        # One that gathers before it moves, as RAdam does, changes its state, or counts in its groups.
+        gathers = before.state_sums != step.state_sums or before.state.clocks != step.state.clocks
+        counts = [group.settings for group in before.groups] != [group.settings for group in step.groups]
+        enough = LATER if gathers or counts or step.optimizer in self._moved else AT_FIRST
         return Evidence(still=tuple(moving)) if still >= enough else NOTHING

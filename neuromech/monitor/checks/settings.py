@@ -15,6 +15,7 @@ from neuromech.monitor.evidence import Evidence, Setting
 from neuromech.monitor.facts import Group, Step
 
 Expect = Mapping[str, Any]
+USUAL = frozenset({"lr", "momentum", "betas", "weight_decay", "eps", "dampening", "nesterov", "alpha", "rho"})
 
 
 class SettingsCheck:
@@ -32,11 +33,14 @@ class SettingsCheck:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise InstrumentError(f"expect={{{pattern!r}: ...}}: no parameter of the model has such a name")
         self._scheduled = frozenset(scheduled)
+        self._met: set[str] = set()  # settings of the optimizers that have stepped
+        self.refused = ""  # why the declarations make no sense
         self._left: WeakKeyDictionary[Optimizer, tuple[Group, ...]] = WeakKeyDictionary()
         self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
         self._saved_rates: tuple[float, float] | None = None
 
     def before(self, step: Step) -> Evidence:
+        self._look_for_unknown(step)
         out = [s for group in step.groups for s in self._declared(group, step.number)]
         left = self._left.get(step.optimizer, ())
         if len(left) == len(step.groups):
@@ -60,6 +64,19 @@ class SettingsCheck:
     def load_state_dict(self, rates: Sequence[float]) -> None:
         """The next step is compared with a saved state."""
         self._saved_rates = (rates[0], rates[1]) if rates else None
+
+    def _look_for_unknown(self, step: Step) -> None:
+        """A setting that no param group has would never be looked at. By its second step every optimizer was met."""
+        self._met.update(key for group in step.groups for key in group.settings)
+        again = step.optimizer in self._left
+        asked = {key for settings in self._expect.values() for key in settings} - (set() if again else USUAL)
+        asked |= (self._scheduled - USUAL) if again else set()  # a step may make a setting of its own
+        unknown = sorted(asked - self._met)
+        if unknown:
+            self.refused = (
+                f"{', '.join(unknown)}: no param group has such a setting, as expect= or scheduled= says; the settings "
+                f"are {', '.join(sorted(self._met))}"
+            )
 
     def _restarted(self, lr: float) -> Setting | None:
         """The learning rate of the first step again, after a saved state that was further on."""

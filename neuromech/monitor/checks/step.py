@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from neuromech.compat import most_repeated
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Group, OptimizerState, Step, clocks_off
@@ -142,4 +143,4 @@ def _additions(g: Tensor) -> int:
     if not g.is_sparse or g.is_coalesced():
         return 1
     # Repeated rows are added one by one, in an order that is not known.
-    return int(g._indices().unique(dim=1, return_counts=True)[1].max()) if g._nnz() else 1
+    return max(most_repeated(g), 1)

@@ -13,6 +13,7 @@ from torch.func import jacrev, vmap
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.construction import Construction, DensityFlux
 from neuromech.physics.fields.domain import FreeSpace, check_dtype, check_inside, check_points, inspecting
+from neuromech.physics.fields.mixture import MovingMixture
 from neuromech.physics.fields.spacetime import SpaceTimeField
 
 
@@ -72,6 +73,24 @@ class NeuralConservationLaw(nn.Module):
     def density(self, t: float | Tensor, x: Tensor) -> Tensor:
         """rho: [B]."""
         return self(t, x).density
+
+    def log_density(self, t: float | Tensor, x: Tensor) -> Tensor:
+        """log rho: [B]. Of a `MovingMixture` it is finite, and has a gradient, however far x is."""
+        return self.source.log_density(*self._points(t, x))
+
+    def sample(self, t: float | Tensor, count: int | None = None) -> Tensor:
+        """`count` points of the density at the time t, or one at each of the times t [B]: [B, d]; of a `MovingMixture`.
+
+        Differentiable in the motion.
+        """
+        if not isinstance(self.source, MovingMixture):
+            raise PhysicsError(f"points are drawn from a MovingMixture; {type(self.source).__name__} has no way to")
+        times = torch.as_tensor(t, dtype=self.source.means.dtype, device=self.source.means.device)
+        if (times.ndim == 0) != (count is not None) or times.ndim > 1 or (count is not None and count < 1):
+            raise PhysicsError(
+                f"times of shape {tuple(times.shape)} and {count=}: expected one time and a count, or [B]"
+            )
+        return self.source.sample(times if count is None else times.expand(count))
 
     def flux(self, t: float | Tensor, x: Tensor) -> Tensor:
         """rho u: [B, d]."""

@@ -29,6 +29,17 @@ class Construction(nn.Module):
     def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
         raise NotImplementedError
 
+    def log_density(self, t: Tensor, x: Tensor) -> Tensor:
+        """log rho: [B]. Raises `PhysicsError` where the density is not positive."""
+        density = self(t, x).density
+        if inspecting(density) and not bool((density > 0).all()):
+            bad = int((~(density > 0)).sum())
+            raise PhysicsError(
+                f"the density is not positive at {bad} of {len(density)} points, or too small for {density.dtype}: "
+                "MovingMixture has its logarithm everywhere"
+            )
+        return density.log()
+
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """flux / density, [B, d]. Raises `PhysicsError` where the density is not positive."""
         density, flux = self(t, x)

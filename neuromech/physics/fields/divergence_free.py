@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import load_forward_mode
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.domain import (
     FreeSpace,
@@ -32,7 +33,7 @@ from neuromech.physics.fields.schemes import (
     vector_field,
 )
 from neuromech.physics.fields.smooth import check_modules, check_values
-from neuromech.physics.fields.taylor import hessians, jacobian, load_forward_rules
+from neuromech.physics.fields.taylor import hessians, jacobian
 
 
 class DivergenceFree(nn.Module):
@@ -156,7 +157,7 @@ class DivergenceFree(nn.Module):
             check_periodic(self.potential, self.domain, points[:, self.conditions :], points[:, : self.conditions])
             prefix = stack_of(self.potential).prefix
             if prefix is not None and self.scheme != "nested":
-                load_forward_rules()
+                load_forward_mode()
                 check_forward_rules(prefix, points[:2])
             self._checked = True
 

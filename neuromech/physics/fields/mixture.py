@@ -92,6 +92,7 @@ class MovingMixture(Construction):
     ) -> None:
         super().__init__()
         self.domain, self.total_mass, self.duration = FreeSpace(d), mass, duration
+        self._check(start, end, d)
         components = components if start is None else len(start.weights)
         check_positive(components=components, mass=mass, duration=duration, spread=spread, size=size)
         if start is None and end is not None:
@@ -100,7 +101,6 @@ class MovingMixture(Construction):
         if start is None:
             eye = size * torch.eye(d).expand(components, d, d)
             start = Mixture(torch.full((components,), 1 / components), spread * torch.randn(components, d), eye.clone())
-        self._check(start, end, d)
         k = len(start.weights)
         self._hold("log_weights", start.weights.log())
         self._hold("means", start.means)
@@ -120,12 +120,19 @@ class MovingMixture(Construction):
             self.register_parameter(name, nn.Parameter(value.clone()))
 
     @staticmethod
-    def _check(start: Mixture, end: Mixture | None, d: int) -> None:
+    def _check(start: Mixture | None, end: Mixture | None, d: int) -> None:
         for name, m in (("start", start), ("end", end)):
+            if m is not None and not isinstance(m, Mixture):
+                raise PhysicsError(
+                    f"{name} is {type(m).__name__}; expected a Mixture, as gaussian(mean, covariance) or "
+                    "gaussian_mixture(weights, means, covariances) make it"
+                )
             if m is not None and m.means.shape[1] != d:
                 raise PhysicsError(f"{name} lives in {m.means.shape[1]} dimensions, the mixture in {d}")
-        if end is not None and (
-            start.weights.shape != end.weights.shape or not torch.allclose(start.weights, end.weights, rtol=1e-5)
+        if (
+            start is not None
+            and end is not None
+            and (start.weights.shape != end.weights.shape or not torch.allclose(start.weights, end.weights, rtol=1e-5))
         ):
             raise PhysicsError(
                 f"start has {len(start.weights)} components and end {len(end.weights)}, or their weights differ: make "
@@ -163,10 +170,13 @@ class MovingMixture(Construction):
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         return self._flow(t, x)[1]
 
+    def log_density(self, t: Tensor, x: Tensor) -> Tensor:
+        """log rho, [B], finite with its gradient however far x is: what maximum likelihood sums."""
+        return self._flow(t, x)[0] + math.log(self.total_mass)
+
     def _flow(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, factor, mean_rate, factor_rate = self.motion(t)
-        y = x.unsqueeze(1) - mean
-        logs, z = _log_parts(y, factor)
+        logs, z = _log_parts(x.unsqueeze(1) - mean, factor)
         logs = logs + torch.log_softmax(self.log_weights, -1)
         share = torch.softmax(logs, -1).unsqueeze(-1)
         velocity = (share * (mean_rate + (factor_rate @ z.unsqueeze(-1)).squeeze(-1))).sum(1)

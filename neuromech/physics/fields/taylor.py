@@ -6,15 +6,14 @@ Shapes: B points, n directions (the last n of the potential's inputs), k feature
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 from torch.func import jacrev, jvp, vjp, vmap
 from torch.nn import functional as F
 
+from neuromech.compat import load_forward_mode
 from neuromech.physics.fields.elementary import TensorMap
 from neuromech.physics.fields.layers import Affine, Stack
 
@@ -103,7 +102,7 @@ def _open(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 def _pushed(f: TensorMap, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
     """f(x) [B, k] and its derivatives along the n directions `e`: [B, n, k]."""
-    load_forward_rules()
+    load_forward_mode()
     values, tangents = vmap(lambda v: jvp(f, (x,), (v.expand_as(x),)))(e)  # type: ignore[misc]
     return values[0], tangents.movedim(0, 1)
 
@@ -167,14 +166,6 @@ def jacobian(f: TensorMap, x: Tensor, forward: bool = False) -> Tensor:
     """
     if not forward:
         return vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)
-    load_forward_rules()
+    load_forward_mode()
     e = directions(x, x.shape[-1])
     return vmap(lambda v: jvp(f, (x,), (v.expand_as(x),))[1])(e).movedim(0, -1)
-
-
-@cache
-def load_forward_rules() -> None:
-    """torch loads them at the first forward-mode derivative, and warns that the way in which it does is deprecated."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        jvp(torch.sin, (torch.zeros(1),), (torch.ones(1),))

@@ -7,16 +7,11 @@ ends exactly has an energy that is an upper bound of W2^2; one that violates the
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.mixture import Mixture
-
-if TYPE_CHECKING:
-    from neuromech.physics.fields.mixture import MovingMixture
+from neuromech.physics.fields.mixture import Mixture, MovingMixture
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -77,7 +72,7 @@ def kinetic_energy(flow: MovingMixture, count: int, stratified: bool = True) -> 
 
     For a mixture held at both ends its expectation is an upper bound of mass * W2^2, whatever the parameters are.
     """
-    if not hasattr(flow, "means") or count < 1:
+    if not isinstance(flow, MovingMixture) or count < 1:
         raise PhysicsError(
             f"expected a MovingMixture and one point or more, got {type(flow).__name__} and {count} (of a "
             "NeuralConservationLaw, pass its source)"

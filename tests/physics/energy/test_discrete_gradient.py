@@ -208,7 +208,7 @@ def test_derivatives_by_states(form: str) -> None:
     assert torch.autograd.gradgradcheck(dg, (u, v))
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own, at the first jvp
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # PyTorch's own, at the first jvp
 def test_function_transforms() -> None:
     dg = discrete_gradient(network())
     u, v = torch.randn(2, 5, 6).unbind(0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from mpmath import gammainc, mp
 
+from neuromech.compat import load_forward_mode
 from neuromech.errors import PhysicsError
 from neuromech.physics import (
     MovingMixture,
@@ -20,7 +21,7 @@ from neuromech.physics import (
     mlp,
 )
 from neuromech.physics.fields.subharmonic import gauss_field, tricomi
-from neuromech.physics.fields.taylor import jacobian, load_forward_rules
+from neuromech.physics.fields.taylor import jacobian
 
 
 def covariance(d, seed=0):
@@ -37,7 +38,7 @@ def test_tricomi_against_arbitrary_precision(a, float64) -> None:
 
 
 def test_tricomi_has_all_derivatives(float64) -> None:
-    load_forward_rules()
+    load_forward_mode()
     q = torch.tensor([0.0, 0.3, 1.7, 3.0, 12.0], requires_grad=True)
     assert torch.autograd.gradcheck(
         lambda x: tricomi(1.5, x), (q.detach() + 0.1).requires_grad_(), check_forward_ad=True
@@ -164,3 +165,41 @@ def test_everything_is_made_where_the_mixtures_are() -> None:
 def test_bad_input(make, words) -> None:
     with pytest.raises(PhysicsError, match=words):
         make()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_points_have_a_likelihood_and_a_gradient(dtype: torch.dtype) -> None:
+    law = NeuralConservationLaw(MovingMixture(2, 3).to(dtype))
+    x = torch.tensor([[0.1, 0.2], [60.0, 60.0], [1e3, -1e3]], dtype=dtype, requires_grad=True)
+    log_density = law.log_density(0.5, x)
+    torch.testing.assert_close(log_density[:1].exp(), law.density(0.5, x)[:1])
+    log_density.sum().backward()
+    assert torch.isfinite(log_density).all()
+    assert torch.isfinite(x.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in law.parameters() if p.grad is not None)
+
+
+def test_maximum_likelihood_finds_where_samples_are() -> None:
+    torch.manual_seed(0)
+    data = torch.randn(400, 2) * 0.5 + torch.tensor([3.0, -2.0])
+    law = NeuralConservationLaw(MovingMixture(2, 1, spread=0.1))
+    optimizer = torch.optim.Adam(law.parameters(), 1e-2)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (-law.log_density(0.0, data).mean()).backward()
+        optimizer.step()
+    drawn = law.sample(0.0, 2000).detach()
+    torch.testing.assert_close(drawn.mean(0), data.mean(0), atol=0.1, rtol=0)
+    torch.testing.assert_close(drawn.std(0), data.std(0), atol=0.1, rtol=0)
+    assert law.sample(torch.rand(5)).shape == (5, 2)
+
+
+def test_what_is_no_mixture_is_refused_by_name() -> None:
+    with pytest.raises(PhysicsError, match=r"start is Tensor; expected a Mixture"):
+        MovingMixture(2, start=torch.randn(4, 2))
+    with pytest.raises(PhysicsError, match="expected a MovingMixture"):
+        kinetic_energy(Subharmonic(2), 10)
+    with pytest.raises(PhysicsError, match="Subharmonic has no way to"):
+        NeuralConservationLaw(Subharmonic(2)).sample(0.5, 10)
+    with pytest.raises(PhysicsError, match="one time and a count"):
+        NeuralConservationLaw(MovingMixture(2)).sample(0.5)

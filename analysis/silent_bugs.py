@@ -1,0 +1,47 @@
+"""Judges the runs of `experiments.silent_bugs`: which public bugs were found, when, as what; and the false alarms.
+
+    python -m analysis.silent_bugs runs/silent_bugs
+
+Exits with 1 unless every bug was told within one iteration, the true cause first in 80 % and among the first two in
+95 %, and nothing was told of the clean runs.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from analysis.reporting import asked, verdict
+from neuromech.record import read
+
+OUT_OF_REACH = {
+    "transformers#17877, #23723, #33844, #34204": "inference, tokenizer, data",
+    "pytorch#51800, deepspeed#5794": "initialisation, a hang",
+    "stackoverflow 67180955": "data",
+    "forum 84911": "frozen from the start: no difference from intent",
+    "lightning-thunder#725": "the dtype under autocast: not re-enacted",
+    "pytorch#104336, x/jxmnop": "ranks that drift: the same trace as pytorch#84803, not re-enacted apart",
+}
+
+
+def main() -> int:
+    run = read(asked(__doc__)[0])
+    bugs, clean = run.frame("bugs"), run.frame("clean")
+    print(bugs[["bug", "source", "cause", "delay", "rank"]].to_string(index=False))
+    for source, why in OUT_OF_REACH.items():
+        print(f"not tried: {source}: {why}")
+    told = clean[clean["alarms"] > 0]
+    for row in told.itertuples():
+        print(f"false alarm: {row.kind} {row.run}, seed {row.seed}: {row.told}")
+    caught = bugs["delay"].between(0, 1).mean()
+    first, second = (bugs["rank"] == 1).mean(), bugs["rank"].between(1, 2).mean()
+    print(
+        f"{len(bugs)} bugs: {caught:.0%} told within one iteration, the true cause first in {first:.0%}, among the "
+        f"first two in {second:.0%}; {len(told)} of {len(clean)} clean runs ({int(clean['steps'].sum())} steps) with "
+        "an alarm"
+    )
+    good = caught == 1 and first >= 0.8 and second >= 0.95 and not len(told)
+    return verdict(good, "the score is kept", "THE SCORE IS MISSED")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
