@@ -58,3 +58,36 @@ def test_cut_text_is_seen() -> None:
     assert list(scars(message)) == [3, 2, 3]
     pieces = "x = (\n    #a#\n    f#b #\n    f#{c}#\n)".replace("#", quote)
     assert list(pointless(pieces)) == [3]
+
+
+# Phrases that a native reader stumbles over, in what people read: messages, README and documentation.
+FOREIGN = re.compile(
+    r"(?<!there )\b(?:is|are|was) no (?!longer|more|less|such|better|worse)(?:number|list|state|average|function|file|"
+    r"configuration|tensor|module|step|loss|scalar)\b|than thought\b|there is no telling|\bother hands\b|"
+    r"the books balance|bring both to one|warns beyond\."
+)
+
+
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """The strings of a file that are not docstrings, with their lines."""
+    tree = ast.parse(source)
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docs = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, owners) and isinstance(n.body[0], ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.lineno, node.value
+
+
+def test_english_is_native() -> None:
+    read = [
+        (path, line, text) for path in (ROOT / "neuromech").rglob("*.py") for line, text in messages(path.read_text())
+    ]
+    read += [(path, 0, path.read_text()) for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))]
+    found = [f"{path}:{line}: {m[0]}" for path, line, text in read for m in FOREIGN.finditer(text)]
+    assert found == []
+
+
+def test_foreign_phrases_are_seen() -> None:
+    assert FOREIGN.search("3.5 is no number of steps")
+    assert not FOREIGN.search("there is no file a.csv; it is no longer there")
+    assert [text for _, text in messages('def f():\n    """is no loss"""\n    raise E("is no loss")')] == ["is no loss"]

@@ -131,7 +131,7 @@ def _from_config(path: Path, meta: bool) -> LoadedModel:
     except (OSError, ValueError) as error:
         raise NeuromechError(f"{file} could not be read as a configuration: {error}") from error
     if not isinstance(data, dict) or "model_type" not in data:
-        raise NeuromechError(f"{file} is no configuration of a Hugging Face model: it names no model_type")
+        raise NeuromechError(f"{file} is not a configuration of a Hugging Face model: it names no model_type")
     transformers.logging.set_verbosity_error()
     try:
         config = transformers.AutoConfig.for_model(**data)
@@ -167,7 +167,7 @@ def _example_of(model: Any) -> dict[str, Any]:
     main = model.main_input_name
     if main not in makers:
         raise NeuromechError(
-            f"{type(model).__name__} takes {main}, and there is no telling its shape: write a factory that returns "
+            f"{type(model).__name__} takes {main}, and its shape cannot be inferred: write a factory that returns "
             "(model, example)"
         )
     example: dict[str, Any] = {main: makers[main]()}

@@ -16,9 +16,17 @@ from .follow import Follower as Follower
 from .interpret import Invariance as Invariance
 from .normalised import ParameterGroups as ParameterGroups
 from .normalised import parameter_groups as parameter_groups
+from .operator import Operator as Operator
+from .operators.specifications import contraction as contraction
+from .operators.specifications import like as like
+from .operators.specifications import movement as movement
+from .operators.specifications import pointwise as pointwise
+from .operators.specifications import reduction as reduction
 from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .recognition import recognise as recognise
+from .registration import register_operator as register_operator
+from .registration import unregister_operator as unregister_operator
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
 from .verify import watched as watched

@@ -25,7 +25,7 @@ from neuromech.optimizers import rule_named
 from neuromech.params import Params, combine
 
 Follow = Literal["flow", "descent"]
-OptimizerState = MutableMapping[Any, Any]
+BaseState = MutableMapping[Any, Any]
 MEMORY = "eom_memory"  # in the state of a parameter, beside the momentum buffer that it describes
 
 
@@ -41,7 +41,7 @@ def step_gradient(
     point: Point,
     live: Live,
     roles: dict[str, Role],
-    state: OptimizerState,
+    state: BaseState,
     order: int,
     follow: Follow,
     backend: Backend,
@@ -92,7 +92,7 @@ def rule_of(group: dict[str, Any]) -> Rule:
 _rule = lru_cache(maxsize=64)(Rule)
 
 
-def _next(role: Role, optimizer_state: OptimizerState, order: int, used: bool) -> tuple[float, ...]:
+def _next(role: Role, optimizer_state: BaseState, order: int, used: bool) -> tuple[float, ...]:
     """The coefficients of this parameter's next gradient; its memory moves on."""
     if not role.rule.momentum:
         return _steady(role.rule, role.lr, order, None).gradient

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ class StepWatch:
         self._parameters, self._before, self._after, self._guard = parameters, before, after, guard
         self._attached: weakref.WeakKeyDictionary[Optimizer, tuple[Any, Any]] = weakref.WeakKeyDictionary()
         self._measured: Optimizer | None = None
+        self._depth = 0  # of steps within a step of the same optimizer
         # The registry of torch lives for ever: it must not keep a forgotten model alive.
         me = weakref.ref(self)
 
@@ -57,7 +59,10 @@ class StepWatch:
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        self._measured = None
+        if self._measured is optimizer and _wrappers(optimizer) > 1:
+            self._depth += 1  # a subclass that calls the step of its class, which torch has wrapped too
+            return None
+        self._measured, self._depth = None, 0
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
             self._measure(optimizer)
@@ -76,7 +81,9 @@ class StepWatch:
             self._before(optimizer)
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._measured is optimizer:  # else it steps by means of another optimizer, which was measured
+        if self._measured is optimizer and self._depth:
+            self._depth -= 1
+        elif self._measured is optimizer:  # else it steps by means of another optimizer, which was measured
             self._measured = None
             self._after(optimizer)
 
@@ -104,6 +111,15 @@ class ForeignSteps:
 
     def remove(self) -> None:
         self._everywhere.remove()
+
+
+def _wrappers(optimizer: Optimizer) -> int:
+    """How many of torch's wrappers around a step of `optimizer` are running."""
+    frame, count = sys._getframe(1), 0
+    while frame.f_back is not None:
+        frame = frame.f_back
+        count += frame.f_code.co_name == "wrapper" and frame.f_locals.get("self") is optimizer
+    return count
 
 
 def _params_of(optimizer: Optimizer) -> list[nn.Parameter]:

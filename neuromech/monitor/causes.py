@@ -108,7 +108,7 @@ CAUSES: dict[str, Cause] = {
         lasting=True,
     ),
     "settings": Cause(
-        "a param group has other settings than thought",
+        "a param group has unexpected settings",
         "print optimizer.param_groups at this step; declare what is scheduled: monitor(scheduled=...)",
         lasting=True,
     ),

@@ -21,7 +21,7 @@ class Descent:
     numbers. `draw`: the generator that batches come from, None for torch's own. `notes`: plain data that the caller
     wants to find again.
 
-    Raises `PhysicsError` for a file that is no state of this training.
+    Raises `PhysicsError` for a file that is not a state of this training.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Descent:
             self.losses, self.notes = list(state["losses"]), dict(state["notes"])
         except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
             raise PhysicsError(
-                f"{path} is no state of this training ({error}): give it another file, or delete it to begin anew"
+                f"{path} is not a state of this training ({error}): give it another file, or delete it to begin anew"
             ) from error
 
 

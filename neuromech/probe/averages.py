@@ -75,7 +75,7 @@ class Averages:
                 law = AverageLaw(tuple(self._measurement.symmetries), means)
             except (SymmetryError, KeyError) as error:
                 raise InstrumentError(
-                    f"{type(averaged).__name__} is no average of this model, its parameters are others: {error}"
+                    f"{type(averaged).__name__} does not average this model: its parameters differ ({error})"
                 ) from error
             self._laws[averaged] = self._met, law, Rows(law.slices, 0, self._measurement.laws.device)
             self._met += 1

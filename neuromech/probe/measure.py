@@ -174,7 +174,7 @@ class Measurement:
         if law == "measured" and not getattr(optimizer, "follows_flow", False):
             message = (
                 f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
-                "the books balance whatever it does (neuromech.register_optimizer teaches its rule)"
+                "its terms sum to the change whatever it does (neuromech.register_optimizer teaches its rule)"
             )
             self._journal.event(self.step, "measured", message)
 

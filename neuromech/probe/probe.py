@@ -139,7 +139,7 @@ class Probe(RunFrames):
         """Encloses one update of averaged weights (EMA, SWA): `with probe.averaging(ema, 1 - decay): ema.update...`.
 
         `weight`: with which the model's weights are taken in; `neuromech.dynamics.averaging_weight` knows that
-        of `AveragedModel`. Raises `InstrumentError` before the first step, or for what is no average of this model.
+        of `AveragedModel`. Raises `InstrumentError` before the first step, or for what does not average this model.
         """
         if self._averages is None:
             raise InstrumentError("nothing has been measured yet: averages are followed from the first step on")

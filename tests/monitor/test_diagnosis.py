@@ -104,9 +104,7 @@ def test_a_law_that_is_left_without_reason_is_not_passed_over() -> None:
 
 def test_words() -> None:
     fault = Fault(7, diagnose(EVIDENCE["settings"]), EVIDENCE["settings"])
-    assert str(fault).startswith(
-        "step 7: a param group has other settings than thought (certain): lr of 1.weight is 0.2"
-    )
+    assert str(fault).startswith("step 7: a param group has unexpected settings (certain): lr of 1.weight is 0.2")
     assert "To do: " in str(fault)
     assert len({len(column) for column in fault.rows().values()}) == 1
 

@@ -66,7 +66,7 @@ def test_bad_averages_are_refused() -> None:
     train(model, sgd(model), 1)
     with pytest.raises(InstrumentError, match="a number from 0 to 1"), probe.averaging(copy.deepcopy(model), 1.5):
         pass
-    with pytest.raises(InstrumentError, match="no average of this model"), probe.averaging(nn.Linear(3, 3), 0.1):
+    with pytest.raises(InstrumentError, match="does not average this model"), probe.averaging(nn.Linear(3, 3), 0.1):
         pass
     assert probe.averages.empty
 

@@ -393,6 +393,20 @@ class TestOtherHands:
         neuromech.instrument(model).monitor("raise")
         train(model, Half(model.parameters(), lr=0.1))
 
+    def test_a_subclass_that_calls_the_step_of_its_class(self) -> None:
+        """Torch wraps the step of a class at its first instance: then both steps run hooks, one inside the other."""
+
+        class Adapting(torch.optim.SGD):
+            def step(self, closure: object = None) -> None:  # type: ignore[override]
+                super().step()
+                self.param_groups[0]["weight_decay"] *= 1.01
+
+        sgd(net())
+        model = net()
+        monitor = neuromech.instrument(model).monitor("raise")
+        train(model, Adapting(model.parameters(), lr=0.05, weight_decay=1e-3))
+        assert monitor.step == 5
+
     def test_copies_of_the_model_are_not_watched(self) -> None:
         model = net()
         monitor = neuromech.instrument(model).monitor("raise")

@@ -18,7 +18,9 @@ from torch import Tensor
 from neuromech.eom.double_backward.last import Last
 
 Sizes = tuple[int, ...]
-Geometry = tuple[Sizes, Sizes, Sizes, bool, Sizes, int]  # stride, padding, dilation, transposed, output padding, groups
+ConvolutionGeometry = tuple[
+    Sizes, Sizes, Sizes, bool, Sizes, int
+]  # stride, padding, dilation, transposed, output padding, groups
 
 
 def applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -38,7 +40,7 @@ def convolution(
 
 class _Convolved(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: Geometry) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, options: ConvolutionGeometry) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.options, ctx.biased = options, bias is not None
         return torch.convolution(x, weight, bias, *options)
@@ -58,7 +60,7 @@ class _ConvolutionGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y_: Tensor, x: Tensor, weight: Tensor, options: Geometry, need: tuple[bool, bool]
+        ctx: Any, y_: Tensor, x: Tensor, weight: Tensor, options: ConvolutionGeometry, need: tuple[bool, bool]
     ) -> tuple[Tensor | None, ...]:
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(y_, x, weight)
@@ -85,7 +87,7 @@ class _ConvolutionSecond(Last):
         y_: Tensor,
         x: Tensor,
         weight: Tensor,
-        options: Geometry,
+        options: ConvolutionGeometry,
         need: tuple[bool, bool, bool],
     ) -> tuple[Tensor | None, ...]:
         over_y = None
@@ -100,7 +102,7 @@ class _ConvolutionSecond(Last):
 
 
 def _gradient(
-    y_: Tensor, x: Tensor, weight: Tensor, options: Geometry, need: tuple[bool, bool]
+    y_: Tensor, x: Tensor, weight: Tensor, options: ConvolutionGeometry, need: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     found = torch.ops.aten.convolution_backward(y_, x, weight, None, *options, [*need, False])
     return found[0] if need[0] else None, found[1] if need[1] else None

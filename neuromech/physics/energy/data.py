@@ -100,7 +100,7 @@ class Pairs:
     def __post_init__(self) -> None:
         for name, x in (("after", self.after), ("dt", self.dt), *self.acting().items()):
             if x.ndim and len(x) != len(self.before):
-                raise PhysicsError(f"there are {len(self.before)} states before a step, and {name} of {len(x)}")
+                raise PhysicsError(f"there are {len(self.before)} samples before a step, and {name} of {len(x)}")
 
     def __len__(self) -> int:
         return len(self.before)

@@ -154,7 +154,7 @@ class DiscreteGradient:
                 check_energy(self.value(example, condition), example)
             if drawn.names:
                 raise PhysicsError(
-                    f"the energy draws random numbers ({', '.join(drawn.names)}), so it is no function of the state: "
+                    f"the energy draws random numbers ({', '.join(drawn.names)}), so it is not a function of u: "
                     "an energy has no random part: call .eval() on the module, or draw once and keep what was drawn"
                 )
             if not traced.admitted:  # what an evaluation changes by itself, as a counter, says nothing

@@ -76,7 +76,7 @@ class EnergyModel(nn.Module):
         if (parameter.dtype, parameter.device) != (u.dtype, u.device):
             raise PhysicsError(
                 f"the states are {u.dtype} on {u.device}, the parameters {parameter.dtype} on {parameter.device}: "
-                "bring both to one by .to(...)"
+                "move both with .to(...)"
             )
 
     def _probe(self, u: Tensor) -> None:

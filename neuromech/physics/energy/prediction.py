@@ -177,7 +177,7 @@ def _sizes(
     start = like(0.0)
     if isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0):
         if not isinstance(steps, int) or steps < 0:
-            raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is no number of steps")
+            raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is not a number of steps")
         return start, [like(dt)] * steps
     if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor)):
         raise PhysicsError(f"dt is {dt!r}; expected a number, or the sizes of the steps")
@@ -186,7 +186,7 @@ def _sizes(
     try:
         sizes = like(dt)
     except (TypeError, ValueError) as error:
-        raise PhysicsError(f"dt is no list of step sizes ({error})") from error
+        raise PhysicsError(f"dt is not a list of step sizes ({error})") from error
     if sizes.ndim > 2 or (sizes.ndim == 2 and sizes.shape[1] != len(u0)):
         raise PhysicsError(
             f"dt has shape {tuple(sizes.shape)}; expected a number, [steps], or [steps, {len(u0)}], one a sample"

@@ -69,7 +69,7 @@ def fit(
     if (parameter.dtype, parameter.device) != (pairs.before.dtype, pairs.before.device):
         raise PhysicsError(
             f"the pairs are {pairs.before.dtype} on {pairs.before.device}, the parameters {parameter.dtype} on "
-            f"{parameter.device}: bring both to one by .to(...)"
+            f"{parameter.device}: move both with .to(...)"
         )
     optimizer = torch.optim.Adam(scheme.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     draw = torch.Generator().manual_seed(training.seed)

@@ -210,5 +210,5 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "state.pt"
     torch.save({"scheme": {}}, file)
     pairs = simulate(systems.pendulum(), 1, steps=2).pairs()
-    with pytest.raises(PhysicsError, match="no state of this training"):
+    with pytest.raises(PhysicsError, match="not a state of this training"):
         fit(MAKERS["NODE"](), pairs, checkpoint=file)
