@@ -95,8 +95,9 @@ def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning, code: st
 
 def located(error: Exception) -> str:
     """What was raised, and where: `ValueError: why (file.py:12)`."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    trace = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(trace[-1].filename).name}:{trace[-1].lineno})" if trace else ""
+    return f"{type(error).__name__}: {error}{where}"
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}

@@ -34,6 +34,27 @@ def local(t: Tensor) -> Tensor:
     return inside if isinstance(inside, Tensor) else t.detach()
 
 
+def is_sharded(t: Tensor) -> bool:
+    """True for a DTensor, of which this process holds a part."""
+    return isinstance(getattr(t, "_local_tensor", None), Tensor)
+
+
+def place_of(t: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of a sharded tensor: the shape of the part in this process, and where in the whole it begins."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sharded: Any = t
+    shape, offset = compute_local_shape_and_global_offset(sharded.shape, sharded.device_mesh, sharded.placements)
+    return tuple(shape), tuple(offset)
+
+
+def default_store() -> Any:
+    """The store by which the processes of torch.distributed have found each other: no collective is needed to ask."""
+    from torch.distributed.distributed_c10d import _get_default_store
+
+    return _get_default_store()
+
+
 def foreach_add(x: Packed, y: Packed, alpha: float) -> list[Tensor]:
     """x + alpha y, list by list, in as few kernels as torch can. Public optimizers are built on the foreach operators,
     which have no public name; a loop replaces them."""

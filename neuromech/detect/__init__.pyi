@@ -1,3 +1,4 @@
+from .calling import beside as beside
 from .calling import call as call
 from .calling import is_our_call as is_our_call
 from .calling import private_copy as private_copy
@@ -13,12 +14,21 @@ from .find import find_under as find_under
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
+from .follow import why_not as why_not
 from .interpret import Invariance as Invariance
 from .normalised import ParameterGroups as ParameterGroups
 from .normalised import parameter_groups as parameter_groups
+from .operator import Operator as Operator
+from .operators.specifications import contraction as contraction
+from .operators.specifications import like as like
+from .operators.specifications import movement as movement
+from .operators.specifications import pointwise as pointwise
+from .operators.specifications import reduction as reduction
 from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .recognition import recognise as recognise
+from .registration import register_operator as register_operator
+from .registration import unregister_operator as unregister_operator
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are
 from .verify import watched as watched

@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from neuromech.compat import (
     drop_hooks,
+    is_sharded,
     module_machinery,
     run_checkpoints_once,
     run_eagerly,
@@ -78,9 +79,12 @@ def _plain() -> Iterator[None]:
 def private_copy(model: nn.Module) -> nn.Module:
     """A copy whose forward leaves no trace in `model`: it shares parameters and buffers, and no other state.
 
-    Hooks are left out, but for those by which torch computes a weight. Raises `CaptureError` if it cannot be copied.
+    Hooks are left out, but for those by which torch computes a weight. A model that is sharded over processes is copied
+    whole, to the meta device. Raises `CaptureError` if it cannot be copied.
     """
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    state = (*model.parameters(), *model.buffers())
+    whole = any(is_sharded(t) for t in state)
+    shared = {id(t): _on_meta(t) if whole else t for t in state}
     try:
         copied = copy.deepcopy(model, dict(shared))
     except Exception as error:
@@ -88,6 +92,18 @@ def private_copy(model: nn.Module) -> nn.Module:
     for m in copied.modules():
         drop_hooks(m)
     return copied
+
+
+def _on_meta(t: Tensor) -> Tensor:
+    empty = torch.empty(t.shape, dtype=t.dtype, device="meta")
+    return nn.Parameter(empty, t.requires_grad) if isinstance(t, nn.Parameter) else empty
+
+
+def beside(model: nn.Module, inputs: Any) -> Any:
+    """`inputs` where the parameters of `model` are, if that is the meta device."""
+    if not any(p.is_meta for p in model.parameters()):
+        return inputs
+    return tree_map_only(Tensor, _on_meta, inputs)
 
 
 def is_our_call() -> bool:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import checkpoint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from neuromech.compat import (
@@ -49,6 +48,8 @@ _SAME = {"cpu", "cuda", "pin_memory", "requires_grad_", "share_memory_", "retain
 _RANDOM = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "poisson", "empty"}
 # A derivative reads the whole graph behind a tensor, whose parameters it may then depend on.
 _DERIVATIVES = {"grad", "backward"}
+# Custom functions of torch whose gradient is that of what they run: reentrant checkpoints, and a watch of fully_shard.
+_TRANSPARENT = {"CheckpointFunction", "RegisterPostBackwardFunction"}
 _COMPILED = "CompiledFunction"  # what torch.compile makes of a function with a gradient
 _SMALL = 1 << 16  # elements of a constant that is copied, so that what becomes of it later does not matter
 
@@ -162,7 +163,7 @@ class Follower(TorchFunctionMode):
         grad = torch.is_grad_enabled()
         # What a checkpoint runs without gradient has one when it is run again.
         function = "" if grad else running_function()
-        grad = grad or function == checkpoint.CheckpointFunction.__name__
+        grad = grad or function in _TRANSPARENT
         if function == _COMPILED:
             raise CaptureError("a part of the forward is compiled, and its calls cannot be followed")
         mark = len(self._recorder.graph.nodes)
@@ -315,6 +316,8 @@ class Follower(TorchFunctionMode):
         for t in results:
             if t not in self._twins:
                 self._announce(t, "constant")
+        order = {name: i for i, (name, _) in enumerate(self._model.named_parameters(remove_duplicate=False))}
+        graph.leaves.sort(key=lambda v: order[v.names[0]] if v.kind == "parameter" else -1)
         graph.outputs = [self._recorder.read(self._twins[t]) for t in results]
         name = type(self._model).__name__
         for key, p in self._model.named_parameters():
@@ -335,3 +338,12 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 def _name_of(func: Any) -> str:
     return str(getattr(func, "__name__", ""))
+
+
+def why_not(model: nn.Module) -> str:
+    """Why a model cannot be watched, if that can be known before it runs; else ""."""
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+        return "FullyShardedDataParallel cuts parameters out of a flat one: shard with fully_shard() (FSDP2) instead"
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
+    return ""

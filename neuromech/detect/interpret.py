@@ -17,7 +17,7 @@ from typing import Any
 
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.axes import Axis, Label, axis, leaves
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, known_number
 from neuromech.detect.operator import Operator, OperatorRule, operator_of, short
@@ -206,7 +206,10 @@ class Interpreter:
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
         made = rule(self, *args, **kwargs)
-        self._known.update(zip(node.outputs, made if isinstance(made, list) else [made], strict=True))
+        results = made if isinstance(made, list) else [made]
+        if [tuple(map(count, t.axes)) for t in results] != [v.shape for v in node.outputs]:
+            raise Unsupported("its results have other shapes than the rule says")
+        self._known.update(zip(node.outputs, results, strict=True))
 
     def _entering(self, node: Node, value: Value) -> Abstract:
         """An input as the operator may see it."""

@@ -26,6 +26,7 @@ from neuromech.compat import (
 )
 from neuromech.detect import constant_folding as shadow
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
+from neuromech.detect.operator import operator_of
 from neuromech.errors import CaptureError
 
 # They read metadata only: nothing of the tensor's content flows on.
@@ -105,6 +106,8 @@ class Recorder(TorchDispatchMode):
             self._leaves[key] = Value(tuple(t.shape), t.dtype, kind, trainable=trainable, content=content)
             self.graph.leaves.append(self._leaves[key])
         value = self._leaves[key]
+        if kind == "parameter" and value.kind != kind:  # what lay there before has become one
+            value.kind, value.trainable, value.content = kind, trainable, None
         value.names += (name,) if name and name not in value.names else ()
         return self.bind(t, value)
 
@@ -157,6 +160,11 @@ class Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         asked = [(t, self.read(t)) for t in _tensors((args, kwargs))]
         before = {id(t): v for t, v in asked}
+        if operator_of(name) is None and name not in _ESCAPES and any(v.content is None for _, v in asked):
+            with self:  # what no rule knows is recorded as what it is made of, if it is made of others
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
 
         def content(t: Tensor) -> Tensor | None:
             return before[id(t)].content

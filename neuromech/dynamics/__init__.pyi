@@ -8,6 +8,7 @@ from .forecast import effective_lr as effective_lr
 from .forecast import equivalent as equivalent
 from .forecast import measure as measure
 from .forecast import outlook as outlook
+from .forms.shards import counted_elsewhere as counted_elsewhere
 from .forms.sums import Block as Block
 from .forms.vectors import Computed as Computed
 from .forms.vectors import Values as Values

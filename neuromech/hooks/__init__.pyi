@@ -8,6 +8,10 @@ from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes
+from .ranks import Ranks as Ranks
+from .ranks import any_sharded as any_sharded
+from .ranks import held_alike as held_alike
+from .ranks import rank as rank
 from .step import ForeignSteps as ForeignSteps
 from .step import StepWatch as StepWatch
 from .step import held as held

@@ -59,6 +59,8 @@ class StepWatch:
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._measured is not None and hasattr(self._measured, "consolidate_state_dict"):
+            return None  # ZeroRedundancyOptimizer steps its share by this one, and then fetches that of the others
         if self._measured is optimizer and _wrappers(optimizer) > 1:
             self._depth += 1  # a subclass that calls the step of its class, which torch has wrapped too
             return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -14,6 +15,9 @@ from neuromech.errors import warn
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter
 from neuromech.symmetry import Symmetry, SymmetrySet
 
+Total = Callable[[Tensor], Tensor]
+"""Sums over all processes that hold a part of the parameters."""
+
 WITHDRAWN = (
     "the first gradient of the run does not keep {} claims, which are withdrawn (see .rejected): a backward "
     "is not the derivative of its forward, the loss sees parameters past the model (an L2 penalty in the loss?), or a "
@@ -21,7 +25,9 @@ WITHDRAWN = (
 )
 
 
-def check_claims(found: Findings, params: Mapping[str, nn.Parameter], eps: float, lenient: bool) -> Findings:
+def check_claims(
+    found: Findings, params: Mapping[str, nn.Parameter], eps: float, lenient: bool, total: Total | None = None
+) -> Findings:
     """`found` with what the gradients in `params` say of each claim; those that they break are withdrawn.
 
     `lenient`: they stay, as somebody else accuses the gradients.
@@ -29,7 +35,7 @@ def check_claims(found: Findings, params: Mapping[str, nn.Parameter], eps: float
     claims = list(found.symmetries)
     if all(p.grad is None for p in params.values()):
         return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
-    excess = excess_of(claims, params, eps)
+    excess = excess_of(claims, params, eps, total)
     claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
     broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
     notes = (*found.notes, "verified on the gradients of the first backward")
@@ -54,7 +60,9 @@ def guess_loss(model: nn.Module, graph: Graph, params: Mapping[str, nn.Parameter
     return nothing
 
 
-def excess_of(claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: float) -> list[tuple[float, float]]:
+def excess_of(
+    claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: float, total: Total | None = None
+) -> list[tuple[float, float]]:
     """By how much the gradients in `params` break each claim, in units of what rounding (`eps`) allows, and relative to
     |theta| |g|: more than 1 and the claim, or a gradient, is wrong."""
     if not claims:
@@ -62,7 +70,7 @@ def excess_of(claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: f
     values = {n: p.detach() for n, p in params.items() if p.is_floating_point() and p.numel()}
     grads = {n: p.grad for n, p in params.items() if p.grad is not None and n in values}
     plain = [s for s in claims if s.kind != "matrix"]
-    meter = TorqueMeter(plain, values)
+    meter = TorqueMeter(plain, values, total or (lambda x: x))
     with torch.no_grad():
         measured = meter(values, grads)
         excess = TorqueJudge(meter)(measured, eps)
@@ -74,7 +82,8 @@ def excess_of(claims: list[Symmetry], params: Mapping[str, nn.Parameter], eps: f
             out[s.name] = float(excess[rows].max()), float(measured.torque[rows].norm() / size)
         for s in claims:
             if s.kind == "matrix":
-                out[s.name] = _of_matrix(s, values, grads, typical, eps)
+                # Products of sharded matrices need all of them: what is sharded is not checked.
+                out[s.name] = (0.0, math.nan) if total else _of_matrix(s, values, grads, typical, eps)
     return [out[s.name] for s in claims]
 
 

@@ -18,7 +18,7 @@ Shapes: [rows] over all members of all families, float64, on the device of the p
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -43,7 +43,11 @@ class Torques(NamedTuple):
 class TorqueMeter:
     """Measures torques for `symmetries` over `params` (their values are not read here)."""
 
-    def __init__(self, symmetries: Sequence[Symmetry], params: Values) -> None:
+    def __init__(
+        self, symmetries: Sequence[Symmetry], params: Values, total: Callable[[Tensor], Tensor] = lambda x: x
+    ) -> None:
+        """`total`: sums over all processes that hold a part of the parameters."""
+        self._total = total
         self.symmetries, self.names = tuple(symmetries), tuple(params)
         signed = [Block.of(s) for s in self.symmetries]
         unsigned = [Block(s.size, False, tuple(_positive(t) for t in s.terms)) for s in self.symmetries]
@@ -64,8 +68,8 @@ class TorqueMeter:
     def __call__(self, params: Values, grads: Values) -> Torques:
         """Measure; a parameter without a gradient counts as one whose gradient is zero."""
         forms = self._forms
-        products, squares, weights = forms.bilinear([(grads, params), (grads, grads), (params, params)])
-        force, sums = forms.linear([grads, params])
+        products, squares, weights = self._total(forms.bilinear([(grads, params), (grads, grads), (params, params)]))
+        force, sums = self._total(forms.linear([grads, params]))
         gradients = squares[self._whole]
         typical = (gradients.sum() / self._elements.sum().clamp(min=1.0)).sqrt()
         largest = (gradients / self._elements).sqrt().amax() if len(self.names) else typical

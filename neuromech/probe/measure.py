@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter, version
+from neuromech.compat import is_sharded, local, own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
+from neuromech.hooks import Ranks
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
@@ -25,10 +26,18 @@ class Measurement:
     """Charges observed and predicted, step by step. `before` and `after` enclose one step of one optimizer."""
 
     def __init__(
-        self, model: nn.Module, found: Findings, record: Record, journal: Journal, every: int, members: int | None
+        self,
+        model: nn.Module,
+        found: Findings,
+        record: Record,
+        journal: Journal,
+        every: int,
+        members: int | None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """`ranks`: the processes over which the parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
-        self._model, self._record, self._journal, self._every = model, record, journal, every
+        self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, every, ranks
         self.params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = _owners(model, self.params)
@@ -134,6 +143,8 @@ class Measurement:
         self._observed = reading.observed
         kept = self.step % self._every == 0
         fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
+        if self._ranks is not None:  # laws are linear in the sums that they are made of: what is added up is right
+            fields, kept = None if fields is None else self._ranks.total(fields), False  # terms are not
         terms = self._totals.read(reading.observed, reading.scale, self.step) if kept else None
         self._writer.add(self.step, optimizer, lr, self.time, fields, terms)
 
@@ -245,7 +256,8 @@ Marks = dict[str, tuple[int, int]]
 
 def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
     """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    return {name: (t.data_ptr(), version(t)) for name, t in tensors}
+    mine = ((name, local(t) if is_sharded(t) else t) for name, t in tensors)
+    return {name: (t.data_ptr(), version(t)) for name, t in mine}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import Findings
-from neuromech.dynamics import read
+from neuromech.detect import Findings, why_not
+from neuromech.dynamics import counted_elsewhere, read
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
-from neuromech.hooks import Guard, LossWatch, StepWatch
+from neuromech.hooks import Guard, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now
@@ -103,7 +103,7 @@ class Probe(RunFrames):
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
         self._removed = False
-        self._record = Record(run, describe.of_model(self._model) | about, resume)
+        self._record = Record(run if rank() == 0 else None, describe.of_model(self._model) | about, resume)
         self._journal = Journal(self._record)
         self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
         self._waiting = Waiting(self._model, self._guard, example if loss is None else None)
@@ -119,6 +119,8 @@ class Probe(RunFrames):
         _watched.add(self._model)
         if optimizer is not None:
             self._steps.consider(optimizer)
+        if reason := why_not(self._model):
+            self._stand_aside(InstrumentError(reason))
 
     @property
     def symmetries(self) -> Findings:
@@ -288,7 +290,9 @@ class Probe(RunFrames):
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
-        self._measurement = Measurement(self._model, found, self._record, self._journal, self._every, self._members)
+        self._measurement = Measurement(
+            self._model, found, self._record, self._journal, self._every, self._members, self._waiting.ranks
+        )
         self._averages = Averages(self._measurement, self._record)
         self._measurement.beside(self._progress.flush)
         return self._measurement
@@ -325,7 +329,7 @@ class Probe(RunFrames):
 
         def enclosed(optimizer: Optimizer) -> None:
             if not self._removed:
-                with torch.no_grad(), self._progress.measuring():
+                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(held_alike(self._model)):
                     self._guard(work, optimizer)
                 if self._monitor is not None:
                     self._monitor.react()  # what it raises is meant to end the run
@@ -334,9 +338,10 @@ class Probe(RunFrames):
 
     def _stand_aside(self, error: Exception) -> None:
         """Something of ours has failed: training goes on without it, or ends if that was asked for."""
-        step = 0 if self._measurement is None else self._measurement.step
-        self._reason = empty_run.failed(step, error)
+        self._reason = empty_run.failed(step := self._measurement.step if self._measurement else 0, error)
         try:
+            if self._waiting.ranks is not None:
+                self._waiting.ranks.leave()
             self._remove("failed", f"{type(error).__name__}: {error}")
         except Exception as second:
             self._reason += f" Then the records could not be closed: {second}"

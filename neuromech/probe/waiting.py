@@ -20,6 +20,7 @@ from neuromech.detect import (
     Invariance,
     analyse,
     arguments,
+    beside,
     custom_claims,
     find_under,
     outputs_as_they_are,
@@ -27,7 +28,7 @@ from neuromech.detect import (
     recognise,
     record,
 )
-from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard, Ranks, any_sharded
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
 from neuromech.symmetry import Symmetry
@@ -44,7 +45,8 @@ class Waiting:
         self.violated: list[tuple[Symmetry, float]] = []
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
-        self._model = model
+        self.ranks: Ranks | None = None  # over which the parameters are sharded
+        self._model, self._sharded = model, any_sharded(model.parameters())
         self._seen: Forward | None = None
         if example is not None:
             args, kwargs = arguments(example)
@@ -95,7 +97,8 @@ class Waiting:
 
     def _on_backward(self) -> None:
         trained = self.forwards.trained
-        if self.found is None and trained is not None and trained.finite:
+        ready = trained is not None and trained.finite and not self._sharded
+        if self.found is None and trained is not None and ready:
             self._find(trained)
 
     def _graph(self, forward: Forward) -> Graph:
@@ -104,7 +107,8 @@ class Waiting:
         if self._given and self._seen is not None and self._seen.graph is not None:
             return self._seen.graph
         try:
-            return record(private_copy(self._model), forward.args, forward.kwargs)
+            copied = private_copy(self._model)
+            return record(copied, *beside(copied, (forward.args, forward.kwargs)))
         except Exception as error:
             raise forward.problem or error from error
 
@@ -121,9 +125,12 @@ class Waiting:
         found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
         if len(forward.outputs) != len(graph.outputs):
             found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
-        found = check_claims(found, params, eps, self.lenient)
+        if self._sharded:
+            self.ranks = Ranks("; ".join(s.name for s in found))
+        total = None if self.ranks is None else self.ranks.total
+        found = check_claims(found, params, eps, self.lenient, total)
         extra = custom_claims(graph, free, [*found, *found.rejected])
-        excess = zip(extra, excess_of(extra, params, eps), strict=True)
+        excess = zip(extra, excess_of(extra, params, eps, total), strict=True)
         self.violated = [(s, by) for s, (by, _) in excess if by > 1]
         self.found = found
 

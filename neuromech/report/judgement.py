@@ -172,7 +172,8 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
         return
     followed = _followed(facts)
     judged = [f for f in followed if f.verdict.status in ("rounding", "close", "broken")]
-    yield from _broken([f for f in judged if f.verdict.status == "broken"], len(judged))
+    broken = [f for f in judged if f.verdict.status == "broken"]
+    yield from _broken(broken, len(judged), _message(facts, "practice"))
     if stuck := _motionless(facts):
         yield stuck
         return
@@ -195,7 +196,8 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
             yield _held(own, sum(f.evidence == evidence for f in judged), evidence, bool(little))
 
 
-def _broken(broken: Sequence[FamilyRecord], judged: int) -> Iterator[Statement]:
+def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterator[Statement]:
+    """`noticed`: a practice that the monitor has seen, which may be why."""
     if broken:
         since, worst = min(f.verdict.since or 0 for f in broken), max(f.verdict.worst for f in broken)
         which = listing([f.name for f in broken[:NAMES]]) + (
@@ -204,7 +206,8 @@ def _broken(broken: Sequence[FamilyRecord], judged: int) -> Iterator[Statement]:
         count = f"{len(broken)} of {many(judged, 'law')} {_be(len(broken))} broken"
         text = f"{count}, from step {since} on, by up to {share(worst)}"
         do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
-        yield Statement("broken", "bad", f"{text}: {which}.", since, do, f"{text}.")
+        why = f" What the monitor noticed: {noticed}." if noticed else ""
+        yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}")
 
 
 def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence, little: bool) -> Statement:

@@ -94,6 +94,12 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "masked_scatter": lambda h: F.relu(h).masked_scatter(PAD, F.relu(h)[:, :1]),
     "select_scatter": lambda h: F.relu(h).select_scatter(torch.zeros(2, 5), 1, 1),
     "slice_scatter": lambda h: F.relu(h).slice_scatter(F.relu(h)[:, :2], 1, 1, 3),
+    "kth_value": lambda h: F.relu(h).kthvalue(2, 1).values,
+    "median_over_time": lambda h: F.relu(h).median(1).values,
+    "running_maximum": lambda h: F.relu(h).cummax(1).values,
+    "windows": lambda h: F.relu(h).unfold(1, 2, 1).mean(-1),
+    "hstack_and_ravel": lambda h: torch.hstack([F.relu(h), F.relu(h).square().sqrt()]).ravel().reshape(2, 6, 5),
+    "fliplr_and_diff": lambda h: torch.fliplr(F.relu(h)).diff(dim=1),
     "einsum_between": lambda h: torch.einsum("btc,cd->btd", F.relu(h), FIXED.to(h.dtype)),
 }  # fmt: skip
 

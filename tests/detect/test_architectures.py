@@ -32,7 +32,6 @@ LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "receptance_weighted": ("a quotient of sums over time that start at zero", {"scaling": 3}),
     "unfold_and_fold": ("there is no rule for fold", {"scaling": 3}),
     "maxout_by_adaptive_pool": ("a pool over channels tells its windows not apart", {"scaling": 2}),
-    "pairwise_distance": ("there is no rule for it", {"scaling": 1, "translation": 4}),
     "distance_matrix": ("there is no rule for it", {"scaling": 1, "translation": 4}),
     "orthogonal": ("the diagonal and the upper triangle of a skew matrix do nothing", {"translation": 6}),
 }

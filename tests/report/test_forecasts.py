@@ -1,6 +1,7 @@
 """Forecasts from records: of data that a known balance made, and of records that say too little."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -109,3 +110,53 @@ def test_the_page_shows_forecasts_and_terms() -> None:
     (line,) = [x for x in ax.lines if len(x.get_xdata()) > 2]
     change = family.whole["observed"].iloc[-1] - family.whole["observed"].iloc[0]
     assert line.get_ydata()[-1] == pytest.approx(change)  # type: ignore[index]
+
+
+def test_settings_are_those_of_the_parameters_own_group() -> None:
+    run = record(SGD)
+    own = {"lr": LR, "momentum": 0.9, "weight_decay": 0.01, "names": ["w"]}
+    other = {"lr": 100 * LR, "momentum": 0.9, "weight_decay": 0.5, "names": ["head"]}
+    run.sessions[-1]["meta"]["symmetries"][0]["terms"] = [{"parameter": "w"}]
+    (alone,) = made(run)
+    run.sessions[-1]["meta"]["optimizers"] = [SGD | {"groups": [own, other]}]
+    (f,) = made(run)
+    assert (f.lr, f.weight_decay) == (LR, 0.01)
+    assert f.effective == alone.effective
+    run.sessions[-1]["meta"]["optimizers"] = [SGD | {"groups": [other | {"names": ["head"]}, own]}]
+    (f,) = made(run)  # the learning rates on record are those of the first group, 100 times these
+    assert f.effective == pytest.approx(alone.effective / 100)
+    assert (f.lr, f.weight_decay) == (LR, 0.01)
+
+
+def test_coupled_decay_behind_a_preconditioner_is_never_idle() -> None:
+    adam = {"class": "Adam", "law": "rebuilt", "groups": [{"lr": LR, "betas": [0.9, 0.99], "weight_decay": 0.02}]}
+    run = record(ADAMW, decay=0.0)
+    run.sessions[-1]["meta"]["optimizers"] = [adam]
+    (f,) = made(run)
+    assert f.coupled
+    said = " ".join(remarks([f]))
+    assert "does nothing" not in said
+    assert "not told apart" in said
+
+
+def test_every_number_is_scored_and_failures_conclude_nothing() -> None:
+    (f,) = made(record(SGD))
+    assert f.baseline > f.error
+    assert f.angle_error < 0.02
+    assert f.angle_baseline > f.angle_error
+    failed = replace(f, end=3.0 * f.came)
+    assert failed.error == pytest.approx(2.0)
+    assert remarks([failed]) == ["The forecasts were off by more than 100 %: nothing is concluded from them."]
+    assert "in a parameter group of their own" in remarks([f])[0]
+
+
+def test_what_could_not_be_measured_is_not_zero() -> None:
+    """Weights that shrink without any decay: what drives them has no strength that could be read."""
+    run = record(SGD)
+    terms = run.frame("terms")
+    terms["momentum"] = -terms["momentum"].abs()
+    charges = run.frame("charges")
+    found = families(run.meta, charges, terms)
+    (f,) = forecasts(run.meta, found, run.frame("steps"))
+    assert math.isnan(f.equilibrium)
+    assert math.isnan(f.angle)

@@ -86,6 +86,14 @@ def test_a_law_breaks() -> None:
     assert [s.step for s in said.wrong] == [10]
 
 
+def test_a_practice_that_breaks_laws_is_named_beside_them() -> None:
+    record = train(54, meddle=touching(10, "2.weight", 0.1))
+    record.append("events", {"step": 2, "kind": "practice", "message": "step 2: the loss has an L2 term"})
+    said = judged(record)
+    assert "by up to" in said.headline
+    assert "What the monitor noticed: step 2: the loss has an L2 term." in said.headline
+
+
 def test_a_symmetry_that_gradients_do_not_respect_is_broken_though_its_books_balance() -> None:
     """The law of a translation reads the torque: what the reading hides, the ideal law shows."""
     record = train(20)

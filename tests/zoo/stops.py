@@ -75,10 +75,10 @@ def in_place() -> nn.Module:
         rescale 2  c.weight[i], c.bias[i] / d.weight[:, i]
         translation 2  b.bias[i] - d.bias[i]
     """,
-    missed={"scaling": (1, "there is no rule for cummax")},
+    missed={"scaling": (4, "there is no rule for cumprod")},
 )
 def unknown_operator() -> nn.Module:
     return Net(
-        lambda m, x: m.b(F.relu(m.a(x)).cummax(1).values) + m.d(F.relu(m.c(x))),
+        lambda m, x: m.b(F.relu(m.a(x)).cumprod(1)) + m.d(F.relu(m.c(x))),
         a=nn.Linear(3, 4), b=nn.Linear(4, 2), c=nn.Linear(3, 2), d=nn.Linear(2, 2),
     )  # fmt: skip

@@ -62,6 +62,35 @@ def extreme(s: Interpreter, x: Abstract, *others: Any, **named: Any) -> Any:
     return both(s, x, *others, **named) if others or named else extremum(s, x)
 
 
+def kth(s: Interpreter, x: Abstract, k: int, dim: int = -1, keepdim: bool = False) -> list[Abstract]:
+    """The k-th smallest entry along an axis, and where it stands."""
+    return both(s, x, dim, keepdim)
+
+
+def both_ends(s: Interpreter, x: Abstract, *, dim: int | None = None, keepdim: bool = False) -> list[Abstract]:
+    """The smallest and the largest entry."""
+    return [extremum(s, x, dim, keepdim), extremum(s, x, dim, keepdim)]
+
+
+def running(s: Interpreter, x: Abstract, dim: int) -> list[Abstract]:
+    """The extreme of all entries up to each, and where it stands: as a maximum, at every place."""
+    over = x.along([dim])
+    y = extremum(s, x, dim, True)
+    axes = [axis(prod(a.n for a in x.axes[dim])) if d == dim % x.ndim else a for d, a in enumerate(x.axes)]
+    assert over or y.ndim
+    return [s.result(axes, y.scale, y.shift), s.result(axes)]
+
+
+def windows(s: Interpreter, x: Abstract, dim: int, size: int, step: int) -> Abstract:
+    """Windows of one axis, their entries along a new last one."""
+    assert s.node is not None
+    over, where, inside = x.along([dim]), axis(s.node.outputs[0].shape[dim]), axis(size)
+    local, constant = x.shift.split(over)
+    patches = Data((("windows", s.node),), (*over, *where, *inside))
+    axes = [where if d == dim % x.ndim else a for d, a in enumerate(x.axes)]
+    return s.result([*axes, inside], s.scaling.uniform(x.scale, over), local.times(patches).summed(over) + constant)
+
+
 def place(s: Interpreter, x: Abstract, dim: int | None = None, keepdim: bool = False) -> Abstract:
     """Where the extreme entry stands."""
     return s.result(extremum(s, x, dim, keepdim).axes)
@@ -225,6 +254,11 @@ define("sum", summed(mean=False), mixing.reduced)
 define("mean", summed(mean=True), mixing.reduced)
 define("amax amin", extremum, by_entries)
 define("max min", extreme, by_entries)
+define("median nanmedian", extreme, by_entries)
+define("kthvalue", kth, by_entries)
+define("aminmax", both_ends, by_entries)
+define("cummax cummin", running, by_entries)
+define("unfold", windows)
 define("argmax argmin", place, by_entries)
 define("sort topk argsort msort", ordered, by_entries)
 define("linalg_vector_norm", vector_norm, by_entries)

@@ -12,7 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuromech.compat import is_sharded
+from neuromech.dynamics.forms import shards
 from neuromech.dynamics.forms.chunks import Range
+from neuromech.dynamics.forms.shards import is_elsewhere
+from neuromech.errors import InstrumentError
 from neuromech.optimizers import Window
 
 
@@ -77,7 +81,7 @@ class Reader:
         self._cut = {
             (name, start): piece
             for name, x in vector.items()
-            if name in cuts and isinstance(x, Tensor) and _in_one_piece(x)
+            if name in cuts and isinstance(x, Tensor) and _in_one_piece(x) and not is_elsewhere(name)
             for start, piece in zip(cuts[name].starts, x.view(-1).split(cuts[name].lengths), strict=True)
         }
         self._name = ""
@@ -89,12 +93,14 @@ class Reader:
         if piece is not None:
             return piece
         entry = self._vector.get(r.name)
-        if entry is None:
+        if entry is None or is_elsewhere(r.name):
             return None
         if r.name != self._name:
             self._name, self._made = r.name, {}
 
         def window(t: Tensor) -> Tensor:
+            if is_sharded(t):
+                return shards.piece(t, r.start, r.stop)
             if _in_one_piece(t):
                 return t.view(-1)[r.start : r.stop]
             return self._once(t, lambda: (t if t.layout is torch.strided else t.to_dense()).flatten())[r.start : r.stop]
@@ -103,6 +109,8 @@ class Reader:
             return window(entry)
         if entry.local:
             return entry.of(window)
+        if any(isinstance(x, Tensor) and is_sharded(x) for x in self._vector.values()):
+            raise InstrumentError(f"the step of {r.name} mixes elements that lie on several processes")
         return self._once(entry, lambda: entry.of(lambda t: t).flatten())[r.start : r.stop]
 
     def _once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
@@ -113,4 +121,4 @@ class Reader:
 
 
 def _in_one_piece(x: Tensor) -> bool:
-    return x.layout is torch.strided and x.is_contiguous()
+    return x.layout is torch.strided and not is_sharded(x) and x.is_contiguous()
