@@ -4,7 +4,10 @@ import pytest
 
 from experiments.silent_bugs.bugs import BUGS
 
-pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning"),
+    pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step:UserWarning"),  # one of the bugs
+]
 
 
 @pytest.mark.parametrize("name", BUGS)

@@ -87,7 +87,8 @@ def test_the_case_holds_its_operator(name: str, function: operators.Function) ->
     graph = trace(function, torch.randn(3, 6)).graph
     found = {op_name(n).rstrip("_") for n in graph.nodes if n.op == "call_function"}
     composed_in_python = {"softsign", "tanhshrink", "relu6", "tensordot"}
-    assert name in found or name in composed_in_python
+    padded = name.endswith("_pad1d") and "pad" in found  # traced as one operator
+    assert name in found or name in composed_in_python or padded
 
 
 def test_every_operator_of_the_tables_is_tested() -> None:
