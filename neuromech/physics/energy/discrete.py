@@ -59,6 +59,11 @@ class DiscreteGradient:
             raise PhysicsError(f"an energy is a function of the state, not {type(energy).__name__}")
         if nodes < 1:
             raise PhysicsError(f"a quadrature has at least one node, not {nodes}")
+        if isinstance(energy, torch.jit.ScriptModule) and form == "chain":
+            raise PhysicsError(
+                "a scripted module hides its operators: give the module that it was scripted from, or take "
+                'form="midpoint"'
+            )
         self._energy, self.form, self.nodes = energy, form, nodes
         self._traces: list[_Traced] = []  # the latest used first
 

@@ -81,6 +81,9 @@ def _walk(x: Any, live: LivePlaces, seen: Seen) -> Iterator[Any]:
         yield x.shape, x.dtype.str, x.tobytes() if x.dtype != object else Same(x)
     elif isinstance(x, np.generic | bytearray):
         yield from (type(x), bytes(x))
+    elif isinstance(x, torch.jit.ScriptModule):
+        yield Same(x)
+        yield x.training
     elif isinstance(x, nn.Module):
         yield from _module(x, live, seen)
     elif isinstance(x, Mapping):

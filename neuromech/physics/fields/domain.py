@@ -101,6 +101,8 @@ class Torus(FreeSpace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not isinstance(self.period, int | float):
+            raise PhysicsError(f"period={self.period!r}: one number, the same for every axis; scale the points to it")
         if not self.period > 0:
             raise PhysicsError(f"period={self.period}: expected a positive length")
 
@@ -125,6 +127,8 @@ class Box(FreeSpace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not (isinstance(self.low, int | float) and isinstance(self.high, int | float)):
+            raise PhysicsError(f"a box from {self.low!r} to {self.high!r}: one number each, the same for every axis")
         if not self.low < self.high:
             raise PhysicsError(f"a box from {self.low} to {self.high} is empty: expected low < high")
 

@@ -520,3 +520,14 @@ def test_rules_of_the_users_own() -> None:
     ):
         with pytest.raises(PhysicsError, match=words):
             register_rule(name, kind)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scripted_energies_say_what_to_do() -> None:
+    plain = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
+    scripted = torch.jit.script(plain)
+    with pytest.raises(PhysicsError, match="scripted module hides its operators"):
+        discrete_gradient(scripted)
+    u, v = torch.randn(2, 4, 6).unbind(0)
+    found = discrete_gradient(scripted, "midpoint")(u, v)
+    torch.testing.assert_close(found, discrete_gradient(plain, "midpoint")(u, v))

@@ -85,6 +85,8 @@ def test_kinks_that_no_name_tells(name, form) -> None:
         (lambda: BoundedMixture(Torus(2), 0), "components=0"),
         (lambda: BoundedMixture(Torus(2), mass=0.0), "mass=0.0"),
         (lambda: Torus(2.5), "d=2.5"),
+        (lambda: Torus(2, period=(1.0, 2.0)), "one number, the same for every axis"),
+        (lambda: Box(2, low=(0.0, 0.0), high=(1.0, 2.0)), "one number each"),
         (lambda: mlp(3, 3, periods=(None, 1.0)), "2 periods for 3 inputs"),
         (lambda: couple(FLAT, gaussian(torch.zeros(1), torch.eye(1))), "2 dimensions, end in 1"),
         (lambda: gaussian_cost(torch.zeros(2), torch.eye(2), torch.zeros(1), torch.eye(1)), "with the same d"),
