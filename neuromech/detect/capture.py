@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 from neuromech.compat import is_persistent, tree_leaves
 from neuromech.detect.calling import call, copies, state_of
 from neuromech.detect.constant_folding import Replay
+from neuromech.detect.experts import InAnyPrecision
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
@@ -66,7 +67,7 @@ def record(
             with preserved_rng(), recorder.recording():
                 recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
             witness = state_of(model, copies)
-            with preserved_rng(), torch.enable_grad(), Replay(recorder.answers):
+            with preserved_rng(), torch.enable_grad(), InAnyPrecision(), Replay(recorder.answers):
                 reached, custom = backward_graph(run(witness, copies((args, kwargs or {}))))
     except CaptureError:
         raise

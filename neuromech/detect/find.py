@@ -20,6 +20,7 @@ from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
+from neuromech.detect.unread import without_unread
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
@@ -87,7 +88,8 @@ def analyse(
 ) -> Findings:
     """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
     _check_trainable(model)
-    interpreter = Interpreter(graph)
+    read = without_unread(graph)
+    interpreter = Interpreter(read)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -97,7 +99,7 @@ def analyse(
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
     claims = [claim.symmetry for _, claim in drawn]
-    matrix = matrix_families(graph, _shifted_at_will(claims, shapes))
+    matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):

@@ -95,3 +95,20 @@ def known_number(value: Value) -> float | None:
             number = node.args[0 if op == "scalar_tensor" else 1]
             return float(number) if isinstance(number, int | float) else None
     return None
+
+
+def is_one_hot(node: Node, graph: Graph) -> bool:
+    """True if `torch.nn.functional.one_hot` made the result: which class it is, compared with all that there are.
+
+    It asserts that the class is one of them; without the assertion the row might be all zeros.
+    """
+    if node.op == "aten.one_hot":
+        return True
+    if node.op != "aten.eq" or not (len(node.args) == 2 and all(isinstance(a, Value) for a in node.args)):
+        return False
+    chosen, classes = node.args
+    content, source = classes.content, chosen.node.inputs[0] if chosen.node and chosen.node.inputs else None
+    if content is None or content.is_meta or content.is_floating_point() or chosen.shape[-1:] != (1,):
+        return False
+    asserted = any(n.op == "aten.lt" and n.args == (source, len(content)) for n in graph.nodes)
+    return asserted and content.ndim == 1 and content.tolist() == list(range(len(content)))
