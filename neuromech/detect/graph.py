@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from neuromech.compat import tree_map_only
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides and first element in its memory
 ValueKind = Literal["op", "parameter", "constant", "input"]
@@ -46,15 +48,24 @@ class Node:
     stop: bool = False
     escape: bool = False
     opaque: str = ""
+    random: bool = False  # it draws random numbers
 
 
 @dataclass
 class Graph:
-    """A recorded forward: nodes in order, leaves, and the values that make the result, in the order of its leaves."""
+    """A recorded forward: nodes in order, leaves, and the values that make the result, in the order of its leaves.
+
+    `decisions`: the other answers that random numbers might have given where they decide which way the forward takes.
+    `drew`: it drew numbers from Python's or NumPy's generator. `replaced`: attributes of modules that it left otherwise
+    than it found them.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     leaves: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    decisions: list[tuple[float, ...]] = field(default_factory=list)
+    drew: bool = False
+    replaced: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> list[Value]:
@@ -78,6 +89,30 @@ class Graph:
             if any(v in seen for v in node.inputs):
                 seen.update(node.outputs)
         return seen
+
+
+def together(graphs: Sequence[Graph]) -> Graph:
+    """Several recordings of one model as one graph: its parameters are the same in all of them."""
+    first, *others = graphs
+    if not others:
+        return first
+    whole = Graph(list(first.nodes), list(first.leaves), list(first.outputs))
+    by_name = {v.names[0]: v for v in first.parameters}
+    for graph in others:
+        same = {v: by_name.setdefault(v.names[0], v) for v in graph.parameters}
+        whole.leaves += [v for v in graph.leaves if same.get(v, v) is v]
+
+        def shared(v: Value, same: dict[Value, Value] = same) -> Value:
+            return same.get(v, v)
+
+        for node in graph.nodes:
+            args, kwargs = tree_map_only(Value, shared, (node.args, node.kwargs))
+            swapped = replace(node, args=args, kwargs=kwargs, inputs=[shared(v) for v in node.inputs])
+            for v in node.outputs:
+                v.node = swapped
+            whole.nodes.append(swapped)
+        whole.outputs += map(shared, graph.outputs)
+    return whole
 
 
 def known_number(value: Value) -> float | None:

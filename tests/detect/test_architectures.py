@@ -20,7 +20,6 @@ MIRRORED = "the real part of a transform does not see what is odd"
 TWICE = "the same channels twice, side by side"
 LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "coordinate_convolution": ("what multiplies a constant channel is a bias", {"translation": 12}),
-    "hf_clip": ("a token that the text chooses is not told from the others", {"scaling": 1, "translation": 5}),
     "hf_beit": ("entries of a table that nobody reads count, with us alone", {"translation": -2}),
     "hf_t5": ("a table that is never read whole", {"translation": 2}),
     "hf_t5_gated": ("a table that is never read whole", {"translation": 2}),

@@ -52,9 +52,18 @@ def embedding(
     """Rows of a table, at places that the data choose."""
     if scale_grad_by_freq:
         raise Unsupported("it gives another gradient than its own")
+    known = s.value(index)
+    if known and known.content is not None and not known.content.is_meta and _is_all(known.content, length(table, 0)):
+        table = table.fresh()
+        return replace(table, axes=((),) * (index.ndim - 1) + table.axes)
     table = table.fresh()
     shift = _looked_up(table, [0], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
     return replace(s.result((*index.axes, *table.axes[1:]), table.scale, shift), rows=tuple(table.along([0])))
+
+
+def _is_all(index: torch.Tensor, n: int) -> bool:
+    """True if a constant index reads a table row by row, from the first to the last."""
+    return index.numel() == n == index.shape[-1] and index.flatten().tolist() == list(range(n))
 
 
 def embedding_bag(s: Interpreter, table: Abstract, index: Abstract, *_: Any, **__: Any) -> list[Abstract]:

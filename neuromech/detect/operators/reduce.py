@@ -117,6 +117,13 @@ def ordered(s: Interpreter, x: Abstract, *args: Any, **named: Any) -> Any:
     return made if len(s.node.outputs) > 1 else made[1 if "arg" in s.node.op else 0]
 
 
+def counted(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+    """How many entries have which value."""
+    assert s.node is not None
+    s.pin(x)
+    return s.result([axis(n) for n in s.node.outputs[0].shape])
+
+
 def cumulative(s: Interpreter, x: Abstract, dim: int, *, dtype: Any = None) -> Abstract:
     """Sums of all entries up to each."""
     assert s.node is not None
@@ -284,6 +291,7 @@ define("kthvalue", kth, by_entries)
 define("aminmax", both_ends, by_entries)
 define("cummax cummin", running, by_entries)
 define("unfold", windows)
+define("histc bincount", counted, by_entries)
 define("argmax argmin", place, by_entries)
 define("sort topk argsort msort", ordered, by_entries)
 define("linalg_vector_norm", vector_norm, by_entries)
