@@ -14,10 +14,13 @@ from neuromech.compat import is_sharded, local, own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
 from neuromech.hooks import Ranks
+from neuromech.optimizers import ParamGroup
 from neuromech.params import named_parameters
 from neuromech.probe import describe
+from neuromech.probe.scalars import scalars_of
 from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
 from neuromech.record import Journal, Record, some
+from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
 
@@ -49,8 +52,10 @@ class Measurement:
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
+        self._rows = rows
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+        self._readings: WeakKeyDictionary[Optimizer, Reading] = WeakKeyDictionary()  # the newest of each, newest last
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
         if not len(found):
@@ -108,10 +113,27 @@ class Measurement:
         self.step += 1
         self.time += lr
         self._totals.add(reading)
+        self._readings.pop(optimizer, None)
+        self._readings[optimizer] = reading
         self._keep(known.index, lr, reading)
         self._weights = _marks(self.params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
         return reading
+
+    def scalars(self) -> dict[str, float]:
+        """What a logger should draw of the newest step. Nothing where parameters are sharded: sums are partial there."""
+        if self._ranks is not None:
+            return {}
+        held: dict[str, tuple[Optimizer, ParamGroup]] = {
+            self._names[p]: (optimizer, group)
+            for optimizer in self._readings
+            for group in optimizer.param_groups
+            for p in group["params"]
+            if p in self._names
+        }
+        movers = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
+        evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
+        return scalars_of(self.symmetries, evidence, movers, self._rows, dict(self._readings.items()))
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
