@@ -22,6 +22,7 @@ from .motion import buffers as buffers
 from .motion import law_of as law_of
 from .motion import read as read
 from .motion import regime as regime
+from .scalars import scalars_of as scalars_of
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register

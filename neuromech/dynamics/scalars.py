@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
-from neuromech.dynamics import Reading, effective_lr
+from neuromech.dynamics.forecast import effective_lr
+from neuromech.dynamics.laws import Reading
+from neuromech.dynamics.rows import Rows
 from neuromech.optimizers import Hyperparameters, ParamGroup, hyperparameters_of, rule_of
-from neuromech.probe.writer import Rows
 from neuromech.symmetry import Symmetry
 
 SPREAD = {"smallest": np.min, "median": np.median, "largest": np.max}

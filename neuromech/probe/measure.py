@@ -17,7 +17,6 @@ from neuromech.hooks import Ranks
 from neuromech.optimizers import ParamGroup
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.scalars import scalars_of
 from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
