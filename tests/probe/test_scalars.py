@@ -13,7 +13,9 @@ import neuromech
 def trained(optimizer: str, steps: int = 5) -> tuple[neuromech.Probe, nn.Module, torch.Tensor, torch.Tensor]:
     """The probe, the model, and the normalised weights before and after the last step."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-30), nn.ReLU(), nn.Linear(5, 3)).double()
+    model = nn.Sequential(
+        nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-30), nn.ReLU(), nn.Linear(5, 3)
+    ).double()
     made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.03, weight_decay=0.1)
     probe = neuromech.instrument(model)
     x, y = torch.randn(16, 6, dtype=torch.float64), torch.randint(0, 3, (16,))
