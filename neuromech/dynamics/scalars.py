@@ -14,17 +14,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics.forecast import effective_lr
 from neuromech.dynamics.laws import Reading
 from neuromech.dynamics.rows import Rows
-from neuromech.optimizers import Hyperparameters, ParamGroup, hyperparameters_of, rule_of
+from neuromech.optimizers import Hyperparameters
 from neuromech.symmetry import Symmetry
 
 SPREAD = {"smallest": np.min, "median": np.median, "largest": np.max}
@@ -33,16 +32,16 @@ SPREAD = {"smallest": np.min, "median": np.median, "largest": np.max}
 def scalars_of(
     symmetries: Sequence[Symmetry],
     evidence: Sequence[str],
-    held: Sequence[tuple[Optimizer, ParamGroup] | None],
+    held: Sequence[Hyperparameters | None],
     rows: Rows,
-    readings: Mapping[Optimizer, Reading],
+    readings: Sequence[Reading],
 ) -> dict[str, float]:
-    """Of the newest `readings` of the optimizers, the newest last. `held`: the group that moves a family, if one does."""
+    """Of the newest reading of each optimizer, the newest last. `held`: of the group that moves a family, if any."""
     if not readings or not rows.families:
         return {}
-    newest = list(readings.values())[-1]
+    newest = readings[-1]
     off = rows.maxima(rows.residuals(newest.exact[None], newest.observed, newest.scale)[0])
-    moved = torch.stack([_moved(rows, r) for r in readings.values()])  # [optimizers, 3, families]
+    moved = torch.stack([_moved(rows, r) for r in readings])  # [optimizers, 3, families]
     # A family is read where it moved: other optimizers step in between.
     which = moved[:, 1].nan_to_num().argmax(0)
     before, square, turn = moved.gather(0, which.expand(1, 3, -1))[0].cpu().numpy()
@@ -55,9 +54,8 @@ def scalars_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         out |= _spread("update_to_weight", np.sqrt((square / before)[scale]))
     out |= _spread("angle", np.sqrt(turn[scale]))
-    told = [None if h is None else hyperparameters_of(rule_of(h[0]), h[1]) for h in held]
     sizes = np.array([s.size for s in symmetries])
-    rates = [_effective(t, c) for t, c in zip(told, now / sizes, strict=True)]
+    rates = [_effective(t, c) for t, c in zip(held, now / sizes, strict=True)]
     return out | _spread("effective_lr", np.array(rates)[scale])
 
 

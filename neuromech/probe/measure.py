@@ -14,7 +14,7 @@ from neuromech.compat import is_sharded, local, own_parameter, version
 from neuromech.detect import Findings
 from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Ranks
-from neuromech.optimizers import ParamGroup
+from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.writer import ReadingWriter
@@ -54,7 +54,7 @@ class Measurement:
         self._rows = rows
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
-        self._readings: WeakKeyDictionary[Optimizer, Reading] = WeakKeyDictionary()  # the newest of each, newest last
+        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
         if not len(found):
@@ -112,27 +112,26 @@ class Measurement:
         self.step += 1
         self.time += lr
         self._totals.add(reading)
-        self._readings.pop(optimizer, None)
-        self._readings[optimizer] = reading
+        self._newest.pop(known.index, None)
+        self._newest[known.index] = reading, known.settings
         self._keep(known.index, lr, reading)
         self._weights = _marks(self.params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
         return reading
 
     def scalars(self) -> dict[str, float]:
-        """What a logger should draw of the newest step. Nothing where parameters are sharded: sums are partial there."""
+        """What a logger should draw of the newest step; nothing where parameters are sharded, for sums are partial."""
         if self._ranks is not None:
             return {}
-        held: dict[str, tuple[Optimizer, ParamGroup]] = {
-            self._names[p]: (optimizer, group)
-            for optimizer in self._readings
-            for group in optimizer.param_groups
-            for p in group["params"]
-            if p in self._names
+        held = {
+            name: hyperparameters_of(known_rule(str(self._described[i].get("rule"))), told)
+            for i, (_, settings) in self._newest.items()
+            for group, told in zip(self._described[i]["groups"], settings, strict=False)
+            for name in group["names"]
         }
-        movers = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
+        steered = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
         evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
-        return scalars_of(self.symmetries, evidence, movers, self._rows, dict(self._readings.items()))
+        return scalars_of(self.symmetries, evidence, steered, self._rows, [r for r, _ in self._newest.values()])
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
