@@ -14,7 +14,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from neuromech.dynamics.rows import Rows
 from neuromech.optimizers import Hyperparameters
 from neuromech.symmetry import Symmetry
 
-SPREAD = {"smallest": np.min, "median": np.median, "largest": np.max}
+SPREAD: dict[str, Callable[[np.ndarray], Any]] = {"smallest": np.min, "median": np.median, "largest": np.max}
 
 
 def scalars_of(
