@@ -259,4 +259,5 @@ def relative(predicted: Tensor, observed: Tensor, scale: Tensor) -> Tensor:
 
 def _stride(step: int) -> int:
     """1 for the first steps, then a power of two that leaves `PER_OCTAVE` snapshots for every doubling."""
-    return max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    stride: int = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    return stride
