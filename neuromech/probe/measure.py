@@ -12,11 +12,11 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import is_sharded, local, own_parameter, version
 from neuromech.detect import Findings
-from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read
 from neuromech.hooks import Ranks
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
+from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
 from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
