@@ -65,7 +65,7 @@ class Replay(TorchDispatchMode):
     those that were `turned` round, by how many numbers were asked for before."""
 
     def __init__(self, answers: Sequence[Any], turned: Mapping[int, Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._answers, self._turned, self._asked = iter(answers), turned, 0
 
     def __torch_dispatch__(

@@ -153,7 +153,9 @@ def analyse(
         warn(
             f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected): "
             f"{other if escapes else ''}a rule of neuromech is wrong for the model, or a gradient of PyTorch. Please "
-            "report it"
+            "report it",
+            "withdrawn",
+            short=f"{len(rejected)} claims failed the check and are withdrawn",
         )
     reached = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     inactive = tuple(name for name, p in model.named_parameters() if p.requires_grad and name not in reached)
