@@ -3,11 +3,10 @@ from .average import AverageLaw as AverageLaw
 from .average import AverageReading as AverageReading
 from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
+from .extrapolation import outlook as outlook
 from .forecast import Balance as Balance
 from .forecast import effective_lr as effective_lr
 from .forecast import equivalent as equivalent
-from .forecast import measure as measure
-from .forecast import outlook as outlook
 from .forms.shards import counted_elsewhere as counted_elsewhere
 from .forms.sums import Block as Block
 from .forms.vectors import Computed as Computed

@@ -30,21 +30,21 @@ def record(optimizer: dict[str, object], decay: float | None = None, **more: obj
     out = Record(None, known | more)
     length2 = [1.0 + i for i in range(MEMBERS)]
     start, decayed = list(length2), [0.0] * MEMBERS
-    turn = 0.0
+    turns = [0.0] * MEMBERS
     for k in range(STEPS + 1):
         lr = LR if k <= STEPS // 2 else LR / 2
         out.append("steps", {"step": k, "optimizer": 0, "lr": lr if k else 0.0, "time": 0.0})
         if k:
-            turn += sum(balance.angle(lr, c, 0.9, k) ** 2 for c in length2) / MEMBERS
             for i, c in enumerate(length2):
+                turns[i] += balance.angle(lr, c, 19.0, k) ** 2
                 after = balance.advance(c, [lr])
                 decayed[i] -= rate * lr * c
                 length2[i] = after
         rows = [
-            (-1, sum(length2), sum(start), sum(decayed)),
-            *zip(range(MEMBERS), length2, start, decayed, strict=True),
+            (-1, sum(length2), sum(start), sum(decayed), sum(turns) / MEMBERS),
+            *zip(range(MEMBERS), length2, start, decayed, turns, strict=True),
         ]
-        for member, c, first, lost in rows:
+        for member, c, first, lost, turn in rows:
             laws = dict.fromkeys(("observed", "exact", "ideal", "continuous", "flow", "scale"), c)
             residuals = dict.fromkeys(("residual", "ideal_residual", "continuous_residual", "flow_residual"), 0.0)
             where = {"step": k, "symmetry": 0, "member": member}
@@ -56,7 +56,7 @@ def record(optimizer: dict[str, object], decay: float | None = None, **more: obj
 
 def made(run: Record) -> list[Forecast]:
     found = families(run.meta, run.frame("charges"), run.frame("terms"))
-    return forecasts(run.meta, found, run.frame("steps"))
+    return forecasts(run.meta, found, run.frame("steps"), pd.DataFrame({"step": range(STEPS + 1), "value": 1.0}))
 
 
 @pytest.mark.parametrize("optimizer", [SGD, ADAMW], ids=["SGD", "AdamW"])
@@ -151,12 +151,10 @@ def test_every_number_is_scored_and_failures_conclude_nothing() -> None:
 
 
 def test_what_could_not_be_measured_is_not_zero() -> None:
-    """Weights that shrink without any decay: what drives them has no strength that could be read."""
+    """Weights that never turned: what drives them has no strength that could be read."""
     run = record(SGD)
-    terms = run.frame("terms")
-    terms["momentum"] = -terms["momentum"].abs()
-    charges = run.frame("charges")
-    found = families(run.meta, charges, terms)
+    terms = run.frame("terms").assign(turn=0.0)
+    found = families(run.meta, run.frame("charges"), terms)
     (f,) = forecasts(run.meta, found, run.frame("steps"))
     assert math.isnan(f.equilibrium)
     assert math.isnan(f.angle)
