@@ -12,6 +12,8 @@ from .forms.sums import Block as Block
 from .forms.vectors import Computed as Computed
 from .forms.vectors import Values as Values
 from .forms.vectors import blank as blank
+from .growth import Growth as Growth
+from .growth import growth_of as growth_of
 from .laws import Laws as Laws
 from .laws import Reading as Reading
 from .motion import Drift as Drift

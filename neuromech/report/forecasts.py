@@ -84,7 +84,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class Knobs:
-    """What is known of the one group of settings that moves some parameters.
+    """What is known of the one group of settings that moves some parameters; `optimizer`, `group`: their numbers.
 
     `relative`: the learning rate relative to that of the optimizer's first group; `entries`: of one member of a family,
     0 if that is not known. `separable`: what weight decay does to a squared length can be told from what the update
@@ -95,6 +95,8 @@ class Knobs:
     told: Hyperparameters
     relative: float = 1.0
     entries: int = 0
+    optimizer: int = 0
+    group: int = 0
 
     @property
     def separable(self) -> bool:
@@ -108,15 +110,15 @@ class Knobs:
 def knobs(meta: Mapping[str, Any], parameters: Collection[str] = (), members: int = 1) -> Knobs | None:
     """Of the group that holds `parameters`. None: no group, or several with different settings."""
     known = [
-        (o, group)
-        for o in meta.get("optimizers") or ()
-        for group in o.get("groups") or ()
+        ((i, k), o, group)
+        for i, o in enumerate(meta.get("optimizers") or ())
+        for k, group in enumerate(o.get("groups") or ())
         if holds_any(group, parameters)
     ]
-    if not known or len({str(o.get("class")) for o, _ in known}) != 1:
+    if not known or len({str(o.get("class")) for _, o, _ in known}) != 1:
         return None
-    optimizer, group = known[0]
-    if any((g.get("lr"), g.get("weight_decay")) != (group.get("lr"), group.get("weight_decay")) for _, g in known):
+    index, optimizer, group = known[0]
+    if any((g.get("lr"), g.get("weight_decay")) != (group.get("lr"), group.get("weight_decay")) for _, _, g in known):
         return None
     if optimizer.get("wrapper"):
         return None  # its steps are not those of its class
@@ -125,7 +127,7 @@ def knobs(meta: Mapping[str, Any], parameters: Collection[str] = (), members: in
     shapes = [shape for name in parameters if (shape := _shapes(meta).get(name)) is not None]
     shape = shapes[0] if len(shapes) == len(parameters) == 1 else ()
     told = hyperparameters_of(known_rule(str(optimizer.get("rule", name))), group, shape)
-    return Knobs(name, told, lr / first if first > 0 else 1.0, math.prod(shape) // members if shape else 0)
+    return Knobs(name, told, lr / first if first > 0 else 1.0, math.prod(shape) // members if shape else 0, *index)
 
 
 def _shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
@@ -144,12 +146,13 @@ def forecasts(
 
     `loss`: step and value, where the run knows it.
     """
-    rates = _rates(steps)
-    if len(rates) <= LEAST_STEPS:
+    if len(rates_of(steps)) <= LEAST_STEPS:
         return []
-    losses = _losses(loss, len(rates))
+    losses = losses_of(loss, len(rates_of(steps)))
     known = ((f, knobs(meta, f.parameters, f.size)) for f in found if f.kind == "scale")
-    made = (forecast(f, own, rates * own.relative, losses) for f, own in known if own is not None)
+    made = (
+        forecast(f, own, rates_of(steps, own.optimizer) * own.relative, losses) for f, own in known if own is not None
+    )
     return [f for f in made if f is not None]
 
 
@@ -164,7 +167,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows[["observed", "turn"]]).to_numpy().all():
         return None
     first, told = int(at), own.told
-    single = [_outlook(x, own, rates, losses) for _, x in rows[rows["step"] <= at].groupby("member")]
+    single = [outlook_of(x, own, rates, losses) for _, x in rows[rows["step"] <= at].groupby("member")]
     now, came = (rows.loc[rows["step"] == k].sort_values("member")["observed"].to_numpy() for k in (first, last))
     if len(now) != len(came) or (np.concatenate([now, came]) <= 0).any():
         return None
@@ -196,7 +199,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     )
 
 
-def _outlook(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
+def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
     """Of one member, from its rows so far."""
     steps = rows["step"].to_numpy(int)
     begun, last = int(steps[0]), int(steps[-1])  # a resumed run need not begin at 0
@@ -214,7 +217,7 @@ def _outlook(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarr
     )  # fmt: skip
 
 
-def _losses(loss: pd.DataFrame | None, n: int) -> np.ndarray | None:
+def losses_of(loss: pd.DataFrame | None, n: int) -> np.ndarray | None:
     """The loss of every step, by its number; None if one is missing or is no number."""
     if loss is None:
         return None
@@ -263,11 +266,13 @@ def _turned(family: FamilyRecord, first: int, last: int) -> float:
     return math.sqrt(max(0.0, float((b["turn"] - a["turn"]) / (b["step"] - a["step"]))))
 
 
-def _rates(steps: pd.DataFrame) -> np.ndarray:
-    """The learning rate of every step, by its number."""
+def rates_of(steps: pd.DataFrame, optimizer: int | None = None) -> np.ndarray:
+    """The learning rate of every step, by its number; 0 in the steps of other optimizers than that of this number."""
     if not len(steps) or "lr" not in steps:
         return np.zeros(0)
     out = np.zeros(int(steps["step"].max()) + 1)
+    if optimizer is not None and "optimizer" in steps and steps["optimizer"].nunique() > 1:
+        steps = steps[steps["optimizer"] == optimizer]
     out[steps["step"].to_numpy(int)] = steps["lr"].to_numpy(float)
     return out
 
