@@ -25,7 +25,7 @@ STEEPEST = 1.5  # no loss is taken to fall by more than this power of the step n
 FADE = 0.25  # how gradients fade if no loss is known
 PATIENCE = 1.3  # accumulations after which a measured one begins to count
 # By how much ln strength is off: where gradients drive, where updates are normalised, and where they have one size.
-DRIVEN, NORMALISED, FIXED = 0.37, 0.33, 0.22
+DRIVEN, NORMALISED, FIXED = 0.37, 0.33, 0.2
 
 
 def outlook(

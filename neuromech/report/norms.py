@@ -1,6 +1,6 @@
 """The lengths of normalised weights, step by step: how they turn, and the equilibrium that they are on the way to.
 
-By the laws of `neuromech.dynamics.forecast`, with what was measured in the later half of the run until each step.
+By the laws of dynamics/forecast.py, with what was measured in the later half of the run until each step.
 """
 
 from __future__ import annotations
