@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.dynamics import Balance, effective_lr, equivalent, outlook
+from neuromech.dynamics import Balance, effective_lr, outlook
 from neuromech.optimizers import Hyperparameters, hyperparameters_of, known_rule
 from neuromech.report.evidence import holds_any
 from neuromech.report.family import FamilyRecord
-from neuromech.report.words import exactly, listing, number, share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,9 +20,6 @@ if TYPE_CHECKING:
 MADE_AT = 0.2  # of the run
 LEAST_STEPS = 50
 LEVEL = 0.8  # of the intervals
-FAILED = 1.0  # a relative error from which on nothing is concluded
-MOST = 3  # weights that are named in a sentence
-NOTHING = 0.01  # a change of the squared length that does not matter
 
 
 @dataclass(frozen=True)
@@ -76,10 +72,6 @@ class Forecast:
     def angle_baseline(self) -> float:
         """The error of the angle if weights went on turning as they did."""
         return abs(self.turned_before - self.turned) / self.turned if self.turned > 0 else math.nan
-
-    @property
-    def decay_matters(self) -> bool:
-        return abs(self.undecayed - self.end) > NOTHING * self.end
 
 
 @dataclass(frozen=True)
@@ -274,43 +266,4 @@ def rates_of(steps: pd.DataFrame, optimizer: int | None = None) -> np.ndarray:
     if optimizer is not None and "optimizer" in steps and steps["optimizer"].nunique() > 1:
         steps = steps[steps["optimizer"] == optimizer]
     out[steps["step"].to_numpy(int)] = steps["lr"].to_numpy(float)
-    return out
-
-
-def remarks(made: Sequence[Forecast]) -> list[str]:
-    """What follows for the settings of the run, in sentences; nothing from a forecast that failed."""
-    good = [f for f in made if f.error <= FAILED]
-    if not good:
-        return ["The forecasts were off by more than 100 %: nothing is concluded from them."] if made else []
-    out: list[str] = []
-    for (lr, decay), some in _by_settings(good).items():
-        which = "these weights" if len(some) == len(made) else listing([f.family.name for f in some][:MOST])
-        which += f" and {len(some) - MOST} more" if which != "these weights" and len(some) > MOST else ""
-        if any(f.coupled for f in some):
-            out.append(
-                f"The weight decay {exactly(decay)} of {which} goes through the preconditioner of the optimizer: what "
-                "it does is not told apart from the rest."
-            )
-        elif decay == 0:
-            only = " They only grow, and so their effective learning rate only falls." if some[0].power == 1 else ""
-            out.append(f"Without weight decay {which} have no equilibrium.{only}")
-        elif not any(f.decay_matters for f in some):
-            out.append(
-                f"Weight decay {exactly(decay)} does nothing here for {which}: to the end of the run it changes their "
-                f"squared length by less than {share(NOTHING)}."
-            )
-        elif some[0].power >= 0:
-            faster, weaker, longer = equivalent(lr, decay, 2.0, some[0].power)
-            out.append(
-                f"For {which}, in a parameter group of their own, learning rate {exactly(lr)} with weight decay "
-                f"{exactly(decay)} is equivalent to {exactly(faster)} with {exactly(weaker)}, started {number(longer)} "
-                "times as long: the same function at every step. In equilibrium only the product of the two matters."
-            )
-    return out
-
-
-def _by_settings(made: Sequence[Forecast]) -> dict[tuple[float, float], list[Forecast]]:
-    out: dict[tuple[float, float], list[Forecast]] = {}
-    for f in made:
-        out.setdefault((f.lr, f.weight_decay), []).append(f)
     return out
