@@ -58,16 +58,19 @@ def published(by: str, told: Hyperparameters, run: pd.DataFrame, made: int, shap
 
 def scores(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
     """One row for each tensor of each run and each time at which forecasts are made."""
-    known = {way: settings(*way) for way in frame[["model", "optimizer"]].drop_duplicates().itertuples(index=False)}
+    known: dict[tuple[str, str], dict[str, tuple[Hyperparameters, tuple[int, ...]]]] = {}
     for key, run in frame.groupby(KEY):
+        model, optimizer, *_, tensor = map(str, key)
+        if (model, optimizer) not in known:
+            known[model, optimizer] = settings(model, optimizer)
         run = run.sort_values("step")
         length2, lr, turn, loss = (run[c].to_numpy() for c in ("length2", "lr", "turn", "loss"))
         by, last = str(run["by"].iloc[0]), len(run) - 1
-        told, shape = known[key[0], key[1]][key[4]]
+        told, shape = known[model, optimizer][tensor]
         for at in MADE_AT:
             made = round(at * last)
-            turned = np.concatenate([[0.0], turn[:made]])
-            balance = outlook(length2[: made + 1], turned, lr[:made], told, math.prod(shape), loss[:made])
+            past = length2[: made + 1].tolist(), [0.0, *turn[:made].tolist()], lr[:made].tolist()
+            balance = outlook(*past, told, math.prod(shape), loss[:made].tolist())
             now, ahead = float(length2[made]), lr[made:last].tolist()
             path, (low, high) = balance.path(now, ahead), balance.interval(now, ahead, LEVEL)
             tail = range(round(0.8 * last), last)

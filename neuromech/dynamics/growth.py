@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from neuromech.dynamics.forecast import Balance
@@ -38,5 +39,5 @@ def growth_of(balance: Balance, length2: float, lrs: Sequence[float], grown: flo
         raise ValueError(f"growth needs steps and a positive factor: {len(lrs)} steps, {grown}")
     alike = [lrs[0]] * len(lrs)
     ends = [balance.advance(length2, alike), balance.advance(length2, lrs)]
-    by = [0.5 * math.log(a / b) for a, b in zip([length2, *ends], ends, strict=False)]
-    return Growth(*by, math.log(grown) - sum(by))
+    decay, lr = (0.5 * math.log(a / b) for a, b in pairwise([length2, *ends]))
+    return Growth(decay, lr, math.log(grown) - decay - lr)

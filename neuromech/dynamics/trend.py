@@ -33,7 +33,7 @@ class Trend(NamedTuple):
     def factor(self, step: int, lr: float) -> float:
         """Of a step with this learning rate."""
         ahead = max(1.0, step / self.at)
-        settled = self.rest ** (1.0 - ahead**-SETTLING)
+        settled: float = self.rest ** (1.0 - ahead**-SETTLING)
         if lr <= 0:
             return settled
         fallen = ahead**self.fade * (max(1.0, self.lr / lr) ** ANNEALING if self.lr else 1.0)

@@ -63,7 +63,7 @@ def _of_family(
     rows = f.terms.merge(f.members[["step", "member", "observed"]], on=["step", "member"])
     if len(rows) and int(rows["step"].max()) - int(rows["step"].min()) < 8:
         return {"why_not": "too few steps were recorded"}
-    if rows.empty or not np.isfinite(rows[["observed", "turn"]]).to_numpy().all():
+    if rows.empty or not np.isfinite(rows[["observed", "turn"]].to_numpy(float)).all():
         return {"why_not": "no member was recorded, or lengths are no numbers"}
     if (rows["observed"] <= 0).any():
         return {"why_not": "a squared length is not positive"}
@@ -84,7 +84,7 @@ def _foreseen(
     low, high = np.sum([b.interval(c, lrs, LEVEL) for b, c in single], axis=0)
     rest, now = sum(b.equilibrium(lrs[-1]) for b, _ in single), sum(c for _, c in single)
     whole = np.sum(paths, axis=0)
-    near = np.nonzero(np.abs(whole / rest - 1) <= 0.1)[0] if math.isfinite(rest) and rest > 0 else []
+    near = np.flatnonzero(np.abs(whole / rest - 1) <= 0.1) if math.isfinite(rest) and rest > 0 else np.zeros(0)
     grown = [growth_of(b, c, lrs, 1.0) for b, c in single]
     by = {name: float(np.mean([getattr(g, name) for g in grown])) for name in ("decay", "lr")}
     growth = math.exp(sum(by.values()))

@@ -116,8 +116,9 @@ def knobs(meta: Mapping[str, Any], parameters: Collection[str] = (), members: in
         return None  # its steps are not those of its class
     name = str(optimizer["class"])
     lr, first = float(group.get("lr") or 0.0), float(optimizer["groups"][0].get("lr") or 0.0)
-    shapes = [shape for name in parameters if (shape := _shapes(meta).get(name)) is not None]
-    shape = shapes[0] if len(shapes) == len(parameters) == 1 else ()
+    known_shapes = _shapes(meta)
+    shapes = [known_shapes[name] for name in parameters if name in known_shapes]
+    shape: Sequence[int] = shapes[0] if len(shapes) == len(parameters) == 1 else ()
     told = hyperparameters_of(known_rule(str(optimizer.get("rule", name))), group, shape)
     return Knobs(name, told, lr / first if first > 0 else 1.0, math.prod(shape) // members if shape else 0, *index)
 
@@ -156,7 +157,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     at = rows.loc[rows["step"] <= MADE_AT * (len(rates) - 1), "step"].max()
     window = rows[(rows["step"] >= 0.7 * at) & (rows["step"] <= at)]
     last = int(rows["step"].max()) if len(rows) else 0
-    if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows[["observed", "turn"]]).to_numpy().all():
+    if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows[["observed", "turn"]].to_numpy(float)).all():
         return None
     first, told = int(at), own.told
     single = [outlook_of(x, own, rates, losses) for _, x in rows[rows["step"] <= at].groupby("member")]
@@ -202,7 +203,7 @@ def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.nda
         shrunk = (np.diff(np.cumsum(rates)[steps]) * (length2[1:] + length2[:-1]) / 2)[late].sum()
         decayed = np.diff(rows["weight_decay"].to_numpy(float))[late].sum()
         told = told._replace(decay=max(0.0, -decayed / shrunk) if shrunk > 0 else 0.0)
-    seen = None if losses is None else losses[begun + 1 : last + 1]
+    seen = None if losses is None else losses[begun + 1 : last + 1].tolist()
     return outlook(
         rows["observed"].tolist(), turns.tolist(), rates[begun + 1 : last + 1].tolist(), told, own.entries, seen,
         (steps - begun).tolist(),

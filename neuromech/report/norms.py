@@ -47,7 +47,9 @@ def norms(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.Data
         if own is not None and len(f.terms):
             tables.append(_of_family(f, own, rates_of(steps, own.optimizer) * own.relative))
     tables = [t for t in tables if len(t)]
-    return pd.concat(tables, ignore_index=True)[list(COLUMNS)] if tables else pd.DataFrame(columns=list(COLUMNS))
+    out: pd.DataFrame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    ordered: pd.DataFrame = out.reindex(columns=list(COLUMNS))
+    return ordered
 
 
 def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFrame:
