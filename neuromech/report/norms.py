@@ -47,9 +47,7 @@ def norms(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.Data
         if own is not None and len(f.terms):
             tables.append(_of_family(f, own, rates_of(steps, own.optimizer) * own.relative))
     tables = [t for t in tables if len(t)]
-    out: pd.DataFrame = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-    ordered: pd.DataFrame = out.reindex(columns=list(COLUMNS))
-    return ordered
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
 
 
 def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFrame:
@@ -61,7 +59,7 @@ def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFr
     shown = step % np.maximum(1, 2 ** np.floor(np.log2(np.maximum(step, 1))).astype(int) // PER_OCTAVE) == 0
     rows = rows[shown & (step < len(rates))]
     if len(rows) < 2:
-        return rows[:0]
+        return pd.DataFrame()
     step, told = rows["step"].to_numpy(int), own.told
     c = rows["observed"].to_numpy(float) / family.size  # of a member, in the mean
     middle = np.concatenate([c[:1], (c[1:] + c[:-1]) / 2])
