@@ -17,7 +17,7 @@ from neuromech.detect.graph import Graph, Node, Value
 from neuromech.detect.operator import is_elementwise, short
 
 
-class Rows(NamedTuple):
+class ReadRows(NamedTuple):
     """The entries `start` to `stop` along the axis `dim`, and no others."""
 
     dim: int
@@ -25,7 +25,7 @@ class Rows(NamedTuple):
     stop: int
 
 
-Needs = dict[Value, Rows | None]  # None: all entries
+Needs = dict[Value, ReadRows | None]  # None: all entries
 
 
 def without_unread(graph: Graph) -> Graph:
@@ -39,7 +39,7 @@ def without_unread(graph: Graph) -> Graph:
     nodes: list[Node] = []
     cut: dict[Value, Value] = {}
 
-    def rows_of(value: Value, rows: Rows) -> Value:
+    def rows_of(value: Value, rows: ReadRows) -> Value:
         if value in cut and read[value] == rows:
             return cut[value]
         taken = Value(_shape(value, rows), value.dtype)
@@ -70,11 +70,11 @@ def _swapped(by: dict[Value, Value], value: Value) -> Value:
     return by.get(value, value)
 
 
-def _shape(value: Value, rows: Rows) -> tuple[int, ...]:
+def _shape(value: Value, rows: ReadRows) -> tuple[int, ...]:
     return (*value.shape[: rows.dim], rows.stop - rows.start, *value.shape[rows.dim + 1 :])
 
 
-def _wanted(node: Node, read: Needs) -> Rows | None:
+def _wanted(node: Node, read: Needs) -> ReadRows | None:
     """What is read of a node's result, if it has one, and all of it is not."""
     plain = len(node.outputs) == 1 and not (node.escape or node.stop or node.opaque or node.op.endswith("_"))
     return read.get(node.outputs[0]) if plain else None
@@ -90,19 +90,19 @@ def _needs(node: Node, read: Needs) -> Needs:
     return (wanted and _row_by_row(node, wanted)) or dict.fromkeys(node.inputs)
 
 
-def _selection(node: Node) -> Rows | None:
+def _selection(node: Node) -> ReadRows | None:
     """The rows that a `select` or `slice` reads, if they are not all."""
     if short(node.op) not in ("select", "slice") or len(node.args) < 3 or node.kwargs:
         return None
     x, dim, *how = node.args
     n, dim = x.shape[dim], dim % len(x.shape)
     if node.op.endswith("select"):
-        return Rows(dim, how[0] % n, how[0] % n + 1)
+        return ReadRows(dim, how[0] % n, how[0] % n + 1)
     places = range(*slice(*how).indices(n))
-    return Rows(dim, places.start, places.stop) if places.step == 1 and 0 < len(places) < n else None
+    return ReadRows(dim, places.start, places.stop) if places.step == 1 and 0 < len(places) < n else None
 
 
-def _row_by_row(node: Node, rows: Rows) -> Needs | None:
+def _row_by_row(node: Node, rows: ReadRows) -> Needs | None:
     """Which rows of its inputs some rows of an operator's result are made of; None if that is not known."""
     op, out = short(node.op), node.outputs[0]
     if any(a is not v for a, v in zip(_values(node.args), node.inputs, strict=False)):
@@ -123,17 +123,17 @@ def _values(args: Any) -> list[Value]:
     return [a for a in args if isinstance(a, Value)]
 
 
-def _last(node: Node, rows: Rows) -> Needs | None:
+def _last(node: Node, rows: ReadRows) -> Needs | None:
     """Linear maps and softmax: the last axis is used up."""
     dim = node.args[1] if short(node.op) in ("softmax", "_softmax") else -1
     return None if rows.dim == dim % len(node.outputs[0].shape) else {node.args[0]: rows}
 
 
-def _normalised(node: Node, rows: Rows) -> Needs | None:
+def _normalised(node: Node, rows: ReadRows) -> Needs | None:
     return {node.args[0]: rows} if rows.dim < len(node.outputs[0].shape) - len(node.args[1]) else None
 
 
-def _viewed(node: Node, rows: Rows) -> Needs | None:
+def _viewed(node: Node, rows: ReadRows) -> Needs | None:
     """The same axis before a reshape: as long, and behind as many entries."""
     x, y = node.inputs[0].shape, node.outputs[0].shape
     ahead = prod(y[: rows.dim])
@@ -141,7 +141,7 @@ def _viewed(node: Node, rows: Rows) -> Needs | None:
     return {node.inputs[0]: rows._replace(dim=same[0])} if same else None
 
 
-def _permuted(node: Node, rows: Rows) -> Needs | None:
+def _permuted(node: Node, rows: ReadRows) -> Needs | None:
     order = list(range(len(node.outputs[0].shape)))
     if short(node.op) == "permute":
         order = [d % len(order) for d in node.args[1]]
@@ -151,14 +151,14 @@ def _permuted(node: Node, rows: Rows) -> Needs | None:
     return {node.inputs[0]: rows._replace(dim=order[rows.dim])}
 
 
-def _product(node: Node, rows: Rows) -> Needs | None:
+def _product(node: Node, rows: ReadRows) -> Needs | None:
     x, y = node.args[:2]
     n = len(node.outputs[0].shape)
     return {x: rows, y: None} if x is not y and rows.dim == n - 2 and len(x.shape) == n and len(y.shape) > 1 else None
 
 
-def _attention(node: Node, rows: Rows) -> Needs | None:
-    """Rows of the result are rows of the queries, and of the mask."""
+def _attention(node: Node, rows: ReadRows) -> Needs | None:
+    """ReadRows of the result are rows of the queries, and of the mask."""
     query, *others = node.args
     if rows.dim != len(node.outputs[0].shape) - 2 or any(v is query for v in others):
         return None
@@ -169,7 +169,7 @@ def _attention(node: Node, rows: Rows) -> Needs | None:
     return needs
 
 
-_RULES: dict[str, Callable[[Node, Rows], Needs | None]] = {
+_RULES: dict[str, Callable[[Node, ReadRows], Needs | None]] = {
     "linear": _last,
     "softmax": _last,
     "_softmax": _last,
