@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from neuromech.physics.energy import secants
+from neuromech.physics.energy.fused import marked_sigmoid, marked_tanh
 from neuromech.physics.energy.secants import Secant
 
 # Linear in all their tensors together. What only chooses, moves, repeats or sums entries is.
@@ -40,8 +41,8 @@ SOFTMAX = set("softmax _softmax log_softmax _log_softmax logsumexp".split())
 
 # f[a, b] by the operator's name, given its arguments after the first.
 SECANTS: dict[str, Callable[..., Secant]] = {
-    "tanh": lambda: secants.tanh,
-    "sigmoid": lambda: secants.sigmoid,
+    "tanh": lambda: marked_tanh,
+    "sigmoid": lambda: marked_sigmoid,
     "exp": lambda: secants.exp,
     "expm1": lambda: secants.exp,
     "sinh": lambda: secants.sinh,
