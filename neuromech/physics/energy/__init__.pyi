@@ -1,4 +1,5 @@
 from . import systems as systems
+from .constrained import Constrained as Constrained
 from .data import Pairs as Pairs
 from .data import Trajectories as Trajectories
 from .data import load_pendulum as load_pendulum
@@ -13,6 +14,9 @@ from .integrators import ConvField as ConvField
 from .integrators import DiscreteScheme as DiscreteScheme
 from .integrators import ExplicitScheme as ExplicitScheme
 from .integrators import MLPField as MLPField
+from .kept import Keeping as Keeping
+from .kept import LiePoisson as LiePoisson
+from .metriplectic import Metriplectic as Metriplectic
 from .model import EnergyModel as EnergyModel
 from .prediction import Rollout as Rollout
 from .prediction import rollout as rollout

@@ -72,7 +72,8 @@ def _value_and_slopes(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Ten
     return secant, ratio, inverse, steep.addcmul_(secant, inverse, value=-1)
 
 
-def _pull(g: Tensor, ratio: Tensor, inverse: Tensor, steep: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor, ...]:
+def _pull(g: Tensor, slopes: list[Tensor], fa: Tensor, fb: Tensor) -> tuple[Tensor, ...]:
+    ratio, inverse, steep = slopes
     by_a, by_product, by_change = g * steep, g * ratio, g * inverse
     by_fa = torch.addcmul(by_change, by_product, fb, value=-1)
     return by_a, -by_a, by_fa, by_change.addcmul_(by_product, fa).neg_()
@@ -93,7 +94,7 @@ class _TanhSecant(torch.autograd.Function):
         a, b, fa, fb, *slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _by_elementary_operators(g, a, b, fa, fb)
-        return _pull(g, *slopes, fa, fb)
+        return _pull(g, slopes, fa, fb)
 
 
 def _by_elementary_operators(g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 
-def gmres(times: Callable[[Tensor], Tensor], f: Tensor, tolerance: float = 1e-2, size: int = 50, restarts: int = 20) -> Tensor:
+def gmres(
+    times: Callable[[Tensor], Tensor], f: Tensor, tolerance: float = 1e-2, size: int = 50, restarts: int = 20
+) -> Tensor:
     """x with |A x - f| <= tolerance |f| of every sample [B, ...], A x = `times(x)` (Saad and Schultz 1986).
 
     All samples at once, where they are: a product with A serves the whole batch, each sample has a basis of its own.

@@ -36,7 +36,9 @@ class Sweep:
         if self.sizes is None:
             return samples
         if isinstance(self.sizes, AnySize):
-            return next((n for n in (samples, 2) if n >= samples and (per_sample or n == samples) and self.sizes.admits(n)), 0)
+            return next(
+                (n for n in (samples, 2) if n >= samples and (per_sample or n == samples) and self.sizes.admits(n)), 0
+            )
         is_part = per_sample and samples < self.sizes <= FILLED * samples
         return self.sizes if self.sizes == samples or is_part else 0
 
