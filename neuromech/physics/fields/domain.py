@@ -273,8 +273,8 @@ def check_domain(domain: object) -> None:
     """Raise `PhysicsError` unless it is a domain."""
     if not isinstance(domain, FreeSpace):
         raise PhysicsError(
-            f"domain={domain!r}: expected a FreeSpace, Torus, Box, Ball, Channel or Annulus, as in domain=Ball(3), or one of "
-            "your own derived from FreeSpace"
+            f"domain={domain!r}: expected a FreeSpace, Torus, Box, Ball, Channel or Annulus, as in domain=Ball(3), or "
+            "one of your own derived from FreeSpace"
         )
 
 

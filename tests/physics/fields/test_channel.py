@@ -8,8 +8,8 @@ from neuromech.errors import PhysicsError
 from neuromech.physics import (
     Annulus,
     Ball,
-    Box,
     BoundedMixture,
+    Box,
     Channel,
     DivergenceFree,
     NoSlip,
