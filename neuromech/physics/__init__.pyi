@@ -1,6 +1,8 @@
 from . import energy as energy
 from . import fields as fields
+from . import plots as plots
 from .auditing import Audit as Audit
+from .auditing import Residual as Residual
 from .auditing import audit as audit
 from .descent import Descent as Descent
 from .energy import CentralDifference as CentralDifference
@@ -14,6 +16,7 @@ from .energy import EnergyModel as EnergyModel
 from .energy import EnergySum as EnergySum
 from .energy import ExplicitScheme as ExplicitScheme
 from .energy import GivenMatrix as GivenMatrix
+from .energy import Gridded as Gridded
 from .energy import Keeping as Keeping
 from .energy import Laplacian as Laplacian
 from .energy import LearnedMatrix as LearnedMatrix
@@ -32,9 +35,13 @@ from .energy import Structure as Structure
 from .energy import Symplectic as Symplectic
 from .energy import Training as Training
 from .energy import Trajectories as Trajectories
+from .energy import Windows as Windows
 from .energy import discrete_gradient as discrete_gradient
 from .energy import fit as fit
+from .energy import load_hnn as load_hnn
+from .energy import load_pdebench as load_pdebench
 from .energy import load_pendulum as load_pendulum
+from .energy import odeint as odeint
 from .energy import register_rule as register_rule
 from .energy import rollout as rollout
 from .energy import simulate as simulate

@@ -20,7 +20,11 @@ from .metriplectic import Metriplectic as Metriplectic
 from .model import EnergyModel as EnergyModel
 from .prediction import Rollout as Rollout
 from .prediction import rollout as rollout
+from .reading import Gridded as Gridded
+from .reading import load_hnn as load_hnn
+from .reading import load_pdebench as load_pdebench
 from .registry import register_rule as register_rule
+from .solving import odeint as odeint
 from .stepping import Solver as Solver
 from .structure import CentralDifference as CentralDifference
 from .structure import Damped as Damped
@@ -34,3 +38,4 @@ from .structure import Structure as Structure
 from .structure import Symplectic as Symplectic
 from .training import Training as Training
 from .training import fit as fit
+from .windows import Windows as Windows

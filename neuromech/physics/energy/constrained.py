@@ -124,4 +124,5 @@ class _Entry(nn.Module):
 def _off(rows: Tensor, x: Tensor) -> Tensor:
     """x [B, n] without what lies in the span of `rows` [B, k, n]."""
     along = torch.linalg.pinv(rows @ rows.mT, hermitian=True) @ (rows @ x.unsqueeze(-1))
-    return x - (rows.mT @ along).squeeze(-1)
+    rest: Tensor = x - (rows.mT @ along).squeeze(-1)
+    return rest

@@ -10,7 +10,11 @@ from torch import Tensor
 from neuromech.errors import PhysicsError
 
 Boundary = Literal["periodic", "dirichlet", "neumann"]
-PADDING: dict[str, str] = {"periodic": "circular", "dirichlet": "zeros", "neumann": "replicate"}  # of convolutions
+PADDING: dict[str, Literal["circular", "zeros", "replicate"]] = {
+    "periodic": "circular",
+    "dirichlet": "zeros",
+    "neumann": "replicate",
+}  # of convolutions
 
 
 def check_boundary(boundary: str, among: tuple[str, ...] = get_args(Boundary)) -> None:

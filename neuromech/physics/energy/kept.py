@@ -19,7 +19,8 @@ class LiePoisson(Structure):
     size = 3
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
-        return torch.linalg.cross(u.expand_as(g), g)
+        flow: Tensor = torch.linalg.cross(u.expand_as(g), g)
+        return flow
 
 
 class Keeping(Structure):
@@ -64,6 +65,7 @@ class Keeping(Structure):
 
         def off(x: Tensor) -> Tensor:
             along = inverse @ (a @ x.unsqueeze(-1))
-            return x - (a.mT @ along).squeeze(-1)
+            rest: Tensor = x - (a.mT @ along).squeeze(-1)
+            return rest
 
         return off(self.structure(off(g), u))

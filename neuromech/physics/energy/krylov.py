@@ -26,7 +26,8 @@ def gmres(
 
 
 def _norms(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1)
+    norm: Tensor = x.flatten(1).norm(dim=1)
+    return norm
 
 
 def _cycle(times: Callable[[Tensor], Tensor], r: Tensor, wanted: Tensor, size: int) -> Tensor:

@@ -40,7 +40,8 @@ class BoundedMixture(Construction):
         if not 0 < size < WIDEST:
             raise PhysicsError(f"size={size}: expected the width of a Gaussian over the period, between 0 and {WIDEST}")
         check_positive(components=components, mass=mass)
-        self.domain, self.total_mass, self.components = domain, mass, components
+        self.domain: Torus | Box = domain
+        self.total_mass, self.components = mass, components
         self.means = nn.Parameter(torch.rand(components, domain.d))  # in lengths
         ratio = size / WIDEST
         self.shapes = nn.Parameter(torch.full((components, domain.d), math.log(ratio / (1 - ratio))))

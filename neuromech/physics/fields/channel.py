@@ -72,7 +72,7 @@ class Annulus(FreeSpace):
     @property
     def volume(self) -> float:
         ball = math.pi ** (self.d / 2) / math.gamma(self.d / 2 + 1)
-        return ball * (self.outer**self.d - self.inner**self.d)
+        return float(ball * (self.outer**self.d - self.inner**self.d))
 
     @property
     def walls(self) -> bool:
@@ -99,16 +99,19 @@ class Annulus(FreeSpace):
 
     def to_wall(self, x: Tensor) -> Tensor:
         r = x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
-        return x / r * torch.where(r < (self.inner + self.outer) / 2, self.inner, self.outer)
+        moved: Tensor = x / r * torch.where(r < (self.inner + self.outer) / 2, self.inner, self.outer)
+        return moved
 
     def place(self, unit: Tensor) -> Tensor:
         low, high = self.inner**self.d, self.outer**self.d
         r = (low + (high - low) * unit[:, :1]) ** (1 / self.d)
         if self.d == 2:
             angle = 2 * math.pi * unit[:, 1:]
-            return r * torch.cat([angle.cos(), angle.sin()], -1)
-        x = torch.randn_like(unit)
-        return r * x / x.norm(dim=-1, keepdim=True)
+            x = torch.cat([angle.cos(), angle.sin()], -1)
+        else:
+            x = torch.randn_like(unit)
+        placed: Tensor = r * x / x.norm(dim=-1, keepdim=True)
+        return placed
 
 
 @dataclass(frozen=True, init=False)
