@@ -5,7 +5,8 @@
     python -m analysis.learned_motion runs/learned_motion
 
 Every model is trained on the same pairs of states, in the same order, and predicts from states that it has not seen.
-The small configuration takes some minutes a system; --smoke takes seconds and judges nothing; --full is that of Matsubara et al. (NeurIPS 2020). A run that was
+The small configuration takes some minutes a system; --smoke takes seconds and judges nothing; --full is that of
+Matsubara et al. (NeurIPS 2020). A run that was
 interrupted goes on where it was.
 
 All take the same pairs, in the same order, and by default the same budget: two evaluations of the field or of the
