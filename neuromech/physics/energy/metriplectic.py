@@ -13,8 +13,6 @@ Then <DE, u1 - u0> = 0 = E(u1) - E(u0), and S(u1) - S(u0) = dt <DS, M DS> >= 0, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +21,6 @@ from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm
 from neuromech.physics.energy.model import gradient
 from neuromech.physics.energy.prediction import Rollout
 from neuromech.physics.energy.stepping import ImplicitStep, Solver
-
-Pull = Callable[[nn.Module, DiscreteGradient], Tensor]
 
 
 def without(direction: Tensor, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from neuromech.physics.energy.integrators import DiscreteScheme, ExplicitScheme
 from neuromech.physics.energy.model import EnergyModel
 from neuromech.physics.energy.prediction import Acting
 
-State = Tensor | tuple[Tensor, ...]
+JoinedState = Tensor | tuple[Tensor, ...]
 
 
 class _Field(nn.Module):
@@ -23,13 +23,13 @@ class _Field(nn.Module):
 
 def odeint(
     model: nn.Module | Callable[[Tensor], Tensor],
-    u0: State,
+    u0: JoinedState,
     t: Sequence[float] | Tensor,
     *,
     method: str = "rk4",
     inputs: Acting | None = None,
     condition: Acting | None = None,
-) -> State:
+) -> JoinedState:
     """States at the times `t` [T] (the first is that of u0): [T, B, ...], a step between each two.
 
     `model`: an `EnergyModel` or a scheme, stepped its own way; a module with velocity(u), or a function u -> du/dt, by
