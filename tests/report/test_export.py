@@ -43,7 +43,7 @@ def test_tensorboard_reads_every_number_at_its_step(run: Run, tmp_path: Path) ->
     charges = run.frame("charges").query("member == -1")
     for i, s in enumerate(FAMILIES):
         seen = events.Scalars(f"charges/{s.name}/observed")
-        assert [e.value for e in seen] == pytest.approx(charges.query("symmetry == @i")["observed"], rel=1e-6)
+        assert [e.value for e in seen] == pytest.approx(charges[charges["symmetry"] == i]["observed"], rel=1e-6)
     assert not np.isfinite([e.value for e in events.Scalars(next(t for t in tags if "script" in t))]).any()
 
 
