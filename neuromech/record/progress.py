@@ -110,7 +110,8 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor | None:
     if not tensors or not plain or len({t.device for t in tensors}) > 1:
         return None
     each = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
-    return torch.linalg.vector_norm(torch.stack([x.double() for x in each]))
+    whole: Tensor = torch.linalg.vector_norm(torch.stack([x.double() for x in each]))
+    return whole
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:
