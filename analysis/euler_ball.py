@@ -196,11 +196,11 @@ def main() -> int:
     print(film(flows["ncl"], "ncl", figures))
     ratio = by_name.loc["ncl", "error"] / by_name.drop("ncl")["error"].min()
     rounding = bool((by_name.loc["ncl", ["divergence", "wall"]] <= ROUNDING).all())
-    print(
+    said = (
         f"error by construction over that of the better baseline: {ratio:.2f}; divergence and wall rounding: {rounding}"
     )
     holds = bool(ratio <= 1) and rounding
-    return verdict(holds, "by construction is at least level, divergence-free and tangent to the wall", "MISSED")
+    return verdict(holds, "by construction is at least level, divergence-free and tangent to the wall", "MISSED", said)
 
 
 if __name__ == "__main__":

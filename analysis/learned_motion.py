@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis import motion_figures
+from analysis import motion_figures, reporting
 from analysis.reporting import asked
 from experiments.learned_motion import Config, models, system_of
 from experiments.motions import reproducible, table_of
@@ -160,7 +160,7 @@ def main() -> int:
         raise SystemExit(
             f"there are no runs in {root}: make them with python -m experiments.learned_motion --out {root}"
         )
-    failed = 0
+    failed = runs = 0
     for config, directories in groups.items():
         tables = []
         for directory in directories:
@@ -176,10 +176,12 @@ def main() -> int:
         print(spread(tables).to_string(index=False))
         for directory, rows in zip(directories, tables, strict=True):
             missed = verdict(rows, config.dtype, has_field=config.system != "mass-spring")
-            failed += bool(missed)
+            runs, failed = runs + 1, failed + bool(missed)
             note = "" if agrees(rows) else " (the mean over the test states has another order)"
             print(f"verdict, {directory.name}: " + ("as claimed" if not missed else "; ".join(missed)) + note)
-    return 1 if failed else 0
+    return reporting.verdict(
+        not failed, "as claimed", "NOT ALL AS CLAIMED", f"{runs - failed} of {runs} runs as claimed"
+    )
 
 
 if __name__ == "__main__":

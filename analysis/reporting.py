@@ -25,8 +25,13 @@ def show(table: pd.DataFrame, form: str = "{:.2g}", index: bool = False) -> None
         print(table.to_string(index=index))
 
 
-def verdict(holds: bool, kept: str, missed: str) -> int:
-    """Print what was found; the exit code of the analysis."""
+MEASURED = "measured: "
+
+
+def verdict(holds: bool, kept: str, missed: str, measured: str = "") -> int:
+    """Print what was measured and whether that is what was claimed; the exit code of the analysis."""
+    if measured:
+        print(MEASURED + measured)
     print(kept if holds else missed)
     return 0 if holds else 1
 
