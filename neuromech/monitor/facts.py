@@ -18,7 +18,7 @@ from neuromech.dynamics import Reading
 from neuromech.hooks import Mark, mark
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torque import TorqueMeter, Torques
+from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques
 from neuromech.optimizers import grad_scale, plain, skips
 from neuromech.symmetry import Symmetry
 
@@ -114,6 +114,10 @@ class StepReader:
         self.names: dict[Tensor, str] = {p: n for n, p in self.params.items()}
         self.backward: Backward | None = None
         self.meter = TorqueMeter((), self.params)
+        self.judge = TorqueJudge(self.meter)
+        self._rows = torch.zeros(0, dtype=torch.long)  # of the members, in a reading
+        self._charges: tuple[dict[str, Mark], Charges] | None = None  # of the weights that have these marks
+        self._eps = 0.0
         self._known = False
         self._fresh = True
         self._forwards = 0
@@ -121,9 +125,12 @@ class StepReader:
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
 
-    def arm(self, symmetries: Sequence[Symmetry]) -> None:
-        """The symmetries are known."""
+    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice]) -> None:
+        """The symmetries are known, with their rows in a reading."""
         self.meter, self._known = TorqueMeter(symmetries, self.params), True
+        self.judge = TorqueJudge(self.meter)
+        if symmetries:
+            self._rows = torch.cat([torch.arange(s.start, s.stop) for s in slices])
 
     def gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
@@ -143,10 +150,10 @@ class StepReader:
             {name: mark(g) for name, g in grads.items()},
             checksums(list(grads.values())),
             elements,
-            self.meter(self.params, grads),
+            self._measure(grads, marks := self._marks()),
             self._known,
             stepped,
-            self._marks(),
+            marks,
             theta,
             doubled,
             followed,
@@ -164,6 +171,7 @@ class StepReader:
     def ahead(self, optimizer: Optimizer, number: int, eps: float) -> Step:
         """The gradients of a step are ready."""
         grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
+        self._eps, here = eps, self._marks()
         weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
         left = self._left
         theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
@@ -177,7 +185,7 @@ class StepReader:
         raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
-        measured = raw.torques if raw and same and raw.judged == self._known else self.meter(self.params, grads)
+        measured = raw.torques if raw and same and raw.judged == self._known else self._measure(grads, here)
         if raw is not None and same:
             self.backward = raw._replace(torques=measured, judged=self._known)
         return Step(
@@ -186,7 +194,7 @@ class StepReader:
             groups,
             state,
             weights,
-            self._marks(),
+            here,
             entries,
             theta,
             _rate(optimizer),
@@ -207,14 +215,17 @@ class StepReader:
         state = state_of(optimizer, self.names)
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
         theta = self._split(self._sampled())
-        self._left = weights, theta
+        self._left, here = (weights, theta), self._marks()
+        if reading is not None and self._known:
+            rows = self._rows.to(reading.observed.device)
+            self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
         return Step(
             ahead.number,
             optimizer,
             self._groups(optimizer),
             state,
             weights,
-            self._marks(),
+            here,
             entries,
             theta,
             _rate(optimizer),
@@ -226,6 +237,14 @@ class StepReader:
             ahead=ahead,
             reading=reading,
         )
+
+    def _measure(self, grads: Mapping[str, Tensor], here: dict[str, Mark]) -> Torques:
+        """The torques of gradients; with the charges that the instrument has measured, if these are of our weights."""
+        if self._charges is not None and self._charges[0] == here:
+            found = self.meter.quick(self.params, grads, self._charges[1])
+            if not self.judge.suspects(found, self._eps):
+                return found
+        return self.meter(self.params, grads)
 
     def _elsewhere(self, raw: Backward | None, theta: Mapping[str, Tensor]) -> tuple[str, ...]:
         """The parameters that had other values at the backward, by their samples: writes may have been undone."""
@@ -254,7 +273,7 @@ class StepReader:
         return {name: mark(p) for name, p in self.params.items()}
 
     def _sampled(self) -> Tensor:
-        return self.sample.read(list(self.params), self.params)
+        return self.sample.read_kept(self.params)
 
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         return dict(zip(self._counts, theta.split(list(self._counts.values())), strict=True))

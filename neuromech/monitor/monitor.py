@@ -135,11 +135,11 @@ class Monitor:
             return
         self._armed = True
         reader = self._reader
-        reader.arm(symmetries)
+        reader.arm(symmetries, slices)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
         uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
-        torque = TorqueCheck(reader.params, reader.meter, self._history, uncleared, drew)
+        torque = TorqueCheck(reader.params, reader.judge, self._history, uncleared, drew)
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
