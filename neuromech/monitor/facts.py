@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import Reading
-from neuromech.hooks import Mark, mark
+from neuromech.hooks import Mark, marks
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques
@@ -140,20 +140,20 @@ class StepReader:
         grads, old = self.gradients(), self.backward if self._fresh else None
         names = tuple(grads)
         self._fresh = True
-        elements, theta = self.sample.read(names, grads), self._sampled()
+        elements, theta, here = self.sample.read(names, grads), self._sampled(), marks(self.params)
         once, self._forwards = forwards == self._forwards, forwards
         comparable = old is not None and old.names == names
         doubled = (elements == 2 * old.elements).all() & elements.any() if comparable and once and old else None
         followed = (old.theta == theta).all() & old.torques.gradients.isfinite().all() if old and not once else None
         self.backward = Backward(
             names,
-            {name: mark(g) for name, g in grads.items()},
+            marks(grads),
             checksums(list(grads.values())),
             elements,
-            self._measure(grads, marks := self._marks()),
+            self._measure(grads, here),
             self._known,
             stepped,
-            marks,
+            here,
             theta,
             doubled,
             followed,
@@ -171,17 +171,17 @@ class StepReader:
     def ahead(self, optimizer: Optimizer, number: int, eps: float) -> Step:
         """The gradients of a step are ready."""
         grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
-        self._eps, here = eps, self._marks()
+        self._eps, here = eps, marks(self.params)
         weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
         left = self._left
         theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
         moving = [name for group in groups for name in group.moving]
         scale = grad_scale(optimizer)
         sampled = self.sample.read(moving, grads) / (1.0 if scale is None else float(scale))
-        marks = {n: mark(g) for n, g in grads.items()}
+        seen = marks(grads)
         # Once a step has been taken with gradients, they are no longer those at the weights.
-        fresh = self._fresh or (self.backward is None and not marks.items() & self._used.items())
-        self._fresh, self._used = False, marks
+        fresh = self._fresh or (self.backward is None and not seen.items() & self._used.items())
+        self._fresh, self._used = False, seen
         raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
@@ -215,7 +215,7 @@ class StepReader:
         state = state_of(optimizer, self.names)
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
         theta = self._split(self._sampled())
-        self._left, here = (weights, theta), self._marks()
+        self._left, here = (weights, theta), marks(self.params)
         if reading is not None and self._known:
             rows = self._rows.to(reading.observed.device)
             self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
@@ -268,9 +268,6 @@ class StepReader:
         """Of all at once: the device is waited for one time."""
         sums = iter(checksums([t for kind in kinds for t in kind.values()]).tolist())
         return [{key: next(sums) for key in kind} for kind in kinds]
-
-    def _marks(self) -> dict[str, Mark]:
-        return {name: mark(p) for name, p in self.params.items()}
 
     def _sampled(self) -> Tensor:
         return self.sample.read_kept(self.params)
