@@ -116,6 +116,12 @@ class Monitor:
         """What was found so far, in the order in which it was; a fault that goes on is one, and counts its times."""
         return self._faults.all
 
+    @property
+    def changed(self) -> bool:
+        """Are the gradients that wait others than those of the backward, bit for bit, or taken at other weights?"""
+        step = self._ahead
+        return step is not None and bool(step.changed or step.elsewhere or step.backward is None)
+
     def table(self) -> pd.DataFrame:
         """One row a suspected cause of each fault."""
         import pandas as pd
