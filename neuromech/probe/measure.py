@@ -12,12 +12,14 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks
+from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
+from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
 
@@ -54,6 +56,7 @@ class Measurement:
         self._told: dict[str, int] = {}
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
         self._described: list[dict[str, Any]] = []
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
@@ -114,10 +117,26 @@ class Measurement:
         self._totals.add(reading)
         broken = self._rows.sums(reading.broken) > 0
         self._unprotected = torch.where(broken & (self._unprotected == 0), self.step, self._unprotected)
+        self._newest.pop(known.index, None)
+        self._newest[known.index] = reading, known.settings
         self._keep(known.index, lr, reading)
         self._weights = marks(self.params)
         known.buffers |= marks(buffers(optimizer, self._names))
         return reading
+
+    def scalars(self) -> dict[str, float]:
+        """What a logger should draw of the newest step; nothing where parameters are sharded, for sums are partial."""
+        if self._ranks is not None:
+            return {}
+        held = {
+            name: hyperparameters_of(known_rule(str(self._described[i].get("rule"))), told)
+            for i, (_, settings) in self._newest.items()
+            for group, told in zip(self._described[i]["groups"], settings, strict=False)
+            for name in group["names"]
+        }
+        steered = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
+        evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
+        return scalars_of(self.symmetries, evidence, steered, self._rows, [r for r, _ in self._newest.values()])
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
