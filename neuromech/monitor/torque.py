@@ -128,16 +128,21 @@ class TorqueJudge:
 
     def __call__(self, found: Torques, eps: float) -> Tensor:
         """|torque| / what is allowed: [rows]; more than 1: the law is broken."""
-        allowed = self._allowed(found, eps)
+        excess, allowed = self.excess(found, eps), self._allowed(found, eps)
         if self._passed is None or self._largest is None:
             self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
-        excess = found.torque.abs() / (allowed + CONFIDENCE * self._passed)
-        excess = torch.where(found.torque == 0, 0.0, excess)
-        if bool((excess > 1).any()):
-            excess = torch.minimum(excess, self._of_families(found.torque, allowed, excess))
         self._largest = torch.maximum(self._largest, allowed)
         passed = torch.where(excess <= 1, found.torque.abs(), 0.0)
         self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)
+        return excess
+
+    def excess(self, found: Torques, eps: float) -> Tensor:
+        """The same, and the judge forgets that it was asked."""
+        allowed = self._allowed(found, eps)
+        excess = found.torque.abs() / (allowed if self._passed is None else allowed + CONFIDENCE * self._passed)
+        excess = torch.where(found.torque == 0, 0.0, excess)
+        if bool((excess > 1).any()):
+            excess = torch.minimum(excess, self._of_families(found.torque, allowed, excess))
         return excess
 
     def suspects(self, found: Torques, eps: float) -> bool:
