@@ -120,6 +120,9 @@ class BentInput(torch.autograd.Function):
         return ctx.bent(grads[0]), None
 
 
+bent: Callable[[Tensor, Callable[[Tensor], Tensor]], Tensor] = BentInput.apply
+
+
 class Fault:
     """Flips one bit in one product of `layer` while it is `active`; knows afterwards how large the error was."""
 
@@ -154,7 +157,7 @@ class Fault:
 
     def _called(self, plain: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         self._x = x.detach()
-        y = plain(BentInput.apply(x, self._bent) if self._product == "input gradient" else x)
+        y = plain(bent(x, self._bent) if self._product == "input gradient" else x)
         if self._product == "forward":
             y = y + (self._bent(y) - y).detach()
         y.register_hook(self._seen)
@@ -194,7 +197,7 @@ class Trial:
     def torques(self, x: Tensor, y: Tensor) -> Torques:
         """Of the gradients that are left in the parameters."""
         self.optimizer.zero_grad()
-        _loss(self.model(x), y).backward()  # type: ignore[no-untyped-call]
+        _loss(self.model(x), y).backward()
         with torch.no_grad():
             return self.meter(self.params, {n: p.grad for n, p in self.params.items() if p.grad is not None})
 

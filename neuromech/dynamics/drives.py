@@ -27,7 +27,7 @@ NOTHING = Measured((Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)))
 
 def measure(
     layout: Layout,
-    protection: Protection,
+    protection: Protection | None,
     params: Values,
     followed: Vector,
     buffers: Values,
@@ -38,7 +38,7 @@ def measure(
     """From what the step follows, gradients or, if there are any, `early`, directions. What nothing needs is 0.
 
     SGD asks for torque only where a symmetry is approximate or split, or where the gradients were `changed` behind the
-    backward. `scale`: of the charges of the weights, [charges].
+    backward. `scale`: of the charges of the weights, [charges]. Without a `protection` what was measured is followed.
     """
     if not followed:
         return NOTHING
@@ -54,8 +54,11 @@ def measure(
         found[:n] = torch.where(layout.torque[0, :n] | changed, forms[-1], 0.0)
     if sums is not None:
         found[n:] = sums[0]
-    broken = None if early else protection.broken(layout, found, squares, layout.of_charges(scale))
-    takes = layout.torque if broken is None else torch.cat(((layout.torque[0] | broken)[None], layout.torque[1:]))
+    broken = None
+    if protection is not None and not early:
+        broken = protection.broken(layout, found, squares, layout.of_charges(scale))
+    more = torch.full_like(layout.torque[0], changed) if broken is None else broken
+    takes = torch.stack((layout.torque[0] | more, layout.torque[1]))
     torque = torch.where(takes, found, 0.0)
     flow = torque[0] if broken is None else torch.where(broken, 0.0, torque[0])
     drives = (

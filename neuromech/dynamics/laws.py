@@ -91,7 +91,10 @@ class Laws:
     Raises `SymmetryError` if a symmetry does not fit the parameters, or is of kind "matrix".
     """
 
-    def __init__(self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float] | None = None, whole: bool = True
+    ) -> None:
+        """`eps`: of the arithmetic behind the gradients of each family. Not `whole`: parts lie in other processes."""
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
             if s.kind == "matrix":
@@ -104,15 +107,14 @@ class Laws:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
         self._like = blank(params)
         self._scratch = Scratch()
-        self._whole = Layout(
-            self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], self._like, self._scratch
-        )
+        undivided = [divide([None] * len(s.terms)) for s in self.symmetries]
+        self._whole = Layout(self.symmetries, undivided, self._like, self._scratch)
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
         self._split_ever: frozenset[int] = frozenset()
         self.slices = self._whole.forms.slices
         formats = [max(torch.finfo(params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
-        self._protection = Protection(self.symmetries, eps or formats, self._whole.forms.device)
+        self._protection = Protection(self.symmetries, eps or formats, self._whole.forms.device) if whole else None
         self.restart(params)
 
     @property
@@ -344,6 +346,5 @@ def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degre
     return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)
 
 
-def _with_ideal(state: Tensor) -> Tensor:
-    """Earlier versions kept no ideal law where it was the exact one."""
+def _with_ideal(state: Tensor) -> Tensor:  # earlier versions kept none where it was the exact one
     return state if len(state) == Track.height(LAWS) else state[[0, 0, 1, 1, 2, 2, *range(3, len(state))]]

@@ -18,7 +18,7 @@ from neuromech.dynamics import Reading
 from neuromech.hooks import Mark, marks
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques
+from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques, Total
 from neuromech.optimizers import grad_scale, plain, skips
 from neuromech.symmetry import Symmetry
 
@@ -125,12 +125,16 @@ class StepReader:
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
 
-    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice]) -> None:
-        """The symmetries are known, with their rows in a reading."""
-        self.meter, self._known = TorqueMeter(symmetries, self.params), True
+    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None) -> None:
+        """The symmetries are known, with their rows in a reading; `total`: see `TorqueMeter`."""
+        self.meter, self._known = TorqueMeter(symmetries, self.params, total), True
         self.judge = TorqueJudge(self.meter)
         if symmetries:
             self._rows = torch.cat([torch.arange(s.start, s.stop) for s in slices])
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.params.values())).device
 
     def gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
@@ -185,7 +189,9 @@ class StepReader:
         raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
-        measured = raw.torques if raw and same and raw.judged == self._known else self._measure(grads, here)
+        # Measuring together is done always or never: what one process has seen the others may have not.
+        again = self.meter.shared or not same or raw is None or raw.judged != self._known
+        measured = self._measure(grads, here) if again or raw is None else raw.torques
         if raw is not None and same:
             self.backward = raw._replace(torques=measured, judged=self._known)
         return Step(
@@ -240,7 +246,7 @@ class StepReader:
 
     def _measure(self, grads: Mapping[str, Tensor], here: dict[str, Mark]) -> Torques:
         """The torques of gradients; with the charges that the instrument has measured, if these are of our weights."""
-        if self._charges is not None and self._charges[0] == here:
+        if self._charges is not None and self._charges[0] == here and not self.meter.shared:
             found = self.meter.quick(self.params, grads, self._charges[1])
             if not self.judge.suspects(found, self._eps):
                 return found

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from neuromech.compat import is_sharded
+from neuromech.compat import is_sharded, local
 
 SAMPLED = 128  # elements a tensor, at most
 
 
 class Sample:
-    """Which elements to read of the tensors of `shapes`."""
+    """Which elements to read of the tensors of `shapes`: of sharded ones, the shapes and elements that lie here."""
 
     def __init__(self, shapes: Mapping[str, Sequence[int]]) -> None:
         self._shapes = {name: tuple(shape) for name, shape in shapes.items()}
@@ -39,6 +39,8 @@ class Sample:
         return joined([self._view(name, t) for name, t in tensors.items()])
 
     def _view(self, name: str, t: Tensor) -> Tensor:
+        if is_sharded(t):
+            return self._elements(name, t)
         kept = self._views.get(name)
         # A kept view keeps its memory: what lies at the same place is the same.
         if kept is None or kept.data_ptr() != t.data_ptr() or not t.is_contiguous():
@@ -52,9 +54,11 @@ class Sample:
         return [self._counts[name] for name in names]
 
     def _elements(self, name: str, t: Tensor) -> Tensor:
+        if is_sharded(t):
+            t = local(t)
         if t.layout is not torch.strided:
             t = t.to_dense()
-        if t.is_contiguous() and not is_sharded(t):
+        if t.is_contiguous():
             return t.as_strided((self._counts[name],), (self._strides[name],))
         t = t.detach()
         if name not in self._index:

@@ -31,6 +31,9 @@ from neuromech.dynamics import Block, Forms, Values, blank
 from neuromech.rounding import CONFIDENCE
 from neuromech.symmetry import Symmetry, Term
 
+Total = Callable[[Tensor], Tensor]
+"""Sums over all processes that hold a part of the parameters."""
+
 
 @dataclass(frozen=True, eq=False)
 class Torques:
@@ -58,11 +61,10 @@ class Charges(NamedTuple):
 class TorqueMeter:
     """Measures torques for `symmetries` over `params` (their values are not read here)."""
 
-    def __init__(
-        self, symmetries: Sequence[Symmetry], params: Values, total: Callable[[Tensor], Tensor] = lambda x: x
-    ) -> None:
+    def __init__(self, symmetries: Sequence[Symmetry], params: Values, total: Total | None = None) -> None:
         """`total`: sums over all processes that hold a part of the parameters."""
-        self._total = total
+        self.shared = total is not None
+        self._total: Total = total or (lambda x: x)
         self.symmetries, self.names = tuple(symmetries), tuple(params)
         signed = [Block.of(s) for s in self.symmetries]
         unsigned = [Block(s.size, False, tuple(_positive(t) for t in s.terms)) for s in self.symmetries]
@@ -108,7 +110,7 @@ class TorqueMeter:
 
     def along(self, grads: Values, others: Values) -> Tensor:
         """<g, D x> for another vector x; 0 for translations, whose torque does not ask where it is taken: [rows]."""
-        (products,) = self._forms.bilinear([(grads, others)])
+        (products,) = self._total(self._forms.bilinear([(grads, others)]))
         return torch.cat((products, products.new_zeros(self._forms.rows[1])))[self._signed]
 
 

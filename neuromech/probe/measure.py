@@ -49,7 +49,7 @@ class Measurement:
         record.update_meta(describe.of_findings(found, self.params))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         eps = [*map(eps_of, formats)][: len(self.symmetries)]
-        self._laws = Laws(self.symmetries, self.params, eps)
+        self._laws = Laws(self.symmetries, self.params, eps, whole=ranks is None)
         rows = self._rows = Rows(self._laws.slices, members, self._laws.device)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)

@@ -313,7 +313,7 @@ class Probe(RunFrames):
             assert measured is not None
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if monitor is not None and self._found is not None:
-                monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive)
+                monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive, self._waiting.ranks)
                 edited, changed = monitor.before(optimizer), changed or monitor.changed
             measured.before(optimizer, edited, changed)
 

@@ -186,7 +186,7 @@ class GradientIntegrity:
         return torch.tensor([torques.squares[self._place[n]] for n in names], dtype=torch.float64)
 
     def _norm(self, torques: Torques, names: Sequence[str]) -> float:
-        return float(sum(torques.squares[self._place[n]] for n in names)) ** 0.5
+        return math.sqrt(sum(torques.squares[self._place[n]] for n in names))
 
     def _of(self, raw: Backward, names: Sequence[str]) -> Tensor:
         parts = raw.elements.cpu().split(self._sample.counts(raw.names))
