@@ -65,8 +65,10 @@ def main() -> int:
         if p.name.endswith("-2"):
             print(draw(p, figures))
     missed = int((worst > BOUND).any(axis=1).sum())
+    enough = min(config_of(Config, p).steps for p in paths) >= 100  # of L-BFGS, each worth many others
     said = f"inner products and cosines of the parts up to {worst.to_numpy().max():.1e}, in {len(worst)} cases"
-    return verdict(not missed, f"the parts are orthogonal to {BOUND:g}", f"{missed} cases MISSED {BOUND:g}", said)
+    kept, short = f"the parts are orthogonal to {BOUND:g}", f"{missed} cases MISSED {BOUND:g}"
+    return verdict(not missed, kept, short, said, enough)
 
 
 if __name__ == "__main__":

@@ -74,6 +74,11 @@ CLAIMS = {
         "all; the true cause first in 80 %, among two in 95 %; 0 false alarms",
         ("--seeds", "1"),
     ),
+    "compute_faults": Claim(
+        "Conservation laws are a checksum of compute: they see one wrong element of one matrix product",
+        "95 % of faults above 100 roundings of the sum; no alarm in a clean step",
+        ("--faults", "100"),
+    ),
     "learned_motion": Claim("Models with structure keep their energy in long predictions", "as claimed, each system"),
     "phase_separation": Claim("The stencil of a conservative dissipation is learned", "that of a Laplacian"),
     "hodge": Claim("The parts of a Hodge decomposition are orthogonal", "within the bound of the analysis"),

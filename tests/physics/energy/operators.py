@@ -115,6 +115,7 @@ LINEAR: dict[str, Function] = {
     "pixel_unshuffle": lambda x: F.pixel_unshuffle(x[:, :4].reshape(-1, 1, 2, 2), 2),
     "reflection_pad1d": lambda x: torch.ops.aten.reflection_pad1d(x.unsqueeze(1), [2, 1]),
     "replication_pad1d": lambda x: torch.ops.aten.replication_pad1d(x.unsqueeze(1), [2, 1]),
+    "replication_pad2d": lambda x: torch.ops.aten.replication_pad2d(image(x), [1, 1, 1, 1]),
     "fft_fft2": lambda x: real(torch.fft.fft2(image(x))),
     "fft_ifft2": lambda x: real(torch.fft.ifft2(image(x))),
     "fft_irfft2": lambda x: torch.fft.irfft2(torch.fft.rfft2(image(x))),
