@@ -344,24 +344,30 @@ class Game(nn.Module):
         return out
 
 
+class Players(Game):
+    """Both players behind one forward."""
+
+    def forward(self, x: Tensor, player: str = "d") -> Tensor:
+        return self.g(x) if player == "g" else self.d(x)
+
+
 @practice
 def game_in_one_module(seed: int) -> Watched:
     """The fakes are made once, ahead of the discriminator's step, and serve the generator's behind it."""
-    game, (x, _) = Game(seed), data()
+    game, (x, _) = Players(seed), data()
     watched = Watched(game, allow="alternating")
     first, second = (torch.optim.Adam(part.parameters(), lr=1e-3) for part in (game.d, game.g))
     for k in watched:
         if k > STEPS:
             break
-        z = torch.randn(16, 4)
-        fake = game.g(z)
-        game(z)
+        fake = game(torch.randn(16, 4), "g")
         first.zero_grad()
-        (F.softplus(-game.d(x[rows(k)])).mean() + F.softplus(game.d(fake.detach())).mean()).backward()
+        (F.softplus(-game(x[rows(k)])).mean() + F.softplus(game(fake.detach())).mean()).backward()
         first.step()
         second.zero_grad()
-        F.softplus(-game.d(fake)).mean().backward()
+        F.softplus(-game(fake)).mean().backward()
         second.step()
+    assert watched.monitor.step == 2 * STEPS
     return watched
 
 
