@@ -21,7 +21,7 @@ from experiments.silent_bugs.bugs import BUGS, Bug
 from experiments.silent_bugs.frameworks import frameworks
 from experiments.silent_bugs.libraries import optimizers, runs_bare, watched_run
 from experiments.silent_bugs.nets import Watched
-from experiments.silent_bugs.practice import PRACTICES
+from experiments.silent_bugs.practices import PRACTICES
 from neuromech.errors import NeuromechWarning
 
 

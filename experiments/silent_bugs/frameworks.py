@@ -99,13 +99,12 @@ def accelerate_in_bf16(seed: int) -> Watched:
     optimizer = _adamw(model)
     watched = Watched(model)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    for k in watched:
-        if k > STEPS:
-            return watched
+    for k in watched.until(STEPS):
         optimizer.zero_grad()
         accelerator.backward(loss_of(prepared, k, x, y))
         accelerator.clip_grad_norm_(prepared.parameters(), 1.0)
         optimizer.step()
+    return watched
     return watched
 
 
@@ -115,13 +114,12 @@ def adapters_of_low_rank(seed: int) -> Watched:
 
     model = get_peft_model(_llama(seed), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1))
     watched, optimizer = Watched(model), _adamw(model)
-    for k in watched:
-        if k > STEPS:
-            return watched
+    for k in watched.until(STEPS):
         optimizer.zero_grad()
         ids = tokens(8, k)
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
+    return watched
     return watched
 
 
