@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.silent_bugs.practice import PRACTICES
+from experiments.silent_bugs.practices import PRACTICES
 
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
