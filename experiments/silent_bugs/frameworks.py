@@ -84,7 +84,7 @@ def trainer_of_transformers(seed: int) -> Watched:
             directory, max_steps=STEPS, per_device_train_batch_size=8, use_cpu=True, report_to=[], save_strategy="no",
             gradient_accumulation_steps=1 + seed % 2, disable_tqdm=True, logging_strategy="no",
         )  # fmt: skip
-        Trainer(model, arguments, train_dataset=rows).train()  # type: ignore[arg-type]
+        Trainer(model, arguments, train_dataset=rows).train()
     return watched
 
 
@@ -140,7 +140,8 @@ class Mixture(nn.Module):
             row, place = (chosen == i).nonzero(as_tuple=True)
             if len(row):
                 out = out.index_add(0, row, weight[row, place, None] * expert(x[row]))
-        return self.head(out + x)
+        logits: Tensor = self.head(out + x)
+        return logits
 
 
 @framework("torch")
@@ -175,7 +176,8 @@ def _sharded(model: nn.Module) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    return fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    return model
 
 
 @framework("torch")

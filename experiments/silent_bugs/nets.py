@@ -92,9 +92,7 @@ def steps(watched: Watched, model: nn.Module, optimizer: Optimizer, n: int, **al
     """Up to iteration `n`; `also`: what else is done at begin, gradient (after the backward), end of each."""
     x, y = data()
     begin, gradient, end = (also.get(when, _nothing) for when in ("begin", "gradient", "end"))
-    for k in watched:
-        if k > n:
-            return
+    for k in watched.until(n):
         begin(k)
         optimizer.zero_grad()
         loss_of(model, k, x, y).backward()

@@ -1,4 +1,4 @@
-"""What people rightly do is no fault: every practice of `experiments.silent_bugs.practice`, once."""
+"""What people rightly do is no fault: every practice of `experiments.silent_bugs.practices`, once."""
 
 import pytest
 

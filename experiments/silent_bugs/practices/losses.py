@@ -103,7 +103,8 @@ class Players(Game):
     """Both players behind one forward."""
 
     def forward(self, x: Tensor, player: str = "d") -> Tensor:
-        return self.g(x) if player == "g" else self.d(x)
+        out: Tensor = self.g(x) if player == "g" else self.d(x)
+        return out
 
 
 @practice
