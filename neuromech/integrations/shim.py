@@ -63,5 +63,7 @@ def _picked(module: nn.Module, which: Which) -> nn.Module:
     try:
         model = module if which is None else module.get_submodule(which) if isinstance(which, str) else which(module)
     except AttributeError as error:
-        raise InstrumentError(f"model={which!r}: {error}. Pass the attribute that holds it, as in model='net'") from error
+        raise InstrumentError(
+            f"model={which!r}: {error}. Pass the attribute that holds it, as in model='net'"
+        ) from error
     return model

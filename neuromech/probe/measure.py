@@ -12,12 +12,14 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import is_sharded, local, own_parameter, version
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Ranks
+from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
 from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
+from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
 
@@ -49,8 +51,10 @@ class Measurement:
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
+        self._rows = rows
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
         self._described: list[dict[str, Any]] = []
         self._weights: Marks | None = None  # as the last step left them; None: not known
         if not len(found):
@@ -108,10 +112,26 @@ class Measurement:
         self.step += 1
         self.time += lr
         self._totals.add(reading)
+        self._newest.pop(known.index, None)
+        self._newest[known.index] = reading, known.settings
         self._keep(known.index, lr, reading)
         self._weights = _marks(self.params.items())
         known.buffers |= _marks(buffers(optimizer, self._names).items())
         return reading
+
+    def scalars(self) -> dict[str, float]:
+        """What a logger should draw of the newest step; nothing where parameters are sharded, for sums are partial."""
+        if self._ranks is not None:
+            return {}
+        held = {
+            name: hyperparameters_of(known_rule(str(self._described[i].get("rule"))), told)
+            for i, (_, settings) in self._newest.items()
+            for group, told in zip(self._described[i]["groups"], settings, strict=False)
+            for name in group["names"]
+        }
+        steered = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
+        evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
+        return scalars_of(self.symmetries, evidence, steered, self._rows, [r for r, _ in self._newest.values()])
 
     def flush(self) -> None:
         """Bring everything measured to the record."""

@@ -102,4 +102,3 @@ def _grouped(numbers: Mapping[str, float]) -> dict[str, float]:
 def _plain(tag: str) -> str:
     """A tag in the letters that MLflow allows."""
     return re.sub(r"[^\w\-./: ]", "_", tag)
-
