@@ -60,10 +60,9 @@ class Shim:
 
 
 def _picked(module: nn.Module, which: Which) -> nn.Module:
+    if which is None:
+        return module
     try:
-        model = module if which is None else module.get_submodule(which) if isinstance(which, str) else which(module)
+        return module.get_submodule(which) if isinstance(which, str) else which(module)
     except AttributeError as error:
-        raise InstrumentError(
-            f"model={which!r}: {error}. Pass the attribute that holds it, as in model='net'"
-        ) from error
-    return model
+        raise InstrumentError(f"model={which!r}: {error}. Pass the attribute that holds it, as in 'net'") from error
