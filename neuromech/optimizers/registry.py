@@ -69,7 +69,11 @@ def register_optimizer(
     if not isinstance(optimizer, str):
         fault = fault_of_class(optimizer, rule, make)
         if fault is None:
-            warn(f"{name}: the rule could not be tested, for no optimizer could be made; pass make=lambda params: ...")
+            warn(
+                f"{name}: the rule could not be tested, for no optimizer could be made; pass make=lambda params: ...",
+                "rule untested",
+                short=f"the rule of {name} could not be tested",
+            )
         elif fault:
             raise InstrumentError(f"the rule is not that of {name}: {fault}. Nothing was registered")
     RULES[optimizer] = rule
@@ -125,7 +129,9 @@ def _met(optimizer: Optimizer) -> Rule | None:
     if faults:
         warn(
             f"{cls.__module__}.{cls.__name__} {'; '.join(faults)}. Its steps are measured; teach their rule by "
-            "neuromech.register_optimizer"
+            "neuromech.register_optimizer",
+            "other rule",
+            short=f"the steps of {cls.__name__} are not those of the optimizer of that name",
         )
     return None
 
