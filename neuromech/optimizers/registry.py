@@ -8,6 +8,7 @@ fails is unknown.
 from __future__ import annotations
 
 import difflib
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
@@ -106,8 +107,9 @@ def rule_named(name: str) -> Rule:
 
 def known_rule(name: str) -> Rule | None:
     """The rule of the optimizer called `name`, as records write it; None if there is none."""
-    ways = (lambda known, r: name in (known, r.key), lambda known, r: name in (getattr(known, "__name__", ""), r.name))
-    return next((r for way in ways for known, r in RULES.items() if way(known, r)), None)
+    by_key = (r for known, r in RULES.items() if name in (known, r.key))
+    by_class = (r for known, r in RULES.items() if name in (getattr(known, "__name__", ""), r.name))
+    return next(chain(by_key, by_class), None)
 
 
 def _by_name(optimizer: Optimizer) -> Rule | None:

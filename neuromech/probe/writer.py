@@ -148,4 +148,5 @@ def _elsewhere(work: Callable[[], None]) -> None:
 
 def _stride(step: int) -> int:
     """1 for the first steps, then a power of two that leaves `PER_OCTAVE` snapshots for every doubling."""
-    return max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    stride: int = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    return stride

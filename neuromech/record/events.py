@@ -41,7 +41,7 @@ class Journal:
             warn(message, kind or key)
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
-    """A few names, and how many more there are."""
-    listed = sorted(names)
+def some(names: Iterable[str], most: int = 4) -> str:
+    """A few names, each once and in their order, and how many more there are."""
+    listed = list(dict.fromkeys(names))
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,4 +1,4 @@
-"""The instrument in the loops of Lightning, of Hugging Face's Trainer and of Accelerate: the same bits as without it."""
+"""The instrument in loops of Lightning, of Hugging Face's Trainer and of Accelerate: the same bits as without it."""
 
 from pathlib import Path
 from typing import Any
@@ -241,8 +241,8 @@ def test_the_trainer_goes_on_to_the_bit(tmp_path: Path) -> None:
     for column in ("step", "observed", "exact", "ideal", "flow", "continuous"):
         assert (expected[column].to_numpy() == found[column].to_numpy()).all()
     (folder / "neuromech.pt").unlink()
+    run = trainer(tmp_path / "b", language_model(), TrainerCallback(), max_steps=8, **saving)
     with pytest.warns(NeuromechWarning, match="holds no state of the instrument"):
-        run = trainer(tmp_path / "b", language_model(), TrainerCallback(), max_steps=8, **saving)
         run.train(resume_from_checkpoint=str(folder))
 
 
