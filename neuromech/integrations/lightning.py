@@ -48,7 +48,8 @@ class LightningCallback(Callback):
         self._shim.begin(pl_module, resumed=trainer.global_step > 0)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        if self._log and trainer.loggers and (trainer.fit_loop.total_batch_idx + 1) % trainer.log_every_n_steps == 0:
+        every = getattr(trainer, "log_every_n_steps", 0)
+        if self._log and trainer.loggers and every and (trainer.fit_loop.total_batch_idx + 1) % every == 0:
             numbers = self._shim.numbers()
             for logger in trainer.loggers if numbers else ():
                 logger.log_metrics(numbers, step=trainer.global_step)

@@ -40,7 +40,8 @@ class Shim:
         if self.saved:
             self.probe.load_state_dict(self.saved)
         elif resumed:
-            warn("the checkpoint holds no state of the instrument: steps count from 0, predictions start from here")
+            message = "the checkpoint holds no state of the instrument: steps count from 0, predictions start from here"
+            warn(message, "no state")
 
     def state(self) -> dict[str, Any]:
         """What to save in a checkpoint; nothing before the first step."""

@@ -51,12 +51,18 @@ class TrainerCallback(transformers.TrainerCallback):
         return self._shim.probe
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
     ) -> None:
         """The trainer has loaded weights and optimizer by now, if it resumes."""
         resumed = state.global_step > 0
         if resumed and (path := self._find(args, state.global_step)) is not None:
             self._shim.saved = torch.load(path, weights_only=True)
+        assert model is not None  # the trainer passes it
         self._shim.begin(model, resumed)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -67,9 +73,14 @@ class TrainerCallback(transformers.TrainerCallback):
             torch.save(saved, folder / FILE)
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
-        if self._log and "loss" in logs and state.is_world_process_zero:
+        if self._log and logs is not None and "loss" in logs and state.is_world_process_zero:
             numbers = self._shim.numbers()
             logs.update(numbers)
             state.log_history[-1].update(numbers)
