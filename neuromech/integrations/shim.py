@@ -40,8 +40,8 @@ class Shim:
         if self.saved:
             self.probe.load_state_dict(self.saved)
         elif resumed:
-            message = "the checkpoint holds no state of the instrument: steps count from 0, predictions start from here"
-            warn(message, "no state")
+            short = "the checkpoint holds no state of the instrument"
+            warn(f"{short}: steps count from 0, and predictions start from here", "no state", short=short)
 
     def state(self) -> dict[str, Any]:
         """What to save in a checkpoint; nothing before the first step."""
