@@ -197,7 +197,7 @@ class Probe(RunFrames):
         self._progress.log(values)
 
     def scalars(self) -> dict[str, float]:
-        """At most 30 numbers of the newest step, by short tags, for any logger; see `neuromech.dynamics.scalars`."""
+        """At most 30 numbers of the newest step, by short tags, for any logger; see `neuromech.dynamics.scalars_of`."""
         measured = {} if self._measurement is None else self._measurement.scalars()
         faults = {} if self._monitor is None else {"faults": float(len(self._monitor.faults))}
         return {"loss": self._progress.newest_loss} | measured | faults
