@@ -20,7 +20,7 @@ try:
 except ImportError as error:
     raise InstrumentError("TrainerCallback needs transformers: pip install 'neuromech[hf]'") from error
 
-FILE = "neuromech.pt"
+FILE = "neuromech-probe.pt"
 
 
 class TrainerCallback(transformers.TrainerCallback):

@@ -265,7 +265,8 @@ class Probe(RunFrames):
         if self._found is None:
             self._found = self._waiting.settle()
             if self._found is None:
-                self._journal.once("no forward", 0, "no forward", self._why_nothing())
+                parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
+                self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
                 return False
             if self._monitor is not None:
                 self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)

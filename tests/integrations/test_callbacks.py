@@ -240,7 +240,7 @@ def test_the_trainer_goes_on_to_the_bit(tmp_path: Path) -> None:
     expected, found = through.probe.history, neuromech.open_run(tmp_path / "run").history
     for column in ("step", "observed", "exact", "ideal", "flow", "continuous"):
         assert (expected[column].to_numpy() == found[column].to_numpy()).all()
-    (folder / "neuromech.pt").unlink()
+    (folder / "neuromech-probe.pt").unlink()
     run = trainer(tmp_path / "b", language_model(), TrainerCallback(), max_steps=8, **saving)
     with pytest.warns(NeuromechWarning, match="holds no state of the instrument"):
         run.train(resume_from_checkpoint=str(folder))
