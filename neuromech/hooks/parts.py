@@ -49,7 +49,7 @@ class PartsWatch(ForwardWatch):
             self._made, self._calls = {}, 0
         self._calls += 1
         self._joint.take_in((args, kwargs), set(self._made))
-        self._joint.__enter__()
+        self._joint.__enter__()  # type: ignore[no-untyped-call]
 
     def after(self, model: nn.Module, output: Any) -> None:
         follower, forward = self._joint, self._forward
