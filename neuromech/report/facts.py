@@ -85,7 +85,7 @@ def gather(run: Run) -> RunFacts:
     found = families(meta, tables["charges"], tables["terms"])
     last = (int(f.whole["step"].max()) for f in found if len(f.whole))
     try:
-        foreseen = forecasts(meta, found, tables["steps"])
+        foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
     except (KeyError, ValueError, TypeError) as error:
         foreseen = []
         unreadable.append(f"Forecasts: {type(error).__name__}: {error}")

@@ -13,11 +13,11 @@ from neuromech.detect import compressed
 from neuromech.errors import RecordError
 from neuromech.record import Run, read
 from neuromech.report import curves, settings, words
+from neuromech.report.advice import advice
 from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
-from neuromech.report.forecasts import remarks
 from neuromech.report.judgement import Judgement, decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
@@ -91,7 +91,7 @@ def render(record: Run) -> str:
         causes=causes(layers, facts),
         names=TERMS,
         forecasts=facts.forecasts,
-        remarks=remarks(facts.forecasts),
+        remarks=advice(facts.forecasts),
         others=len(metrics) > 1,
         opaque=[
             {"op": "?", "module": "", "why": ""} | dict(o) | {"blocks": compressed(map(str, o.get("blocks") or ()))}
