@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
 from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
-from neuromech.hooks import Mark, Ranks, marks
+from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
@@ -147,16 +147,27 @@ class Measurement:
         self._writer.flush()
 
     def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs; of sharded parameters, the sums over all processes."""
         self.flush()
-        state = {"step": self.step, "time": self.time, "laws": self._laws.state_dict()}
+        laws, tally = self._laws.state_dict(), self._totals.state_dict()
         observed = {} if self._observed is None else {"observed": self._observed}
-        return state | observed | {"tally": self._totals.state_dict()}
+        if self._ranks is not None:
+            laws["state"] = self._ranks.total(laws["state"])
+            tally = {key: self._ranks.total(x) for key, x in tally.items()}
+            observed = {}
+        return {"step": self.step, "time": self.time, "laws": laws} | observed | {"tally": tally}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._laws.load_state_dict(state["laws"])
-        self._totals.load_state_dict(state["tally"], self._laws.device)
+        laws, tally = state["laws"], state["tally"]
+        if self._ranks is not None and rank():  # sums begin where they are, on the first process
+            laws = laws | {"state": 0 * laws["state"]}
+            tally = {key: 0 * x for key, x in tally.items()}
+        self._laws.load_state_dict(laws)
+        self._totals.load_state_dict(tally, self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
-        if "observed" in state:
+        if self._ranks is not None:
+            self._observed = self._laws.observe(self.params)[0]
+        elif "observed" in state:
             self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:

@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, read
-from neuromech.errors import InstrumentError, RecordError
+from neuromech.errors import InstrumentError, RecordError, kept_from_the_run
 from neuromech.hooks import Guard, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
@@ -235,7 +235,8 @@ class Probe(RunFrames):
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly: plain data and tensors, fit for `torch.load(weights_only=True)`.
 
-        Empty before the first step: there is nothing to go on from.
+        Empty before the first step: there is nothing to go on from. If the model is sharded all processes have to call
+        this, and `load_state_dict`; what is saved is the same for any number of them.
         """
         if self._measurement is None or self._found is None:
             return {}
@@ -253,6 +254,7 @@ class Probe(RunFrames):
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         found = findings_in(state, self._model)
+        self._waiting.meet(found)
         self._measure(found).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
@@ -327,7 +329,8 @@ class Probe(RunFrames):
                 with torch.no_grad(), self._progress.measuring(), counted_elsewhere(held_alike(self._model)):
                     self._guard(work, optimizer)
                 if self._monitor is not None:
-                    self._monitor.react()  # what it raises is meant to end the run
+                    with kept_from_the_run():
+                        self._monitor.react()  # what it raises is meant to end the run
 
         return enclosed
 

@@ -94,6 +94,11 @@ class Waiting:
                 self._find(self._seen)
         return self.found
 
+    def meet(self, found: Findings) -> None:
+        """If the parameters are sharded: meet the other processes, which measure their parts of the same."""
+        if self._sharded and self.ranks is None:
+            self.ranks = Ranks("; ".join(s.name for s in found))
+
     def forget(self) -> None:
         """Let go of all tensors."""
         self._seen = self.graph = None
@@ -139,8 +144,7 @@ class Waiting:
         found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
         if len(forward.outputs) != len(graph.outputs):
             found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
-        if self._sharded:
-            self.ranks = Ranks("; ".join(s.name for s in found))
+        self.meet(found)
         total = None if self.ranks is None else self.ranks.total
         found = check_claims(found, params, eps, self.lenient, total)
         extra = custom_claims(graph, free, [*found, *found.rejected])

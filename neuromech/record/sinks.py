@@ -33,7 +33,7 @@ def sink_of(to: Any) -> Sink:
     if callable(to):
         return to  # type: ignore[no-any-return]
     raise InstrumentError(
-        f"to= takes a SummaryWriter, a run of W&B, mlflow, a logger with log_metrics, or a function of (dict, step), "
+        "to= takes a SummaryWriter, a run of W&B, mlflow, a logger with log_metrics, or a function of (dict, step), "
         f"not {type(to).__name__}"
     )
 
