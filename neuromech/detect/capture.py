@@ -223,5 +223,5 @@ def why_not(model: nn.Module) -> str:
     if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
         return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
     if any(p.is_meta for p in model.parameters()):
-        return "parameters on the meta device have no values: instrument the model once they do (to_empty, load_state_dict)"
+        return "parameters on the meta device have no values: instrument the model once they have (to_empty, ...)"
     return ""

@@ -150,6 +150,28 @@ def test_loops(name: str) -> None:
     assert probe.faults.empty
 
 
+def test_a_layer_unfrozen_in_mid_run_is_told() -> None:
+    """Its symmetries were not looked for: said, with what to do, and what to do finds them."""
+
+    def loop(model: nn.Module) -> None:
+        optimizer = sgd(model)
+        for i in range(STEPS):
+            model[0].requires_grad_(i > 1)
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        models.append(model)
+
+    models: list[nn.Module] = []
+    with pytest.warns(neuromech.NeuromechWarning, match="could not be trained when symmetries were looked for"):
+        probe = run(plain, loop)
+    assert probe.history["residual"].max() < 2e-6
+    probe.remove()
+    again = neuromech.instrument(models[-1])
+    steps(models[-1])
+    assert {s.name for s in again.symmetries} > {s.name for s in probe.symmetries}
+
+
 def test_sparse_gradients() -> None:
     def build() -> nn.Module:
         return nn.Sequential(nn.Embedding(5, 4, sparse=True), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
