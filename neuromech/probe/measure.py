@@ -41,6 +41,7 @@ class Measurement:
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, every, ranks
         self.params = named_parameters(model)
+        self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = _owners(model, self.params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
@@ -229,9 +230,14 @@ class Measurement:
             (moving - before, "move"),
         ):
             if names:
-                self._journal.event(
-                    self.step + 1, "moving", f"from step {self.step + 1} on {some(sorted(names))} {what}"
-                )
+                message = f"from step {self.step + 1} on {some(sorted(names))} {what}"
+                if new := sorted(names - self._trainable) if what == "move" else []:
+                    message += (
+                        f". {some(new)} could not be trained when symmetries were looked for, so those that rest on "
+                        "them are not known: probe.remove(), then instrument(model) again, finds them"
+                    )
+                    self._journal.warn_once("moving", message)
+                self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
             if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
