@@ -136,6 +136,7 @@ def run(build: Callable[[], nn.Module], loop: Loop, **options: Any) -> neuromech
         out.append([p.detach() for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*out, strict=True))
     assert probe is not None
+    probe.remove()
     return probe
 
 
@@ -166,7 +167,6 @@ def test_a_layer_unfrozen_in_mid_run_is_told() -> None:
     with pytest.warns(neuromech.NeuromechWarning, match="could not be trained when symmetries were looked for"):
         probe = run(plain, loop)
     assert probe.history["residual"].max() < 2e-6
-    probe.remove()
     again = neuromech.instrument(models[-1])
     steps(models[-1])
     assert {s.name for s in again.symmetries} > {s.name for s in probe.symmetries}
