@@ -41,15 +41,15 @@ class Forward:
 
 
 class Hook:
-    """Calls a function, until it is copied or pickled: the copy does nothing. `key`: see `compiled.tell`."""
+    """Calls a function, until it is copied or pickled: the copy does nothing. `hear`: see `compiled.tell`."""
 
-    def __init__(self, function: Callable[..., None] | None = None, key: int = 0) -> None:
-        self.function, self.key = function, key
+    def __init__(self, function: Callable[..., None] | None = None, hear: Callable[..., int] | None = None) -> None:
+        self.function, self.hear = function, hear
 
     def __call__(self, *args: Any) -> None:
         if torch.compiler.is_dynamo_compiling():
-            if self.key:
-                compiled.tell(self.key, args[1], args[2])
+            if self.hear is not None:
+                compiled.tell(self.hear, args[1], args[2])
         elif self.function is not None and not torch.compiler.is_compiling():
             self.function(*args)
 
@@ -81,7 +81,7 @@ class ForwardHooks:
         self._running: list[nn.Module] = []  # from the outermost on: one that calls itself has one forward
         self._model = model
         self._handles: list[RemovableHandle] = []
-        self._attach(model, self._traced.key)
+        self._attach(model, self._traced.hear)
 
     def follow_parts(self) -> None:
         """From now on a call of any part of the model, the outermost one that runs, is a forward."""
@@ -89,8 +89,8 @@ class ForwardHooks:
             if m is not self._model:
                 self._attach(m)
 
-    def _attach(self, m: nn.Module, key: int = 0) -> None:
-        before, after = Hook(self._before, key), Hook(self._after)
+    def _attach(self, m: nn.Module, hear: Callable[..., int] | None = None) -> None:
+        before, after = Hook(self._before, hear), Hook(self._after)
         self._handles += (
             m.register_forward_pre_hook(before, with_kwargs=True),
             m.register_forward_hook(after, always_call=True),  # also if the forward fails
