@@ -26,6 +26,7 @@ from .operators.specifications import pointwise as pointwise
 from .operators.specifications import reduction as reduction
 from .patterns import compressed as compressed
 from .patterns import merged as merged
+from .permutations import Permutation as Permutation
 from .recognition import recognise as recognise
 from .registration import register_operator as register_operator
 from .registration import unregister_operator as unregister_operator
