@@ -29,7 +29,7 @@ def test_images_come_with_their_classes(folder: Path) -> None:
 
 
 def test_what_is_not_the_layout_is_refused(folder: Path) -> None:
-    with pytest.raises(NeuromechError, match="wnids.txt does not exist"):
+    with pytest.raises(NeuromechError, match=r"wnids\.txt does not exist"):
         TinyImageNet(folder / "train")
     broken = folder / "train" / "n02" / "images" / "n02_1.JPEG"
     broken.write_bytes(b"no image")
@@ -37,7 +37,7 @@ def test_what_is_not_the_layout_is_refused(folder: Path) -> None:
         TinyImageNet(folder).batch(torch.tensor([3]))
     for path in broken.parent.glob("*"):
         path.unlink()
-    with pytest.raises(NeuromechError, match=r"holds no \*.JPEG"):
+    with pytest.raises(NeuromechError, match=r"holds no \*\.JPEG"):
         TinyImageNet(folder)
     (folder / "wnids.txt").write_text("")
     with pytest.raises(NeuromechError, match="names no class"):
