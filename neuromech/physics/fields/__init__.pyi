@@ -17,7 +17,7 @@ from .mixture import Mixture as Mixture
 from .mixture import MovingMixture as MovingMixture
 from .mixture import gaussian as gaussian
 from .mixture import gaussian_mixture as gaussian_mixture
-from .samples import Plan as Plan
+from .samples import SamplePlan as SamplePlan
 from .samples import fit_mixture as fit_mixture
 from .samples import sample_plan as sample_plan
 from .spacetime import SpaceTimeField as SpaceTimeField

@@ -11,7 +11,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics.fields.mixture import Mixture, gaussian_mixture
 
 
-class Plan(NamedTuple):
+class SamplePlan(NamedTuple):
     """How much of which point goes to which [N, M], summing to 1, and the mean squared distance that it costs."""
 
     weights: Tensor
@@ -39,7 +39,7 @@ def cheapest_plan(start: Tensor, end: Tensor, costs: Tensor) -> Tensor:
     return torch.as_tensor(plan).to(costs)
 
 
-def sample_plan(x: Tensor, y: Tensor) -> Plan:
+def sample_plan(x: Tensor, y: Tensor) -> SamplePlan:
     """Optimal transport between samples [N, d] and [M, d]; its cost is W2^2 of the samples.
 
     Of the densities that they were drawn from, it is too large by about N^(-2/d).
@@ -50,7 +50,7 @@ def sample_plan(x: Tensor, y: Tensor) -> Plan:
         raise PhysicsError("some samples are not finite: leave them out")
     costs = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()
     plan = cheapest_plan(x.new_ones(len(x)), y.new_ones(len(y)), costs)
-    return Plan(plan, (plan * costs).sum())
+    return SamplePlan(plan, (plan * costs).sum())
 
 
 def fit_mixture(x: Tensor, components: int, seed: int = 0) -> Mixture:
