@@ -84,7 +84,7 @@ def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFr
         gradient = np.sqrt(size * (1 - told.memory**2)) if told.power == 1 else np.full(len(c), math.nan)
         # In equilibrium a step of this optimizer turns weights by `turns`; the same step at another length turns them
         # by more or less.
-        usual = turns**2 * (rest / c) ** power
+        excess = angle**2 / (turns**2 * (rest / c) ** power)
         effective = lr / ((1 - told.memory) * c) if told.power == 1 else lr / c ** (0.5 * power)
     return pd.DataFrame(
         {
@@ -99,7 +99,7 @@ def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFr
             "equilibrium_norm": np.sqrt(rest * family.size),
             "equilibrium_angle": turns,
             "time_constant": tau,
-            "excess": angle**2 / usual,
+            "excess": np.where(np.isfinite(excess), excess, math.nan),
             "reached": [_reached(own, r, w, s) for r, w, s in zip(rest, wait, step, strict=True)],
         }
     ).iloc[1:]
