@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 import neuromech
 from experiments.norm_forecasts import batches, network
-from experiments.runs import command, next_command, run_of
+from experiments.runs import command, next_command, outstanding, run_of
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,8 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     from tqdm import tqdm
 
     with run_of(directory, config) as record:
-        done = set[tuple[str, int]]()
-        if "spikes" in record.tables:
-            frame = record.frame("spikes", every_session=True)
-            done = set(zip(frame["model"], frame["seed"], strict=True))
         ways = [(model, seed) for seed, model in product(config.seeds, config.models)]
-        for way in tqdm([w for w in ways if w not in done], unit="run", disable=not progress):
+        for way in tqdm(outstanding(record, "spikes", ("model", "seed"), ways), unit="run", disable=not progress):
             rows = list(trained(config, *way))
             columns = {key: [row[key] for row in rows] for key in rows[0]}
             record.append("spikes", {"model": way[0], "seed": way[1], **columns})

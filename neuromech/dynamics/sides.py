@@ -3,7 +3,7 @@
 A rescale charge is a difference. Gradient noise moves it to where the two sides carry the same energy of gradients
 (Ziyin et al. 2024: the noise equilibrium of SGD): their ratio is 1 there.
 
-Measured at few steps, 16 for every doubling of their number: one pass over weights and gradients each.
+Measured at few steps, 8 for every doubling of their number: one pass over weights and gradients each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from neuromech.dynamics.forms.sums import Block
 from neuromech.dynamics.forms.vectors import Values
 from neuromech.symmetry import Symmetry
 
-PER_OCTAVE = 16
+PER_OCTAVE = 8
 SIDES = ("up", "down")
 
 

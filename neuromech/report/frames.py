@@ -129,7 +129,7 @@ class RunFrames:
 
     @property
     def norms(self) -> pd.DataFrame:
-        """One row per scale or rescale family and step, 16 for every doubling of the number of steps.
+        """One row per scale or rescale family and step, 16 (rescale: 8) for every doubling of the number of steps.
 
         norm, update_to_weight, angle (rad a step), effective_lr, gradient (at length one; SGD), equilibrium_norm,
         equilibrium_angle, time_constant (steps), excess (of the squared step over that of the equilibrium),

@@ -30,7 +30,7 @@ NEAR = 0.1  # of the equilibrium's squared length: that close it counts as reach
 def norms(
     meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame, sides: pd.DataFrame
 ) -> pd.DataFrame:
-    """One row per scale or rescale family and step, 16 for every doubling of the number of steps.
+    """One row per scale or rescale family and step, 16 (rescale: 8) for every doubling of the number of steps.
 
     `sides`: that table of the records.
 

@@ -58,5 +58,5 @@ def test_few_steps_are_measured() -> None:
     from neuromech.dynamics import Sides
 
     sides = Sides(neuromech.find_symmetries(net(), torch.zeros(2, 4, dtype=torch.float64)).symmetries)
-    assert sum(sides.due(k) for k in range(1, 4097)) <= 16 * 13
-    assert all(sides.due(k) for k in range(1, 32))
+    assert sum(sides.due(k) for k in range(1, 4097)) <= 8 * 13
+    assert all(sides.due(k) for k in range(1, 16))
