@@ -76,7 +76,7 @@ class Training:
 
 
 def test_every_rule_of_the_book_has_a_case() -> None:
-    """Those of packages that torch does not have are in test_packages.py, those that none has in test_hypersphere.py."""
+    """Those of packages are in test_packages.py, those that no package has in test_hypersphere.py."""
     elsewhere = {"AdamH", "MuonH"}
     assert {rule.name for rule in OWN if not rule.package} - elsewhere == {name for name, _, _ in CASES}
 
