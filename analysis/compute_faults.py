@@ -55,14 +55,14 @@ def main() -> int:
     alarms = {"monitor": int((clean["monitor"] > 1).sum()), "sharp": int((clean["sharp"] > FACTOR).sum())}
     live = large[large["covered"].astype(bool) & large["reached"].astype(bool)]
     rate = {k: float(live[k].mean()) for k in ("monitor", "sharp")}
-    print(
-        f"\n{len(live)} faults above {LARGE:g} roundings that change a gradient, in layers that a family covers: "
+    said = (
+        f"{len(live)} faults above {LARGE:g} roundings that change a gradient, in layers that a family covers: "
         f"{rate['monitor']:.1%} seen by the monitor, {rate['sharp']:.1%} by the sharp yardstick; {checks} clean "
         f"checks: {alarms['monitor']} and {alarms['sharp']} steps with an alarm"
     )
     low = float(usual["sharp"].median()[:, "bfloat16"].max())
     good = rate["sharp"] >= 0.95 and not any(alarms.values()) and low <= 50
-    return verdict(good, "the checksum of compute holds", "THE CHECKSUM OF COMPUTE FALLS SHORT")
+    return verdict(good, "the checksum of compute holds", "THE CHECKSUM OF COMPUTE FALLS SHORT", said)
 
 
 if __name__ == "__main__":
