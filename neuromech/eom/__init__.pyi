@@ -1,10 +1,14 @@
+from .central import CentralFlow as CentralFlow
+from .central import central_flow as central_flow
 from .curvature import Curvature as Curvature
 from .curvature import directional_sharpness as directional_sharpness
 from .curvature import sharpness as sharpness
 from .curvature import trace as trace
 from .derivatives import Point as Point
+from .edge import CentralPoint as CentralPoint
 from .edge import EdgeFlow as EdgeFlow
 from .edge import EdgePoint as EdgePoint
+from .edge import charge_rate as charge_rate
 from .edge import edge_flow as edge_flow
 from .error import ErrorMeter as ErrorMeter
 from .error import PathError as PathError
