@@ -21,6 +21,7 @@ from .flow import flow_of as flow_of
 from .flow import gradient_flow as gradient_flow
 from .flow import minibatch_flow as minibatch_flow
 from .flow import second_order_flow as second_order_flow
+from .forecast import EdgeForecast as EdgeForecast
 from .lanczos import largest as largest
 from .landscape import as_function as as_function
 from .optimizer import EoMOptimizer as EoMOptimizer

@@ -24,7 +24,7 @@ import cmath
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -66,9 +66,9 @@ class EdgePoint(NamedTuple):
         """centre + sign * swing."""
         return combine([(1.0, self.centre), (sign, self.swing)])
 
-    def mean_of(self, quantity: Callable[[Params], object]) -> float:
+    def mean_of(self, quantity: Callable[[Params], Any]) -> Any:
         """The mean of a function of parameters over both sides: what a quantity of the steps is on average."""
-        return 0.5 * sum(float(quantity(self.side(sign))) for sign in (1.0, -1.0))  # type: ignore[arg-type]
+        return 0.5 * (quantity(self.side(1.0)) + quantity(self.side(-1.0)))
 
 
 class CentralPoint(NamedTuple):
@@ -77,14 +77,14 @@ class CentralPoint(NamedTuple):
     centre: Params
     spread: list[Params]
 
-    def mean_of(self, quantity: Callable[[Params], object]) -> float:
+    def mean_of(self, quantity: Callable[[Params], Any]) -> Any:
         """What a quantity of the steps is on average, to second order in their distance from the centre."""
-
-        def at(by: float, s: Params) -> float:
-            return float(quantity(combine([(1.0, self.centre), (by, s)])))  # type: ignore[arg-type]
-
-        middle = float(quantity(self.centre))  # type: ignore[arg-type]
-        return middle + 0.5 * math.fsum(at(1.0, s) + at(-1.0, s) - 2.0 * middle for s in self.spread)
+        middle = quantity(self.centre)
+        mean = middle
+        for s in self.spread:
+            for by in (1.0, -1.0):
+                mean = mean + 0.5 * (quantity(combine([(1.0, self.centre), (by, s)])) - middle)
+        return mean
 
 
 @dataclass(frozen=True)
@@ -262,20 +262,19 @@ def edge_rule(rule: Rule | Optimizer, lr: float | None, what: str) -> tuple[Rule
     return rule, float(lr)
 
 
-def charge_rate(charge: Callable[[Params], object], point: EdgePoint | CentralPoint, rule: Rule, lr: float) -> float:
+def charge_rate(charge: Callable[[Params], Any], point: EdgePoint | CentralPoint, rule: Rule, lr: float) -> Any:
     """How fast a quadratic charge Q that the gradient flow keeps changes past the edge, per unit of time.
 
     Along theta' = -s (g + grad <H, S> / 2), s = kappa / (1 - mu), with the covariance S of the steps on directions of
     curvature h = edge / (lr kappa), the symmetry of the loss gives Q' = s <Q'', H S> = s h <Q'', S>: for gradient
-    descent, (2 / lr) <Q'', S>. RMSprop keeps no such charge.
+    descent (2 / lr) <Q'', S>. A number or a tensor, as the charge is.
 
-    Raises `EoMError` for RMSprop.
+    Raises `EoMError` for RMSprop, which keeps no such charge.
     """
     if rule.kind != "sgd":
         raise EoMError(f"{rule.kind} keeps no charge of a symmetry: its preconditioner does not have the symmetry")
-    here, rate = point.centre, rule.edge / (rule.kappa * lr)
-
-    def at(by: float, s: Params) -> float:
-        return float(charge(combine([(1.0, here), (by, s)])))  # type: ignore[arg-type]
-
-    return rule.speed * rate * math.fsum(at(1.0, s) - 2.0 * at(0.0, s) + at(-1.0, s) for s in point.spread)
+    here = charge(point.centre)
+    bent = 0.0 * here
+    for s in point.spread:
+        bent = bent + sum(charge(combine([(1.0, point.centre), (by, s)])) for by in (1.0, -1.0)) - 2.0 * here
+    return rule.speed * rule.edge / (rule.kappa * lr) * bent

@@ -175,7 +175,7 @@ def test_on_a_network_loss_and_sharpness_are_those_of_the_steps() -> None:
     times = range(10, count, 10)
     for k, point in zip(times, edge_flow(Rule(), loss, params, lr).points([lr * k for k in times]), strict=True):
         mean = sum(math.comb(4, j) / 16 * float(loss(path[k - 2 + j])) for j in range(5))
-        assert point.mean_of(loss) == pytest.approx(mean, rel=0.02)
+        assert float(point.mean_of(loss)) == pytest.approx(mean, rel=0.02)
         assert sharpness(loss, point.centre).value == pytest.approx(
             sharpness(loss, binomial(path, k, 1.0)).value, rel=0.02
         )
