@@ -50,9 +50,9 @@ def row(directory: Path) -> dict[str, object]:
         for quantity in ("loss", "sharpness"):
             off = (means[quantity][series] / means[quantity]["steps"] - 1.0).abs()
             out[f"{short} {quantity}"], out[f"{short} {quantity}, worst"] = off.mean(), off.max()
-        out[f"{short} charges"] = charges[series].iloc[-1]
-        if f"covariance of {series}" in charges:
-            out[f"{short} charges by covariance"] = charges[f"covariance of {series}"].iloc[-1]
+        out[f"{short} charges"] = charges[series.replace(" ", "_")].iloc[-1]
+        if series != "gradient flow":
+            out[f"{short} charges by covariance"] = charges[f"covariance_of_{short}_flow"].iloc[-1]
     return out
 
 
@@ -90,8 +90,8 @@ def figure(directory: Path, out: Path) -> Path:
         axes[2].set_ylim(bottom=max(1e-6, path.loc[path["swing"] > 0, "swing"].min()))
         axes[1].axhline(1.0, color="#aaaaaa", lw=0.8)
         for series in ("edge flow", "central flow", "gradient flow"):
-            axes[3].plot(charges["step"], charges[series], color=colors[series], lw=1.1)
-        axes[3].plot(charges["step"], charges["covariance of edge flow"], ":", color=colors["edge flow"], lw=1.1)
+            axes[3].plot(charges["step"], charges[series.replace(" ", "_")], color=colors[series], lw=1.1)
+        axes[3].plot(charges["step"], charges["covariance_of_edge_flow"], ":", color=colors["edge flow"], lw=1.1)
         axes[3].set(title="charges: off by (dotted: covariance term)", xlabel="step", yscale="log")
         axes[0].legend(frameon=False, fontsize=8)
         for ax in axes:
@@ -124,7 +124,7 @@ def main() -> int:
         record = read(d)
         if "forecasts" in record.tables:
             told = record.frame("forecasts", every_session=True)
-            told = told[~told["past already"].astype(bool) & np.isfinite(told["forecast"])]
+            told = told[~told["past_already"].astype(bool) & np.isfinite(told["forecast"])]
             area = area_under_curve(told["forecast"], told["crossed"])
             what = f"{len(told)} runs still stable when told, {int(told['crossed'].sum())} crossed"
             goals[f"forecast, AUC above {AUC}: {area:.3f} ({what})"] = area > AUC

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,17 +51,18 @@ class Config:
     momentum: float = 0.0
     steps: int = 1000
     every: int = 10  # steps between two measurements of loss and sharpness
-    settle: int = 600  # steps at the small lr
+    settle: int = 40  # steps at the small lr
     begin: float = 0.9  # of the edge
-    samples: int = 64
+    samples: int = 256
+    scale: float = 3.0  # of the targets: the harder they are to reach, the longer sharpness grows
     seed: int = 0
 
 
 RUNS = (
     Config(),
     Config("mlp", momentum=0.5, steps=400),
-    Config("resnet", steps=300),
-    Config("vit", steps=300),
+    Config("resnet", steps=300, samples=64, settle=60, scale=10.0),
+    Config("vit", steps=300, samples=64, settle=600, scale=2.0),
 )
 
 
@@ -115,7 +117,7 @@ class Residual(nn.Module):
 def network(name: str) -> nn.Module:
     """A mini with symmetries: linear layers in a row, normalised convolutions, queries and keys."""
     if name == "mlp":
-        layers = (nn.Linear(64, 16, bias=False), nn.Linear(16, 20), nn.Tanh(), nn.Linear(20, 10))
+        layers = (nn.Linear(64, 6, bias=False), nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 10))
         return nn.Sequential(nn.Flatten(), *layers)
     if name == "resnet":
         width = 4
@@ -158,7 +160,7 @@ def follow(config: Config, record: Record) -> None:
     torch.manual_seed(config.seed)
     model, rule = network(config.network).double(), Rule(momentum=config.momentum)
     x, y = batch(config.samples)
-    loss, params = as_function(model, F.mse_loss, x, 10.0 * y)
+    loss, params = as_function(model, F.mse_loss, x, config.scale * y)
     charge = charges(model, x)
     params = settled(loss, params, config.settle)
     top = sharpness(loss, params)
@@ -187,7 +189,7 @@ def follow(config: Config, record: Record) -> None:
         rows.append((k, mean, sharp(binomial(near, 1.0)), float(norm(binomial(near, -1.0)))))
     write("steps", rows)
     between = range(0, config.steps + 1, 2)
-    kept = {"step": list(shown)}
+    kept: dict[str, list[Any]] = {"step": list(shown)}
     true = {k: sum(c * charge(p) for c, p in zip(weights, path[k - 2 : k + 3], strict=True)) for k in shown}
     start = charge(params)
     scale = float(torch.stack([true[k] for k in shown]).norm(dim=1).max())
@@ -195,7 +197,7 @@ def follow(config: Config, record: Record) -> None:
     def off(value: Tensor, k: int) -> float:
         return float((value - true[k]).norm()) / scale
 
-    kept["changed"] = [off(start, k) for k in shown]  # type: ignore[assignment]
+    kept["changed"] = [off(start, k) for k in shown]
     for series, flow in (("edge flow", edge_flow), ("central flow", central_flow)):
         points = flow(rule, loss, params, lr).points([lr * k for k in between])
         rates = [charge_rate(charge, point, rule, lr) for point in points]
@@ -206,11 +208,12 @@ def follow(config: Config, record: Record) -> None:
         at = dict(zip(between, points, strict=True))
         spread = {k: math.sqrt(sum(float(norm(s)) ** 2 for s in at[k].spread)) for k in shown}
         write(series, [(k, float(at[k].mean_of(loss)), sharp(at[k].centre), spread[k]) for k in shown])
-        kept[series] = [off(at[k].mean_of(charge), k) for k in shown]  # type: ignore[assignment]
-        kept["covariance of " + series] = [off(told[k], k) for k in shown]  # type: ignore[assignment]
+        name = series.replace(" ", "_")
+        kept[name] = [off(at[k].mean_of(charge), k) for k in shown]
+        kept["covariance_of_" + name] = [off(told[k], k) for k in shown]
     smooth = gradient_flow(loss, params).along([lr * rule.speed * k for k in shown], 1e-6, 1e-8, "dopri5")
     write("gradient flow", [(k, float(loss(p)), sharp(p), 0.0) for k, p in zip(shown, smooth, strict=True)])
-    kept["gradient flow"] = [off(charge(p), k) for k, p in zip(shown, smooth, strict=True)]  # type: ignore[assignment]
+    kept["gradient_flow"] = [off(charge(p), k) for k, p in zip(shown, smooth, strict=True)]
     record.append("charges", kept)
 
 
@@ -245,7 +248,7 @@ def foretold(config: Forecasts, record: Record) -> None:
             optimizer.zero_grad()
             closure().backward()
             optimizer.step()
-        record.append("forecasts", {"run": k, "lr": lr, "forecast": told, "crossed": crossed, "past already": before})
+        record.append("forecasts", {"run": k, "lr": lr, "forecast": told, "crossed": crossed, "past_already": before})
         record.flush()
 
 
