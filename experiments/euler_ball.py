@@ -72,7 +72,8 @@ def spheromak(x: Tensor, axis: Tensor) -> Tensor:
     g, h = bessel(1, ROOT**2 * square), bessel(2, ROOT**2 * square)
     along = (axis * x).sum(-1, keepdim=True)
     poloidal = 2 * g * axis - ROOT**2 * h * (square * axis - along * x)
-    return 1.5 * (poloidal + ROOT * g * torch.linalg.cross(axis, x))
+    field: Tensor = 1.5 * (poloidal + ROOT * g * torch.linalg.cross(axis, x))
+    return field
 
 
 def frame(x: Tensor) -> Tensor:
@@ -106,7 +107,8 @@ class Flow(nn.Module):
     def velocity(self, y: Tensor) -> Tensor:
         """[B, 4] -> [B, 3]."""
         if not self.built:
-            return self.net(y)[:, :3]
+            field: Tensor = self.net(y)[:, :3]
+            return field
         value, first = tangents(stack_of(self.net), y, 3)
         a, slope = value[:, :3], first[..., :3]
         if self.walled:

@@ -79,7 +79,8 @@ class Potential(nn.Module):
         self.net = mlp(2, 1, config.width, config.depth, Sin, (None, 1.0))
 
     def forward(self, y: Tensor) -> Tensor:
-        return SCALE * self.net(y) - flux0(y[:, 1:])
+        flux: Tensor = SCALE * self.net(y) - flux0(y[:, 1:])
+        return flux
 
 
 class Built(nn.Module):
@@ -111,7 +112,8 @@ class Built(nn.Module):
 
     def start(self, y: Tensor) -> Tensor:
         """By how much the flux at t = 0 is off: [B]."""
-        return SCALE * self.potential.net(F.pad(y[:, 1:], (1, 0))).squeeze(-1)
+        value: Tensor = SCALE * self.potential.net(F.pad(y[:, 1:], (1, 0))).squeeze(-1)
+        return value
 
 
 def start_with_slopes(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -132,7 +134,8 @@ class Penalised(nn.Module):
     def forward(self, y: Tensor) -> Tensor:
         """(density, flux): [B, 2]."""
         x = y[:, 1:]
-        return torch.cat([density0(x).unsqueeze(-1), flux0(x)], -1) + y[:, :1] * self.net(y)
+        out: Tensor = torch.cat([density0(x).unsqueeze(-1), flux0(x)], -1) + y[:, :1] * self.net(y)
+        return out
 
     def with_derivatives(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """(density, flux) [B, 2] and their derivatives by (t, x) [B, 2, 2]."""
@@ -149,10 +152,12 @@ def loss_of(model: Built | Penalised, config: Config) -> Tensor:
     rho, m = value.T
     u = m / rho
     momentum = j[:, 1, 0] + (2 * u) * j[:, 1, 1] + (rho * rho - u * u) * j[:, 0, 1]
-    loss = momentum.square().mean()
+    loss: Tensor = momentum.square().mean()
     if isinstance(model, Built):
-        return loss + config.initial * model.start(y).square().mean()
-    return loss + (j[:, 0, 0] + j[:, 1, 1]).square().mean()
+        penalty: Tensor = config.initial * model.start(y).square().mean()
+    else:
+        penalty = (j[:, 0, 0] + j[:, 1, 1]).square().mean()
+    return loss + penalty
 
 
 def run(config: Config, directory: Path) -> Path:

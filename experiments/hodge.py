@@ -39,7 +39,8 @@ class Config:
 
 def domain_of(case: str) -> FreeSpace:
     kind, d = case.split("-")
-    return {"torus": Torus, "box": Box, "ball": Ball}[kind](int(d))
+    space: FreeSpace = {"torus": Torus, "box": Box, "ball": Ball}[kind](int(d))
+    return space
 
 
 def parts_of(case: str) -> Parts:

@@ -78,7 +78,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.rms_norm(self.blocks(self.embed(x) + self.position), self.position.shape[-1:])
-        return self.head(y if self.causal else y.mean(-2))
+        out: Tensor = self.head(y if self.causal else y.mean(-2))
+        return out
 
 
 def network(name: str) -> nn.Module:

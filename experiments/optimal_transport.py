@@ -162,10 +162,12 @@ class Dual(nn.Module):
         y = self.g(x)
         of_g = (frozen_value(self.f, y) - (x * y).sum(-1)).mean()
         of_f = self.f.value(z).mean() - self.f.value(y.detach()).mean()
-        return of_g + of_f
+        loss: Tensor = of_g + of_f
+        return loss
 
     def transport(self, x: Tensor) -> Tensor:
-        return self.g(x).detach()
+        value: Tensor = self.g(x).detach()
+        return value
 
 
 def frozen_value(f: Convex, y: Tensor) -> Tensor:
@@ -206,7 +208,8 @@ def mass_halfway(density: Callable[[Tensor], Tensor], start: Mixture, end: Mixtu
     if d <= 2:
         axis = (torch.arange(360) + 0.5) / 360 * 18 - 9
         x = torch.cartesian_prod(*[axis] * d).reshape(-1, d)
-        return float(density(x).double().mean()) * 18**d
+        volume: float = float(density(x).double().mean()) * 18**d
+        return volume
     mean = (moments(start)[0] + moments(end)[0]) / 2
     factor = torch.linalg.cholesky(0.75 * (moments(start)[1] + moments(end)[1]))
     z = torch.randn(50_000, d)

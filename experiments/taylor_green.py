@@ -93,7 +93,8 @@ class Penalised(nn.Module):
 
     def velocity(self, y: Tensor) -> Tensor:
         u = self.net(y)[:, :2]
-        return u if self.soft else start(y)[0] + y[:, :1] * u
+        field: Tensor = u if self.soft else start(y)[0] + y[:, :1] * u
+        return field
 
     def fields(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Velocity [B, 2], its derivatives by (t, x, y) [B, 2, 3], pressure gradient [B, 2]."""

@@ -81,12 +81,13 @@ def headed(message: str, code: str, short: str = "") -> str:
     return f"{code}: {clause}{rest}\n  neuromech explain {code} says more."
 
 
-def warn(message: str, kind: type[NeuromechWarning] = NeuromechWarning, code: str = "", short: str = "") -> None:
+def warn(message: str, key: str, kind: type[Warning] = NeuromechWarning, short: str = "") -> None:
     """A warning that points at the line of the user: the nearest one outside of neuromech and torch.
 
-    `code`: under which `neuromech explain` says more; `short`: the first line, else the first clause.
+    `key`: what it is about, in words; under its code `neuromech explain` says more. `short`: the first line, else the
+    first clause.
     """
-    message = headed(message, code, short) if code else message
+    message = headed(message, code_of(key), short)
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back

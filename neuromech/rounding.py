@@ -38,4 +38,5 @@ def eps_of(dtype: str) -> float:
 
 def rounding_bound(steps: Steps, eps: float) -> Steps:
     """What rounding can add up to after `steps` (a number or an array), relative to the largest scale so far."""
-    return CONFIDENCE * (eps + LAW_OPERATIONS * EPS64) * (steps + 1.0) ** 0.5
+    bound: Steps = CONFIDENCE * (eps + LAW_OPERATIONS * EPS64) * (steps + 1.0) ** 0.5
+    return bound

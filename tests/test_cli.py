@@ -1,5 +1,6 @@
 """The command line, as a person types it."""
 
+import ast
 import json
 import re
 import subprocess
@@ -8,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
+import neuromech
 from neuromech.cli import main
+from neuromech.errors import NeuromechWarning, code_of, headed
 
 FACTORY = """
 import torch
@@ -128,7 +133,10 @@ def test_demo_ends_with_the_path_of_its_report(tmp_path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     last = done.stdout.strip().splitlines()[-1]
     path = Path(re.fullmatch(r"report: (.+)", last).group(1))
-    assert path.read_text().lower().startswith("<!doctype html>")
+    page = path.read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert '<span class="badge tone-ok">finished</span>' in page
+    assert "running when written" not in page
     assert main(["report", str(tmp_path / "run"), "-o", str(tmp_path / "again.html")]) == 0
     assert (tmp_path / "again.html").exists()
 
@@ -386,3 +394,63 @@ def test_the_users_own_error_is_told_with_the_users_frames(nets, capsys) -> None
     assert "cli_boom:boom raised KeyError: 'my own'" in err
     assert "cli_boom.py" in err
     assert "neuromech/cli" not in err
+
+
+# -- warnings
+
+
+def calls(name: str) -> list[tuple[Path, ast.Call]]:
+    """Every call of a function or method called `name` in the package."""
+    root = Path(neuromech.__file__).parent
+    trees = [(file, ast.parse(file.read_text())) for file in sorted(root.rglob("*.py"))]
+    found = [(f, n) for f, tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    return [(f, n) for f, n in found if getattr(n.func, "attr", getattr(n.func, "id", "")) == name]
+
+
+def test_every_warning_of_the_package_has_a_code_that_is_explained(capsys) -> None:
+    from neuromech.cli.codes import SAID
+    from neuromech.monitor import CAUSES
+
+    keys: set[str] = set()
+    for file, call in calls("warn"):
+        if ast.unparse(call.func) == "warnings.warn":
+            assert file.name == "errors.py", f"{file}: use neuromech.errors.warn, which gives it a code"
+            continue
+        key = call.args[1]
+        if not isinstance(key, ast.Constant):
+            assert ast.unparse(key) in ("kind or key", "fault.cause"), file
+            continue
+        keys.add(key.value)
+        assert any(k.arg == "short" for k in call.keywords) or len(call.args) == 4, f"{file}: say it in one line"
+    kinds = {ast.literal_eval(c.args[2]) for _, c in calls("once")}
+    kinds |= {ast.literal_eval(c.args[1]) for _, c in calls("event") if isinstance(c.args[1], ast.Constant)}
+    kinds |= {ast.literal_eval(c.args[0]) for _, c in calls("warn_once") if isinstance(c.args[0], ast.Constant)}
+    assert len(keys) >= 12
+    assert len(kinds) >= 12
+    assert keys | kinds <= SAID.keys()
+    assert SAID.keys() <= keys | kinds  # and no explanation is of nothing
+    for key in {*SAID, *CAUSES}:
+        assert main(["explain", code_of(key)]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(f"{code_of(key)}: ")
+        assert len(out) > 120
+
+
+@given(st.text(max_size=300), st.sampled_from(["none found", "edited weights"]), st.text(max_size=300))
+@settings(max_examples=50, deadline=None)
+def test_the_first_line_of_a_warning_is_short_and_nothing_is_lost(message: str, key: str, short: str) -> None:
+    told = headed(message, code_of(key), short)
+    first = told.splitlines()[0]
+    assert first.startswith(f"{code_of(key)}: ")
+    assert len(first) <= 100
+    assert message.strip() in told or " ".join(message.split()) in " ".join(told.split())
+
+
+def test_a_warning_points_at_the_line_of_the_user() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    neuromech.instrument(model)
+    model(torch.randn(4, 3)).square().mean().backward()
+    with pytest.warns(NeuromechWarning, match=r"^NM-none-found: .*\n") as caught:
+        optimizer.step()
+    assert caught[0].filename == __file__

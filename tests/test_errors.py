@@ -18,5 +18,5 @@ def test_the_first_line_is_short_and_has_a_code(message: str) -> None:
 
 def test_a_warning_points_at_the_users_line() -> None:
     with pytest.warns(NeuromechWarning, match="NM-failed: something") as seen:
-        warn("something: at length", code="NM-failed")
+        warn("something: at length", "failed")
     assert seen[0].filename == __file__

@@ -45,11 +45,13 @@ def reference(potential: nn.Module, x: Tensor, n: int, form: PotentialForm) -> T
     params: dict[str, Tensor] = dict(potential.named_parameters())
 
     def value(y: Tensor) -> Tensor:
-        return functional_call(potential, params, (y.unsqueeze(0),))[0]
+        value: Tensor = functional_call(potential, params, (y.unsqueeze(0),))[0]
+        return value
 
     def of_vector(y: Tensor) -> Tensor:
         j = jacrev(value)(y)
-        return j - j.T
+        matrix: Tensor = j - j.T
+        return matrix
 
     jacobian = jacfwd(lambda y: antisymmetric(value(y), n)) if form == "matrix" else jacrev(of_vector)
     return vmap(lambda y: torch.einsum("ijj->i", jacobian(y)))(x)

@@ -162,7 +162,8 @@ def needed(
     for _ in range(count):
         optimizer.step(lambda: loss(live))
     error = float(norm(combine([(1.0, {n: p.detach() for n, p in live.items()}), (-1.0, end)])))
-    return math.ceil(count * (error / tolerance) ** (1.0 / (order + 1)))
+    needed: float = math.ceil(count * (error / tolerance) ** (1.0 / (order + 1)))
+    return needed
 
 
 def main(config: Config = Config()) -> None:

@@ -49,7 +49,8 @@ class Layer(nn.Module):
         q, k, v = (f(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         x = x + self.o(mixed)
-        return x + self.down(F.relu(self.up(self.norm2(x))))
+        out: Tensor = x + self.down(F.relu(self.up(self.norm2(x))))
+        return out
 
 
 class Transformer(nn.Module):

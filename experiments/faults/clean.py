@@ -125,7 +125,8 @@ def _swapped(model: nn.Module) -> None:
 def _loss(run: Loop, of: Any) -> None:
     def loss() -> Tensor:
         rows = [run.random.randrange(len(run.x)) for _ in range(run.batch)]
-        return of(run.model(run.x[rows]), run.y[rows])
+        loss: Tensor = of(run.model(run.x[rows]), run.y[rows])
+        return loss
 
     run.loss = loss  # type: ignore[method-assign]
 

@@ -59,7 +59,8 @@ class Residual(nn.Module):
         )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.down(self.act(self.up(self.norm(x))))
+        out: Tensor = x + self.down(self.act(self.up(self.norm(x))))
+        return out
 
 
 class Attention(nn.Module):
@@ -75,7 +76,8 @@ class Attention(nn.Module):
         b, t, d = x.shape
         h = self.norm(x)
         q, k, v = (f(h).view(b, t, self.heads, -1).transpose(1, 2) for f in (self.query, self.key, self.value))
-        return x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
+        out: Tensor = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, t, d))
+        return out
 
 
 class Pool(nn.Module):

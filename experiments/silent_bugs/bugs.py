@@ -471,7 +471,8 @@ class Checkpointed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = F.relu(self.first(x))
-        return self.last(checkpoint(self.middle, h, use_reentrant=False, preserve_rng_state=not self.faulty))
+        out: Tensor = self.last(checkpoint(self.middle, h, use_reentrant=False, preserve_rng_state=not self.faulty))
+        return out
 
 
 @bug("torch.utils.checkpoint (preserve_rng_state=False)", "wrong backward", 1)
@@ -503,7 +504,8 @@ class Fused(nn.Module):
         self.leak = 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        return Rectifier.apply(x, self.leak)
+        out: Tensor = Rectifier.apply(x, self.leak)  # type: ignore[no-untyped-call]
+        return out
 
 
 @bug("fused kernels (TTrace, TrainCheck)", "wrong backward", 1)
@@ -528,7 +530,8 @@ def branch_cut_off(faulty: bool) -> Watched:
         def forward(self, x: Tensor) -> Tensor:
             h = F.relu(self.a(x))
             side = self.b(h)
-            return self.c(F.relu(side.detach() if self.cut else side))
+            out: Tensor = self.c(F.relu(side.detach() if self.cut else side))
+            return out
 
     model = Two()
     watched = Watched(model)

@@ -68,7 +68,8 @@ class Language(nn.Module):
         q, k, v = (m(n).unflatten(-1, (2, -1)).transpose(1, 2) for m in (self.query, self.key, self.value))
         h = h + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(-2))
         h = h + self.down(F.relu(self.up(self.norm2(h))))
-        return self.head(self.norm3(h))
+        out: Tensor = self.head(self.norm3(h))
+        return out
 
 
 def tokens(n: int = 16, seed: int = 0, lowest: int = 0) -> Tensor:
@@ -83,15 +84,20 @@ def loss_of(model: Callable[..., Tensor], k: int, x: Tensor, y: Tensor) -> Tenso
     return F.cross_entropy(model(x[rows(k)]), y[rows(k)])
 
 
+def _nothing(step: int) -> None:
+    pass
+
+
 def steps(watched: Watched, model: nn.Module, optimizer: Optimizer, n: int, **also: Callable[[int], Any]) -> None:
     """`n` iterations; `also`: what else is done at begin, gradient (after the backward), end of each."""
     x, y = data()
+    begin, gradient, end = (also.get(when, _nothing) for when in ("begin", "gradient", "end"))
     for k in watched:
         if k > n:
             return
-        also.get("begin", lambda _: None)(k)
+        begin(k)
         optimizer.zero_grad()
         loss_of(model, k, x, y).backward()
-        also.get("gradient", lambda _: None)(k)
+        gradient(k)
         optimizer.step()
-        also.get("end", lambda _: None)(k)
+        end(k)

@@ -340,7 +340,8 @@ class Game(nn.Module):
         self.d = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 1))
 
     def forward(self, z: Tensor) -> Tensor:
-        return self.d(self.g(z))
+        out: Tensor = self.d(self.g(z))
+        return out
 
 
 @practice
@@ -396,7 +397,8 @@ class Deep(nn.Module):
 
         h = F.relu(self.a(x))
         dropped = (random.random() if self.python else float(torch.rand(()))) < self.p
-        return self.c(h if self.training and dropped else F.relu(self.b(h)))
+        out: Tensor = self.c(h if self.training and dropped else F.relu(self.b(h)))
+        return out
 
 
 def _dropped(seed: int, p: float, python: bool) -> Watched:

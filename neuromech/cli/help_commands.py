@@ -11,6 +11,7 @@ import sys
 import textwrap
 
 from neuromech._version import __version__
+from neuromech.cli.codes import SAID
 from neuromech.errors import NeuromechError, code_of
 
 EXTRAS = {
@@ -19,60 +20,6 @@ EXTRAS = {
     "physics": ("scipy", "torchdiffeq"),
     "hf": ("transformers",),
     "export": ("tensorboard", "wandb", "pyarrow"),
-}
-
-# What is said as a warning or an event, beside the causes of the monitor.
-SAID = {
-    "none found": (
-        "no symmetry was found in the model",
-        "Laws need symmetries. print(probe.symmetries) lists what blocks them: operations that are not understood, and "
-        "activations or losses that have none, such as tanh and the squared error. The loss is recorded all the same.",
-    ),
-    "changed": (
-        "weights or momentum were changed by something else than an optimizer step",
-        "load_state_dict, clipping of weights, averaging, re-initialisation: no law covers them, so predictions start "
-        "over from the values found there. If you meant it, nothing is to be done; if not, look for code that writes "
-        "to parameters between steps.",
-    ),
-    "measured": (
-        "nothing is known of the steps of an optimizer",
-        "Its law follows the displacement that is measured, and balances whatever the step does: it checks nothing. "
-        "neuromech.register_optimizer teaches the laws an optimizer.",
-    ),
-    "no forward": (
-        "no forward of the instrumented model was seen",
-        "Call the model that you instrumented, not its parts, with gradients enabled; or pass example= to "
-        "instrument().",
-    ),
-    "no state": (
-        "a run was resumed without the state of its probe",
-        "Steps count from 0 again. Save probe.state_dict() with your checkpoint, and load it before the first step.",
-    ),
-    "failed": (
-        "measuring failed and has stopped; training goes on",
-        "What was recorded is kept. The message names the error and where it happened: please report it. "
-        "instrument(..., strict=True) raises the error where it happens.",
-    ),
-    "replaced": (
-        "a parameter was replaced by another tensor",
-        "What is observed from then on is the old tensor. Instrument the model after parameters are replaced.",
-    ),
-    "added": (
-        "parameters came into the model after it was instrumented",
-        "They are not measured. Instrument the model once it is complete.",
-    ),
-    "settings": (
-        "a setting of an optimizer changed in mid-run",
-        "The laws take every step with the settings that it has. Listed so that you can see when.",
-    ),
-    "moving": (
-        "parameters began or stopped to move",
-        "They had no gradient, or their step was skipped. Meant when layers are frozen or unfrozen.",
-    ),
-    "non-finite": (
-        "parameters are not finite",
-        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named.",
-    ),
 }
 
 

@@ -1,3 +1,4 @@
+from .autograd import apply as apply
 from .autograd import at_end_of_backward as at_end_of_backward
 from .autograd import backward_id as backward_id
 from .autograd import code_of as code_of

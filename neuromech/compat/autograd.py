@@ -22,6 +22,11 @@ def at_end_of_backward(callback: Callable[[], None]) -> None:
     engine.queue_callback(callback)
 
 
+def apply(function: type[torch.autograd.Function], *args: Any) -> Any:
+    """`function.apply(*args)`, which torch has not annotated."""
+    return function.apply(*args)
+
+
 def function_of(node: Any) -> type[torch.autograd.Function] | None:
     """The custom function that a node of the graph belongs to; None for torch's own."""
     return cast("type[torch.autograd.Function] | None", getattr(node, "_forward_cls", None))

@@ -64,7 +64,7 @@ class Replay(TorchDispatchMode):
     """Gives the answers that were given before, in the same order, to questions about tensors on the meta device."""
 
     def __init__(self, answers: Sequence[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._answers = iter(answers)
 
     def __torch_dispatch__(

@@ -117,7 +117,9 @@ def analyse(
     if rejected:
         warn(
             f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected). Please "
-            "report the model: a rule of neuromech is wrong for it, or a gradient of PyTorch"
+            "report the model: a rule of neuromech is wrong for it, or a gradient of PyTorch",
+            "withdrawn",
+            short=f"{len(rejected)} claims failed the check and are withdrawn",
         )
     reached = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     inactive = tuple(name for name, p in model.named_parameters() if p.requires_grad and name not in reached)

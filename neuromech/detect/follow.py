@@ -12,7 +12,7 @@ of its result depends on numbers, is repeated on the real tensors.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,9 +71,10 @@ class Follower(TorchFunctionMode):
             for path, m in model.named_modules()
             for attribute, _ in m.named_parameters(recurse=False, remove_duplicate=False)
         ]
-        self._twins: Any = WeakTensorKeyDictionary()  # real -> twin
+        self._twins: MutableMapping[Tensor, Tensor] = WeakTensorKeyDictionary()  # real -> twin
         self._random: Any = WeakTensorKeyDictionary()
-        self._named: Any = WeakTensorKeyDictionary()  # real -> names, of what stood where a parameter belongs
+        # Names of what stood where a parameter belongs.
+        self._named: MutableMapping[Tensor, list[str]] = WeakTensorKeyDictionary()
         self._bases: dict[tuple[int, torch.dtype], Tensor] = {}  # by storage: what shares memory has twins that do
         self._held: list[Tensor] = []  # constants, so that their memory is not given to another
         for t in _tensors((args, kwargs)):
@@ -291,7 +292,7 @@ class Follower(TorchFunctionMode):
         while frame is not None:
             code = frame.f_code
             if code.co_argcount and code.co_varnames[0] == "self":
-                path = self._paths.get(id(frame.f_locals.get("self")))
+                path: str | None = self._paths.get(id(frame.f_locals.get("self")))
                 if path is not None:
                     return path
             frame = frame.f_back  # type: ignore[assignment]

@@ -75,7 +75,7 @@ class Recorder(TorchDispatchMode):
     supports_higher_order_operators = True  # else PyTorch refuses them, in words for its developers
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
         self.modules = [""]
         self.answers: list[Any] = []  # to questions about what constants on the meta device hold

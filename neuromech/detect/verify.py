@@ -159,7 +159,8 @@ def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generato
 
     def far(s: Symmetry) -> Tensor:
         longest = max(abs(float(t.weight)) for t in s.terms) * s.order(params) ** 0.5  # the norm of a random matrix
-        return torch.randn(s.size, generator=generator, dtype=torch.float64) / (4 * most * longest)
+        alpha: Tensor = torch.randn(s.size, generator=generator, dtype=torch.float64) / (4 * most * longest)
+        return alpha
 
     return [(s, far(s)) for s in claims]
 

@@ -22,6 +22,15 @@ from .motion import buffers as buffers
 from .motion import law_of as law_of
 from .motion import read as read
 from .motion import regime as regime
+from .rows import FIELDS as FIELDS
+from .rows import PREDICTIONS as PREDICTIONS
+from .rows import RESIDUALS as RESIDUALS
+from .rows import REST as REST
+from .rows import SUMS as SUMS
+from .rows import Rows as Rows
+from .rows import Totals as Totals
+from .rows import relative as relative
+from .scalars import scalars_of as scalars_of
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register

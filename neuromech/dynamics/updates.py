@@ -5,7 +5,6 @@ Deprecated: `neuromech.register_optimizer` teaches laws, monitor, flows and repo
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics.forms.vectors import Computed
+from neuromech.errors import warn
 from neuromech.optimizers import Window, decay_factor, followed, number, takes_step_of
 
 _TAUGHT: dict[type[Optimizer] | str, Callable[[Moving], Update]] = {}
@@ -73,7 +73,7 @@ def register(optimizer: type[Optimizer] | str, rule: Callable[[Moving], Update])
     `rule(moving) -> Update` is asked for every parameter before every step.
     """
     message = "neuromech.dynamics.register teaches the laws alone: use neuromech.register_optimizer(optimizer, rule)"
-    warnings.warn(message, DeprecationWarning, stacklevel=2)
+    warn(message, "deprecated", DeprecationWarning, "neuromech.dynamics.register is deprecated")
     _TAUGHT[optimizer] = rule
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -12,7 +11,7 @@ from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
 from neuromech.eom.derivatives import Point, first_gradient
 from neuromech.eom.step_gradient import StepGradient
-from neuromech.errors import EoMError, NeuromechWarning
+from neuromech.errors import EoMError, warn
 from neuromech.params import Params, combine, dot, norm
 
 MOST_ERROR = 0.1  # of a Hessian-vector product
@@ -66,10 +65,10 @@ def check_waiting(waiting: Params, gradient: Params, plain: Callable[[], Params]
     if off <= eps**0.5 or math.isnan(off):
         return
     if off < DOUBTFUL:
-        warnings.warn(
+        warn(
             f"the gradients that wait in .grad differ by {off:.2g} from those of the closure, which are taken",
-            NeuromechWarning,
-            stacklevel=4,
+            "gradients differ",
+            short="the gradients in .grad are not those of the closure, which are taken",
         )
         return
     ratio, across = float(norm(mine)) / size, float(dot(mine, waiting))
@@ -104,12 +103,12 @@ def check_slope(live: Live, point: Point) -> bool:
     doubt = 2.0 * abs(near - wide) + 8.0 * eps * abs(float(point.loss)) / reach  # truncation and rounding
     if math.isnan(near) or abs(near - size) <= 0.2 * size + doubt:
         return False
-    warnings.warn(
+    warn(
         f"the gradient that the closure leaves is {size / near if near else math.inf:.3g} times the derivative of "
         "the loss that it returns: it clips or scales gradients, or returns another loss. Steps follow the flow of "
         "the gradients that it leaves",
-        NeuromechWarning,
-        stacklevel=3,
+        "gradient of another loss",
+        short="the closure's gradient is not the derivative of the loss that it returns",
     )
     return True
 
@@ -125,10 +124,10 @@ def check_small(made: StepGradient, gradient: Params, roles: dict[str, Role]) ->
         return False
     curvature = float(dot(powers[0], powers[1]) / dot(powers[0], powers[0]).clamp_min(torch.finfo(torch.float64).tiny))
     bound = rule.radius * rule.speed / rule.kappa
-    warnings.warn(
+    warn(
         f"the counter terms are larger than the gradient: along it lr * speed * curvature is {curvature:.2g}, and with "
         f"momentum {rule.momentum} a step can follow the flow only below {bound:.2g}. Lower lr, momentum or order",
-        NeuromechWarning,
-        stacklevel=3,
+        "counter terms",
+        short="the counter terms are larger than the gradient",
     )
     return True

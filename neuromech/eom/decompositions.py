@@ -49,7 +49,7 @@ def mathematical(form: OperatorForm) -> Iterator[None]:
         cuda.enable_math_sdp(plain)
 
 
-FUSED = (
+FUSED: tuple[tuple[Callable[[], bool], Callable[[bool], None]], ...] = (
     (cuda.flash_sdp_enabled, cuda.enable_flash_sdp),
     (cuda.mem_efficient_sdp_enabled, cuda.enable_mem_efficient_sdp),
     (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),

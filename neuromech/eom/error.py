@@ -8,7 +8,6 @@ is lr^(p+1) E(t) with E' = -H E + xi_p along the gradient flow.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from neuromech.eom.lanczos import Eigen, largest
 from neuromech.eom.landscape import LossFunction
 from neuromech.eom.rule import Rule, check_lr, check_order
 from neuromech.eom.terms import counter_series, decayed
-from neuromech.errors import EoMError, NeuromechWarning
+from neuromech.errors import EoMError, warn
 from neuromech.params import Params, combine, named_parameters, norm
 
 if TYPE_CHECKING:
@@ -183,12 +182,12 @@ class ErrorMeter:
     def _warn(self, row: StepError) -> None:
         over = row.sharpness > row.edge
         if over and not self._over:
-            warnings.warn(
+            warn(
                 f"before step {row.step} the largest Hessian eigenvalue, {row.sharpness:.4g}, is past the edge of "
                 f"stability, {row.edge:.4g} at this lr: steps oscillate there and follow no flow. Lower lr by "
                 f"{row.sharpness / row.edge:.2g} or more",
-                NeuromechWarning,
-                stacklevel=3,
+                "edge of stability",
+                short="the sharpness is past the edge of stability",
             )
         self._over = over
 

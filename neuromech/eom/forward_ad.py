@@ -11,4 +11,5 @@ from neuromech.compat import load_forward_mode
 def dual(x: Tensor, tangent: Tensor) -> Tensor:
     """x + epsilon tangent, inside of a `forward_ad.dual_level`."""
     load_forward_mode()
-    return forward_ad.make_dual(x, tangent)
+    dual: Tensor = forward_ad.make_dual(x, tangent)
+    return dual

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from neuromech.eom.terms import VectorField
-from neuromech.errors import EoMError, NeuromechWarning
+from neuromech.errors import EoMError, warn
 from neuromech.params import Params
 
 MOST_STEPS = 5_000  # of the solver, between two times
@@ -67,12 +65,12 @@ def integrate(
                 options={"step_size": step} if step else {"step_t": grid[1:], "max_num_steps": MOST_STEPS},
             )
         except _Stiff:
-            warnings.warn(
+            warn(
                 "the flow has kinks: components of the gradient change their sign, and the update jumps there. It is "
                 "integrated by steps as long as the optimizer's own, so that it is no closer to the true flow than "
                 "they are; the order in lr is not claimed. A larger eps makes it smooth",
-                NeuromechWarning,
-                stacklevel=4,
+                "kinks",
+                short="the flow has kinks, and is integrated by plain steps",
             )
             lr, shortest = 0.0, lr
             path = odeint(field, begin, grid, method="rk4", options={"step_size": shortest})

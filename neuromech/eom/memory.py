@@ -116,7 +116,8 @@ def _mixed_age(share: float, beta: float, steps: float, late: float) -> float:
     if steps <= 0.0:
         return 0.0
     weight = share * (1.0 - beta**steps)
-    return weight * (late + ages(beta, steps)[0]) / (weight + 1.0 - share)
+    gain: float = weight * (late + ages(beta, steps)[0]) / (weight + 1.0 - share)
+    return gain
 
 
 def _rectified(beta2: float, steps: float) -> float | None:

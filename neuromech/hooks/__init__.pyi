@@ -1,6 +1,7 @@
 from .backward import BackwardWatch as BackwardWatch
 from .backward import Mark as Mark
 from .backward import mark as mark
+from .backward import marks as marks
 from .forward import Forward as Forward
 from .forward import ForwardHooks as ForwardHooks
 from .forward import ForwardWatch as ForwardWatch

@@ -10,15 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuromech.compat import at_end_of_backward, backward_id, version
+from neuromech.compat import at_end_of_backward, backward_id, is_sharded, local, version
 from neuromech.hooks.guard import Guard
 
 Mark = tuple[int, int]
 
 
 def mark(t: Tensor) -> Mark:
-    """Where a tensor lies in memory, and how often code has written to it."""
-    return (t.data_ptr() if t.layout is torch.strided else id(t)), version(t)
+    """Where a tensor lies in memory, and how often code has written to it: it changes when the values do."""
+    here = local(t) if is_sharded(t) else t
+    return (here.data_ptr() if here.layout is torch.strided else id(here)), version(here)
+
+
+def marks(tensors: Mapping[str, Tensor]) -> dict[str, Mark]:
+    return {name: mark(t) for name, t in tensors.items()}
 
 
 class BackwardWatch:

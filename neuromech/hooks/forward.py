@@ -131,7 +131,7 @@ class ForwardWatch:
             # What is compiled has no calls to follow, and would be compiled anew for the mode that follows them.
             if self._mode != model.training and not has_compiled_parts(model):
                 follower = Follower(model, args, kwargs)
-                follower.__enter__()
+                follower.__enter__()  # type: ignore[no-untyped-call]
                 self._follower = follower
 
     def after(self, model: nn.Module, output: Any) -> None:

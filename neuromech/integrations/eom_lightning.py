@@ -45,7 +45,8 @@ class EoMAccumulation(Callback):
                 if loss is None:
                     raise EoMError("training_step returned None: a batch that is accumulated has to have a loss")
                 trainer.strategy.backward(loss / every, None)
-                return (loss / every).detach()
+                mean: Tensor = (loss / every).detach()
+                return mean
 
             follower.accumulate(closure, 1.0)  # the loss is divided by their number, as Lightning's last is
         elif follower.pending:

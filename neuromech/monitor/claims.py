@@ -41,7 +41,7 @@ def check_claims(
     notes = (*found.notes, "verified on the gradients of the first backward")
     if not broken or lenient:
         return replace(found, symmetries=SymmetrySet(claims), notes=notes)
-    warn(WITHDRAWN.format(len(broken)))
+    warn(WITHDRAWN.format(len(broken)), "withdrawn", short=f"{len(broken)} claims failed and are withdrawn")
     names = {s.name for s in broken}
     kept = SymmetrySet(s for s in claims if s.name not in names)
     return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
 from neuromech.monitor.lost_gradients import lost_gradients
 from neuromech.monitor.replay import Difference
-from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect, some
+from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect
+from neuromech.record import some
 
 
 def diagnose(found: Evidence) -> tuple[Suspect, ...]:

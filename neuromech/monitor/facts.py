@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import Reading
-from neuromech.hooks import Mark, mark
+from neuromech.hooks import Mark, marks
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueMeter, Torques
@@ -140,13 +140,13 @@ class StepReader:
         followed = (old.theta == theta).all() & old.torques.gradients.isfinite().all() if old and not once else None
         self.backward = Backward(
             names,
-            {name: mark(g) for name, g in grads.items()},
+            marks(grads),
             checksums(list(grads.values())),
             elements,
             self.meter(self.params, grads),
             self._known,
             stepped,
-            self._marks(),
+            marks(self.params),
             theta,
             doubled,
             followed,
@@ -170,10 +170,10 @@ class StepReader:
         moving = [name for group in groups for name in group.moving]
         scale = grad_scale(optimizer)
         sampled = self.sample.read(moving, grads) / (1.0 if scale is None else float(scale))
-        marks = {n: mark(g) for n, g in grads.items()}
+        seen = marks(grads)
         # Once a step has been taken with gradients, they are no longer those at the weights.
-        fresh = self._fresh or (self.backward is None and not marks.items() & self._used.items())
-        self._fresh, self._used = False, marks
+        fresh = self._fresh or (self.backward is None and not seen.items() & self._used.items())
+        self._fresh, self._used = False, seen
         raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
@@ -186,7 +186,7 @@ class StepReader:
             groups,
             state,
             weights,
-            self._marks(),
+            marks(self.params),
             entries,
             theta,
             _rate(optimizer),
@@ -214,7 +214,7 @@ class StepReader:
             self._groups(optimizer),
             state,
             weights,
-            self._marks(),
+            marks(self.params),
             entries,
             theta,
             _rate(optimizer),
@@ -249,9 +249,6 @@ class StepReader:
         """Of all at once: the device is waited for one time."""
         sums = iter(checksums([t for kind in kinds for t in kind.values()]).tolist())
         return [{key: next(sums) for key in kind} for kind in kinds]
-
-    def _marks(self) -> dict[str, Mark]:
-        return {name: mark(p) for name, p in self.params.items()}
 
     def _sampled(self) -> Tensor:
         return self.sample.read(list(self.params), self.params)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from neuromech.monitor.evidence import Evidence
-from neuromech.monitor.suspect import CERTAIN, LIKELY, POSSIBLE, Suspect, some
+from neuromech.monitor.suspect import CERTAIN, LIKELY, POSSIBLE, Suspect
+from neuromech.record import some
 
 
 def lost_gradients(e: Evidence) -> Iterator[Suspect]:

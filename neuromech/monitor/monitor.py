@@ -29,7 +29,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
-from neuromech.errors import FaultWarning, InstrumentError, code_of, warn
+from neuromech.errors import FaultWarning, InstrumentError, warn
 from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.delivery import GradientDelivery, reached
@@ -210,7 +210,7 @@ class Monitor:
         for fault in waiting:
             if self._options.on_fault == "warn":
                 short = f"step {fault.step}: {fault.suspects[0].title}"
-                warn(str(fault), FaultWarning, code_of(fault.cause), short)
+                warn(str(fault), fault.cause, FaultWarning, short)
             elif self._options.on_fault == "raise":
                 stop(fault)
             elif callable(self._options.on_fault):

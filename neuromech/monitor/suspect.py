@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neuromech.monitor.causes import CAUSES
@@ -29,8 +28,3 @@ class Suspect:
     @property
     def advice(self) -> str:
         return CAUSES[self.key].advice
-
-
-def some(names: Sequence[str], most: int = 4) -> str:
-    listed = list(dict.fromkeys(names))
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

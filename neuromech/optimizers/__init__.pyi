@@ -1,3 +1,5 @@
+from .hyperparameters import Hyperparameters as Hyperparameters
+from .hyperparameters import hyperparameters_of as hyperparameters_of
 from .reading import ParameterReader as ParameterReader
 from .reading import Window as Window
 from .registry import known_rule as known_rule

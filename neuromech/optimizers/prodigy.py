@@ -20,7 +20,8 @@ def _rate(e: Elements) -> float:
     if not e.group["bias_correction"]:
         return rate
     b1, b2 = e.betas
-    return rate * math.sqrt(1.0 - b2 ** (e.step - 1.0)) / (1.0 - b1 ** (e.step - 1.0))
+    corrected: float = rate * math.sqrt(1.0 - b2 ** (e.step - 1.0)) / (1.0 - b1 ** (e.step - 1.0))
+    return corrected
 
 
 def _advance(e: Elements) -> dict[str, Tensor]:

@@ -36,7 +36,8 @@ class ParameterReader:
 
     @property
     def state(self) -> Mapping[str, Any]:
-        return self._optimizer.state.get(self._p, {})
+        state: Mapping[str, Any] = self._optimizer.state.get(self._p, {})
+        return state
 
     def elements(self, w: Window = whole) -> Elements:
         p, follow = self._p, self._followed

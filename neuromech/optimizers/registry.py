@@ -8,6 +8,7 @@ fails is unknown.
 from __future__ import annotations
 
 import difflib
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
@@ -69,7 +70,11 @@ def register_optimizer(
     if not isinstance(optimizer, str):
         fault = fault_of_class(optimizer, rule, make)
         if fault is None:
-            warn(f"{name}: the rule could not be tested, for no optimizer could be made; pass make=lambda params: ...")
+            warn(
+                f"{name}: the rule could not be tested, for no optimizer could be made; pass make=lambda params: ...",
+                "rule untested",
+                short=f"the rule of {name} could not be tested",
+            )
         elif fault:
             raise InstrumentError(f"the rule is not that of {name}: {fault}. Nothing was registered")
     RULES[optimizer] = rule
@@ -102,8 +107,9 @@ def rule_named(name: str) -> Rule:
 
 def known_rule(name: str) -> Rule | None:
     """The rule of the optimizer called `name`, as records write it; None if there is none."""
-    ways = (lambda known, r: name in (known, r.key), lambda known, r: name in (getattr(known, "__name__", ""), r.name))
-    return next((r for way in ways for known, r in RULES.items() if way(known, r)), None)
+    by_key = (r for known, r in RULES.items() if name in (known, r.key))
+    by_class = (r for known, r in RULES.items() if name in (getattr(known, "__name__", ""), r.name))
+    return next(chain(by_key, by_class), None)
 
 
 def _by_name(optimizer: Optimizer) -> Rule | None:
@@ -125,7 +131,9 @@ def _met(optimizer: Optimizer) -> Rule | None:
     if faults:
         warn(
             f"{cls.__module__}.{cls.__name__} {'; '.join(faults)}. Its steps are measured; teach their rule by "
-            "neuromech.register_optimizer"
+            "neuromech.register_optimizer",
+            "other rule",
+            short=f"the steps of {cls.__name__} are not those of the optimizer of that name",
         )
     return None
 

@@ -27,13 +27,15 @@ def number(x: float | Tensor) -> float:
     return float(x.detach()) if isinstance(x, Tensor) else float(x)
 
 
-def plain(group: ParamGroup) -> dict[str, Any]:
-    """The settings of a param group, with numbers for tensors."""
+def plain(group: ParamGroup, wait: bool = True) -> dict[str, Any]:
+    """The settings of a param group, with numbers for tensors; without `wait` words for those that are not at hand."""
 
     def told(x: Any) -> Any:
         if isinstance(x, (tuple, list)):
             return tuple(map(told, x))
-        return x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
+        if isinstance(x, Tensor) and x.numel() == 1 and (wait or x.device.type == "cpu"):
+            return x.item()
+        return f"a tensor on {x.device}" if isinstance(x, Tensor) and not wait else x
 
     return {key: told(x) for key, x in group.items() if key not in NOT_SETTINGS}
 

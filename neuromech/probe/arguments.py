@@ -1,4 +1,4 @@
-"""What `instrument` was given: unwrapped, checked, and put to use."""
+"""What `instrument` and `load_state_dict` were given: checked, and put to use."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, find_symmetries, wants_target
-from neuromech.errors import InstrumentError
+from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import held
+from neuromech.params import named_parameters
 
 
 def check(
@@ -51,3 +52,17 @@ def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findin
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
     inputs, target = example
     return find_symmetries(model, inputs, loss, target)
+
+
+def findings_in(state: Any, model: nn.Module) -> Findings:
+    """What was found, in a probe's saved state. Raises `RecordError` for what is none, or is of another model."""
+    if not (isinstance(state, dict) and state.keys() >= {"found", "measurement"}):
+        what = f"a dict of {sorted(map(str, state))}" if isinstance(state, dict) else type(state).__name__
+        raise RecordError(f"expected what state_dict() of a probe returns (found, measurement), got {what}")
+    found = Findings.from_dict(state["found"])
+    try:
+        for s in found:
+            s.check(named_parameters(model))
+    except SymmetryError as error:
+        raise RecordError(f"the saved state is of another model: {error}") from error
+    return found

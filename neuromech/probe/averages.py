@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from neuromech.dynamics import AverageLaw, AverageReading
+from neuromech.dynamics import AverageLaw, AverageReading, Rows
 from neuromech.errors import InstrumentError, SymmetryError
 from neuromech.params import named_parameters
 from neuromech.probe.measure import Measurement
-from neuromech.probe.writer import Rows
 from neuromech.record import Record
 
 COLUMNS = ("observed", "exact", "spread", "scale", "residual")

@@ -14,7 +14,7 @@ from neuromech._version import __version__
 from neuromech.detect import Findings
 from neuromech.dynamics import law_of
 from neuromech.errors import InstrumentError
-from neuromech.optimizers import rule_of
+from neuromech.optimizers import plain, rule_of
 from neuromech.params import named_parameters
 from neuromech.symmetry import Symmetry
 
@@ -69,11 +69,11 @@ def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str,
 GroupSettings = list[dict[str, Any]]
 """What each param group of an optimizer is told, as plain data, without how it is to be computed."""
 
-_HOW = {"params", "foreach", "fused", "capturable", "differentiable", "initial_lr"}
+_HOW = {"foreach", "fused", "capturable", "differentiable"}
 
 
 def settings(optimizer: Optimizer) -> GroupSettings:
-    return [{k: _plain(x) for k, x in g.items() if k not in _HOW} for g in optimizer.param_groups]
+    return [{k: x for k, x in plain(g, wait=False).items() if k not in _HOW} for g in optimizer.param_groups]
 
 
 def changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]]:
@@ -87,10 +87,3 @@ def changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]
     if len(after) > len(before):
         out.append((f"groups {len(after)}", f"the optimizer has {len(after)} parameter groups (it had {len(before)})"))
     return out
-
-
-def _plain(x: Any) -> Any:
-    """As JSON would keep it: a tensor as its number, unless that would wait for a device."""
-    if isinstance(x, Tensor):
-        return x.item() if x.numel() == 1 and x.device.type == "cpu" else f"a tensor on {x.device}"
-    return [_plain(v) for v in x] if isinstance(x, (tuple, list)) else x

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,14 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import is_sharded, local, own_parameter, version
+from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import Laws, Motion, Reading, buffers, law_of, read
-from neuromech.hooks import Ranks
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
+from neuromech.hooks import Mark, Ranks, marks
+from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
-from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, Totals
+from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
+from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
 from neuromech.symmetry import SymmetrySet
 
@@ -49,10 +51,12 @@ class Measurement:
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
+        self._rows = rows
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
+        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
         self._described: list[dict[str, Any]] = []
-        self._weights: Marks | None = None  # as the last step left them; None: not known
+        self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
             journal.once("none found", 0, "none found", message)
@@ -62,7 +66,7 @@ class Measurement:
         reading = self._laws.initial(self.params)
         self._totals.start(reading.observed)
         self._keep(0, 0.0, reading)
-        self._weights = _marks(self.params.items())
+        self._weights = marks(self.params)
 
     def before(self, optimizer: Optimizer, edited: bool | None = None) -> None:
         """The gradients of a step are ready: measure what drives the charges.
@@ -97,7 +101,7 @@ class Measurement:
         self._laws.restart(self.params)
         if change is not None:
             self._totals.outside(change)
-        self._weights = _marks(self.params.items())
+        self._weights = marks(self.params)
         for known in self._known.values():
             known.buffers = {}
 
@@ -108,10 +112,26 @@ class Measurement:
         self.step += 1
         self.time += lr
         self._totals.add(reading)
+        self._newest.pop(known.index, None)
+        self._newest[known.index] = reading, known.settings
         self._keep(known.index, lr, reading)
-        self._weights = _marks(self.params.items())
-        known.buffers |= _marks(buffers(optimizer, self._names).items())
+        self._weights = marks(self.params)
+        known.buffers |= marks(buffers(optimizer, self._names))
         return reading
+
+    def scalars(self) -> dict[str, float]:
+        """What a logger should draw of the newest step; nothing where parameters are sharded, for sums are partial."""
+        if self._ranks is not None:
+            return {}
+        held = {
+            name: hyperparameters_of(known_rule(str(self._described[i].get("rule"))), told)
+            for i, (_, settings) in self._newest.items()
+            for group, told in zip(self._described[i]["groups"], settings, strict=False)
+            for name in group["names"]
+        }
+        steered = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
+        evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
+        return scalars_of(self.symmetries, evidence, steered, self._rows, [r for r, _ in self._newest.values()])
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
@@ -121,8 +141,8 @@ class Measurement:
                 f"added {sorted(new)}",
                 self.step,
                 "added",
-                f"{some(new)} came into the model by step {self.step}: they are not measured, and symmetries of the "
-                "model as it was may no longer hold",
+                f"{some(sorted(new))} came into the model by step {self.step}: they are not measured, and symmetries "
+                "of the model as it was may no longer hold",
             )
         self._writer.flush()
 
@@ -198,7 +218,9 @@ class Measurement:
             (moving - before, "move"),
         ):
             if names:
-                self._journal.event(self.step + 1, "moving", f"from step {self.step + 1} on {some(names)} {what}")
+                self._journal.event(
+                    self.step + 1, "moving", f"from step {self.step + 1} on {some(sorted(names))} {what}"
+                )
         for name, (owner, attribute) in self._owners.items():
             if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(
@@ -211,9 +233,9 @@ class Measurement:
 
     def _check_untouched(self, known: _Known, motions: Mapping[str, Motion]) -> None:
         """Start over if anything but a step has moved weights or momentum since the last one: no law speaks of that."""
-        held = _marks((name, b) for name, m in motions.items() if (b := m.buffer) is not None)
+        held = marks({name: b for name, m in motions.items() if (b := m.buffer) is not None})
         other = {f"momentum of {name}" for name, mark in held.items() if known.buffers.get(name, mark) != mark}
-        now = _marks(self.params.items())
+        now = marks(self.params)
         change: Tensor | None = None
         if self._weights is None or self._weights != now:
             touched = {name for name, mark in now.items() if self._weights is None or self._weights[name] != mark}
@@ -226,8 +248,9 @@ class Measurement:
             self._totals.outside(change)
         known.buffers = held
         message = (
-            f"before step {self.step + 1}, {some(other)} changed otherwise than by an optimizer step (load_state_dict, "
-            "clipping, averaging, ...): no law covers that, so the predictions start over from the values found there"
+            f"before step {self.step + 1}, {some(sorted(other))} changed otherwise than by an optimizer step "
+            "(load_state_dict, clipping, averaging, ...): no law covers that, so the predictions start over from the "
+            "values found there"
         )
         self._journal.event(self.step + 1, "changed", message)
         self._journal.warn_once("changed", message)
@@ -248,16 +271,7 @@ class _Known:
     def __init__(self, index: int, settings: describe.GroupSettings) -> None:
         self.index, self.settings = index, settings
         self.moving: frozenset[str] | None = None
-        self.buffers: Marks = {}
-
-
-Marks = dict[str, tuple[int, int]]
-
-
-def _marks(tensors: Iterable[tuple[str, Tensor]]) -> Marks:
-    """Where each tensor lies in memory, and how often it has been written to: it changes when the values do."""
-    mine = ((name, local(t) if is_sharded(t) else t) for name, t in tensors)
-    return {name: (t.data_ptr(), version(t)) for name, t in mine}
+        self.buffers: dict[str, Mark] = {}
 
 
 def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:

@@ -22,11 +22,11 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, read
-from neuromech.errors import InstrumentError, RecordError, SymmetryError
+from neuromech.errors import InstrumentError, RecordError
 from neuromech.hooks import Guard, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_now
+from neuromech.probe.arguments import check, find_now, findings_in
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
@@ -204,6 +204,12 @@ class Probe(RunFrames):
         """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
         self._progress.log(values)
 
+    def scalars(self) -> dict[str, float]:
+        """At most 30 numbers of the newest step, by short tags, for any logger; see `neuromech.dynamics.scalars_of`."""
+        measured = {} if self._measurement is None else self._measurement.scalars()
+        faults = {} if self._monitor is None else {"faults": float(len(self._monitor.faults))}
+        return {"loss": self._progress.newest_loss} | measured | faults
+
     def remove(self) -> None:
         """Take the instrument off the model and the optimizer; records and report remain. Twice does no harm."""
         self._remove("finished")
@@ -252,15 +258,7 @@ class Probe(RunFrames):
         """
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
-        if not (isinstance(state, dict) and state.keys() >= {"found", "measurement"}):
-            what = f"a dict of {sorted(map(str, state))}" if isinstance(state, dict) else type(state).__name__
-            raise RecordError(f"expected what state_dict() of a probe returns (found, measurement), got {what}")
-        found = Findings.from_dict(state["found"])
-        try:
-            for s in found:
-                s.check(named_parameters(self._model))
-        except SymmetryError as error:
-            raise RecordError(f"the saved state is of another model: {error}") from error
+        found = findings_in(state, self._model)
         self._measure(found).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:

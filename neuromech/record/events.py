@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from neuromech.errors import code_of, warn
+from neuromech.errors import warn
 from neuromech.record import Record
 
 MOST = 20  # lines of one kind: a model that drops layers at random has something to tell at every step
@@ -38,10 +38,10 @@ class Journal:
     def warn_once(self, key: str, message: str, kind: str = "") -> None:
         if key not in self._told:
             self._told.add(key)
-            warn(message, code=code_of(kind or key))
+            warn(message, kind or key)
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
-    """A few names, and how many more there are."""
-    listed = sorted(names)
+def some(names: Iterable[str], most: int = 4) -> str:
+    """A few names, each once and in their order, and how many more there are."""
+    listed = list(dict.fromkeys(names))
     return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

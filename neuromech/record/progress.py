@@ -32,6 +32,7 @@ class Progress:
         self._waiting: list[tuple[int, str, Any]] = []
         self._begun, self._spent, self._written = time.monotonic(), 0.0, -1
         self._logs_loss = False
+        self._loss: Any = math.nan
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Numbers of the user. A `loss` among them replaces the one that is read off the backward.
@@ -48,15 +49,22 @@ class Progress:
                     value = float(value)
                 except (TypeError, ValueError) as error:
                     raise RecordError(f"log({name}=...) takes a number, not {type(value).__name__}") from error
-            self._logs_loss |= name == LOSS
+            if name == LOSS:
+                self._logs_loss, self._loss = True, value
             self._waiting.append((self._step(), name, value))
 
     def loss(self, roots: Sequence[Tensor]) -> None:
         """What backward was called on for the step that was just taken; several passes are summed up."""
         if roots and not self._logs_loss:
-            self._waiting.append((self._step(), LOSS, sum(root.double().reshape(()) for root in roots)))
+            self._loss = sum(root.double().reshape(()) for root in roots)
+            self._waiting.append((self._step(), LOSS, self._loss))
             if len(roots) > 1:
                 self._waiting.append((self._step(), BACKWARDS, float(len(roots))))
+
+    @property
+    def newest_loss(self) -> float:
+        """nan if there was none. Waits for the device."""
+        return float(self._loss)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:

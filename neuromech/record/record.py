@@ -18,6 +18,7 @@ import numpy as np
 
 from neuromech.errors import RecordError, warn
 from neuromech.record import process, tables
+from neuromech.record.place import Lock, Taken
 from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
 from neuromech.record.tables import Columns, columns_of, length
 
@@ -32,8 +33,10 @@ class Record(Run):
     and written once `flush_rows` wait or `flush_seconds` have passed since the last attempt, and at `flush`, `close`
     and exit. If the disk fails in mid-run there is one warning, and rows wait in memory until an attempt succeeds.
 
-    Raises `RecordError` if the directory cannot be made or written, if it holds a run already and `resume` is false, or
-    if that run has other symmetries. `resume` in a directory without a run starts one.
+    Raises `RecordError` if the directory cannot be made or written, if another process writes it, if it holds a run
+    already and `resume` is false, or if that run has other symmetries. Within one process a later record of a
+    directory takes over from an earlier one, whose session it leaves as it is. `resume` in a directory without a run
+    starts one.
     """
 
     open = staticmethod(read)
@@ -48,8 +51,13 @@ class Record(Run):
         flush_seconds: float = 5.0,
     ) -> None:
         directory = None if path is None else Path(path).expanduser().absolute()
-        super().__init__(directory, _prepare(directory, resume) if directory else [])
-        check_symmetries(self.path, self.sessions, meta)
+        self._lock = Lock(directory) if directory else None
+        super().__init__(directory, _prepare(directory, resume, self._lock) if directory and self._lock else [])
+        try:
+            check_symmetries(self.path, self.sessions, meta)
+        except RecordError:
+            self._unlock()
+            raise
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self.session = len(self.sessions)
         began = {"session": self.session, "started": started, "process": process.describe()}
@@ -120,6 +128,7 @@ class Record(Run):
             self._write_meta()
         except OSError as error:
             self._warn(error)
+        self._unlock()
 
     def close(self) -> None:
         """Flush. A closed record can still be read, and even appended to."""
@@ -139,10 +148,11 @@ class Record(Run):
         if _exiting:
             self.end(*how_it_ended(getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)))
         self.flush()
+        self._unlock()
         lost = sum(length(c) for chunks in self._pending.values() for c in chunks)
         if lost and os.getpid() == self._process:
             message = f"{lost} rows could not be written to {self.path} and are lost"
-            warn(message)
+            warn(message, "records lost", short=f"{lost} rows of the records are lost")
 
     def _put(self, table: str, columns: Columns) -> None:
         if self.path is None:
@@ -160,16 +170,22 @@ class Record(Run):
         ours = [pd.DataFrame(c).assign(session=self.session) for c in [*self._kept.get(table, ()), *unwritten]]
         return tables.joined([super()._rows(table), *ours])
 
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+
     def _write_meta(self) -> None:
-        if self.path is not None and os.getpid() == self._process:
+        if self.path is not None and os.getpid() == self._process and not (self._lock and self._lock.lost):
             write_sessions(self.path, self.sessions)
 
     def _make_anew(self) -> None:
         assert self.path is not None
+        assert self._lock is not None
         os.mkdir(self.path)  # without parents: a parent that is gone too may be a disk that will be mounted again
+        self._lock.take()
         self._write_meta()
         message = f"{self.path} had vanished and was made anew; the rows that had been written to it are gone"
-        warn(message)
+        warn(message, "records vanished", short="the run directory had vanished, and was made anew")
 
     def _warn(self, error: OSError) -> None:
         if not self._failing:
@@ -178,12 +194,14 @@ class Record(Run):
                 f"the run's records cannot be written: {error}. They are kept in memory and training goes on; writing "
                 "is tried again at every flush: make room, or bring the directory back"
             )
-            warn(message)
+            warn(message, "records unwritten", short="the run's records cannot be written; training goes on")
 
 
 def how_it_ended(error: BaseException | None) -> tuple[str, str]:
     """("finished", "") or ("raised", what): for `Record.end`."""
-    return ("finished", "") if error is None else ("raised", f"{type(error).__name__}: {error}"[:500].rstrip(": "))
+    if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+        return "finished", ""
+    return "raised", f"{type(error).__name__}: {error}"[:500].rstrip(": ")
 
 
 _live: weakref.WeakSet[Record] = weakref.WeakSet()
@@ -198,12 +216,34 @@ def _end_all() -> None:
         record._end()
 
 
-def _prepare(path: Path, resume: bool) -> list[Session]:
-    """Make the directory, or make it ready to be gone on with; returns the sessions that it holds."""
+def _prepare(path: Path, resume: bool, lock: Lock) -> list[Session]:
+    """Make the directory, or make it ready to be gone on with, and take it; returns the sessions that it holds."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RecordError(f"cannot make the run directory {path}: {error}. Choose another one") from error
+    _earlier(path, resume)
+    try:
+        lock.take()
+        sessions = _earlier(path, resume)  # what has come since
+        for file in sorted(path.glob("*.csv")):
+            tables.mend(file)
+    except Taken as error:
+        raise RecordError(
+            f"another process is writing {path}{_who(path)}: two cannot write one run. Choose another directory, or "
+            "wait until it has ended"
+        ) from error
+    except OSError as error:
+        lock.release()
+        raise RecordError(f"cannot write to {path}: {error}. Choose another run directory") from error
+    except RecordError:
+        lock.release()
+        raise
+    return sessions
+
+
+def _earlier(path: Path, resume: bool) -> list[Session]:
+    """The sessions that a directory holds. Raises `RecordError` if it is not one to write to."""
     sessions, files = read_sessions(path), sorted(path.glob("*.csv"))
     if files and not sessions:
         raise RecordError(
@@ -215,12 +255,14 @@ def _prepare(path: Path, resume: bool) -> list[Session]:
         raise RecordError(
             f"{path} holds a run of {n} steps: choose another directory, or pass resume=True to go on with it"
         )
-    try:
-        for file in files:
-            tables.mend(file)
-    except OSError as error:
-        raise RecordError(f"cannot write to {path}: {error}. Choose another run directory") from error
     return sessions
+
+
+def _who(path: Path) -> str:
+    """The process that began the latest session, as far as it says."""
+    sessions = read_sessions(path)
+    by = sessions[-1].get("process", {}) if sessions else {}
+    return f" (process {by['pid']} on {by.get('host')})" if by.get("pid") else ""
 
 
 def _alike(chunks: Sequence[Columns]) -> list[list[Columns]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from neuromech.errors import RecordError
 from neuromech.record import tables
+from neuromech.record.place import open_plainly, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,8 @@ def read(path: str | Path) -> Run:
 def read_sessions(path: Path) -> list[Session]:
     """What `write_sessions` wrote, [] if it never did. Raises `RecordError` if the file is something else."""
     try:
-        sessions = json.loads((path / META).read_text(encoding="utf-8"))["sessions"]
+        with reading(path / META) as f:
+            sessions = json.loads(f.read().decode("utf-8"))["sessions"]
         return [
             {"session": i, "started": s["started"], "meta": dict(s["meta"])}
             | {k: dict(s[k]) for k in ("process", "ended") if isinstance(s.get(k), dict)}
@@ -82,7 +84,7 @@ def read_sessions(path: Path) -> list[Session]:
         ]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RecordError(
             f"{path / META} is not what a run writes ({type(error).__name__}: {error}). The CSV tables beside it can "
             "be read with pandas"
@@ -92,7 +94,8 @@ def read_sessions(path: Path) -> list[Session]:
 def write_sessions(path: Path, sessions: Sequence[Session]) -> None:
     """All or nothing: a reader sees the old file or the new one. Raises `OSError`."""
     draft = path / f"{META}.tmp"
-    with draft.open("w", encoding="utf-8") as f:
+    draft.unlink(missing_ok=True)  # as a process leaves it that is killed, or a link
+    with os.fdopen(open_plainly(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as f:
         json.dump({"sessions": sessions}, f, indent=1, allow_nan=False)
         f.flush()
         os.fsync(f.fileno())

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuromech.errors import RecordError
+from neuromech.record.place import open_plainly, reading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +77,7 @@ class TableReader:
 
         Raises `RecordError` if a file is not what `append` writes.
         """
-        files = [file for file in _numbered(self._directory, table) if file.exists()]
+        files = [file for file in _numbered(self._directory, table) if os.path.lexists(file)]
         grown = [self._grown.setdefault(file, _Grown(file)) for file in files]
         frames = [g.read() for g in grown]
         age = tuple(g.end for g in grown)
@@ -99,7 +100,7 @@ class _Grown:
 
     def read(self) -> pd.DataFrame:
         try:
-            with self._file.open("rb") as f:
+            with reading(self._file) as f:
                 status = os.fstat(f.fileno())
                 if (status.st_dev, status.st_ino) != self._which or status.st_size < self.end:
                     self._forget()  # another file of this name
@@ -123,7 +124,7 @@ class _Grown:
 
 def mend(file: Path) -> None:
     """Cut off a torn last line, left by a process that was killed or a machine that lost power."""
-    with file.open("rb+") as f:
+    with os.fdopen(open_plainly(file, os.O_RDWR), "rb+") as f:
         if size := os.fstat(f.fileno()).st_size:
             with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 whole = data.rfind(b"\n") + 1
@@ -158,14 +159,14 @@ def _numbered(directory: Path, table: str) -> Iterator[Path]:
     for n in count(1):
         file = directory / (f"{table}.csv" if n == 1 else f"{table}.{n}.csv")
         yield file
-        if not file.exists():
+        if not os.path.lexists(file):
             return
 
 
 def _header(file: Path) -> list[str]:
     try:
-        with file.open(encoding="utf-8") as f:
-            return f.readline().rstrip("\n").split(",") if os.fstat(f.fileno()).st_size else []
+        with reading(file) as f:
+            return f.readline().decode(errors="replace").rstrip("\n").split(",") if os.fstat(f.fileno()).st_size else []
     except FileNotFoundError:
         return []
 
@@ -191,7 +192,7 @@ def _cell(value: Any) -> str:
 
 
 def _write_whole(file: Path, data: bytes) -> None:
-    handle = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    handle = open_plainly(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         before, rest = os.fstat(handle).st_size, memoryview(data)
         try:

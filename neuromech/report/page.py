@@ -52,10 +52,13 @@ PILLS = {
 def write_report(record: Run | str | Path, path: str | Path) -> Path:
     """Write the report of a run, given as its record or its directory, to `path`; returns the path.
 
-    Raises `RecordError` if there is no run, or if `path` cannot be written.
+    Raises `RecordError` if there is no run, or if `path` cannot be written or is a link in the run's own directory.
     """
-    text = render(record if isinstance(record, Run) else read(record))
+    run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
+    if run.path is not None and path.is_symlink() and path.absolute().parent.resolve() == run.path.resolve():
+        raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
+    text = render(run)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="replace")

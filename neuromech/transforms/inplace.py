@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from neuromech.errors import NeuromechWarning, SymmetryError
+from neuromech.errors import SymmetryError, warn
 from neuromech.params import unwrapped
 from neuromech.symmetry import Symmetry
 
@@ -76,11 +75,11 @@ def assign(params: Mapping[str, nn.Parameter], new: Mapping[str, Tensor]) -> Non
         if bool(((v == 0) & (new[name] != 0)).any()):
             lost.append(name)
     if lost:
-        warnings.warn(
+        warn(
             f"some entries of {', '.join(lost)} became so small that their dtype holds zero instead: the function is "
             "not quite the same",
-            NeuromechWarning,
-            stacklevel=3,
+            "underflow",
+            short="moved weights became too small for their dtype",
         )
     for name, v in narrow.items():
         params[name].copy_(v)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_manager
 
 import neuromech
-from neuromech.probe.writer import FIELDS, ReadingWriter, Rows, _stride, relative
+from neuromech.dynamics import FIELDS, Rows, relative
+from neuromech.probe.writer import ReadingWriter, _stride
 from neuromech.record import Record, read
 from neuromech.record.events import Journal
 

@@ -89,7 +89,7 @@ class Reader:
 
     def read(self, r: Range) -> Tensor | None:
         """The piece that `r` names; None: the vector has no entry for that parameter."""
-        piece = self._cut.get((r.name, r.start))
+        piece: Tensor | None = self._cut.get((r.name, r.start))
         if piece is not None:
             return piece
         entry = self._vector.get(r.name)

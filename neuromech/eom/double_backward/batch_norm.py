@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuromech.compat import apply
 from neuromech.eom.double_backward.last import Last
 from neuromech.eom.norm_calls import NormCall
 
@@ -46,7 +47,7 @@ def batch_norm(
 ) -> Tensor:
     """`torch.batch_norm` in training, twice differentiable. x: [batch, channels, ..]. A third derivative raises."""
     bias = torch.zeros_like(weight) if bias is None else bias
-    out: Tensor = _Normed.apply(x, weight, bias, running_mean, running_var, momentum, eps)
+    out: Tensor = apply(_Normed, x, weight, bias, running_mean, running_var, momentum, eps)
     return out
 
 
@@ -70,7 +71,7 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, r = ctx.saved_tensors
-        return (*_BatchNormGradient.apply(cotangents[0], x, weight, mean, r, ctx.eps), None, None, None, None)
+        return (*apply(_BatchNormGradient, cotangents[0], x, weight, mean, r, ctx.eps), None, None, None, None)
 
 
 class _BatchNormGradient(torch.autograd.Function):
@@ -88,7 +89,7 @@ class _BatchNormGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, ...]:
-        return (*_BatchNormSecond.apply(*cotangents, *ctx.saved_tensors, ctx.eps), None, None, None)
+        return (*apply(_BatchNormSecond, *cotangents, *ctx.saved_tensors, ctx.eps), None, None, None)
 
 
 class _BatchNormSecond(Last):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuromech.compat import apply
 from neuromech.eom.double_backward.last import Last
 
 Sizes = tuple[int, ...]
@@ -34,7 +35,7 @@ def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
 ) -> Tensor:
     """Convolution, twice differentiable. x: [batch, channels, ..]. A third derivative raises."""
-    out: Tensor = _Convolved.apply(x, weight, bias, (stride, padding, dilation, False, (0,) * len(stride), groups))
+    out: Tensor = apply(_Convolved, x, weight, bias, (stride, padding, dilation, False, (0,) * len(stride), groups))
     return out
 
 
@@ -50,7 +51,7 @@ class _Convolved(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         (y_,) = cotangents
         need = ctx.needs_input_grad
-        x_, w_ = _ConvolutionGradient.apply(y_, x, weight, ctx.options, (need[0], need[1]))
+        x_, w_ = apply(_ConvolutionGradient, y_, x, weight, ctx.options, (need[0], need[1]))
         bias_ = y_.sum([0, *range(2, y_.ndim)]) if ctx.biased and need[2] else None
         return x_, w_, bias_, None
 
@@ -70,7 +71,7 @@ class _ConvolutionGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         return (
-            *_ConvolutionSecond.apply(*cotangents, *ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3]),
+            *apply(_ConvolutionSecond, *cotangents, *ctx.saved_tensors, ctx.options, ctx.needs_input_grad[:3]),
             None,
             None,
         )

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuromech.compat import apply
 from neuromech.eom.double_backward.last import Last
 
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), twice differentiable. A third derivative raises."""
-    out: Tensor = _Rectified.apply(x)
+    out: Tensor = apply(_Rectified, x)
     return out
 
 
@@ -26,7 +27,7 @@ class _Rectified(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors
-        out: Tensor = _Masked.apply(cotangents[0], y.detach())
+        out: Tensor = apply(_Masked, cotangents[0], y.detach())
         return out
 
 
@@ -36,15 +37,17 @@ class _Masked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y_: Tensor, y: Tensor) -> Tensor:
         ctx.save_for_backward(y)
-        return torch.ops.aten.threshold_backward(y_, y, 0)
+        out: Tensor = torch.ops.aten.threshold_backward(y_, y, 0)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
-        out: Tensor = _MaskedAgain.apply(*cotangents, *ctx.saved_tensors)
+        out: Tensor = apply(_MaskedAgain, *cotangents, *ctx.saved_tensors)
         return out, None
 
 
 class _MaskedAgain(Last):
     @staticmethod
     def forward(ctx: Any, t: Tensor, y: Tensor) -> Tensor:
-        return torch.ops.aten.threshold_backward(t, y, 0)
+        out: Tensor = torch.ops.aten.threshold_backward(t, y, 0)
+        return out

@@ -49,7 +49,7 @@ def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     return slope * x + (1 - slope) * torch.relu(x)
 
 
-def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Any:
     if dtype is not None or x.is_complex() or ord in (0, -math.inf):
         return NotImplemented
     dims = list(range(x.ndim)) if dim is None or dim == [] else dim
@@ -80,7 +80,7 @@ def _group_norm(x: Tensor, groups: int, weight: Any = None, bias: Any = None, ep
 
 def _batch_norm(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float, *_: Any
-) -> Tensor:
+) -> Any:
     if training or mean is None:
         return NotImplemented  # it couples the samples of the batch
     channel = [1, -1] + [1] * (x.ndim - 2)
@@ -92,7 +92,7 @@ def _batch_norm(
 def _attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Any = None, dropout: float = 0.0, causal: bool = False, *,
     scale: float | None = None, enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
+) -> Any:  # fmt: skip
     if dropout:
         return NotImplemented
     if enable_gqa:
@@ -106,11 +106,11 @@ def _attention(
     return torch.softmax(score, -1) @ v
 
 
-def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
+def _dropout(x: Tensor, p: float, train: bool) -> Any:
     return NotImplemented if train and p else x.clone()
 
 
-def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Circular padding as slices and `cat`: PyTorch's own writes in place."""
     if mode != "circular":
         return NotImplemented
@@ -121,7 +121,7 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     return x
 
 
-def _abs(x: Tensor) -> Tensor:
+def _abs(x: Tensor) -> Any:
     return torch.sqrt(x.real * x.real + x.imag * x.imag) if x.is_complex() else NotImplemented
 
 
@@ -142,11 +142,11 @@ def _reduced(join: Callable[[Tensor, Tensor], Tensor], x: Tensor, dim: Any = Non
     return x if keepdim else x.squeeze(tuple(dims))
 
 
-def _prod(x: Tensor, *args: Any, dtype: Any = None) -> Tensor:
+def _prod(x: Tensor, *args: Any, dtype: Any = None) -> Any:
     return NotImplemented if dtype is not None else _reduced(torch.mul, x, *args)
 
 
-def _cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+def _cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Any:
     if dtype is not None:
         return NotImplemented
     shift, n = 1, x.shape[dim]
@@ -172,7 +172,7 @@ def _min(x: Tensor, *args: Any, **kwargs: Any) -> Any:
     return _reduced(torch.minimum, x, *args, **kwargs), torch.argmin(x, *args, **kwargs)
 
 
-def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
+def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Any:
     inverse = torch.linalg.inv(a)
     if not left:
         return b @ inverse
@@ -180,14 +180,14 @@ def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     return (inverse @ b.unsqueeze(-1)).squeeze(-1) if is_vector else inverse @ b
 
 
-def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Tensor:
+def _solve_triangular(a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False) -> Any:
     if unitriangular:
         return NotImplemented
     inverse = torch.linalg.inv(torch.triu(a) if upper else torch.tril(a))
     return inverse @ b if left else b @ inverse
 
 
-def _cholesky_solve(b: Tensor, factor: Tensor, upper: bool = False) -> Tensor:
+def _cholesky_solve(b: Tensor, factor: Tensor, upper: bool = False) -> Any:
     return torch.linalg.inv(factor.mT @ factor if upper else factor @ factor.mT) @ b
 
 
@@ -243,9 +243,7 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(x >= 0, 2 * half, torch.where(y >= 0, math.pi, -math.pi) - 2 * half)
 
 
-def _scatter_reduce(
-    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
-) -> Tensor:
+def _scatter_reduce(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Any:
     return torch.scatter_add(x, dim, index, src) if reduce == "sum" and include_self else NotImplemented
 
 
@@ -255,7 +253,7 @@ def _remainder(x: Any, y: Any) -> Any:
 
 def _instance_norm(
     x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, use_input: bool, momentum: float, eps: float, *_: Any
-) -> Tensor:
+) -> Any:
     if not use_input:
         return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
     return _group_norm(x, x.shape[1], weight, bias, eps)

@@ -142,7 +142,8 @@ class DiscreteGradient:
     def value(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """H(u), (), or [B] where the energy gives [B, 1]."""
         with steady(self._energy):
-            return squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
+            value: Tensor = squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
+            return value
 
     def _admit(self, u: Tensor, condition: Tensor | None = None) -> _Traced:
         """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
@@ -211,9 +212,11 @@ class DiscreteGradient:
             beside = given[len(names) :]
             if isinstance(function, nn.Module) and names:
                 live = dict(zip(names, given[: len(names)], strict=True))
-                out: Tensor = torch.func.functional_call(function, live, (u, *beside))
-                return squeezed(out, u)
-            return squeezed(function(u, *beside), u)
+                value: Tensor = torch.func.functional_call(function, live, (u, *beside))
+            else:
+                value = function(u, *beside)
+            energies: Tensor = squeezed(value, u)
+            return energies
 
         try:
             graph = energy_graph(energy, state, u)

@@ -38,7 +38,7 @@ class RandomOperators(TorchDispatchMode):
     """Notes the operators that draw random numbers while it is on."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
 
     def __torch_dispatch__(

@@ -40,7 +40,8 @@ def _cholesky(g: Any, at_u: Any, at_v: Any, x: Tensor, y: Tensor, keywords: dict
     upper = keywords.get("upper", at_u[1] if len(at_u) > 1 else False)
     m = (x + y) / 2
     m, g = (m.mT, g.mT) if upper else (m, g)
-    return torch.func.vjp(torch.linalg.cholesky, m @ m.mT)[1](g)
+    pulled: Sequence[Any] = torch.func.vjp(torch.linalg.cholesky, m @ m.mT)[1](g)
+    return pulled
 
 
 def _determinant(g: Any, at_u: Any, at_v: Any, x: Tensor, y: Tensor, _: Any) -> Sequence[Any]:
@@ -81,7 +82,8 @@ def _logical(product: Callable[[Tensor, Tensor], Tensor]) -> PairRule:
 
     def rule(g: Any, at_u: Any, at_v: Any, x: Tensor, y: Tensor, _: Any) -> Sequence[Any]:
         means = [(p.to(g.dtype) + q.to(g.dtype)) / 2 for p, q in zip(at_u, at_v, strict=True)]
-        return torch.func.vjp(product, *means)[1](g)
+        pulled: Sequence[Any] = torch.func.vjp(product, *means)[1](g)
+        return pulled
 
     return rule
 

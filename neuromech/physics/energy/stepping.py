@@ -200,7 +200,8 @@ class _Inverse:
         self.inverse = torch.linalg.inv_ex(columns.reshape(n, len(like), n).permute(1, 2, 0)).inverse
 
     def __call__(self, f: Tensor) -> Tensor:
-        return (self.inverse @ f.reshape(len(f), -1, 1)).reshape(f.shape)
+        solved: Tensor = (self.inverse @ f.reshape(len(f), -1, 1)).reshape(f.shape)
+        return solved
 
     def learn(self, step: Tensor, change: Tensor, where: Tensor) -> None:
         """The least correction after which `change` [B, ...] of F is answered by the `step` that made it."""

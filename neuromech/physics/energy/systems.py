@@ -39,7 +39,8 @@ class System:
 
     def velocity(self, u: Tensor) -> Tensor:
         """du/dt of states [B, ...]."""
-        return self.structure(gradient(self.energy, u), u)
+        velocity: Tensor = self.structure(gradient(self.energy, u), u)
+        return velocity
 
     @property
     def model(self) -> EnergyModel:

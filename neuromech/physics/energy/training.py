@@ -43,7 +43,8 @@ def loss(scheme: MotionScheme, pairs: Pairs) -> Tensor:
     """mean |(u1 - u0)/dt - scheme(u0, u1, dt)|^2 over all entries."""
     observed = slope(pairs.before, pairs.after, pairs.dt)
     error = observed - scheme(pairs.before, pairs.after, pairs.dt, **pairs.acting())
-    return (error**2).mean()
+    loss: Tensor = (error**2).mean()
+    return loss
 
 
 def fit(

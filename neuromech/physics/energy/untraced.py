@@ -35,4 +35,5 @@ def corrected_midpoint_gradient(energy: EnergyFunction, u: Tensor, v: Tensor) ->
     square = inner(d, d)
     zero = square == 0
     defect = change.reshape(square.shape) - inner(g, d)
-    return g + torch.where(zero, 0.0, defect / torch.where(zero, 1.0, square)) * d
+    secant: Tensor = g + torch.where(zero, 0.0, defect / torch.where(zero, 1.0, square)) * d
+    return secant

@@ -68,11 +68,13 @@ class NeuralConservationLaw(nn.Module):
         return self.source.total_mass
 
     def forward(self, t: float | Tensor, x: Tensor) -> DensityFlux:
-        return self.source(*self._points(t, x))
+        found: DensityFlux = self.source(*self._points(t, x))
+        return found
 
     def density(self, t: float | Tensor, x: Tensor) -> Tensor:
         """rho: [B]."""
-        return self(t, x).density
+        density: Tensor = self(t, x).density
+        return density
 
     def log_density(self, t: float | Tensor, x: Tensor) -> Tensor:
         """log rho: [B]. Of a `MovingMixture` it is finite, and has a gradient, however far x is."""
@@ -94,7 +96,8 @@ class NeuralConservationLaw(nn.Module):
 
     def flux(self, t: float | Tensor, x: Tensor) -> Tensor:
         """rho u: [B, d]."""
-        return self(t, x).flux
+        flux: Tensor = self(t, x).flux
+        return flux
 
     def velocity(self, t: float | Tensor, x: Tensor) -> Tensor:
         """u = flux / rho: [B, d]."""
@@ -110,7 +113,8 @@ class NeuralConservationLaw(nn.Module):
 
         terms = vmap(jacrev(pair))(torch.cat([t.unsqueeze(-1), x], -1)).diagonal(dim1=1, dim2=2)
         size = terms.detach().abs().sum(-1).square().mean().sqrt()
-        return terms.sum(-1) / size.clamp_min(torch.finfo(x.dtype).tiny)
+        share: Tensor = terms.sum(-1) / size.clamp_min(torch.finfo(x.dtype).tiny)
+        return share
 
     def mass(self, t: float | Tensor, count: int = 100_000) -> Tensor:
         """The integral of the density at time t over a bounded domain, by drawing `count` uniform points."""

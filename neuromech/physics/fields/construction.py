@@ -38,7 +38,8 @@ class Construction(nn.Module):
                 f"the density is not positive at {bad} of {len(density)} points, or too small for {density.dtype}: "
                 "MovingMixture has its logarithm everywhere"
             )
-        return density.log()
+        log: Tensor = density.log()
+        return log
 
     def velocity(self, t: Tensor, x: Tensor) -> Tensor:
         """flux / density, [B, d]. Raises `PhysicsError` where the density is not positive."""
@@ -50,7 +51,8 @@ class Construction(nn.Module):
                 "velocity there. Use the flux, or a construction that is positive: MovingMixture, BoundedMixture, "
                 "Subharmonic"
             )
-        return flux / density.unsqueeze(-1)
+        velocity: Tensor = flux / density.unsqueeze(-1)
+        return velocity
 
 
 def check_positive(**numbers: float) -> None:

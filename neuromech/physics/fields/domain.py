@@ -207,7 +207,8 @@ class Ball(FreeSpace):
 
     @property
     def volume(self) -> float:
-        return math.pi ** (self.d / 2) / math.gamma(self.d / 2 + 1) * self.radius**self.d
+        volume: float = math.pi ** (self.d / 2) / math.gamma(self.d / 2 + 1) * self.radius**self.d
+        return volume
 
     @property
     def walls(self) -> bool:
@@ -223,7 +224,8 @@ class Ball(FreeSpace):
         return (-2 / self.radius**2 * torch.eye(self.d, dtype=x.dtype, device=x.device)).expand(len(x), -1, -1)
 
     def to_wall(self, x: Tensor) -> Tensor:
-        return self.radius * x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        nearest: Tensor = self.radius * x / x.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny)
+        return nearest
 
     def place(self, unit: Tensor) -> Tensor:
         """In 2 and 3 dimensions by formula; in others a cube's points have no simple even image, and are drawn anew."""
@@ -238,7 +240,8 @@ class Ball(FreeSpace):
                 around = torch.cat([(1 - height * height).sqrt() * around, height], -1)
             return self.radius * r * around
         x = torch.randn_like(unit)
-        return self.radius * r * x / x.norm(dim=-1, keepdim=True)
+        point: Tensor = self.radius * r * x / x.norm(dim=-1, keepdim=True)
+        return point
 
 
 def check_domain(domain: object) -> None:

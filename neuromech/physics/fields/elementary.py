@@ -65,7 +65,8 @@ class _Elementary(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        return ELEMENTARY.get(func, func)(*args, **(kwargs or {}))
+        known: Callable[..., Any] = ELEMENTARY.get(func, func)
+        return known(*args, **(kwargs or {}))
 
 
 def elementary(f: TensorMap) -> TensorMap:
@@ -85,10 +86,12 @@ def check_forward_rules(f: TensorMap, x: Tensor) -> None:
     v = torch.randn(x.shape, generator=seeded, dtype=x.dtype).to(x.device)
 
     def by_tangent(y: Tensor) -> Tensor:
-        return jvp(f, (y,), (v,))[1].sum()
+        total: Tensor = jvp(f, (y,), (v,))[1].sum()
+        return total
 
     def by_gradient(y: Tensor) -> Tensor:
-        return (v * grad(lambda z: f(z).sum())(y)).sum()
+        total: Tensor = (v * grad(lambda z: f(z).sum())(y)).sum()
+        return total
 
     a, b = grad(by_tangent)(x), grad(by_gradient)(x)
     if not (a - b).abs().max() <= torch.finfo(x.dtype).eps ** 0.5 * (1 + b.abs().max()):

@@ -100,7 +100,8 @@ class HodgeDecomposition(nn.Module):
         """sum_j d_j A_ij: [B, d]."""
         check_points(x, self.domain.d, "HodgeDecomposition")
         check_inside(self.domain, x, "HodgeDecomposition")
-        return self.solenoid(x)
+        field: Tensor = self.solenoid(x)
+        return field
 
     def harmonic(self, x: Tensor) -> Tensor:
         """The constant part on a torus; in a box or ball what is left of the field: [B, d]."""

@@ -48,7 +48,8 @@ def cheapest(form: PotentialForm, n: int) -> DerivativeScheme:
 def antisymmetric(entries: Tensor, n: int) -> Tensor:
     """[..., n(n-1)/2] above the diagonal, row by row -> antisymmetric [..., n, n]."""
     index, sign = _layout(n, entries)
-    return entries.index_select(-1, index.flatten()).unflatten(-1, (n, n)) * sign
+    matrix: Tensor = entries.index_select(-1, index.flatten()).unflatten(-1, (n, n)) * sign
+    return matrix
 
 
 def _layout(n: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -128,7 +129,8 @@ def vector_field(potential: nn.Module, x: Tensor, n: int, scheme: DerivativeSche
 
     def a(y: Tensor) -> Tensor:
         j = jacrev(lambda z: f(z.unsqueeze(0))[0])(y)[:, -n:]
-        return j - j.T
+        field: Tensor = j - j.T
+        return field
 
     return _trace_of_rows(a, x, n)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import apply
 from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import FreeSpace
 from neuromech.physics.fields.layers import mlp
@@ -55,19 +56,22 @@ class _Tricomi(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         (q,) = ctx.saved_tensors
-        return -ctx.a * tricomi(ctx.a + 1, q) * tangents[0]
+        tangent: Tensor = -ctx.a * tricomi(ctx.a + 1, q) * tangents[0]
+        return tangent
 
 
 def tricomi(a: float, q: Tensor) -> Tensor:
     """G_a(q) = P(a, q) / q^a for q >= 0, differentiable to any order."""
-    return _Tricomi.apply(q, a)
+    value: Tensor = apply(_Tricomi, q, a)
+    return value
 
 
 def gauss_field(x: Tensor) -> Tensor:
     """E(x) with div E = N(0, I) in any dimension: [..., d] -> [..., d]."""
     d = x.shape[-1]
     c = math.gamma(d / 2) / (2 * (2 * math.pi) ** (d / 2))
-    return c * x * tricomi(d / 2, x.square().sum(-1, keepdim=True) / 2)
+    field: Tensor = c * x * tricomi(d / 2, x.square().sum(-1, keepdim=True) / 2)
+    return field
 
 
 class Subharmonic(Construction):

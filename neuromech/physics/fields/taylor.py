@@ -122,13 +122,15 @@ def _open_twice(stack: Stack, x: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor
 
     def second(v: Tensor) -> Tensor:
         v = v.expand_as(x)
-        return jvp(lambda y: jvp(f, (y,), (v,))[1], (x,), (v,))[1]
+        second: Tensor = jvp(lambda y: jvp(f, (y,), (v,))[1], (x,), (v,))[1]
+        return second
 
     (h, t), pull = vjp(lambda y: _pushed(f, y, e), x)  # type: ignore[misc]
     lap = vmap(second)(e).sum(0)
 
     def back(ch: Tensor | None, ct: Tensor) -> Tensor:
-        return pull((torch.zeros_like(h) if ch is None else ch, ct.expand_as(t)))[0]
+        pulled: Tensor = pull((torch.zeros_like(h) if ch is None else ch, ct.expand_as(t)))[0]
+        return pulled
 
     return h, t, lap, back
 
@@ -164,8 +166,11 @@ def jacobian(f: TensorMap, x: Tensor, forward: bool = False) -> Tensor:
 
     `forward`: by m tangents, which is cheaper, and right as long as f has no fused operation (see `elementary`).
     """
+    jacobian: Tensor
     if not forward:
-        return vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)
+        jacobian = vmap(jacrev(lambda y: f(y.unsqueeze(0))[0]))(x)
+        return jacobian
     load_forward_mode()
     e = directions(x, x.shape[-1])
-    return vmap(lambda v: jvp(f, (x,), (v.expand_as(x),))[1])(e).movedim(0, -1)
+    jacobian = vmap(lambda v: jvp(f, (x,), (v.expand_as(x),))[1])(e).movedim(0, -1)
+    return jacobian

@@ -17,7 +17,8 @@ from neuromech.physics.fields.mixture import Mixture, MovingMixture
 def root(covariance: Tensor) -> Tensor:
     """The symmetric square root of positive semi-definite matrices [..., d, d]."""
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+    root: Tensor = (vectors * values.clamp_min(0).sqrt().unsqueeze(-2)) @ vectors.mT
+    return root
 
 
 def gaussian_cost(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> Tensor:

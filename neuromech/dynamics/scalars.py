@@ -1,0 +1,79 @@
+"""The few numbers of a run that a logger should draw: of one step, over all families, in no more than 30 tags.
+
+    loss                        the loss of the newest step
+    residual/<evidence>         how far off the worst law was, among those that rest on the same evidence
+    norm/<which>                the length of normalised weights, family by family
+    update_to_weight/<which>    |change| / |weights| of the newest step
+    angle/<which>               (rad) by which the newest step turned them
+    effective_lr/<which>        the learning rate that weights of length one would feel
+    faults                      how many the monitor has found
+
+<which> is smallest, median or largest. Costs O(families), when it is asked for; no step waits for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.forecast import effective_lr
+from neuromech.dynamics.laws import Reading
+from neuromech.dynamics.rows import Rows
+from neuromech.optimizers import Hyperparameters
+from neuromech.symmetry import Symmetry
+
+SPREAD: dict[str, Callable[[np.ndarray], Any]] = {"smallest": np.min, "median": np.median, "largest": np.max}
+
+
+def scalars_of(
+    symmetries: Sequence[Symmetry],
+    evidence: Sequence[str],
+    held: Sequence[Hyperparameters | None],
+    rows: Rows,
+    readings: Sequence[Reading],
+) -> dict[str, float]:
+    """Of the newest reading of each optimizer, the newest last. `held`: of the group that moves a family, if any."""
+    if not readings or not rows.families:
+        return {}
+    newest = readings[-1]
+    off = rows.maxima(rows.residuals(newest.exact[None], newest.observed, newest.scale)[0])
+    moved = torch.stack([_moved(rows, r) for r in readings])  # [optimizers, 3, families]
+    # A family is read where it moved: other optimizers step in between.
+    which = moved[:, 1].nan_to_num().argmax(0)
+    before, square, turn = moved.gather(0, which.expand(1, 3, -1))[0].cpu().numpy()
+    residual, now = off.cpu().numpy(), rows.sums(newest.observed).cpu().numpy()
+    out: dict[str, float] = {}
+    for kind in dict.fromkeys(evidence):
+        out[f"residual/{kind}"] = float(np.max([r for r, e in zip(residual, evidence, strict=True) if e == kind]))
+    scale = np.array([s.kind == "scale" for s in symmetries])
+    out |= _spread("norm", np.sqrt(now[scale].clip(0)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out |= _spread("update_to_weight", np.sqrt((square / before)[scale]))
+    out |= _spread("angle", np.sqrt(turn[scale]))
+    sizes = np.array([s.size for s in symmetries])
+    rates = [_effective(t, c) for t, c in zip(held, now / sizes, strict=True)]
+    return out | _spread("effective_lr", np.array(rates)[scale])
+
+
+def _moved(rows: Rows, reading: Reading) -> Tensor:
+    """By family: squared length before, that of the step, mean sin^2 of its angle: [3, families]."""
+    before = reading.observed - reading.gains.sum(0)
+    turn = rows.sums(reading.turn) / rows.sizes
+    return torch.stack((*rows.sums(torch.stack((before, reading.gains[0]))), turn))
+
+
+def _effective(told: Hyperparameters | None, length2: float) -> float:
+    """Of a family whose members have this squared length in the mean."""
+    if told is None or length2 <= 0:
+        return math.nan
+    return effective_lr(told.lr, length2, told.memory, told.power)
+
+
+def _spread(tag: str, values: np.ndarray) -> dict[str, float]:
+    values = values[np.isfinite(values)]
+    return {f"{tag}/{name}": float(of(values)) for name, of in SPREAD.items()} if len(values) else {}

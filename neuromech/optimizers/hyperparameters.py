@@ -1,0 +1,42 @@
+"""What the settings of a param group say about lengths: how fast decay shrinks them, how the update answers to them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from neuromech.optimizers.rule import Rule
+from neuromech.optimizers.settings import ParamGroup, number
+
+
+class Hyperparameters(NamedTuple):
+    """Of one param group; `power` and `memory` as in `Rule`.
+
+    `decay`: by which a squared length shrinks per unit of lr under weight decay alone. nan where nothing tells it from
+    the update: behind a preconditioner, or under an optimizer that is not known.
+    """
+
+    lr: float
+    weight_decay: float
+    power: int
+    memory: float
+    decay: float
+
+
+def hyperparameters_of(rule: Rule | None, group: ParamGroup) -> Hyperparameters:
+    """Of a param group of an optimizer, or of its settings as records keep them; `rule` None: nothing is known of it.
+
+    A buffer of heavy ball goes on adding up what decay has put into it: its rate is 2 kappa weight_decay / (1 -
+    momentum), with kappa = 1 - dampening (Kunin et al. 2021).
+    """
+    lr, weight_decay = (number(group.get(key) or 0.0) for key in ("lr", "weight_decay"))
+    if rule is None:
+        return Hyperparameters(lr, weight_decay, 0, math.nan, math.nan)
+    memory = rule.memory(group)
+    if weight_decay == 0 or rule.decoupled(group):
+        decay = 2.0 * weight_decay
+    elif rule.power == 1:
+        decay = 2.0 * weight_decay * (1.0 - number(group.get("dampening") or 0.0)) / (1.0 - memory)
+    else:
+        decay = math.nan
+    return Hyperparameters(lr, weight_decay, rule.power, memory, decay)
