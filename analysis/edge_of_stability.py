@@ -33,8 +33,8 @@ AUC = 0.9
 
 def windows(path: pd.DataFrame) -> pd.DataFrame:
     """Means of loss and sharpness by series over windows of `WINDOW` steps, from the edge on."""
-    means = path.assign(window=(path["step"] - 1) // WINDOW)
-    means = means.groupby(["window", "series"])[["loss", "sharpness"]].mean().unstack("series")
+    grouped = path.assign(window=(path["step"] - 1) // WINDOW).groupby(["window", "series"])
+    means: pd.DataFrame = grouped[["loss", "sharpness"]].mean().unstack("series")  # type: ignore[assignment]
     past = means["sharpness"]["steps"] > 1.0
     return means.loc[past.idxmax() :] if past.any() else means.iloc[:0]
 

@@ -71,8 +71,8 @@ class Forecasts:
     runs: int = 50
     steps: int = 160
     every: int = 10
-    told: int = 80  # the step at which the forecast is made
-    ahead: int = 80
+    told: int = 60  # the step at which the forecast is made
+    ahead: int = 100
 
 
 class Block(nn.Module):
@@ -88,7 +88,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(self.first(x)).chunk(3, -1))
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.down(F.gelu(self.up(self.second(x))))
+        out: Tensor = x + self.down(F.gelu(self.up(self.second(x))))
+        return out
 
 
 class ViT(nn.Module):
@@ -101,7 +102,8 @@ class ViT(nn.Module):
         self.block, self.head = Block(width, 2), nn.Linear(width, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(self.patches(x).flatten(2).transpose(1, 2) + self.places).mean(1))
+        out: Tensor = self.head(self.block(self.patches(x).flatten(2).transpose(1, 2) + self.places).mean(1))
+        return out
 
 
 class Residual(nn.Module):
@@ -111,7 +113,8 @@ class Residual(nn.Module):
         self.norm, self.last = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.last(self.two(torch.tanh(self.norm(self.one(x)))))
+        out: Tensor = x + self.last(self.two(torch.tanh(self.norm(self.one(x)))))
+        return out
 
 
 def network(name: str) -> nn.Module:
@@ -190,7 +193,9 @@ def follow(config: Config, record: Record) -> None:
     write("steps", rows)
     between = range(0, config.steps + 1, 2)
     kept: dict[str, list[Any]] = {"step": list(shown)}
-    true = {k: sum(c * charge(p) for c, p in zip(weights, path[k - 2 : k + 3], strict=True)) for k in shown}
+    true = {
+        k: torch.stack([c * charge(p) for c, p in zip(weights, path[k - 2 : k + 3], strict=True)]).sum(0) for k in shown
+    }
     start = charge(params)
     scale = float(torch.stack([true[k] for k in shown]).norm(dim=1).max())
 
@@ -198,8 +203,9 @@ def follow(config: Config, record: Record) -> None:
         return float((value - true[k]).norm()) / scale
 
     kept["changed"] = [off(start, k) for k in shown]
-    for series, flow in (("edge flow", edge_flow), ("central flow", central_flow)):
-        points = flow(rule, loss, params, lr).points([lr * k for k in between])
+    for series in ("edge flow", "central flow"):
+        flow = (edge_flow if series == "edge flow" else central_flow)(rule, loss, params, lr)
+        points: list[Any] = list(flow.points([lr * k for k in between]))
         rates = [charge_rate(charge, point, rule, lr) for point in points]
         told, sum_of = {0: start}, start
         for k, (a, b) in zip(between[1:], pairwise(rates), strict=True):
@@ -224,7 +230,7 @@ def foretold(config: Forecasts, record: Record) -> None:
     x, y = batch(32)
     for k in tqdm(range(config.runs), unit="run", leave=False):
         torch.manual_seed(1000 + k)
-        width, spread = 6 + 2 * (k % 5), 2.0 ** (-2.0 + 2.0 * float(torch.rand(())))
+        width, spread = 6 + 2 * (k % 5), 2.0 ** (-4.0 + 3.0 * float(torch.rand(())))
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10)).double()
         loss = as_function(model, F.mse_loss, x, 10.0 * y)
         lr = spread * 2.0 / sharpness(*loss).value
@@ -273,7 +279,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[*names, "forecasts"], default=[*names, "forecasts"])
     options: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(1)
-    for name, config in (*zip(names, RUNS, strict=True), ("forecasts", Forecasts())):
+    configs: dict[str, Config | Forecasts] = dict(zip(names, RUNS, strict=True)) | {"forecasts": Forecasts()}
+    for name, config in configs.items():
         if name in options.only:
             run(config, options.out / name)
     next_command("edge_of_stability", options.out)

@@ -212,7 +212,8 @@ def complementary(still: Tensor, moved: list[Tensor], pairs: list[tuple[int, int
 
     def projected(x: Tensor) -> Tensor:
         values, vectors = torch.linalg.eigh(x)
-        return (vectors * values.clamp_min(0.0)) @ vectors.T
+        out: Tensor = (vectors * values.clamp_min(0.0)) @ vectors.T
+        return out
 
     if float(torch.linalg.eigvalsh(still).min()) >= 0.0:
         return torch.zeros(k, k, dtype=torch.float64)

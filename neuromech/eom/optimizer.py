@@ -91,13 +91,15 @@ class EoMOptimizer(Optimizer):
         self.base.follows_flow = self.described() if self.order else {}  # type: ignore[attr-defined]
 
     def described(self) -> dict[str, Any]:
-        """What the steps do, for records: plain data. `backend` is the one in use, "auto" before the first step."""
+        """For records. `backend`: in use, or "auto" before the first step; `plain`: `Rule.charge_drift`, if groups agree."""
+        drifts = {rule_of(group).charge_drift for group in self.base.param_groups}
         return {
             "class": type(self).__name__,
             "base": type(self.base).__name__,
             "order": self.order,
             "follow": self.follow,
             "backend": self._chosen or self.backend,
+            **({"plain": drifts.pop()} if len(drifts) == 1 else {}),
         }
 
     # -- the state is the base's ---------------------------------------------------------------------------------------
