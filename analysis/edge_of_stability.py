@@ -92,7 +92,7 @@ def figure(directory: Path, out: Path) -> Path:
         for series in ("edge flow", "central flow", "gradient flow"):
             axes[3].plot(charges["step"], charges[series.replace(" ", "_")], color=colors[series], lw=1.1)
         axes[3].plot(charges["step"], charges["covariance_of_edge_flow"], ":", color=colors["edge flow"], lw=1.1)
-        axes[3].set(title="charges: off by (dotted: covariance term)", xlabel="step", yscale="log")
+        axes[3].set(title="charges off by (dotted: covariance)", xlabel="step", yscale="log")
         axes[0].legend(frameon=False, fontsize=8)
         for ax in axes:
             sns.despine(ax=ax)

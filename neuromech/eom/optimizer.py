@@ -91,7 +91,7 @@ class EoMOptimizer(Optimizer):
         self.base.follows_flow = self.described() if self.order else {}  # type: ignore[attr-defined]
 
     def described(self) -> dict[str, Any]:
-        """For records. `backend`: in use, "auto" before the first step; `plain`: `Rule.charge_drift` if groups agree."""
+        """For records. `backend`: used, "auto" before the first step; `plain`: `Rule.charge_drift` if groups agree."""
         drifts = {rule_of(group).charge_drift for group in self.base.param_groups}
         return {
             "class": type(self).__name__,
