@@ -2,8 +2,8 @@
 
     python -m analysis.edge_of_stability runs/edge_of_stability [--figures figures]
 
-Loss and sharpness are compared in means over `WINDOW` steps, from the first of them in which the optimizer's sharpness
-is past the edge. Charges: the distance of the vector of all charges from the optimizer's, relative to its length.
+Loss and sharpness are compared in means over `WINDOW` steps, where the optimizer's sharpness is past the edge. Charges:
+the distance of the vector of all charges from the optimizer's at the end, relative to its length.
 Exits with 1 if a goal is missed by the first run, gradient descent on the perceptron for 1,000 steps, or by forecasts.
 """
 
@@ -32,11 +32,10 @@ AUC = 0.9
 
 
 def windows(path: pd.DataFrame) -> pd.DataFrame:
-    """Means of loss and sharpness by series over windows of `WINDOW` steps, from the edge on."""
+    """Means of loss and sharpness by series over those windows of `WINDOW` steps that are past the edge."""
     grouped = path.assign(window=(path["step"] - 1) // WINDOW).groupby(["window", "series"])
     means: pd.DataFrame = grouped[["loss", "sharpness"]].mean().unstack("series")  # type: ignore[assignment]
-    past = means["sharpness"]["steps"] > 1.0
-    return means.loc[past.idxmax() :] if past.any() else means.iloc[:0]
+    return means[means["sharpness"]["steps"] > 1.0]
 
 
 def row(directory: Path) -> dict[str, object]:
@@ -50,7 +49,8 @@ def row(directory: Path) -> dict[str, object]:
         for quantity in ("loss", "sharpness"):
             off = (means[quantity][series] / means[quantity]["steps"] - 1.0).abs()
             out[f"{short} {quantity}"], out[f"{short} {quantity}, worst"] = off.mean(), off.max()
-        out[f"{short} charges"] = charges[series.replace(" ", "_")].iloc[-1]
+        off = charges[series.replace(" ", "_")]
+        out[f"{short} charges"], out[f"{short} charges, mean"] = off.iloc[-1], off.mean()
         if series != "gradient flow":
             out[f"{short} charges by covariance"] = charges[f"covariance_of_{short}_flow"].iloc[-1]
     return out
