@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from neuromech.compat import compiler_loaded, is_compiled, run_eagerly, version
 from neuromech.eom.accumulation import Closure, Pending
-from neuromech.eom.audit import check_difference, check_repeats, check_slope, check_small, check_waiting
+from neuromech.eom.audit import check_difference, check_kinks, check_repeats, check_slope, check_small, check_waiting
 from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
 from neuromech.eom.derivatives import FORMS, HVPForm, MissingDerivative, Point, gradient_at
@@ -299,7 +299,7 @@ class EoMOptimizer(Optimizer):
         return point, made.gradient
 
     def _check(self, live: Live, point: Point) -> None:
-        check_repeats(live, point)
+        check_kinks(check_repeats(live, point), self.order)
         own_backward = point.form in ("gradient", "difference") and self._form != "reverse"
         if own_backward and live.ran_backward and not self._warned:
             self._warned = check_slope(live, point)
