@@ -70,9 +70,9 @@ RUNS = (
 class Forecasts:
     runs: int = 50
     steps: int = 160
-    every: int = 10
-    told: int = 60  # the step at which the forecast is made
-    ahead: int = 100
+    every: int = 6
+    told: int = 30  # the step at which the forecast is made
+    ahead: int = 130
 
 
 class Block(nn.Module):
@@ -230,7 +230,7 @@ def foretold(config: Forecasts, record: Record) -> None:
     x, y = batch(32)
     for k in tqdm(range(config.runs), unit="run", leave=False):
         torch.manual_seed(1000 + k)
-        width, spread = 6 + 2 * (k % 5), 2.0 ** (-4.0 + 3.0 * float(torch.rand(())))
+        width, spread = 6 + 2 * (k % 5), 2.0 ** (-3.5 + 2.0 * float(torch.rand(())))
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Tanh(), nn.Linear(width, 10)).double()
         loss = as_function(model, F.mse_loss, x, 10.0 * y)
         lr = spread * 2.0 / sharpness(*loss).value
