@@ -30,6 +30,8 @@ def plot(directory: Path, system: System, exact: Trajectories, motions: Motions,
     sns.set_theme(style="ticks", rc={"axes.spines.top": False, "axes.spines.right": False, "font.size": 9})
     if system.shape == (2,):
         figures = {"energy": _oscillator(system, exact, motions, own)}
+    elif system.name.endswith("body"):
+        figures = {"energy": _energy(system, exact, motions)}
     else:
         figures = {"states": _fields(system, exact, motions), "energy": _energy(system, exact, motions)}
     for name, figure in figures.items():

@@ -25,8 +25,14 @@ def show(table: pd.DataFrame, form: str = "{:.2g}", index: bool = False) -> None
         print(table.to_string(index=index))
 
 
-def verdict(holds: bool, kept: str, missed: str) -> int:
-    """Print what was found; the exit code of the analysis."""
+FEW = 500  # steps of training, below which a run says nothing of what it would come to
+
+
+def verdict(holds: bool, kept: str, missed: str, enough: bool = True) -> int:
+    """Print what was found; the exit code of the analysis. `enough`: was it trained long enough to be judged?"""
+    if not enough:
+        print("too few steps to judge")
+        return 0
     print(kept if holds else missed)
     return 0 if holds else 1
 

@@ -1,10 +1,12 @@
 """Neural ODE, Hamiltonian network or discrete gradient: which keeps the energy, and which the state?
 
-    python -m experiments.learned_motion [--system mass-spring kdv cahn-hilliard] [--seed 0 1] [--full] [--device cuda]
+    python -m experiments.learned_motion [--system mass-spring pendulum 2-body kdv cahn-hilliard] [--seed 0 1]
+                                         [--smoke | --full] [--device cuda]
     python -m analysis.learned_motion runs/learned_motion
 
 Every model is trained on the same pairs of states, in the same order, and predicts from states that it has not seen.
-The small configuration takes some minutes a system; --full is that of Matsubara et al. (NeurIPS 2020). A run that was
+The small configuration takes some minutes a system; --smoke takes seconds and judges nothing; --full is that of
+Matsubara et al. (NeurIPS 2020). A run that was
 interrupted goes on where it was.
 
 All take the same pairs, in the same order, and by default the same budget: two evaluations of the field or of the
@@ -69,9 +71,12 @@ class Config:
     seed: int = 0
 
 
+MECHANICAL = ("mass-spring", "pendulum", "2-body")
 _FIELD = {"hidden": 32, "batch": 50, "lr": 5e-3, "cosine": True}
 SMALL = {
     "mass-spring": Config(noise=0.1, hidden=100, steps=1000, weight_decay=1e-4, rollout=10_000, adaptive=True),
+    "pendulum": Config("pendulum", noise=0.1, hidden=100, steps=1000, weight_decay=1e-4, rollout=2000, adaptive=True),
+    "2-body": Config("2-body", 40, 10, hidden=100, steps=1500, rollout=500),
     # Steps five times those of the paper, at which an explicit integrator is no longer as good as exact, and a motion
     # six times as long as the data. As many trajectories as in the paper, for tests to lie within what is learned from.
     "kdv": Config(
@@ -91,9 +96,18 @@ FULL = {
     "mass-spring": Config(
         test=25, noise=0.1, batch=None, weight_decay=1e-4, rollout=10_000, adaptive=True, dtype="float32"
     ),
+    "pendulum": Config(
+        "pendulum", test=25, noise=0.1, batch=None, weight_decay=1e-4, rollout=10_000, adaptive=True, dtype="float32"
+    ),
+    "2-body": Config("2-body", 800, 200, steps=10_000, rollout=2000, adaptive=True, dtype="float32"),
     "kdv": Config("kdv", 90, 10, steps=10_000, adaptive=True),
     "cahn-hilliard": Config("cahn-hilliard", 90, 10, steps=10_000, adaptive=True),
 }
+
+
+def smoke(config: Config) -> Config:
+    """Seconds, to see that all works."""
+    return replace(config, train=3, test=2, hidden=16, steps=20, rollout=30, length=20, adaptive=False)
 
 
 def system_of(config: Config) -> System:
@@ -103,16 +117,16 @@ def system_of(config: Config) -> System:
 
 def models(config: Config) -> dict[str, Callable[[], MotionScheme]]:
     """The rivals, by name."""
-    structure, h = system_of(config).structure, config.hidden
+    structure, h, size = system_of(config).structure, config.hidden, system_of(config).shape[0]
 
     def energy() -> nn.Module:
-        if config.system == "mass-spring":
-            return MLPEnergy(2, h)
+        if config.system in MECHANICAL:
+            return MLPEnergy(size, h)
         assert isinstance(structure, CentralDifference | Laplacian)
         return ConvEnergy(1, structure.dx, h)
 
-    if config.system == "mass-spring":
-        fields: dict[str, Callable[[], nn.Module]] = {"NODE": lambda: MLPField(2, h)}
+    if config.system in MECHANICAL:
+        fields: dict[str, Callable[[], nn.Module]] = {"NODE": lambda: MLPField(size, h)}
     else:
         fields = {"NODE": lambda: ConvField(1, h, kernel=3), "NODE wide": lambda: ConvField(1, h, kernel=7)}
     fields["HNN"] = lambda: EnergyModel(energy(), structure)
@@ -122,8 +136,8 @@ def models(config: Config) -> dict[str, Callable[[], MotionScheme]]:
         for name, make in fields.items()
         for label, method in methods.items()
     }
-    if config.system == "mass-spring":
-        rivals["symplectic HNN"] = lambda: ExplicitScheme(EnergyModel(separable(2, h), structure), "leapfrog")
+    if config.system in MECHANICAL:
+        rivals["symplectic HNN"] = lambda: ExplicitScheme(EnergyModel(separable(size, h), structure), "leapfrog")
     return rivals | {"discrete gradient": lambda: DiscreteScheme(EnergyModel(energy(), structure))}
 
 
@@ -157,12 +171,15 @@ def main() -> None:
     parser = command("learned_motion", __doc__)
     parser.add_argument("--system", nargs="+", choices=list(SMALL), default=list(SMALL))
     parser.add_argument("--seed", nargs="+", type=int, default=[0], help="of data and parameters; one run each")
-    parser.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--smoke", action="store_true", help="seconds, to see that all works")
+    size.add_argument("--full", action="store_true", help="the sizes of the paper: hours, or a GPU")
     parser.add_argument("--steps", type=int, help="training steps, instead of the configuration's")
     parser.add_argument("--device", default="cpu", type=device)
     options = parser.parse_args()
     for name in options.system:
         config = (FULL if options.full else SMALL)[name]
+        config = smoke(config) if options.smoke else config
         for seed in options.seed:
             chosen = replace(config, steps=options.steps or config.steps, seed=seed)
             run(chosen, options.out / name / f"seed-{seed}", options.device)

@@ -4,8 +4,8 @@
     python -m analysis.norm_forecasts runs/norm_forecasts
 
 Which tensors are normalised is proven by `neuromech.parameter_groups`. After every step the squared length of each is
-recorded, and the angle by which the step has turned it. Data: the digits that come with scikit-learn; for the GPT the
-source text of a module of the standard library.
+recorded, the angle by which the step has turned it, and the loss ahead of it. Data: the digits that come with scikit-
+learn; for the GPT the source text of a module of the standard library.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def factor(schedule: str, step: int, steps: int) -> float:
 
 
 def lengths(config: Config, model: str, optimizer: str, schedule: str, seed: int) -> Iterator[dict[str, float | str]]:
-    """Train; by step and normalised tensor its learning rate, squared length before, and sin^2 of the turn."""
+    """Train; by step and normalised tensor its learning rate, loss and squared length before, and sin^2 of the turn."""
     torch.manual_seed(seed)
     net, batch = network(model), batches(model, config.batch, torch.Generator().manual_seed(100 + seed))
     groups = neuromech.parameter_groups(net, (batch()[0][:4],))
@@ -153,7 +153,8 @@ def lengths(config: Config, model: str, optimizer: str, schedule: str, seed: int
     for step in range(config.steps):
         x, y = batch()
         net.zero_grad()
-        F.cross_entropy(net(x).flatten(0, -2), y.flatten()).backward()
+        loss = F.cross_entropy(net(x).flatten(0, -2), y.flatten())
+        loss.backward()
         before = {name: params[name].detach().double().flatten() for name in groups["normalised"]}
         told = {name: of[id(params[name])] for name in before}
         rates = {name: float(group["lr"]) for name, (_, group) in told.items()}
@@ -168,6 +169,7 @@ def lengths(config: Config, model: str, optimizer: str, schedule: str, seed: int
                 "weight_decay": float(told[name][1]["weight_decay"]),
                 "step": step,
                 "lr": rates[name],
+                "loss": float(loss.detach()),
                 "length2": length2,
                 "turn": max(0.0, 1.0 - inner * inner / (length2 * after)),
             }

@@ -16,6 +16,7 @@ from torch import nn
 import neuromech
 from neuromech.cli import main
 from neuromech.errors import NeuromechWarning, code_of, headed
+from neuromech.report.rendering import decompressed
 
 FACTORY = """
 import torch
@@ -330,7 +331,8 @@ def test_compare_says_what_differs_and_where_charges_part(recorded, tmp_path, ca
     out = capsys.readouterr().out
     assert "config.lr: 0.1 | 0.2" in out
     assert "part at step 1:" in out
-    assert "Charge: " in (tmp_path / "page.html").read_text()
+    drawn = decompressed((tmp_path / "page.html").read_text())["overlays"]
+    assert any(chart["title"].startswith("Charge: ") for chart in drawn)
     assert main(["compare", good, edited, "--json"]) == 0
     (parting,) = json.loads(capsys.readouterr().out)["partings"]
     assert parting["step"] in (16, 17)

@@ -35,6 +35,7 @@ from .modules import without_parametrization_cache as without_parametrization_ca
 from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate
 from .tensors import KEEP_REAL_TENSORS as KEEP_REAL_TENSORS
+from .tensors import AnySize as AnySize
 from .tensors import default_store as default_store
 from .tensors import foreach_add as foreach_add
 from .tensors import foreach_add_ as foreach_add_

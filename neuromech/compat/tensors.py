@@ -107,3 +107,38 @@ def is_composite(op: object) -> bool:
 
 # Keywords of `make_fx`: tensors that the traced function reaches by itself stay the very objects.
 KEEP_REAL_TENSORS: dict[str, Any] = {"_allow_non_fake_inputs": True}
+
+
+class AnySize:
+    """Tensors without content whose first axis may have any length, and what a trace came to ask of that length."""
+
+    def __init__(self, hint: int) -> None:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+        from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+        self._shapes, self._known = ShapeEnv(), dict[int, bool]()
+        self._mode = FakeTensorMode(shape_env=self._shapes, allow_non_fake_inputs=True)
+        self._length = self._symbolic(torch.empty(hint)).shape[0]
+        self._symbol: Any = self._length.node.expr  # type: ignore[attr-defined]
+
+    def _symbolic(self, t: Tensor) -> Tensor:
+        from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
+        context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+        return self._mode.from_tensor(t, symbolic_context=context)
+
+    def fixed(self, t: Tensor) -> Tensor:
+        """Of the shape of `t`."""
+        return self._mode.from_tensor(t, static_shapes=True)
+
+    def batch(self, t: Tensor) -> Tensor:
+        """Of the shape of `t` but for its first axis."""
+        with self._mode:
+            return torch.empty((self._length, *t.shape[1:]), dtype=t.dtype, device=t.device)
+
+    def admits(self, length: int) -> bool:
+        """Does all that was traced hold for this length? Lengths below 2 are cases of their own to torch."""
+        if length not in self._known:
+            asked = [guard.expr.subs(self._symbol, length) for guard in self._shapes.guards]
+            self._known[length] = length > 1 and all(bool(is_so) for is_so in asked)
+        return self._known[length]

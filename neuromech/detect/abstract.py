@@ -24,6 +24,8 @@ class Abstract:
     data: Data
     scale: Expr = field(default_factory=Expr)
     shift: Expr = field(default_factory=Expr)
+    growth: Expr = field(default_factory=Expr)  # what a shift before an exponential multiplies it by: exp(growth)
+    rows: tuple[Label, ...] = ()  # indices of a table of which the data chose one: all rows may scale by themselves
     masked: bool = False  # some entries are so low that a softmax does not see them: their shift means nothing
     lowest: bool = False  # all entries are
     empty: bool = False  # there are none
@@ -52,6 +54,7 @@ class Abstract:
             data=renamed_data(self.data, how),
             scale=self.scale.rename(how),
             shift=self.shift.rename(how),
+            growth=self.growth.rename(how),
         )
 
     def fresh(self) -> Abstract:
@@ -120,7 +123,7 @@ class Domain:
 
     def _named(self, expr: Expr, longest: int = 3) -> Expr:
         """A long expression gets a name of its own, so that depth does not add up."""
-        if len(expr.terms) <= longest:
+        if len(expr.terms) <= longest or any(f.data for f in expr.terms):
             return expr
         short = self.free(expr.labels())
         self.vanish(expr - short)

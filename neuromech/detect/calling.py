@@ -28,6 +28,7 @@ from neuromech.compat import (
 from neuromech.detect.recorder import geometry_of, storage_of
 from neuromech.errors import CaptureError
 
+Attributes = dict[tuple[nn.Module, str], Any]  # plain ones, by module and name
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
@@ -56,11 +57,16 @@ def call(
     kwargs: dict[str, Any],
     state: Mapping[str, Tensor],
     copied: Callable[[Tensor], Tensor] = torch.clone,
+    given: Attributes | None = None,
+    left: Attributes | None = None,
 ) -> Any:
-    """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay."""
+    """`model(*args, **kwargs)` with `state` in place of its own tensors; what it assigns to itself does not stay.
+
+    `given`: attributes that it finds in place of its own. `left`: takes those that it leaves otherwise than they were.
+    """
     before = _calling.set(True)
     try:
-        with _attributes_lent(model, copied), _plain():
+        with _attributes_lent(model, copied, given or {}, left), _plain():
             while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
                 model = model.module
                 state = {name.removeprefix("module."): t for name, t in state.items()}
@@ -114,8 +120,25 @@ def is_our_call() -> bool:
 _calling: ContextVar[bool] = ContextVar("calling", default=False)
 
 
+def _inside(value: Any) -> list[int] | None:
+    """Which objects a container holds."""
+    if isinstance(value, dict):
+        return [id(x) for pair in value.items() for x in pair]
+    return [id(x) for x in value] if isinstance(value, (list, set)) else None
+
+
+def _differs(value: Any, before: Any, within: list[int] | None) -> bool:
+    if value is before:
+        return _inside(value) != within
+    if isinstance(value, (bool, int, float, str)) and type(value) is type(before):
+        return bool(value != before)
+    return isinstance(value, (Tensor, bool, int, float, str, list, dict, set))
+
+
 @contextmanager
-def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def _attributes_lent(
+    model: nn.Module, copied: Callable[[Tensor], Tensor], given: Attributes, left: Attributes | None
+) -> Iterator[None]:
     """Lend the model shallow copies of its attributes, parameters and modules, and put the originals back.
 
     A hidden state that is kept between calls would otherwise be one of ours afterwards, which autograd refuses.
@@ -126,9 +149,18 @@ def _attributes_lent(model: nn.Module, copied: Callable[[Tensor], Tensor]) -> It
         for name, value in attributes.items():
             if name not in machinery and isinstance(value, (Tensor, list, dict, set)):
                 m.__dict__[name] = copied(value) if isinstance(value, Tensor) else copy.copy(value)
+    for (m, name), value in given.items():
+        m.__dict__[name] = value
+    lent = {m: dict(vars(m)) for m in own}
+    within = {(m, name): _inside(value) for m, attributes in lent.items() for name, value in attributes.items()}
     listed = {name for name, _ in model.named_parameters()}
     try:
         yield
+        for m in own if left is not None else ():
+            for name, value in vars(m).items():
+                if name not in machinery and _differs(value, lent[m].get(name), within.get((m, name))):
+                    assert left is not None
+                    left[m, name] = value
         made = [name for name, _ in model.named_parameters() if name not in listed]
     finally:
         for m, attributes in own.items():

@@ -6,9 +6,11 @@ are put back, and so are the states of the random number generators of torch, Nu
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,12 +18,34 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from neuromech.compat import is_persistent, tree_leaves
-from neuromech.detect.calling import call, copies, state_of
+from neuromech.detect.calling import Attributes, call, copies, state_of
 from neuromech.detect.constant_folding import Replay
+from neuromech.detect.experts import InAnyPrecision
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
-from neuromech.rng import preserved_rng
+from neuromech.rng import GeneratorStates, preserved_rng, same, states
+
+
+@dataclass(frozen=True)
+class Path:
+    """Which way a forward takes: the random decision that gets another answer, and which; the seed of all generators;
+    the attributes that it finds."""
+
+    turn: tuple[int, float] | None = None
+    seed: int | None = None
+    given: Attributes = field(default_factory=dict)
+
+    def seeded(self) -> GeneratorStates:
+        if self.seed is not None:
+            torch.manual_seed(self.seed)
+            random.seed(self.seed)
+            if numpy := sys.modules.get("numpy"):
+                numpy.random.seed(self.seed)
+        return states(())
+
+
+PLAIN = Path()
 
 
 def record(
@@ -29,8 +53,9 @@ def record(
     args: tuple[Any, ...] = (),
     kwargs: dict[str, Any] | None = None,
     loss: Callable[[Any], Any] | None = None,
+    path: Path = PLAIN,
 ) -> Graph:
-    """Record `loss(model(*args, **kwargs))`, or the model's output if there is no loss.
+    """Record `loss(model(*args, **kwargs))`, or the model's output if there is no loss; `path`: which way it takes.
 
     Raises `CaptureError` if the forward itself fails, if its parameters or its result are of a kind that cannot be
     followed, or if a parameter reaches the result on a path that the recording did not see (bare memory, another
@@ -41,6 +66,8 @@ def record(
     if any(t.is_nested for t in given):
         raise CaptureError("the example holds a nested tensor, whose rows differ in length: pad it to one length")
     recorder = Recorder()
+    recorder.turn = path.turn
+    left: Attributes = {}
     raised: list[tuple[BaseException, str]] = []
     name = type(model).__name__
     doing = ""
@@ -48,7 +75,7 @@ def record(
     def run(state: Mapping[str, Tensor], inputs: tuple[Any, dict[str, Any]]) -> list[Tensor]:
         nonlocal doing
         doing = f"the forward of {name} failed while it was recorded"
-        out = call(model, *inputs, state)
+        out = call(model, *inputs, state, given=path.given, left=left)
         doing = f"the loss failed on the output of {name}"
         recorder.strangers = "input"  # targets
         return tensors_of(out if loss is None else loss(out))
@@ -63,10 +90,18 @@ def record(
                 recorder.leaf(recorded[key], "input")
             for key, p in model.named_parameters(remove_duplicate=False):
                 recorder.leaf(recorded[key], "parameter", key, trainable=p.requires_grad)
-            with preserved_rng(), recorder.recording():
-                recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
+            for t in tree_leaves(list(path.given.values())):
+                if isinstance(t, Tensor):
+                    recorder.leaf(t, "input")
+            with preserved_rng():
+                start = path.seeded()
+                with recorder.recording():
+                    recorder.graph.outputs = [recorder.read(t) for t in run(recorded, inputs)]
+                recorder.graph.drew = not same(start, states(())._replace(torch=start.torch))
+            recorder.graph.replaced = tuple(sorted(_names(model, left)))
             witness = state_of(model, copies)
-            with preserved_rng(), torch.enable_grad(), Replay(recorder.answers):
+            with preserved_rng(), torch.enable_grad(), InAnyPrecision(), Replay(recorder.answers, recorder.turned):
+                path.seeded()
                 reached, custom = backward_graph(run(witness, copies((args, kwargs or {}))))
     except CaptureError:
         raise
@@ -84,6 +119,11 @@ def record(
     expected = {name for name, p in model.named_parameters() if p in reached or witness[name] in reached}
     check_coverage(recorder.graph, expected, custom)
     return recorder.graph
+
+
+def _names(model: nn.Module, attributes: Attributes) -> Iterator[str]:
+    paths = {m: path for path, m in model.named_modules()}
+    return (f"{paths[m]}.{name}" if paths.get(m) else name for m, name in attributes)
 
 
 def statistics(model: nn.Module) -> Iterator[str]:

@@ -11,15 +11,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuromech.detect import operators as operators  # fills the table
-from neuromech.detect.capture import record, tensors_of
+from neuromech.detect.capture import tensors_of
 from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
-from neuromech.detect.graph import Graph, Value
+from neuromech.detect.graph import Graph, Value, together
 from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
+from neuromech.detect.paths import recordings
 from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
+from neuromech.detect.unread import without_unread
 from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
@@ -34,7 +36,8 @@ def find_symmetries(
 ) -> Findings:
     """The translation, scale, rescale and matrix symmetries of a model's parameters.
 
-    `example`: what the model is called with: a tensor, a tuple (positional) or a dict (by keyword). `loss`:
+    `example`: what the model is called with: a tensor, a tuple (positional) or a dict (by keyword); or a list of such,
+    where one does not show all that the model does: claims hold for all of them. `target` is a list then, too. `loss`:
     `loss(output, target)` or `loss(output)`, a scalar; without it the output itself must be left unchanged (or its
     scalar `.loss`, if it has one). `verify=False` skips the numerical check; on the meta device there is none.
 
@@ -42,23 +45,50 @@ def find_symmetries(
     the forward cannot be recorded faithfully.
     """
     _check_trainable(model)
-    args, kwargs = arguments(example)
-    closed = _closed(loss, target)
-    graph = record(model, args, kwargs, closed)
-    if closed is not None and [v.shape for v in graph.outputs] != [()]:
-        shapes = ", ".join(str(v.shape) for v in graph.outputs)
-        raise DetectionError(f"the loss must return one number, it returned tensors of shape {shapes}: reduce it")
-    seen = outputs_as_they_are if closed is None else lambda output: tensors_of(closed(output))
-    if closed:
+    graphs: list[Graph] = []
+    experiments: list[Experiment] = []
+    ways: list[str] = []
+    for some, wanted in _examples(example, target):
+        args, kwargs = arguments(some)
+        closed = _closed(loss, wanted)
+        recorded, more = recordings(model, args, kwargs, closed)
+        shapes = [v.shape for v in recorded[0].outputs]
+        if closed is not None and shapes != [()]:
+            listed = ", ".join(map(str, shapes))
+            raise DetectionError(f"the loss must return one number, it returned tensors of shape {listed}: reduce it")
+        experiments.append(Experiment(model, args, kwargs, outputs_as_they_are if closed is None else _after(closed)))
+        graphs += recorded
+        ways += more
+    if loss:
         notes = ["the loss was given"]
-    elif [v.shape for v in graph.outputs] == [()]:
+    elif [v.shape for v in graphs[0].outputs] == [()]:
         notes = ["no loss was given: the one number that the model returns must stay unchanged"]
     else:
         notes = ["no loss was given: the output itself must stay unchanged"]
     if not verify:
         notes.append("nothing was verified, as verify=False asks")
+    if len(experiments) > 1:
+        notes.append(f"what is claimed holds for all {len(experiments)} examples")
+    graph = together(graphs)
     whole = [Invariance()] * len(graph.outputs)
-    return analyse(model, graph, whole, Experiment(model, args, kwargs, seen) if verify else None, tuple(notes))
+    return analyse(model, graph, whole, experiments if verify else None, tuple(dict.fromkeys([*notes, *ways])))
+
+
+def _examples(example: Any, target: Any) -> list[tuple[Any, Any]]:
+    """Every example with its target. Raises `DetectionError` if they are not as many."""
+    if not isinstance(example, list):
+        return [(example, target)]
+    if not example:
+        raise DetectionError("the list of examples is empty: pass at least one")
+    if target is None:
+        return [(some, None) for some in example]
+    if not isinstance(target, list) or len(target) != len(example):
+        raise DetectionError(f"{len(example)} examples need a list of as many targets")
+    return list(zip(example, target, strict=True))
+
+
+def _after(loss: Callable[[Any], Any]) -> Callable[[Any], list[Tensor]]:
+    return lambda output: tensors_of(loss(output))
 
 
 def find_under(
@@ -82,12 +112,14 @@ def analyse(
     model: nn.Module,
     graph: Graph,
     free: Sequence[Invariance],
-    experiment: Experiment | None,
+    experiment: Experiment | Sequence[Experiment] | None,
     notes: tuple[str, ...] = (),
 ) -> Findings:
-    """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check."""
+    """Graph -> findings; `free` is what the loss does not see of each output, `experiment` the numerical check, on one
+    example or on each of several."""
     _check_trainable(model)
-    interpreter = Interpreter(graph)
+    read = without_unread(graph)
+    interpreter = Interpreter(read)
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -97,16 +129,17 @@ def analyse(
         for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
     ]
     claims = [claim.symmetry for _, claim in drawn]
-    matrix = matrix_families(graph, _shifted_at_will(claims, shapes))
+    matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
     true = [True] * len(claims)
     if any(p.is_meta for p in model.parameters()):
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
     elif experiment is not None and claims:
-        verdict = verify(experiment, claims)
-        claims, true = [replace(s, defect=d) for s, d in zip(claims, verdict.defects, strict=True)], verdict.true
-        if verdict.unjudged:
-            notes = (*notes, f"nothing was verified: {verdict.unjudged}")
+        verdicts = [verify(e, claims) for e in ([experiment] if isinstance(experiment, Experiment) else experiment)]
+        defects = (max(some) for some in zip(*(v.defects for v in verdicts), strict=True))
+        claims = [replace(s, defect=d) for s, d in zip(claims, defects, strict=True)]
+        true = [all(some) for some in zip(*(v.true for v in verdicts), strict=True)]
+        notes = (*notes, *(f"nothing was verified: {v.unjudged}" for v in verdicts if v.unjudged))
     dimensions = {
         domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
         for domain in families
@@ -115,9 +148,12 @@ def analyse(
     dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
     if rejected:
+        escapes = any(node.escape for node in graph.nodes)
+        other = "the forward reads numbers off tensors, and may have taken another way when it was called again; or "
         warn(
-            f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected). Please "
-            "report the model: a rule of neuromech is wrong for it, or a gradient of PyTorch",
+            f"{len(rejected)} claimed symmetries failed the numerical check and are withdrawn (see .rejected): "
+            f"{other if escapes else ''}a rule of neuromech is wrong for the model, or a gradient of PyTorch. Please "
+            "report it",
             "withdrawn",
             short=f"{len(rejected)} claims failed the check and are withdrawn",
         )

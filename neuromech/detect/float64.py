@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from neuromech.compat import schema_of, tree_map, tree_map_only
+from neuromech.detect.experts import GROUPED, products_of_blocks
 
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
@@ -47,6 +48,8 @@ class Precise(TorchFunctionMode):
         args, kwargs = tree_map(_wide, (args, kwargs))
         if func in _CASTS:
             func = Tensor.double
+        if getattr(func, "__name__", "") in GROUPED:
+            func = products_of_blocks
         if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _NORMS:
             args, kwargs = _with_eps(func, args, kwargs, self.eps_factor)
         if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _ADDITIONS:

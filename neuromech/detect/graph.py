@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from neuromech.compat import tree_map_only
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides and first element in its memory
 ValueKind = Literal["op", "parameter", "constant", "input"]
@@ -46,15 +48,24 @@ class Node:
     stop: bool = False
     escape: bool = False
     opaque: str = ""
+    random: bool = False  # it draws random numbers
 
 
 @dataclass
 class Graph:
-    """A recorded forward: nodes in order, leaves, and the values that make the result, in the order of its leaves."""
+    """A recorded forward: nodes in order, leaves, and the values that make the result, in the order of its leaves.
+
+    `decisions`: the other answers that random numbers might have given where they decide which way the forward takes.
+    `drew`: it drew numbers from Python's or NumPy's generator. `replaced`: attributes of modules that it left otherwise
+    than it found them.
+    """
 
     nodes: list[Node] = field(default_factory=list)
     leaves: list[Value] = field(default_factory=list)
     outputs: list[Value] = field(default_factory=list)
+    decisions: list[tuple[float, ...]] = field(default_factory=list)
+    drew: bool = False
+    replaced: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> list[Value]:
@@ -80,6 +91,30 @@ class Graph:
         return seen
 
 
+def together(graphs: Sequence[Graph]) -> Graph:
+    """Several recordings of one model as one graph: its parameters are the same in all of them."""
+    first, *others = graphs
+    if not others:
+        return first
+    whole = Graph(list(first.nodes), list(first.leaves), list(first.outputs))
+    by_name = {v.names[0]: v for v in first.parameters}
+    for graph in others:
+        same = {v: by_name.setdefault(v.names[0], v) for v in graph.parameters}
+        whole.leaves += [v for v in graph.leaves if same.get(v, v) is v]
+
+        def shared(v: Value, same: dict[Value, Value] = same) -> Value:
+            return same.get(v, v)
+
+        for node in graph.nodes:
+            args, kwargs = tree_map_only(Value, shared, (node.args, node.kwargs))
+            swapped = replace(node, args=args, kwargs=kwargs, inputs=[shared(v) for v in node.inputs])
+            for v in node.outputs:
+                v.node = swapped
+            whole.nodes.append(swapped)
+        whole.outputs += map(shared, graph.outputs)
+    return whole
+
+
 def known_number(value: Value) -> float | None:
     """The number that all entries of a constant are known to have."""
     content, node = value.content, value.node
@@ -95,3 +130,20 @@ def known_number(value: Value) -> float | None:
             number = node.args[0 if op == "scalar_tensor" else 1]
             return float(number) if isinstance(number, int | float) else None
     return None
+
+
+def is_one_hot(node: Node, graph: Graph) -> bool:
+    """True if `torch.nn.functional.one_hot` made the result: which class it is, compared with all that there are.
+
+    It asserts that the class is one of them; without the assertion the row might be all zeros.
+    """
+    if node.op == "aten.one_hot":
+        return True
+    if node.op != "aten.eq" or not (len(node.args) == 2 and all(isinstance(a, Value) for a in node.args)):
+        return False
+    chosen, classes = node.args
+    content, source = classes.content, chosen.node.inputs[0] if chosen.node and chosen.node.inputs else None
+    if content is None or content.is_meta or content.is_floating_point() or chosen.shape[-1:] != (1,):
+        return False
+    asserted = any(n.op == "aten.lt" and n.args == (source, len(content)) for n in graph.nodes)
+    return asserted and content.ndim == 1 and content.tolist() == list(range(len(content)))

@@ -19,7 +19,7 @@ from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr, Unknown
-from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.operator import Operator, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
 
@@ -53,7 +53,9 @@ class Interpreter:
         self.opaque: list[Opaque] = []
         self.unknowns: dict[Value, tuple[Unknown, Unknown]] = {}
         self.node: Node | None = None
+        self.sorted_rows: dict[object, list[Axis]] = {}  # axes that were read as (matrix, row), by what sorted them
         self._known: dict[Value, Abstract] = {}
+        self._held: dict[Value, Data] = {}  # what no gradient flows through, with the number that marks it
         self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
         reached = graph.ancestors(graph.outputs)
         self.trainable = [v for v in graph.parameters if v in reached and v.trainable and can_move(v)]
@@ -104,6 +106,7 @@ class Interpreter:
         for t in tensors:
             self.scaling.vanish(t.scale)
             self.translation.vanish(t.shift)
+            self.translation.vanish(t.growth)
 
     def broadcast(self, *tensors: Abstract) -> list[Abstract]:
         """The tensors with axes that line up from the right, as elementwise operators want them."""
@@ -138,6 +141,8 @@ class Interpreter:
                 self._interpret(node)
         for value, free in zip(self.graph.outputs, outputs, strict=True):
             t = self.abstract(value)
+            t = replace(t, scale=self.scaling.uniform(t.scale, t.rows))
+            self.translation.vanish(t.growth)
             classes = t.along(free.shift)
             self.translation.vanish(t.shift, along=classes or None)
             if free.shift:
@@ -151,6 +156,16 @@ class Interpreter:
                 )
             else:
                 self.scaling.vanish(t.scale)
+        self._list_what_was_held()
+
+    def _list_what_was_held(self) -> None:
+        """The stops that something had to come to rest at: what they hold is felt otherwise than as a whole."""
+        equations = [e for d in (self.scaling, self.translation) for e in d.equations if e.along is None]
+        felt = {d for e in equations for f in e.expr.terms for d in f.data}
+        for value, held in self._held.items():
+            if held in felt:
+                assert value.node is not None
+                self._list(value.node, "no gradient flows through it", [value])
 
     def abstract(self, value: Value) -> Abstract:
         if value not in self._known:
@@ -169,6 +184,9 @@ class Interpreter:
         operator = operator_of(node.op) or _UNKNOWN
         if not any(v in self._varying for v in node.inputs):
             # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers.
+            if is_one_hot(node, self.graph):
+                t = self.abstract(node.outputs[0])
+                self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
             if operator.same_content and all(node.inputs[0].shape):
                 with suppress(Unsupported, NonNested):
                     self._apply(operator.rule, node)
@@ -217,19 +235,35 @@ class Interpreter:
         scale, shift = self.scaling.simplified(t.scale), self.translation.simplified(t.shift)
         if scale is not t.scale or shift is not t.shift:
             t = self._known[value] = replace(t, scale=scale, shift=shift)
-        if value.node and value.node.stop and not node.stop and value in self._varying and (t.scale or t.shift):
-            # The gradient takes it for a constant, so a constant it has to be, whatever it was computed from.
-            self.pin(t)
-            self._list(value.node, "no gradient flows through it", [value])
-            t = self._known[value] = replace(t, scale=Expr(), shift=Expr())
+        if (
+            value.node
+            and value.node.stop
+            and not node.stop
+            and value in self._varying
+            and (t.scale or t.shift or t.growth)
+        ):
+            # The gradient takes it for a constant, the loss does not: what it carries has to be invisible by itself, so
+            # it is multiplied by a number of its own, which no other data can cancel.
+            held = self._held.setdefault(value, Data(("held", value), ()))
+            t = replace(t, scale=t.scale.times(held), shift=t.shift.times(held), growth=t.growth.times(held))
         operator = operator_of(node.op) or _UNKNOWN
+        seen = t
+        if t.rows and not (operator.same_content or operator.sees_rows):
+            seen = replace(seen, scale=self.scaling.uniform(t.scale, t.rows), rows=())
+        if t.growth and not (operator.same_content or operator.sees_growth):
+            self.translation.vanish(t.growth)
+            seen = replace(seen, growth=Expr())
         if t.masked and not (operator.same_content or operator.sees_masked):
             self.translation.vanish(t.shift)
-            t = self._known[value] = replace(t, shift=Expr(), masked=False)
-        return t
+            seen = replace(seen, shift=Expr(), masked=False)
+        if seen is not t and value not in self._held:
+            self._known[value] = seen
+        return seen
 
     def _block(self, node: Node, why: str) -> None:
         varying = [v for v in node.inputs if v in self._varying]
+        if not (node.escape or any(v.dtype.is_floating_point or v.dtype.is_complex for v in (*varying, *node.outputs))):
+            return  # places and counts, computed of such: nothing that could move passes here
         self.pin(*map(self.abstract, varying))
         self._list(node, why, varying)
         for value in node.outputs:

@@ -27,7 +27,9 @@ class Operator:
 
     `same_content`: its result holds the numbers of its first input, at other places. `for_complex`: its rule holds for
     complex numbers as it stands. `with_empty`: an input without elements makes no difference. `sees_masked`: it gives
-    entries that a mask has put to minus infinity a meaning, as softmax does.
+    entries that a mask has put to minus infinity a meaning, as softmax does. `sees_growth`: its rule says what becomes
+    of a factor that a shift has turned into (`Abstract.growth`). `sees_rows`: it does not compare rows of a table that
+    the data chose (`Abstract.rows`).
     """
 
     rule: OperatorRule
@@ -36,6 +38,8 @@ class Operator:
     for_complex: bool = False
     with_empty: bool = False
     sees_masked: bool = False
+    sees_growth: bool = False
+    sees_rows: bool = False
 
 
 OPERATORS: dict[str, Operator] = {}

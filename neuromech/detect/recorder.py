@@ -25,6 +25,7 @@ from neuromech.compat import (
     tree_map_only,
 )
 from neuromech.detect import constant_folding as shadow
+from neuromech.detect.experts import products_of_blocks
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
 from neuromech.detect.operator import operator_of
 from neuromech.errors import CaptureError
@@ -38,6 +39,7 @@ _FILLS = {f"aten.{op}_like" for op in ("zeros", "ones", "full", "rand", "randn",
 _UNFILLED = {"aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty", "aten.new_empty_strided"}
 # The content of a tensor leaves the graph as a Python number, which may steer the control flow ...
 _ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
+_SCALARS = {"aten.item", "aten._local_scalar_dense", "aten.is_nonzero"}
 # ... or as bare memory, which the dispatcher never hears of.
 _MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
 CUSTOM = "it is part of the custom autograd function"  # why no claim passes an operator
@@ -78,6 +80,9 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
         self.modules = [""]
+        self.turn: tuple[int, float] | None = None  # which decision by a random number gets another answer, and which
+        self.scalars = 0  # numbers that left the graph so far
+        self.turned: dict[int, Any] = {}  # the other answer that was given, by how many numbers had left before
         self.answers: list[Any] = []  # to questions about what constants on the meta device hold
         self.strangers: ValueKind = "constant"  # what a tensor is that nobody has announced
         self._seen: dict[int, tuple[Value, int, Geometry, int]] = {}  # id -> value, writes replayed, geometry, storage
@@ -173,7 +178,10 @@ class Recorder(TorchDispatchMode):
             with suppress(shadow.UnknownContent):
                 self.answers.append(shadow.compute(func, args, kwargs, content))
                 return self.answers[-1]
-        out = func(*args, **kwargs)
+        wide = func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
+        out = (products_of_blocks if wide else func)(*args, **kwargs)
+        if name in _SCALARS:
+            out = self._decided(out, [v for _, v in asked])
         written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
@@ -187,7 +195,8 @@ class Recorder(TorchDispatchMode):
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
-        random = torch.Tag.nondeterministic_seeded in func.tags or name in _UNFILLED
+        node.random = torch.Tag.nondeterministic_seeded in func.tags
+        random = node.random or name in _UNFILLED
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):
@@ -201,6 +210,16 @@ class Recorder(TorchDispatchMode):
             self._writes.setdefault(storage_of(t), []).append((value, geometry_of(t)))
             self.bind(t, value)
         return out
+
+    def _decided(self, answer: Any, values: Sequence[Value]) -> Any:
+        """A number that leaves the graph; another one if a random number decides, and it is its turn."""
+        if any(v.node and v.node.random for v in self.graph.ancestors(values, through_stops=True)):
+            others = (not answer,) if isinstance(answer, bool) else (0.0, 1 - 1e-7)
+            if self.turn and self.turn[0] == len(self.graph.decisions):
+                answer = self.turned[self.scalars] = self.turn[1]
+            self.graph.decisions.append(others)
+        self.scalars += 1
+        return answer
 
     def bind(self, t: Tensor, value: Value) -> Value:
         """`t` is the tensor that `value` stands for, from now on."""

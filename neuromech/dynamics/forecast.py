@@ -6,125 +6,88 @@ Finite steps and what they remember lengthen such weights, weight decay shrinks 
     C+ - C = -decay lr C + strength lr^2 / C^power
 
 `power` says how the update answers to the length: 1 for SGD, whose gradients shrink as 1 / length; 0 for updates of a
-size of their own (Adam, Lion, Muon, ...); -1 for updates relative to the weights (Adafactor). Decay and strength are
-measured while training goes on. The forecast assumes that decay stays and that strength goes on as it has: gradients
-fade while a model fits its data, and `fade` is the power of the step number with which they were seen to. A trend is
-followed as far again as it was seen, and no further: followed to the end it does worse (Gardner and McKenzie 1985).
+size of their own (Adam, Lion, Muon, ...); -1 for updates relative to the weights (Adafactor). Decay is what the
+settings say; strength is measured while training goes on (extrapolation.py), and goes on by a `Trend` (trend.py).
+Coupled decay behind a preconditioner shrinks weights the faster the longer they are, for then their gradients are the
+smaller: `grip` = 1/2, and C falls by decay lr C^(1 + grip).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
-TREND = 2.0
-FADES = 3.0  # a strength is not taken to change faster than this power of the step number
-FADE, DRIFT = 0.5, 0.25  # how much of a trend is believed, and how strengths go on falling
+from neuromech.dynamics.trend import STEADY, Trend
 
 
 @dataclass(frozen=True)
 class Balance:
     """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power)).
 
-    Strength is that at step `at`; at step k it is (k / at)^-fade times as much, from step `TREND` at on it stays; and
-    (k / at)^-drift times as much, to the end.
+    Strength is that at step `trend.at`, and changes by the trend from there on. `spread`: the standard deviation of the
+    logarithm of what the strength will have been, as forecasts like this one were seen to be off.
     """
 
     decay: float
     strength: float
     power: int = 1
-    fade: float = 0.0
-    at: int = 1
-    drift: float = 0.0
+    trend: Trend = STEADY
+    grip: float = 0.0
+    spread: float = 0.0
 
     def equilibrium(self, lr: float) -> float:
         """The squared length at which both are equal; infinite without decay or for updates relative to the weights."""
         if self.decay <= 0 or self.power < 0:
             return math.inf
-        return float((lr * self.strength / self.decay) ** (1.0 / (1 + self.power)))
+        return float((lr * self.strength / self.decay) ** (1.0 / (1 + self.power + self.grip)))
 
     def time_constant(self, lr: float) -> float:
         """Steps in which a small distance of C from the equilibrium falls to 1/e; infinite if there is none."""
-        rate = (1 + self.power) * self.decay * lr
+        if self.decay <= 0 or self.power < 0 or lr <= 0:
+            return math.inf
+        size = self.equilibrium(lr) ** self.grip if self.grip else 1.0
+        rate = (1 + self.power + self.grip) * self.decay * size * lr
         return 1.0 / rate if rate > 0 else math.inf
 
-    def strength_at(self, step: int) -> float:
-        ahead = step / self.at
-        return float(self.strength * min(ahead, TREND) ** -self.fade * ahead**-self.drift)
+    def strength_at(self, step: int, lr: float) -> float:
+        return self.strength * self.trend.factor(step, lr)
 
     def advance(self, length2: float, lrs: Iterable[float]) -> float:
-        """The squared length after steps with these learning rates, the first of which follows step `at`."""
+        """The squared length after steps with these learning rates, the first of which follows step `trend.at`."""
         return self.path(length2, lrs)[-1]
 
     def path(self, length2: float, lrs: Iterable[float]) -> list[float]:
         """The squared lengths before these steps and after each of them.
 
-        C^(1 + power) obeys a linear equation, which is solved exactly over each step.
+        C^(1 + power) obeys a linear equation, which is solved exactly over each step; a grip is split off.
         """
         n, out = 1 + self.power, [length2]
-        for k, lr in enumerate(lrs, self.at + 1):
-            c, kick, x = out[-1], lr**2 * self.strength_at(k), n * self.decay * lr
+        for k, lr in enumerate(lrs, self.trend.at + 1):
+            c, kick = out[-1], lr**2 * self.strength_at(k, lr)
+            rate = self.decay * lr * c**self.grip
+            x = n * rate
             if n == 0:  # then ln C does
-                out.append(c * math.exp(kick - self.decay * lr))
+                out.append(c * math.exp(kick - rate))
             else:
                 y = c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)
                 out.append(y ** (1.0 / n))
         return out
 
-    def angle(self, lr: float, length2: float, memory: float, step: int) -> float:
+    def interval(self, length2: float, lrs: Sequence[float], level: float = 0.8) -> tuple[float, float]:
+        """Between which squared lengths `advance` will end, in that share of all forecasts."""
+        off = math.exp(self.spread * NormalDist().inv_cdf(0.5 + level / 2))
+        low, high = (replace(self, strength=self.strength * f).advance(length2, lrs) for f in (1 / off, off))
+        return low, high
+
+    def angle(self, lr: float, length2: float, accumulation: float, step: int) -> float:
         """The angle (rad, root mean square) by which step number `step` turns weights of squared length `length2`.
 
-        `memory`: momentum or beta1. A step of squared length d^2 lengthens weights, by what is remembered of it, by
-        d^2 (1 + memory) / (1 - memory) if gradients are white in time. In equilibrium this is `angular_update`.
+        `accumulation`: by what the square of a step is multiplied for what it adds in the long run (`Rule`).
         """
-        kick = lr**2 * self.strength_at(step) / length2 ** (1 + self.power)
-        return math.sqrt(max(0.0, kick * (1.0 - memory) / (1.0 + memory)))
-
-
-def measure(length2: Sequence[float], decayed: Sequence[float], driven: Sequence[float], lrs: Sequence[Sequence[float]],
-            power: int) -> Balance:  # fmt: skip
-    """The balance over intervals: the squared length in each, what weight decay and all else changed in it, its lrs."""
-    shrunk = sum(sum(lr) * c for lr, c in zip(lrs, length2, strict=True))
-    kicked = sum(lr**2 for some in lrs for lr in some)
-    lengthened = sum(x * c**power for x, c in zip(driven, length2, strict=True))
-    return Balance(
-        max(0.0, -sum(decayed) / shrunk) if shrunk > 0 else 0.0,
-        max(0.0, lengthened / kicked) if kicked > 0 else 0.0,
-        power,
-    )
-
-
-def outlook(
-    length2: Sequence[float], turns: Sequence[float], lrs: Sequence[float], decay: float, power: int, memory: float
-) -> Balance:
-    """The balance at the end of a stretch of steps from the first of a run, from how the weights *turned*.
-
-    length2[k], lrs[k]: before step k + 1, and its learning rate; turns[k]: sin^2 of the angle by which it turned them.
-    `decay`: per lr, as the settings say. A step of squared length d^2 lengthens weights, with what is remembered of
-    it, by d^2 (1 + memory) / (1 - memory) if gradients are white in time. That is a better estimate of what will
-    drive the length than the lengthening itself, which early in a run has a part that goes with the descent and does
-    not last. `FADE` and `DRIFT` were chosen on runs of an MLP and a residual network (experiments.norm_forecasts).
-
-    Raises `ValueError` for fewer than 8 steps, or sequences of different lengths.
-    """
-    n = len(length2)
-    if n < 8 or not n == len(turns) == len(lrs):
-        raise ValueError(f"an outlook needs 8 steps or more, of one length each: {n}, {len(turns)}, {len(lrs)}")
-    late = _from_turns(length2, turns, lrs, power, n // 2, n)
-    early = _from_turns(length2, turns, lrs, power, n // 4, n // 2)
-    fade = math.log(early / late) / math.log(2.0) if early > 0 and late > 0 else 0.0
-    remembered = (1.0 + memory) / (1.0 - memory)
-    return Balance(decay, late * remembered, power, FADE * min(max(fade, -FADES), FADES), n, DRIFT)
-
-
-def _from_turns(
-    length2: Sequence[float], turns: Sequence[float], lrs: Sequence[float], power: int, start: int, stop: int
-) -> float:
-    """Mean squared length of a step at unit length and lr."""
-    kicked = sum(lr**2 for lr in lrs[start:stop])
-    moved = sum(x * c ** (1 + power) for x, c in zip(turns[start:stop], length2[start:stop], strict=True))
-    return moved / kicked if kicked > 0 else 0.0
+        kick = lr**2 * self.strength_at(step, lr) / length2 ** (1 + self.power)
+        return math.sqrt(max(0.0, kick / accumulation))
 
 
 def angular_update(lr: float, decay: float, memory: float) -> float:

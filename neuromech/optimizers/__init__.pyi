@@ -10,6 +10,7 @@ from .registry import unregister_optimizer as unregister_optimizer
 from .rounded import Rounded as Rounded
 from .rule import Elements as Elements
 from .rule import Rule as Rule
+from .schedule import rates_ahead as rates_ahead
 from .settings import ParamGroup as ParamGroup
 from .settings import decay_factor as decay_factor
 from .settings import followed as followed

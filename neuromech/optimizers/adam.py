@@ -7,7 +7,7 @@ Hutter 2019 (AdamW), Dozat 2016 (NAdam), Liu et al. 2020 (RAdam).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,11 @@ def cancels(e: Elements) -> float:
     return 1.0 / correction(e, 1) if single else 1.0
 
 
+def white(group: ParamGroup, shape: Sequence[int]) -> float:
+    """Of white gradients, the mean that is divided by their root mean square adds up to steps of one an entry."""
+    return math.nan if group.get("amsgrad") or group.get("ams_bound") else 1.0
+
+
 # -- Adam and AdamW, with amsgrad: the bias corrections are moved into rate and eps ------------------------------------
 
 
@@ -101,6 +106,7 @@ def _adam(name: str, source: str, separate: Callable[[ParamGroup], bool]) -> Rul
         clock="state",
         cancels=cancels,
         memory=beta1,
+        unit=white,
         decoupled=separate,
         flow=flow,
     )
@@ -137,6 +143,7 @@ NADAM = Rule(
     clock="state",
     scalars=("mu_product",),
     cancels=cancels,
+    unit=white,
     decoupled=decoupled,
     flow=lambda group: _flow("nadam", group, decoupled(group)) | {"drift": number(group["momentum_decay"])},
 )
@@ -177,6 +184,7 @@ RADAM = Rule(
     clock="state",
     cancels=cancels,
     memory=beta1,
+    unit=white,
     decoupled=decoupled,
     flow=lambda group: _flow("radam", group, decoupled(group)),
 )

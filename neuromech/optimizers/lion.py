@@ -5,11 +5,13 @@ Source: Chen et al. 2023, algorithm 2.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
 from neuromech.optimizers import conventions as po
+from neuromech.optimizers.accumulation import accumulated_signs, geometric
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 from neuromech.optimizers.settings import ParamGroup, number
 
@@ -26,6 +28,12 @@ def _update(e: Elements, after: State) -> Tensor:
     return e.old(FIRST).mul(beta1).add_(e.gradient, alpha=1.0 - beta1).sign_()
 
 
+def _accumulation(group: ParamGroup, shape: Sequence[int]) -> float:
+    """beta1 m + (1 - beta1) g, with a mean m that remembers by beta2 and does not know the newest gradient."""
+    beta1, beta2 = map(number, group["betas"])
+    return accumulated_signs(geometric(beta2, 1.0 - beta1, beta1 * (1.0 - beta2)))
+
+
 def _flow(group: ParamGroup) -> dict[str, Any]:
     betas = tuple(map(number, group["betas"]))
     return {"kind": "lion", "betas": betas, "weight_decay": number(group["weight_decay"]), "decoupled": True}
@@ -39,6 +47,9 @@ LION = Rule(
     _advance,
     decay=decoupled_decay,
     decoupled=lambda group: True,
+    accumulation=_accumulation,
+    unit=_accumulation,
+    fixed=True,
     flow=_flow,
 )
 
@@ -51,6 +62,9 @@ LION_PO = Rule(
     lambda e: {FIRST: e.old(FIRST).lerp(po.force(e), 1.0 - e.betas[1])},
     decay=po.decay,
     decoupled=po.decoupled,
+    accumulation=_accumulation,
+    unit=_accumulation,
+    fixed=True,
     attributes=("maximize",),
     package=po.PACKAGE,
 )

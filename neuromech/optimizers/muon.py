@@ -5,11 +5,15 @@ Sources: `torch.optim.Muon`; Jordan et al. 2024.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from neuromech.compat import muon_direction, muon_rate
+from neuromech.optimizers.accumulation import accumulated_orthogonal, geometric
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 from neuromech.optimizers.settings import ParamGroup, number
 
@@ -26,6 +30,20 @@ def _update(e: Elements, after: State) -> Tensor:
     mixed = e.gradient.lerp(buffer, e.number("momentum")) if told["nesterov"] else buffer
     shaped = muon_direction(mixed, told["ns_coefficients"], told["ns_steps"], told["eps"])
     return shaped.to(p.dtype).mul_(muon_rate(e.number("lr"), told["adjust_lr_fn"], p.shape))
+
+
+def _accumulation(group: ParamGroup, shape: Sequence[int]) -> float:
+    mu = number(group["momentum"])
+    ahead = 1.0 - mu if group["nesterov"] else 0.0  # the share of the newest gradient that goes past the buffer
+    weights = (1.0 - ahead) * geometric(mu, 1.0 - mu)
+    weights[0] += ahead
+    return accumulated_orthogonal(weights, shape)
+
+
+def _unit(group: ParamGroup, shape: Sequence[int]) -> float:
+    """A matrix with singular values of one, at its rate."""
+    rate = muon_rate(1.0, group["adjust_lr_fn"], torch.Size(shape))
+    return rate**2 * min(shape[0], math.prod(shape[1:])) / math.prod(shape) * _accumulation(group, shape)
 
 
 def _flow(group: ParamGroup) -> dict[str, Any]:
@@ -45,5 +63,8 @@ MUON = Rule(
     decay=decoupled_decay,
     local=False,
     decoupled=lambda group: True,
+    accumulation=_accumulation,
+    unit=_unit,
+    fixed=True,
     flow=_flow,
 )

@@ -13,7 +13,7 @@ weights by themselves, and which flow its steps follow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -112,6 +112,10 @@ class Rule:
     `cancels`  by how much rounding grows where a device works the bias correction out in single precision.
     `power`    how the update answers to the gradient: 1 in proportion, 0 not at all, -1: it is relative to the weights.
     `memory`   settings -> the share of an update that is remembered at the next; nan: not one number.
+    `accumulation`  settings, shape -> what the squared length of a step is multiplied by to give what it adds to
+               squared lengths in the long run, under white gradients (accumulation.py); None: as `memory` says.
+    `unit`     settings, shape -> what a step adds to the squared length of an entry in the long run, at lr 1 and under
+               white gradients; nan: that follows the gradients. `fixed`: steps have that size whatever gradients do.
     `decoupled`  settings -> True if weight decay shrinks the weights by themselves, instead of joining the gradient.
     `flow`     settings -> what `neuromech.eom.Rule` needs to know, or why no flow is known.
     """
@@ -134,6 +138,9 @@ class Rule:
     cancels: Scalar = no_decay
     power: int = 0
     memory: Callable[[ParamGroup], float] = lambda group: math.nan
+    accumulation: Callable[[ParamGroup, Sequence[int]], float] | None = None
+    unit: Callable[[ParamGroup, Sequence[int]], float] = lambda group, shape: math.nan
+    fixed: bool = False
     decoupled: Callable[[ParamGroup], bool] = lambda group: False
     flow: Callable[[ParamGroup], dict[str, Any] | str] = no_flow
 

@@ -12,13 +12,14 @@ Sources: `torch.optim.SGD`, `ASGD`; SGDW: Loshchilov and Hutter 2019, algorithm 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from neuromech.optimizers.accumulation import accumulated, geometric
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 from neuromech.optimizers.settings import ParamGroup, number
 
@@ -176,6 +177,13 @@ def _memory(group: ParamGroup) -> float:
     return number(group.get("momentum") or 0.0)
 
 
+def _accumulation(group: ParamGroup, shape: Sequence[int]) -> float:
+    mu, kappa = _memory(group), 1.0 - number(group.get("dampening") or 0.0)
+    if group.get("nesterov"):  # g + mu b+
+        return accumulated(geometric(mu, 1.0 + mu * kappa, mu * mu * kappa))
+    return accumulated(geometric(mu))
+
+
 (_advance, _update), (_advance_w, _update_w) = _sgd(False), _sgd(True)
 
 SGD = Rule(
@@ -187,6 +195,7 @@ SGD = Rule(
     exact=True,
     power=1,
     memory=_memory,
+    accumulation=_accumulation,
     flow=_flow(False),
 )
 
@@ -200,6 +209,7 @@ SGDW = Rule(
     exact=True,
     power=1,
     memory=_memory,
+    accumulation=_accumulation,
     decoupled=lambda group: True,
     flow=_flow(True),
 )

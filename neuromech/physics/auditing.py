@@ -26,7 +26,7 @@ Quantity = Callable[[Tensor], Tensor]
 class Residual:
     """One law: root mean square of what breaks it over the samples, its standard error, and the size it is relative to.
 
-    `worst`: the largest over the samples. All in units of `size`.
+    `worst`: the largest over the samples. All in units of `size`. `curve`: the root mean square after each step.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Residual:
     worst: float
     size: float
     samples: int
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Audit:
         """One row a law."""
         import pandas as pd
 
-        return pd.DataFrame([vars(r) for r in self.residuals])
+        return pd.DataFrame([{k: v for k, v in vars(r).items() if k != "curve"} for r in self.residuals])
 
     def __str__(self) -> str:
         rows = [
@@ -134,19 +135,20 @@ def _path(model: Callable[[Tensor], Tensor], u: Tensor, steps: int) -> Tensor:
     return torch.stack(path)
 
 
-def _residual(name: str, off: Tensor, size: float) -> Residual:
-    """`off` [B]: what breaks the law, of each sample."""
+def _residual(name: str, off: Tensor, size: float, over_time: Tensor | None = None) -> Residual:
+    """`off` [B]: what breaks the law, of each sample; `over_time` [T, B]."""
     unit = max(size, torch.finfo(off.dtype).tiny)
     x = off.double() / unit
     mean = float(x.square().mean().sqrt())
     spread = float(x.square().std()) / math.sqrt(len(x)) / (2 * mean) if len(x) > 1 and mean > 0 else math.nan
-    return Residual(name, mean, spread, float(x.abs().max()), size, len(x))
+    curve = () if over_time is None else tuple((over_time.double() / unit).square().mean(1).sqrt().tolist())
+    return Residual(name, mean, spread, float(x.abs().max()), size, len(x), curve)
 
 
 def _drift(name: str, values: Tensor) -> Residual:
     """The largest change of [T, B, k] since the start, relative to the size of what is followed."""
-    off = (values - values[0]).norm(dim=2).amax(0)
-    return _residual(name, off, float(values.norm(dim=2).square().mean().sqrt()))
+    off = (values - values[0]).norm(dim=2)
+    return _residual(name, off.amax(0), float(values.norm(dim=2).square().mean().sqrt()), off)
 
 
 def _of_field(model: Callable[[Tensor], Tensor], x: Tensor) -> Audit:
@@ -184,15 +186,15 @@ def _of_grid(path: Tensor, spacings: list[float], same: bool, periodic: bool) ->
     channels = 1 if path.ndim == 2 + axes else path.shape[-1]
     cells = math.prod(spacings) * path.reshape(*path.shape[:2], -1, channels)
     total, content = cells.sum(2), cells.abs().sum(2)
-    off = (total - total[0]).norm(dim=2).amax(0)
-    found = [_residual("total", off, float(content.norm(dim=2).mean()))]
+    off = (total - total[0]).norm(dim=2)
+    found = [_residual("total", off.amax(0), float(content.norm(dim=2).mean()), off)]
     if path.ndim == 3 + axes and path.shape[-1] == axes and axes > 1:
         slopes = [_central(path[..., k], 2 + k, h) for k, h in enumerate(spacings)]
         inner = [slice(None) if periodic else slice(1, -1)] * axes
         slopes = [s[(slice(None), slice(None), *inner)] for s in slopes]
         size = float(torch.stack(slopes).square().sum(0).mean().sqrt())
-        divergence = torch.stack(slopes).sum(0).flatten(2).square().mean(2).sqrt().amax(0)
-        found.append(_residual("divergence", divergence, size))
+        divergence = torch.stack(slopes).sum(0).flatten(2).square().mean(2).sqrt()
+        found.append(_residual("divergence", divergence.amax(0), size, divergence))
     return found
 
 

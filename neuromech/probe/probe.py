@@ -151,9 +151,8 @@ class Probe(RunFrames):
         """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
         from neuromech.report import write_report
 
-        self.flush()
         self._explain_silence()
-        return write_report(self._record, path or (self._record.path or Path()) / "report.html")
+        return write_report(self._recorded(), path or (self._record.path or Path()) / "report.html")
 
     def monitor(
         self,
@@ -319,6 +318,7 @@ class Probe(RunFrames):
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
             self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
+            self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
 

@@ -10,7 +10,8 @@ session; every row carries its `session`, and no row that was written is ever ch
               weight_decay, momentum, preconditioner, leak, outside, rounding (what it can explain of the rest) and
               unexplained (what it cannot), which sum to the observed change; turn: the sum of sin^2 of the angles by
               which steps turned the weights (of a family: the mean over members)
-    metrics   step, name, value: the loss that backward was called on, and what `probe.log` was given
+    metrics   step, name, value: the loss that backward was called on, norms of weights and gradient now and then, and
+              what `probe.log` was given
     progress  step, seconds since the start of the session, of which measuring
     events    step, kind, message
 

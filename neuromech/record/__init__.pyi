@@ -1,7 +1,10 @@
 from .events import Journal as Journal
 from .events import some as some
 from .process import alive as alive
+from .progress import BACKWARDS as BACKWARDS
+from .progress import GRADIENT as GRADIENT
 from .progress import LOSS as LOSS
+from .progress import WEIGHTS as WEIGHTS
 from .progress import Progress as Progress
 from .record import Record as Record
 from .record import how_it_ended as how_it_ended

@@ -1,4 +1,4 @@
-"""How a run goes on, beside its charges: logged numbers, the loss of each step, and what measuring costs.
+"""How a run goes on, beside its charges: logged numbers, the loss of each step, norms, and what measuring costs.
 
 metrics     step, name, value
 progress    step, seconds since the start of the session, and of those the seconds spent on measuring
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from neuromech.errors import RecordError
 from neuromech.record.record import Record
 
 LOSS, BACKWARDS = "loss", "backwards"
+WEIGHTS, GRADIENT = "weight norm", "gradient norm"
 
 
 class Progress:
@@ -61,6 +63,16 @@ class Progress:
             if len(roots) > 1:
                 self._waiting.append((self._step(), BACKWARDS, float(len(roots))))
 
+    def norms(self, parameters: Collection[Tensor]) -> None:
+        """The norm of all weights as the step has left them, and of the gradient that it took, at some of the steps."""
+        if not _due(self._step()):
+            return
+        own = [p.detach() for p in parameters]
+        taken = [p.grad for p in parameters if p.grad is not None]
+        for name, tensors in ((WEIGHTS, own), (GRADIENT, taken)):
+            if (norm := _norm(tensors)) is not None:
+                self._waiting.append((self._step(), name, norm))
+
     @property
     def newest_loss(self) -> float:
         """nan if there was none. Waits for the device."""
@@ -85,6 +97,21 @@ class Progress:
             self._written = step
             seconds = time.monotonic() - self._begun
             self._record.append("progress", {"step": step, "seconds": seconds, "measuring": self._spent})
+
+
+def _due(step: int) -> bool:
+    """Eight steps in every doubling of their number: a norm reads all weights, which a run can afford now and then."""
+    return step <= 8 or step % (1 << (step.bit_length() - 4)) == 0
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Of all entries together, in float32 or better; None where that would need another device or process."""
+    plain = all(type(t) in (Tensor, Parameter) and t.layout == torch.strided and not t.is_meta for t in tensors)
+    if not tensors or not plain or len({t.device for t in tensors}) > 1:
+        return None
+    each = [torch.linalg.vector_norm(t, dtype=torch.promote_types(t.dtype, torch.float32)) for t in tensors]
+    whole: Tensor = torch.linalg.vector_norm(torch.stack([x.double() for x in each]))
+    return whole
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:

@@ -1,5 +1,6 @@
 from .comparison import compare_runs as compare_runs
 from .comparison import comparison_page as comparison_page
+from .conservation import audit_page as audit_page
 from .evidence import evidence_of as evidence_of
 from .export import export_run as export_run
 from .family import families as families

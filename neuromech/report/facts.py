@@ -19,7 +19,7 @@ from neuromech.report.soundness import sound_meta, sound_rows
 if TYPE_CHECKING:
     import pandas as pd
 
-How = Literal["finished", "raised", "failed", "killed", "running", "unknown"]
+How = Literal["finished", "raised", "interrupted", "failed", "killed", "running", "unknown"]
 TABLES = ("steps", "charges", "terms", "events", "faults", "metrics", "progress")
 
 
@@ -85,7 +85,7 @@ def gather(run: Run) -> RunFacts:
     found = families(meta, tables["charges"], tables["terms"])
     last = (int(f.whole["step"].max()) for f in found if len(f.whole))
     try:
-        foreseen = forecasts(meta, found, tables["steps"])
+        foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
     except (KeyError, ValueError, TypeError) as error:
         foreseen = []
         unreadable.append(f"Forecasts: {type(error).__name__}: {error}")
@@ -120,6 +120,8 @@ def _ending(run: Run, progress: pd.DataFrame) -> Ending:
     ended: Mapping[str, Any] = session.get("ended") or {}
     known: dict[str, How] = {"finished": "finished", "raised": "raised", "failed": "failed"}
     how = known.get(str(ended.get("how")), "unknown")
+    if how == "raised" and str(ended.get("what")).startswith("KeyboardInterrupt"):
+        how = "interrupted"
     if not ended and isinstance(run, Record):
         how = "running"
     elif not ended and session.get("process"):

@@ -5,32 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuromech.dynamics import TERMS, Balance, effective_lr, equivalent, measure
-from neuromech.optimizers import known_rule
+from neuromech.dynamics import Balance, effective_lr, outlook
+from neuromech.optimizers import Hyperparameters, hyperparameters_of, known_rule
 from neuromech.report.evidence import holds_any
 from neuromech.report.family import FamilyRecord
-from neuromech.report.words import exactly, listing, number, share
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MADE_AT = 0.2  # of the run
 LEAST_STEPS = 50
-FADES = 3.0  # a gradient's strength is not taken to change faster than this power of the step number
-FAILED = 1.0  # a relative error from which on nothing is concluded
-MOST = 3  # weights that are named in a sentence
-NOTHING = 0.01  # a change of the squared length that does not matter
+LEVEL = 0.8  # of the intervals
 
 
 @dataclass(frozen=True)
 class Forecast:
     """What was forecast for the recorded members of one family, and what came: squared lengths are summed over them.
 
+    `low`, `high`: between which the end should be in 80 % of all forecasts.
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
     of the last fifth of the run, from how the weights turned until then; `turned_before`: that measured
     before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group;
@@ -43,6 +39,8 @@ class Forecast:
     now: float
     end: float
     came: float
+    low: float
+    high: float
     undecayed: float
     equilibrium: float
     time_constant: float
@@ -75,83 +73,101 @@ class Forecast:
         """The error of the angle if weights went on turning as they did."""
         return abs(self.turned_before - self.turned) / self.turned if self.turned > 0 else math.nan
 
-    @property
-    def decay_matters(self) -> bool:
-        return abs(self.undecayed - self.end) > NOTHING * self.end
-
 
 @dataclass(frozen=True)
 class Knobs:
-    """What is known of the one group of settings that moves some parameters: `power` as in `forecast.Balance`, `memory`
-    is momentum or beta1, `relative` the learning rate relative to that of the optimizer's first group.
+    """What is known of the one group of settings that moves some parameters; `optimizer`, `group`: their numbers.
 
-    `separable`: what weight decay does to a squared length can be told from what the update does: it is decoupled, or
-    the update is linear in the gradients that it joins. Behind a preconditioner it is a part of the update.
+    `relative`: the learning rate relative to that of the optimizer's first group; `entries`: of one member of a family,
+    0 if that is not known. `separable`: what weight decay does to a squared length can be told from what the update
+    does: it is decoupled, or the update is linear in the gradients that it joins.
     """
 
     name: str
-    power: int
-    memory: float
-    lr: float
-    weight_decay: float
+    told: Hyperparameters
     relative: float = 1.0
-    separable: bool = True
+    entries: int = 0
+    optimizer: int = 0
+    group: int = 0
+
+    @property
+    def separable(self) -> bool:
+        return not math.isnan(self.told.decay)
+
+    @property
+    def power(self) -> int:
+        return self.told.power
 
 
-def knobs(meta: Mapping[str, Any], parameters: Collection[str] = ()) -> Knobs | None:
+def knobs(meta: Mapping[str, Any], parameters: Collection[str] = (), members: int = 1) -> Knobs | None:
     """Of the group that holds `parameters`. None: no group, or several with different settings."""
     known = [
-        (o, group)
-        for o in meta.get("optimizers") or ()
-        for group in o.get("groups") or ()
+        ((i, k), o, group)
+        for i, o in enumerate(meta.get("optimizers") or ())
+        for k, group in enumerate(o.get("groups") or ())
         if holds_any(group, parameters)
     ]
-    if not known or len({str(o.get("class")) for o, _ in known}) != 1:
+    if not known or len({str(o.get("class")) for _, o, _ in known}) != 1:
         return None
-    optimizer, group = known[0]
-    if any((g.get("lr"), g.get("weight_decay")) != (group.get("lr"), group.get("weight_decay")) for _, g in known):
+    index, optimizer, group = known[0]
+    if any((g.get("lr"), g.get("weight_decay")) != (group.get("lr"), group.get("weight_decay")) for _, _, g in known):
         return None
     if optimizer.get("wrapper"):
         return None  # its steps are not those of its class
     name = str(optimizer["class"])
     lr, first = float(group.get("lr") or 0.0), float(optimizer["groups"][0].get("lr") or 0.0)
-    decay, relative = float(group.get("weight_decay") or 0.0), lr / first if first > 0 else 1.0
-    rule = known_rule(str(optimizer.get("rule", name)))
-    if rule is None:
-        return Knobs(name, 0, math.nan, lr, decay, relative, separable=False)
-    separable = rule.decoupled(group) or rule.power == 1
-    return Knobs(name, rule.power, rule.memory(group), lr, decay, relative, separable)
+    known_shapes = _shapes(meta)
+    shapes = [known_shapes[name] for name in parameters if name in known_shapes]
+    shape: Sequence[int] = shapes[0] if len(shapes) == len(parameters) == 1 else ()
+    told = hyperparameters_of(known_rule(str(optimizer.get("rule", name))), group, shape)
+    return Knobs(name, told, lr / first if first > 0 else 1.0, math.prod(shape) // members if shape else 0, *index)
 
 
-def forecasts(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> list[Forecast]:
-    """One for every family of squared lengths that was recorded often enough; none in a short run."""
-    rates = _rates(steps)
-    if len(rates) <= LEAST_STEPS:
+def _shapes(meta: Mapping[str, Any]) -> dict[str, list[int]]:
+    """Of the parameters, by their names."""
+    return {
+        f"{m['name']}.{key}" if m.get("name") else str(key): shape
+        for m in meta.get("modules") or ()
+        for key, shape in (m.get("shapes") or {}).items()
+    }
+
+
+def forecasts(
+    meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame, loss: pd.DataFrame | None = None
+) -> list[Forecast]:
+    """One for every family of squared lengths that was recorded often enough; none in a short run.
+
+    `loss`: step and value, where the run knows it.
+    """
+    if len(rates_of(steps)) <= LEAST_STEPS:
         return []
-    known = ((f, knobs(meta, f.parameters)) for f in found if f.kind == "scale")
-    made = (forecast(f, own, rates * own.relative) for f, own in known if own is not None)
+    losses = losses_of(loss, len(rates_of(steps)))
+    known = ((f, knobs(meta, f.parameters, f.size)) for f in found if f.kind == "scale")
+    made = (
+        forecast(f, own, rates_of(steps, own.optimizer) * own.relative, losses) for f, own in known if own is not None
+    )
     return [f for f in made if f is not None]
 
 
-def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast | None:
-    """`rates[k]`: the learning rate of step k; None: too little was recorded, or what was is no number."""
+def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.ndarray | None = None) -> Forecast | None:
+    """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is no number."""
     if not len(family.terms) or not len(family.members):
         return None
     rows = family.terms.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
     at = rows.loc[rows["step"] <= MADE_AT * (len(rates) - 1), "step"].max()
     window = rows[(rows["step"] >= 0.7 * at) & (rows["step"] <= at)]
     last = int(rows["step"].max()) if len(rows) else 0
-    if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows["observed"]).all():
+    if window["step"].nunique() < 3 or last <= at or not np.isfinite(rows[["observed", "turn"]].to_numpy(float)).all():
         return None
-    first = int(at)
-    fade = _fade(rows[rows["step"] <= at], told, rates)
-    single = [replace(_balance(own, told, rates), fade=fade, at=first) for _, own in window.groupby("member")]
+    first, told = int(at), own.told
+    single = [outlook_of(x, own, rates, losses) for _, x in rows[rows["step"] <= at].groupby("member")]
     now, came = (rows.loc[rows["step"] == k].sort_values("member")["observed"].to_numpy() for k in (first, last))
     if len(now) != len(came) or (np.concatenate([now, came]) <= 0).any():
         return None
     ahead, lr = rates[first + 1 : last + 1].tolist(), float(rates[first])
     unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
+    low, high = np.sum([b.interval(c, ahead, LEVEL) for b, c in zip(single, now, strict=True)], axis=0)
     turned_before = _turned(family, int(0.7 * first), first)
     return Forecast(
         family=family,
@@ -160,6 +176,8 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
         now=float(now.sum()),
         end=sum(path[-1] for path in paths),
         came=float(came.sum()),
+        low=float(low),
+        high=float(high),
         undecayed=sum(replace(b, decay=0.0).advance(c, ahead) for b, c in zip(single, now, strict=True)),
         equilibrium=math.nan if unknown else sum(b.equilibrium(lr) for b in single),
         time_constant=float(np.mean([b.time_constant(lr) for b in single])),
@@ -170,29 +188,36 @@ def forecast(family: FamilyRecord, told: Knobs, rates: np.ndarray) -> Forecast |
         lr=told.lr,
         weight_decay=told.weight_decay,
         power=told.power,
-        coupled=told.weight_decay > 0 and not told.separable,
+        coupled=told.weight_decay > 0 and not own.separable,
     )
 
 
-def _balance(own: pd.DataFrame, told: Knobs, rates: np.ndarray) -> Balance:
-    """The balance of one member, from its rows in the window."""
-    steps = own["step"].to_numpy(int)
-    length2 = own["observed"].to_numpy(float)
-    decayed = np.diff(own["weight_decay"].to_numpy(float))
-    driven = np.diff(own[[t for t in TERMS if t != "weight_decay"]].to_numpy(float).sum(1))
-    middle = (length2[1:] + length2[:-1]) / 2
-    lrs = [rates[a + 1 : b + 1].tolist() for a, b in pairwise(steps)]
-    return measure(middle.tolist(), decayed.tolist(), driven.tolist(), lrs, told.power)
+def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
+    """Of one member, from its rows so far."""
+    steps = rows["step"].to_numpy(int)
+    begun, last = int(steps[0]), int(steps[-1])  # a resumed run need not begin at 0
+    turns = np.diff(rows["turn"].to_numpy(float), prepend=0.0).clip(0.0)
+    told = own.told if own.entries else own.told._replace(unit=math.nan)
+    if own.separable:  # then the law knows what decay does, whatever it is made of
+        late, length2 = slice(len(steps) // 2, None), rows["observed"].to_numpy(float)
+        shrunk = (np.diff(np.cumsum(rates)[steps]) * (length2[1:] + length2[:-1]) / 2)[late].sum()
+        decayed = np.diff(rows["weight_decay"].to_numpy(float))[late].sum()
+        told = told._replace(decay=max(0.0, -decayed / shrunk) if shrunk > 0 else 0.0)
+    seen = None if losses is None else losses[begun + 1 : last + 1].tolist()
+    return outlook(
+        rows["observed"].tolist(), turns.tolist(), rates[begun + 1 : last + 1].tolist(), told, own.entries, seen,
+        (steps - begun).tolist(),
+    )  # fmt: skip
 
 
-def _fade(rows: pd.DataFrame, told: Knobs, rates: np.ndarray) -> float:
-    """How fast the strength has been falling, as a power of the step number, over all members together."""
-    last = int(rows["step"].max())
-    thirds = [rows[(rows["step"] >= a * last) & (rows["step"] <= b * last)] for a, b in ((0.25, 0.5), (0.5, 1.0))]
-    if any(third["step"].nunique() < 3 for third in thirds):
-        return 0.0
-    early, late = (sum(_balance(x, told, rates).strength for _, x in third.groupby("member")) for third in thirds)
-    return min(max(math.log(early / late) / math.log(2.0), -FADES), FADES) if early > 0 and late > 0 else 0.0
+def losses_of(loss: pd.DataFrame | None, n: int) -> np.ndarray | None:
+    """The loss of every step, by its number; None if one is missing or is no number."""
+    if loss is None:
+        return None
+    out = np.full(n, math.nan)
+    known = loss[(loss["step"] >= 0) & (loss["step"] < n)]
+    out[known["step"].to_numpy(int)] = known["value"].to_numpy(float)
+    return out if np.isfinite(out[1:]).all() else None
 
 
 def _angle(
@@ -210,15 +235,16 @@ def _angle(
     """
 
     def drive(b: Balance, step: int, length2: float) -> float:
-        return float(rates[step]) ** 2 * b.strength_at(step) / length2 ** (1 + b.power)
+        return float(rates[step]) ** 2 * b.strength_at(step, float(rates[step])) / length2 ** (1 + b.power)
 
     before = [
         drive(b, int(step), length2)
         for b, (_, own) in zip(single, window.groupby("member"), strict=True)
         for step, length2 in zip(own["step"].iloc[1:], own["observed"].iloc[1:], strict=True)
     ]
-    tail = range(int(0.8 * last) + 1, last + 1)
-    ahead = [drive(b, k, path[k - 1 - b.at]) for b, path in zip(single, paths, strict=True) for k in tail]
+    first = last + 1 - len(paths[0])  # the step at which the forecast is made
+    tail = range(max(first, int(0.8 * last)) + 1, last + 1)
+    ahead = [drive(b, k, path[k - 1 - first]) for b, path in zip(single, paths, strict=True) for k in tail]
     usual = float(np.mean(before)) if before else 0.0
     return turned * math.sqrt(float(np.mean(ahead)) / usual) if usual > 0 else math.nan
 
@@ -233,49 +259,12 @@ def _turned(family: FamilyRecord, first: int, last: int) -> float:
     return math.sqrt(max(0.0, float((b["turn"] - a["turn"]) / (b["step"] - a["step"]))))
 
 
-def _rates(steps: pd.DataFrame) -> np.ndarray:
-    """The learning rate of every step, by its number."""
+def rates_of(steps: pd.DataFrame, optimizer: int | None = None) -> np.ndarray:
+    """The learning rate of every step, by its number; 0 in the steps of other optimizers than that of this number."""
     if not len(steps) or "lr" not in steps:
         return np.zeros(0)
     out = np.zeros(int(steps["step"].max()) + 1)
+    if optimizer is not None and "optimizer" in steps and steps["optimizer"].nunique() > 1:
+        steps = steps[steps["optimizer"] == optimizer]
     out[steps["step"].to_numpy(int)] = steps["lr"].to_numpy(float)
-    return out
-
-
-def remarks(made: Sequence[Forecast]) -> list[str]:
-    """What follows for the settings of the run, in sentences; nothing from a forecast that failed."""
-    good = [f for f in made if f.error <= FAILED]
-    if not good:
-        return ["The forecasts were off by more than 100 %: nothing is concluded from them."] if made else []
-    out: list[str] = []
-    for (lr, decay), some in _by_settings(good).items():
-        which = "these weights" if len(some) == len(made) else listing([f.family.name for f in some][:MOST])
-        which += f" and {len(some) - MOST} more" if which != "these weights" and len(some) > MOST else ""
-        if any(f.coupled for f in some):
-            out.append(
-                f"The weight decay {exactly(decay)} of {which} goes through the preconditioner of the optimizer: what "
-                "it does is not told apart from the rest."
-            )
-        elif decay == 0:
-            only = " They only grow, and so their effective learning rate only falls." if some[0].power == 1 else ""
-            out.append(f"Without weight decay {which} have no equilibrium.{only}")
-        elif not any(f.decay_matters for f in some):
-            out.append(
-                f"Weight decay {exactly(decay)} does nothing here for {which}: to the end of the run it changes their "
-                f"squared length by less than {share(NOTHING)}."
-            )
-        elif some[0].power >= 0:
-            faster, weaker, longer = equivalent(lr, decay, 2.0, some[0].power)
-            out.append(
-                f"For {which}, in a parameter group of their own, learning rate {exactly(lr)} with weight decay "
-                f"{exactly(decay)} is equivalent to {exactly(faster)} with {exactly(weaker)}, started {number(longer)} "
-                "times as long: the same function at every step. In equilibrium only the product of the two matters."
-            )
-    return out
-
-
-def _by_settings(made: Sequence[Forecast]) -> dict[tuple[float, float], list[Forecast]]:
-    out: dict[tuple[float, float], list[Forecast]] = {}
-    for f in made:
-        out.setdefault((f.lr, f.weight_decay), []).append(f)
     return out

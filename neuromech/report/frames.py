@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuromech.errors import InstrumentError
 from neuromech.record import Run, read
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from torch.optim.lr_scheduler import LRScheduler
 
     from neuromech.report.family import FamilyRecord
 
@@ -104,6 +107,40 @@ class RunFrames:
         ]
         return pd.DataFrame(rows, columns=columns)
 
+    def forecast(self, steps: int, scheduler: LRScheduler | None = None) -> pd.DataFrame:
+        """Where normalised weights will be after so many more steps; one row a family, `why_not` if it cannot be said.
+
+        `scheduler`: is asked for the learning rates ahead (of the optimizer that it belongs to); without one they are
+        taken to stay. Columns: now, end, low, high (80 %) of the squared length of the recorded members, undecayed (the
+        end without weight decay), equilibrium, time_constant, reached (step), gradient_growth, grows_by.
+        Raises `InstrumentError` for a scheduler that cannot be asked ahead, or fewer steps than one.
+        """
+        from neuromech.optimizers import rates_ahead
+        from neuromech.report.ahead import ahead
+        from neuromech.report.facts import gather
+
+        if steps < 1:
+            raise InstrumentError(f"forecast({steps}): pass how many steps to look ahead, 1 or more")
+        facts = gather(self._recorded())
+        if scheduler is None:
+            return ahead(facts, steps, None)
+        rates = rates_ahead(scheduler, steps)
+        return ahead(facts, steps, rates, _number_of(scheduler, facts.meta))
+
+    @property
+    def norms(self) -> pd.DataFrame:
+        """One row per family of normalised weights and step, 16 for every doubling of the number of steps.
+
+        norm, update_to_weight, angle (rad a step), effective_lr, gradient (at length one; SGD), equilibrium_norm,
+        equilibrium_angle, time_constant (steps), excess (of the squared step over that of the equilibrium) and
+        `reached`: the equilibrium is, will be "at step N" if the learning rate stays, or never is.
+        """
+        from neuromech.report.facts import gather
+        from neuromech.report.norms import norms
+
+        facts = gather(self._recorded())
+        return norms(facts.meta, facts.families, facts.steps)
+
     def latest(self) -> pd.DataFrame:
         """The newest row of `history` of every family."""
         rows = self.history
@@ -125,6 +162,15 @@ class RunFrames:
         from neuromech.report.facts import gather
 
         return gather(self._recorded()).families
+
+
+def _number_of(scheduler: LRScheduler, meta: Mapping[str, Any]) -> int:
+    """Which of the recorded optimizers a scheduler belongs to. Raises `InstrumentError` if it is none, or not one."""
+    of = type(scheduler.optimizer).__name__
+    known = [i for i, o in enumerate(meta.get("optimizers") or ()) if o.get("class") == of]
+    if len(known) != 1:
+        raise InstrumentError(f"scheduler= belongs to {of}; this run has {len(known)} optimizers of that class")
+    return known[0]
 
 
 class OpenedRun(RunFrames):

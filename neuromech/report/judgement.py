@@ -8,140 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
 
 from neuromech.report.evidence import MEANING, Evidence
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
-from neuromech.report.words import listing, many, number, share
+from neuromech.report.outcome import diverged, ended, followed, trained
+from neuromech.report.statements import Judgement, Statement, rank
+from neuromech.report.words import be, listing, many, number, share, was
 from neuromech.symmetry import KINDS
 
-Tone = Literal["bad", "mixed", "none", "ok"]
-_SEVERITY: tuple[Tone, ...] = ("ok", "none", "mixed", "bad")
-_ORDER: tuple[Tone, ...] = ("bad", "mixed", "ok", "none")  # of telling
-EXPLODED = 1e3  # times what it was at the start
 TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
 NAMES = 5  # listed in a sentence
 
 
-@dataclass(frozen=True)
-class Statement:
-    """One thing that is true of the run. `key`: what kind of thing; `step`: from when on; `do`: what to do about it;
-    `short`: how a headline says it."""
-
-    key: str
-    tone: Tone
-    text: str
-    step: int | None = None
-    do: str = ""
-    short: str = ""
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """`statements`, the gravest first; `headline`: the two or three that matter."""
-
-    statements: tuple[Statement, ...]
-
-    @property
-    def tone(self) -> Tone:
-        """Of the whole: green only if a law that could have failed did hold, and nothing speaks against the run."""
-        tones = {s.tone for s in self.statements}
-        return max(tones, key=_SEVERITY.index) if tones & {"bad", "mixed"} else "ok" if "ok" in tones else "none"
-
-    @property
-    def headline(self) -> str:
-        grave = [s for s in self.statements if s.tone == "bad"] or [s for s in self.statements if s.tone == "mixed"]
-        said = [s for s in self.statements if s.key == "trained"]
-        said += grave[:2] + [s for s in self.statements if s.key in ("laws", "nothing") and s not in grave]
-        more = len(grave) - 2
-        rest = [f"{many(more, 'more finding')} below."] if more > 0 else []
-        return " ".join([s.short or s.text for s in said] + rest)
-
-    @property
-    def wrong(self) -> list[Statement]:
-        return [s for s in self.statements if s.tone in ("bad", "mixed")]
-
-    @property
-    def limits(self) -> list[Statement]:
-        return [s for s in self.statements if s.key == "limit"]
-
-    def has(self, key: str) -> bool:
-        return any(s.key == key for s in self.statements)
-
-
 def decide(facts: RunFacts) -> Judgement:
     """All that is said about a run."""
-    said = [*_trained(facts), *_diverged(facts), *_ended(facts), *_faults(facts), *_laws(facts), *_limits(facts)]
-    return Judgement(tuple(sorted(said, key=lambda s: (s.key != "trained", _ORDER.index(s.tone)))))
-
-
-def _trained(facts: RunFacts) -> Iterator[Statement]:
-    """How far the run came, in the user's words."""
-    if facts.n_steps == 0:
-        return
-    text = f"{facts.n_steps:,} {'step' if facts.n_steps == 1 else 'steps'}"
-    loss = facts.loss
-    if loss is not None and len(loss):
-        first, last = float(loss["value"].iloc[0]), float(loss["value"].iloc[-1])
-        text += f", loss {number(first)}" + (f" → {number(last)}" if len(loss) > 1 else "")
-        text = text.replace("–", "not a number")
-    yield Statement("trained", "none", f"{text}.")
-
-
-def _diverged(facts: RunFacts) -> Iterator[Statement]:
-    """A loss or a charge that explodes, or is no number any more."""
-    for name, rows in facts.metrics.items():
-        value, step = rows["value"].to_numpy(float), rows["step"].to_numpy(int)
-        lost = ~np.isfinite(value)
-        shown = "The loss" if name == "loss" else f"{name} (logged)"
-        if lost.any():
-            at = int(step[int(np.argmax(lost))])
-            yield Statement(
-                "not finite", "bad" if name == "loss" else "mixed", f"{shown} is not finite from step {at} on.", at
-            )
-        known = np.abs(value[~lost])
-        if name == "loss" and len(known) > 1 and known[0] > 0 and known.max() > EXPLODED * known[0]:
-            k = int(np.argmax(known))
-            back = "" if known[-1] > 0.01 * known.max() else f", and came back to {number(float(known[-1]))}"
-            at = int(step[~lost][k])
-            text = f"{shown} exploded: from {number(float(known[0]))} to {number(float(known[k]))} at step {at}{back}."
-            yield Statement("exploded", "mixed" if back else "bad", text, at, "lower the learning rate, or warm it up")
-    gone = [f for f in facts.families if f.verdict.status == "diverged"]
-    if gone:
-        since = min(f.verdict.since or 0 for f in gone)
-        which = (
-            "All charges are" if len(gone) == len(_followed(facts)) else f"{many(len(gone), 'charge')} {_be(len(gone))}"
-        )
-        held = sum(f.verdict.before == "rounding" for f in gone)
-        until = f"; until then {held} of {many(len(gone), 'law')} held to rounding" if held else ""
-        text = f"{which} NaN or infinite from step {since} on{until}."
-        yield Statement("not finite", "bad", text, since)
-    grown = {f.name: growth for f in _followed(facts) if (growth := _growth(f)) > EXPLODED**2}
-    if grown:
-        name = max(grown, key=lambda k: grown[k])
-        text = f"Weights exploded: the size of {name} grew by a factor of {number(grown[name])}."
-        yield Statement("exploded", "bad", text, None, "lower the learning rate, or warm it up")
-
-
-def _ended(facts: RunFacts) -> Iterator[Statement]:
-    end = facts.ending
-    last = f" Last written {end.last}." if end.last else ""
-    if end.how == "raised":
-        yield Statement("ended", "bad", f"The run ended with {end.what or 'an exception'}.", facts.n_steps or None)
-    elif end.how == "killed":
-        yield Statement(
-            "ended", "bad", f"The process is gone and no end was recorded: it was killed.{last}", facts.n_steps
-        )
-    elif end.how == "failed":
-        yield Statement("ended", "mixed", f"Measuring stopped before training did: {end.what}.", facts.n_steps)
-    elif end.how == "running":
-        yield Statement("running", "none", f"The run was still going on when this was written.{last}")
-    elif end.how == "unknown" and facts.sessions and facts.sessions[-1].get("process"):
-        yield Statement("running", "none", f"No end of the run was seen.{last}")
+    said = [*trained(facts), *diverged(facts), *ended(facts), *_faults(facts), *_laws(facts), *_limits(facts)]
+    return Judgement(tuple(sorted(said, key=rank)))
 
 
 def _faults(facts: RunFacts) -> Iterator[Statement]:
@@ -170,8 +53,8 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
         )
         yield Statement("nothing", "none", text)
         return
-    followed = _followed(facts)
-    judged = [f for f in followed if f.verdict.status in ("rounding", "close", "broken")]
+    seen = followed(facts)
+    judged = [f for f in seen if f.verdict.status in ("rounding", "close", "broken")]
     broken = [f for f in judged if f.verdict.status == "broken"]
     yield from _broken(broken, len(judged), _message(facts, "practice"))
     if stuck := _motionless(facts):
@@ -180,12 +63,12 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
     if facts.wrapper:
         yield from _on_the_flow(facts, judged)
         return
-    if not followed:
+    if not seen:
         yield Statement("laws", "none", f"{many(len(found), 'family', 'families')} found, none followed in training.")
         return
     if not judged:
-        if not any(f.verdict.status == "diverged" for f in followed):
-            text = f"{many(len(followed), 'charge')} {_was(len(followed))} observed; none was predicted."
+        if not any(f.verdict.status == "diverged" for f in seen):
+            text = f"{many(len(seen), 'charge')} {was(len(seen))} observed; none was predicted."
             yield Statement("laws", "none", text)
         return
     holding = [f for f in judged if f.verdict.status != "broken"]
@@ -203,7 +86,7 @@ def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterat
         which = listing([f.name for f in broken[:NAMES]]) + (
             f" and {len(broken) - NAMES} more" if len(broken) > NAMES else ""
         )
-        count = f"{len(broken)} of {many(judged, 'law')} {_be(len(broken))} broken"
+        count = f"{len(broken)} of {many(judged, 'law')} {be(len(broken))} broken"
         text = f"{count}, from step {since} on, by up to {share(worst)}"
         do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
         why = f" What the monitor noticed: {noticed}." if noticed else ""
@@ -230,8 +113,8 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence, little: bool
 
 def _motionless(facts: RunFacts) -> Statement | None:
     """Steps were taken, and no charge moved by a bit."""
-    moved = [f for f in _followed(facts) if f.whole["observed"].nunique(dropna=False) > 1]
-    if moved or facts.n_steps < 2 or not _followed(facts) or not _any_rate(facts):
+    moved = [f for f in followed(facts) if f.whole["observed"].nunique(dropna=False) > 1]
+    if moved or facts.n_steps < 2 or not followed(facts) or not _any_rate(facts):
         return None
     text = f"Nothing moved: in {many(facts.n_steps, 'step')} no charge changed by a bit."
     return Statement(
@@ -273,10 +156,10 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     silent = [f for f in found if f.verdict.status == "observed" and f.evidence != "found"]
     if silent:
         yield Statement(
-            "limit", "none", f"{many(len(silent), 'charge')} {_was(len(silent))} observed without a prediction."
+            "limit", "none", f"{many(len(silent), 'charge')} {was(len(silent))} observed without a prediction."
         )
     for evidence in ("checked", "measured"):
-        own = [f for f in _followed(facts) if f.evidence == evidence]
+        own = [f for f in followed(facts) if f.evidence == evidence]
         if own and facts.n_steps:
             yield Statement(
                 "limit",
@@ -305,16 +188,6 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 
 
-def _followed(facts: RunFacts) -> list[FamilyRecord]:
-    return [f for f in facts.families if f.evidence != "found"]
-
-
-def _growth(f: FamilyRecord) -> float:
-    scale = f.whole["scale"].to_numpy(float)
-    scale = scale[np.isfinite(scale) & (scale > 0)]
-    return float(scale.max() / scale[0]) if len(scale) else 1.0
-
-
 def _discretization(f: FamilyRecord) -> float:
     """What finite steps alone would have moved the charge by, relative to its size."""
     whole = f.terms[f.terms["member"] < 0] if "discretization" in f.terms else f.terms[:0]
@@ -330,11 +203,3 @@ def _any_rate(facts: RunFacts) -> bool:
 def _message(facts: RunFacts, *kinds: str) -> str:
     said = facts.events.loc[facts.events["kind"].isin(kinds), "message"]
     return str(said.iloc[-1]).rstrip(".") if len(said) else ""
-
-
-def _be(n: int) -> str:
-    return "is" if n == 1 else "are"
-
-
-def _was(n: int) -> str:
-    return "was" if n == 1 else "were"

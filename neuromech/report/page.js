@@ -1,6 +1,9 @@
 "use strict";
-(() => {
-const data = JSON.parse(document.getElementById("data").textContent);
+// The page can be read before this runs, so that it loads as fast as one without a script.
+addEventListener("load", () => setTimeout(async () => {
+const bytes = s => Uint8Array.from(atob(s), c => c.charCodeAt(0));
+const packed = new Blob([bytes(document.getElementById("data").textContent)]).stream();
+const data = JSON.parse(await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text());
 const $ = (selector, within = document) => within.querySelector(selector);
 const NS = "http://www.w3.org/2000/svg";
 
@@ -16,7 +19,6 @@ function shape(tag, attributes = {}, text) {
   if (text !== undefined) out.textContent = text;
   return out;
 }
-const bytes = s => Uint8Array.from(atob(s), c => c.charCodeAt(0));
 const floats = s => new Float32Array(bytes(s).buffer);
 const SUPER = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 const power = d => "10" + String(d).split("").map(c => SUPER[c]).join("");
@@ -339,4 +341,4 @@ theme?.addEventListener("click", () => {
   for (const c of document.querySelectorAll("canvas.strip")) if (c.dataset.strip && c.width !== 300) strip(c, c.dataset.strip);
 });
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => { if (d.id !== "all-families") d.open = true; }));
-})();
+}));

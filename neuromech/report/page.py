@@ -11,17 +11,18 @@ import numpy as np
 
 from neuromech.detect import compressed
 from neuromech.errors import RecordError
-from neuromech.record import Run, read
+from neuromech.record import BACKWARDS, GRADIENT, LOSS, WEIGHTS, Run, read
 from neuromech.report import curves, settings, words
+from neuromech.report.advice import advice
 from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
-from neuromech.report.forecasts import remarks
-from neuromech.report.judgement import Judgement, decide
+from neuromech.report.judgement import decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
 from neuromech.report.rendering import rendered
+from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
 from neuromech.report.terms import TERMS
 from neuromech.report.words import number, share
@@ -42,6 +43,7 @@ FORMULA = {
 PILLS = {
     "finished": ("ok", "finished"),
     "raised": ("bad", "ended with an exception"),
+    "interrupted": ("none", "interrupted"),
     "failed": ("mixed", "measuring stopped"),
     "killed": ("bad", "killed"),
     "running": ("none", "running when written"),
@@ -91,7 +93,7 @@ def render(record: Run) -> str:
         causes=causes(layers, facts),
         names=TERMS,
         forecasts=facts.forecasts,
-        remarks=remarks(facts.forecasts),
+        remarks=advice(facts.forecasts),
         others=len(metrics) > 1,
         opaque=[
             {"op": "?", "module": "", "why": ""} | dict(o) | {"blocks": compressed(map(str, o.get("blocks") or ()))}
@@ -169,7 +171,8 @@ def _soft_marks(events: pd.DataFrame) -> list[tuple[float, str]]:
 def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
     """Everything that is a number a step, the loss first: packed, and told in words."""
     named = dict(facts.metrics)
-    order = [name for name in ("loss",) if name in named] + [n for n in named if n not in ("loss", "backwards")]
+    last = (WEIGHTS, GRADIENT)
+    order = [n for n in (LOSS, *(n for n in named if n not in (LOSS, BACKWARDS, *last)), *last) if n in named]
     out = [_metric(name, named[name]) for name in order]
     if {"step", "optimizer", "lr"} <= {*facts.steps}:
         for number_, rows in facts.steps[facts.steps["step"] > 0].groupby("optimizer"):
@@ -239,7 +242,8 @@ def _dimension(meta: Mapping[str, Any]) -> str:
 def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     """Findings and events by step."""
     out = [{"step": s.step, "tone": s.tone, "text": s.text, "do": s.do} for s in judged.wrong if s.key != "limit"]
-    out += [{"step": None, "tone": "none", "text": s.text, "do": ""} for s in judged.statements if s.key == "running"]
+    still = [s for s in judged.statements if s.key in ("running", "interrupted")]
+    out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
     events = facts.events[facts.events["kind"] != "fault"]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]

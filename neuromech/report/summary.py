@@ -9,7 +9,8 @@ from typing import Any
 
 from neuromech.record import Run
 from neuromech.report.facts import RunFacts, gather
-from neuromech.report.judgement import Judgement, decide
+from neuromech.report.judgement import decide
+from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
 from neuromech.report.words import share
 
@@ -93,15 +94,11 @@ def card(run: Run) -> str:
     ]
     loss = facts.loss
     if loss is not None and len(loss) > 1:
-        style = (
-            "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#ddd}.nm .axis{stroke:#888}"
-        )
-        style += ".nm .mark{stroke:#9c1c1c;stroke-dasharray:3 3}.nm text{font-size:12px;fill:#666}</style>"
         marks = [(float(f.step), f.title) for f in facts.faults]
         picture = curve(
             loss["step"].tolist(), loss["value"].tolist(), "loss", "loss by step", marks, _log(loss["value"])
         )
-        parts.append(f'<div class="nm" style="max-width:560px">{style}{picture}</div>')
+        parts.append(f'<div class="nm" style="max-width:560px">{STYLE}{picture}</div>')
     shown = "".join(f"<li>{escape(s.text)}</li>" for s in _worth(judged))
     parts.append(f"<ul>{shown}</ul></div>" if shown else "</div>")
     return "".join(parts)

@@ -57,3 +57,11 @@ def many(n: int, one: str, more: str | None = None) -> str:
 def listing(items: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def be(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def was(n: int) -> str:
+    return "was" if n == 1 else "were"

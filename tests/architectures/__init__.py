@@ -4,6 +4,7 @@ from architectures import (  # noqa: F401 (they register)
     attention,
     convolutional,
     huggingface,
+    identities,
     operators,
     perceptrons,
     sequences,

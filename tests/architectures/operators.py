@@ -13,6 +13,8 @@ from architectures.base import ARCHITECTURES, Architecture, real
 
 PAD = torch.tensor([[False, False, True]])[..., None]
 PLACES = torch.tensor([0, 1, 0])
+ORDER = torch.tensor([2, 0, 1, 4, 3])
+PAIRS = torch.tensor([0, 1, 0, 1, 2])
 APART = torch.tensor([2, 0, 1])
 FIXED = torch.randn(5, 5, generator=torch.Generator().manual_seed(0))
 
@@ -32,6 +34,18 @@ def _first(h: Tensor) -> None:
 
 def _every_other(h: Tensor) -> None:
     h[:, ::2] = 0
+
+
+def _channel(h: Tensor) -> None:
+    h[:, :, 0] += h[:, :, 1]
+
+
+def _one(h: Tensor) -> None:
+    h[0, 1, 2] = 0
+
+
+def _swapped(h: Tensor) -> None:
+    h[:, :, [0, 1]] = h[:, :, [1, 0]]
 
 
 def _smoothed(h: Tensor) -> None:
@@ -63,6 +77,22 @@ def _index(h: Tensor, places: Tensor = PLACES) -> Tensor:
     return places[None, :, None].expand(2, 3, h.shape[-1])
 
 
+def _read_at_the_largest(h: Tensor) -> Tensor:
+    h = F.relu(h) + F.relu(-2 * h)
+    values, places = h.max(1, keepdim=True)
+    return values + h.square().sqrt().gather(1, places)
+
+
+def _read_at_the_two_largest(h: Tensor) -> Tensor:
+    values, places = F.relu(h).topk(2, dim=1)
+    return values + F.leaky_relu(h).gather(1, places)
+
+
+def _read_in_order(h: Tensor) -> Tensor:
+    values, places = F.relu(h).sort(1, descending=True)
+    return values.cumsum(1) + F.leaky_relu(h).take_along_dim(places, 1)
+
+
 BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "zero_masked_fill": lambda h: F.relu(h).masked_fill(PAD, 0.0),
     "zero_masked_fill_in_place": lambda h: F.relu(h).clone().masked_fill_(PAD.expand(2, 3, 5), 0.0),
@@ -76,6 +106,9 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "clamp_by_tensors": lambda h: F.relu(h).clamp(max=0.9 * F.relu(h).mean(1, keepdim=True)),
     "write_row": _assigned(_first),
     "write_rows": _assigned(_every_other),
+    "write_channel": _assigned(_channel),
+    "write_one": _assigned(_one),
+    "write_swapped": _assigned(_swapped),
     "write_smoothed": _assigned(_smoothed),
     "write_doubled": _assigned(_doubled),
     "write_masked": _assigned(_masked),
@@ -92,8 +125,14 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor]] = {
     "index_put": lambda h: F.relu(h).index_put((torch.tensor([0, 1]), torch.tensor([1, 2])), F.relu(h)[:, 0]),
     "masked_select": lambda h: F.relu(h).masked_select(PAD.expand(2, 3, 5)).reshape(2, 5),
     "masked_scatter": lambda h: F.relu(h).masked_scatter(PAD, F.relu(h)[:, :1]),
+    "scatter_over_channels": lambda h: h.new_zeros(2, 3, 5).scatter(2, ORDER.expand(2, 3, 5), F.relu(h)),
+    "scatter_add_over_channels": lambda h: F.relu(h).scatter_add(2, PAIRS.expand(2, 3, 5), F.relu(h)),
     "select_scatter": lambda h: F.relu(h).select_scatter(torch.zeros(2, 5), 1, 1),
     "slice_scatter": lambda h: F.relu(h).slice_scatter(F.relu(h)[:, :2], 1, 1, 3),
+    "both_ends": lambda h: torch.stack(list(F.relu(h).aminmax(dim=1)), 1),
+    "largest_with_places": _read_at_the_largest,
+    "two_largest_with_places": _read_at_the_two_largest,
+    "sorted_with_places": _read_in_order,
     "kth_value": lambda h: F.relu(h).kthvalue(2, 1).values,
     "median_over_time": lambda h: F.relu(h).median(1).values,
     "running_maximum": lambda h: F.relu(h).cummax(1).values,

@@ -71,7 +71,7 @@ def find(subject: Subject, verify: bool = True) -> Findings:
     """What detection says about a subject."""
     g = torch.Generator().manual_seed(1)
     model, example = subject.model(), subject.example(g)
-    with torch.no_grad():
+    with torch.no_grad(), Precise():
         target = subject.target(_call(model, example), g)
     return find_symmetries(model, example, loss=subject.loss_of, target=target, verify=verify)
 

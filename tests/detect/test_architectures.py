@@ -15,24 +15,23 @@ from detect.oracle import DOMAINS, find, null_spaces
 
 DIMENSIONS: dict[str, dict[str, int]] = json.loads(STORE.read_text())
 # What detection does not find, by domain, and why. Held to exactly: a miss that is gone leaves this list.
-CLASS_TOKEN = "a class token is not told from the patches beside it in the stream"
-FOURIER = "there are no rules for Fourier transforms"
+NEVER_READ = "the imaginary part of a constant frequency is never read"
+MIRRORED = "the real part of a transform does not see what is odd"
+TWICE = "the same channels twice, side by side"
 LISTED: dict[str, tuple[str, dict[str, int]]] = {
-    "vision_transformer": (CLASS_TOKEN, {"scaling": 1}),
-    "hf_vit": (CLASS_TOKEN, {"scaling": 1}),
-    "hf_deit": (CLASS_TOKEN, {"scaling": 2}),
-    "hf_beit": (CLASS_TOKEN, {"scaling": 1}),
-    "hf_clip": (CLASS_TOKEN, {"scaling": 1, "translation": 5}),
-    "sentence_classifier": ("rows of a table that a norm reads directly have one factor in common", {"scaling": 6}),
     "coordinate_convolution": ("what multiplies a constant channel is a bias", {"translation": 12}),
+    "hf_beit": ("entries of a table that nobody reads count, with us alone", {"translation": -2}),
     "hf_t5": ("a table that is never read whole", {"translation": 2}),
     "hf_t5_gated": ("a table that is never read whole", {"translation": 2}),
-    "fourier_mixing": (FOURIER, {"scaling": 1, "translation": 1}),
-    "long_convolution": (FOURIER, {"scaling": 6}),
+    "fourier_mixing": (MIRRORED, {"translation": 1}),
+    "fourier_of_two_axes": (MIRRORED, {"translation": 2}),
+    "spectral_convolution": (NEVER_READ, {"translation": 25}),
+    "fourier_filter": (NEVER_READ, {"translation": 10}),
+    "parameter_read_twice": (TWICE, {"translation": 20}),
+    "parallel_kernels": ("a kernel of one tap in parallel to the middle one of another", {"translation": 6}),
+    "experts_batched": ("matrices that are looked up for every token are not told apart", {"scaling": 10}),
     "receptance_weighted": ("a quotient of sums over time that start at zero", {"scaling": 3}),
-    "unfold_and_fold": ("there is no rule for fold", {"scaling": 3}),
     "maxout_by_adaptive_pool": ("a pool over channels tells its windows not apart", {"scaling": 2}),
-    "distance_matrix": ("there is no rule for it", {"scaling": 1, "translation": 4}),
     "orthogonal": ("the diagonal and the upper triangle of a skew matrix do nothing", {"translation": 6}),
 }
 MISSED = {name: missed for name, (_, missed) in LISTED.items()}

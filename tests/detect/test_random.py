@@ -82,7 +82,7 @@ def count_misses(case: Case) -> None:
         tally.update({f"true {domain}": score.true, f"missed {domain}": score.true - score.shared})
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, suppress_health_check=list(HealthCheck))
 @given(programs())
 def test_no_false_claim(case: Case) -> None:
     check(case)

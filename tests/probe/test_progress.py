@@ -118,7 +118,29 @@ def test_the_scale_of_a_grad_scaler_is_taken_out() -> None:
             scaler.step(optimizer)
             scaler.update()
             losses.append(loss.item())
-    assert probe.metrics["value"].tolist() == pytest.approx(losses, rel=1e-6)
+    assert probe.metrics.query("name == 'loss'")["value"].tolist() == pytest.approx(losses, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_of_weights_and_gradient_are_read_now_and_then(dtype: torch.dtype) -> None:
+    model = net().to(dtype)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms: dict[str, list[float]] = {"weight norm": [], "gradient norm": []}
+    with neuromech.instrument(model) as probe:
+        for k in range(70):
+            optimizer.zero_grad()
+            x, y = batch(k)
+            F.cross_entropy(model(x.to(dtype)).float(), y).backward()
+            optimizer.step()
+            for name, of in (("weight norm", lambda p: p.detach()), ("gradient norm", lambda p: p.grad)):
+                norms[name].append(sum(float(of(p).double().square().sum()) for p in model.parameters()) ** 0.5)
+    rows = probe.metrics
+    assert set(rows["name"]) == {"loss", "weight norm", "gradient norm"}
+    for name, expected in norms.items():
+        own = rows[rows["name"] == name]
+        steps = own["step"].tolist()
+        assert steps == [*range(1, 17), *range(18, 33, 2), *range(36, 65, 4)]
+        assert own["value"].tolist() == pytest.approx([expected[k - 1] for k in steps], rel=1e-6)
 
 
 def test_of_an_optimizer_that_looks_ahead_the_first_loss_counts() -> None:

@@ -152,7 +152,7 @@ def test_figures_and_cards_for_notebooks(tmp_path: Path) -> None:
     assert [ax.get_ylabel() for ax in probe.plot("loss")] == ["loss"]
     assert len(probe.plot()) >= 1
     assert len(probe.plot(0)) >= 2
-    with pytest.raises(neuromech.RecordError, match=r"there is loss, 0\.weight"):
+    with pytest.raises(neuromech.RecordError, match=r"there is loss, weight norm, gradient norm, 0\.weight"):
         probe.plot("nothing like it")
     card = probe._repr_html_()
     assert "&lt;b&gt;mine&lt;/b&gt;" in card

@@ -15,7 +15,8 @@ from torch import nn
 from neuromech.record import Record
 from neuromech.report import render
 from neuromech.report.facts import RunFacts, gather
-from neuromech.report.judgement import Judgement, decide
+from neuromech.report.judgement import decide
+from neuromech.report.statements import Judgement
 
 from .simulate import FAMILIES, meta, train
 
@@ -123,6 +124,59 @@ def test_an_explosion_is_told_though_every_law_holds() -> None:
     said = judged(with_loss(train(20), 1.6, 1e17, 1.2))
     assert said.tone == "mixed"
     assert "and came back to 1.2" in said.headline
+
+
+def test_what_comes_back_is_not_told_as_lasting() -> None:
+    said = judged(with_loss(train(20), 1.6, math.nan, 1.2))
+    assert "The loss is not finite at step 2." in said.headline
+    said = judged(with_loss(train(20), 1.6, math.nan, 1.2, math.inf, 1.1))
+    assert "The loss is not finite at step 2 and 1 others." in said.headline
+    record = train(20)
+    charges = record.frame("charges")
+    charges.loc[charges["step"] == 7, "observed"] = math.nan
+    healed = Record(None, record.meta)
+    healed.append("charges", {str(c): charges[c] for c in charges if c != "session"})
+    assert any("NaN or infinite at step 7, though not for good" in s.text for s in judged(healed).wrong)
+
+
+def with_norms(record: Record, name: str, *values: float) -> Record:
+    record.append("metrics", {"step": range(1, len(values) + 1), "name": name, "value": values})
+    return record
+
+
+def test_norms_that_explode() -> None:
+    said = judged(with_norms(train(20), "weight norm", 3.0, 5.0, 6e3))
+    assert said.tone == "bad"
+    assert "The norm of all weights exploded: from 3 to 6,000 at step 3." in said.headline
+    said = judged(with_norms(train(20), "weight norm", 3.0, math.inf))
+    assert said.tone == "bad"
+    said = judged(with_norms(train(20), "gradient norm", 0.5, 0.4, 0.6, 0.5, 900.0))
+    assert said.tone == "mixed"
+    assert "The norm of the gradient exploded: from 0.5 to 900 at step 5." in said.headline
+    rising = judged(with_norms(train(20), "gradient norm", 1e-6, 0.4, 0.6, 0.5))  # from zeros that were put there
+    assert rising.tone == "ok"
+    assert judged(with_norms(train(20), "gradient norm", 1.0, math.inf, 1.0)).tone == "mixed"  # a scaler skips those
+    assert judged(with_norms(train(20), "my number", 1.0, 1e9)).tone == "ok"  # whatever that may be
+
+
+def test_the_headline_tells_what_came_of_it_and_why() -> None:
+    record = with_loss(train(54, meddle=touching(10, "2.weight", 0.1)), 1.6, 1e17)
+    record.append("faults", FAULT)
+    record.end("raised", "ValueError: oh no")
+    headline = judged(record).headline
+    order = [headline.index(x) for x in ("54 steps", "The loss exploded", "Weights were changed outside", "of 3 laws")]
+    assert order == sorted(order)
+    assert "oh no" not in headline
+    assert "2 more findings below." in headline
+
+
+def test_interrupted_by_hand_is_no_failure() -> None:
+    record = train(5)
+    record.end("raised", "KeyboardInterrupt")
+    said = judged(record)
+    assert said.tone == "ok"
+    assert said.has("interrupted")
+    assert "The run was interrupted by hand." in render(record)
 
 
 def test_nothing_moved_is_no_success() -> None:

@@ -22,6 +22,7 @@ from torch import nn
 from neuromech.errors import RecordError
 from neuromech.record import Record, Run, read
 from neuromech.report import render, write_report
+from neuromech.report.rendering import decompressed
 
 from .simulate import meta, train
 
@@ -43,7 +44,7 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self.open == []
-        self.data: dict[str, Any] = json.loads(self.scripts[0])
+        self.data: dict[str, Any] = decompressed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         found = dict(attrs)

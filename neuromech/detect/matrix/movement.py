@@ -39,6 +39,12 @@ def along_one(m: Walk, x: Indexed, dim: int, **_: Any) -> Indexed:
     return moved(m, x, [dim % x.ndim], [count(a) for a in x.axes])
 
 
+def transformed(m: Walk, x: Indexed, dim: Sequence[int], *_: Any, **__: Any) -> Indexed:
+    """Fourier transforms: linear along some axes."""
+    assert m.node is not None
+    return moved(m, x, [d % x.ndim for d in dim], m.node.outputs[0].shape)
+
+
 def over_space(spatial: int) -> Callable[..., Indexed]:
     """Pooling by means and resampling: linear over the last axes."""
 

@@ -132,6 +132,15 @@ def addmm(m: Walk, b: Indexed, x: Indexed, w: Indexed, *, beta: float = 1, alpha
     return add(m, y, b) if beta else y
 
 
+def grouped(m: Walk, x: Indexed, w: Indexed, ends: Indexed | None = None, *_: Any, **__: Any) -> Indexed:
+    """Blocks of rows with a matrix each."""
+    if ends is None or x.ndim != 2 or w.ndim != 3:
+        raise Unsupported("its blocks are not of rows, one matrix each")
+    m.fix([*x.along([0]), *w.along([0])])
+    m.contract(x, w, [(1, 1)])
+    return Indexed((x.axes[0], w.axes[2]))
+
+
 def inner(m: Walk, x: Indexed, y: Indexed) -> Indexed:
     return matmul(m, x, y if y.ndim < 2 else swap_last(m, y))
 

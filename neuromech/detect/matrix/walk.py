@@ -118,7 +118,7 @@ class Walk:
     def _rule(self, node: Node, operator: Operator | None) -> OperatorRule:
         """The rule for a call. Raises `Unsupported` if there is none."""
         empty = [*node.outputs, *(() if operator and operator.with_empty else node.inputs)]
-        if any(v.dtype.is_complex for v in (*node.inputs, *node.outputs)):
+        if any(v.dtype.is_complex for v in (*node.inputs, *node.outputs)) and not (operator and operator.for_complex):
             raise Unsupported("there are no rules for complex numbers")
         if any(0 in v.shape for v in empty):
             raise Unsupported("it handles an empty tensor")

@@ -18,6 +18,7 @@ from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
+from neuromech.detect.operators.index import cat, relabelled, select, take
 from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.refine import unify
 from neuromech.detect.subscripts import parsed
@@ -27,7 +28,7 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return s.result(out, scale, shift.summed(over))
+    return replace(s.result(out, scale, shift.summed(over)), growth=s.translation.uniform(x.growth + w.growth, over))
 
 
 def exact(k: float) -> Fraction:
@@ -45,7 +46,8 @@ def times(x: Abstract, k: float) -> Abstract:
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
     """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
     x, y = s.broadcast(x, y)
-    return s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift)
+    growth = s.translation.equal(x.growth, y.growth) if x.growth or y.growth else Expr()
+    return replace(s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift), growth=growth)
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
@@ -190,6 +192,36 @@ def _same_batch(x: Abstract, y: Abstract) -> tuple[Abstract, Abstract]:
     return x, y
 
 
+def grouped(
+    s: Interpreter, x: Abstract, w: Abstract, ends: Abstract | None = None, bias: Abstract | None = None,
+    out_dtype: object = None,
+) -> Abstract:  # fmt: skip
+    """Blocks of rows with a matrix each, [n, k] x [e, k, m], which end where the data say.
+
+    Which rows meet which matrix makes no difference to what is claimed, as rows that data have sorted are alike: the
+    rows are read as (matrix, row), with what is left over given to the first. All that is sorted alike is read alike.
+    """
+    if ends is None:
+        return matmul(s, x, w)
+    n, experts = count(x.axes[0]), count(w.axes[0])
+    if x.ndim != 2 or w.ndim != 3 or bias is not None or n < experts:
+        raise Unsupported("its blocks are not of rows, one matrix each")
+    known = s.sorted_rows.setdefault(ends.data.key, [])
+    if [y.root for y in leaves(x.axes[0])] not in [[y.root for y in leaves(a)] for a in known]:
+        over = x.along([0])
+        x = replace(x, scale=s.scaling.uniform(x.scale, over))
+        s.translation.vanish(x.shift.split(over)[0])
+        x = relabelled(replace(x, shift=x.shift.split(over)[1]), 0, axis(n), ("sorted", s.node))
+    each = n // experts
+    most = reshaped(take(s, x, 0, range(experts * each)), (experts, each, count(x.axes[1])))
+    y = matmul(s, most, w)
+    y = replace(y, axes=((*y.axes[0], *y.axes[1]), y.axes[2]))
+    if n % experts:
+        y = cat(s, [y, matmul(s, take(s, x, 0, range(experts * each, n)), select(s, w, 0, 0))])
+    known.append(y.axes[0])
+    return y
+
+
 def outer(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     y = y.fresh()
     return contract(s, x, y, (*x.axes, *y.axes), [])
@@ -235,14 +267,15 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
 
 
-define("linear", linear, mixing.linear)
-define("matmul mm bmm mv dot vdot", matmul, mixing.matmul)
-define("addmm", addmm, mixing.addmm)
-define("baddbmm", baddbmm, mixing.addmm)
+define("linear", linear, mixing.linear, for_complex=True, sees_growth=True)
+define("matmul mm bmm mv dot vdot", matmul, mixing.matmul, for_complex=True, sees_growth=True)
+define("_grouped_mm", grouped, mixing.grouped)
+define("addmm", addmm, mixing.addmm, for_complex=True)
+define("baddbmm", baddbmm, mixing.addmm, for_complex=True)
 define("inner", inner, mixing.inner)
 define("outer ger", outer, mixing.outer)
 define("bilinear", bilinear, mixing.bilinear)
-define("einsum", einsum, mixing.einsum)
+define("einsum", einsum, mixing.einsum, for_complex=True)
 define("conv1d conv2d conv3d", conv, mixing.conv)
 define("conv_transpose1d conv_transpose2d conv_transpose3d", conv_transpose, mixing.conv_transpose)
 define("convolution", conv_in_general, mixing.conv_in_general)

@@ -6,6 +6,7 @@ A look-up is a contraction with rows of the identity, which depend on the data a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,15 +26,19 @@ _RUNS = 32  # of places in a constant index, beyond which repeated ones are a ta
 
 def look_up(s: Interpreter, x: Abstract, dims: Sequence[int], new: Sequence[Axis], key: object) -> tuple[Expr, Expr]:
     """What is carried when the data choose an entry along `dims` for every index of `new`: (scale, shift)."""
+    return s.scaling.uniform(x.scale, leaves(x.along(dims))), _looked_up(x, dims, new, key)
+
+
+def _looked_up(x: Abstract, dims: Sequence[int], new: Sequence[Axis], key: object) -> Expr:
+    """How what was looked up shifts."""
     over = leaves(x.along(dims))
     chosen = leaves(a for axis in new for a in axis)
     one_hot = Data((("one-hot", key),), (*chosen, *over), ((tuple(over), 1),))
-    scale = s.scaling.uniform(x.scale, over)
     moved = Expr()
     for f, c in x.shift.terms.items():
         term = Expr({f: c})
         moved += term.times(one_hot).summed(over) if f.touches(set(over)) else term
-    return scale, moved
+    return moved
 
 
 def embedding(
@@ -47,9 +52,18 @@ def embedding(
     """Rows of a table, at places that the data choose."""
     if scale_grad_by_freq:
         raise Unsupported("it gives another gradient than its own")
+    known = s.value(index)
+    if known and known.content is not None and not known.content.is_meta and _is_all(known.content, length(table, 0)):
+        table = table.fresh()
+        return replace(table, axes=((),) * (index.ndim - 1) + table.axes)
     table = table.fresh()
-    scale, shift = look_up(s, table, [0], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
-    return s.result((*index.axes, *table.axes[1:]), scale, shift)
+    shift = _looked_up(table, [0], index.axes, (index.data.key, tuple(leaves(index.data.labels))))
+    return replace(s.result((*index.axes, *table.axes[1:]), table.scale, shift), rows=tuple(table.along([0])))
+
+
+def _is_all(index: torch.Tensor, n: int) -> bool:
+    """True if a constant index reads a table row by row, from the first to the last."""
+    return index.numel() == n == index.shape[-1] and index.flatten().tolist() == list(range(n))
 
 
 def embedding_bag(s: Interpreter, table: Abstract, index: Abstract, *_: Any, **__: Any) -> list[Abstract]:

@@ -69,18 +69,6 @@ def broadcast_tensors(s: Interpreter, tensors: Sequence[Abstract]) -> list[Abstr
     return [replace(t, axes=tuple(a or b for a, b in zip(t.axes, whole, strict=True))) for t in aligned]
 
 
-def as_complex(s: Interpreter, x: Abstract) -> Abstract:
-    """Pairs of numbers as complex ones: the two of a pair are mixed from now on."""
-    over = x.along([-1])
-    s.translation.vanish(x.shift)
-    return s.result(x.axes[:-1], s.scaling.uniform(x.scale, over))
-
-
-def as_real(s: Interpreter, x: Abstract) -> Abstract:
-    """Complex numbers as pairs."""
-    return s.result((*x.axes, axis(2)), x.scale)
-
-
 _VIEWS = "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as"
 define(_VIEWS, view, mixing.view, same_content=True, for_complex=True)
 define("permute", permute, mixing.permute, same_content=True, for_complex=True)
@@ -90,5 +78,3 @@ define("t numpy_T", reverse, mixing.reverse, same_content=True, for_complex=True
 define("mT adjoint matrix_H", swap_last, mixing.swap_last, same_content=True)
 define("expand expand_as broadcast_to", expand, mixing.expand, same_content=True, for_complex=True)
 define("broadcast_tensors", broadcast_tensors, mixing.broadcast_tensors, same_content=True)
-define("view_as_complex", as_complex, same_content=True, for_complex=True)
-define("view_as_real", as_real, same_content=True, for_complex=True)

@@ -80,6 +80,11 @@ def instance_norm(
     return affine(s, standardise(s, x, over, f"instance norm{s.at}", eps), gain, bias, [1])
 
 
+def _row_by_row(s: Interpreter, x: Abstract, normalised: int) -> Abstract:
+    """Rows of a table may scale apart if each is normalised by itself: if only their own entries are."""
+    return x if normalised == 1 else replace(x, scale=s.scaling.uniform(x.scale, x.rows), rows=())
+
+
 def layer_norm(
     s: Interpreter,
     x: Abstract,
@@ -89,7 +94,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn: bool = True,
 ) -> Abstract:
-    dims = range(x.ndim - len(shape), x.ndim)
+    x, dims = _row_by_row(s, x, len(shape)), range(x.ndim - len(shape), x.ndim)
     return affine(s, standardise(s, x, x.along(dims), f"layer norm{s.at}", eps), gain, bias, dims)
 
 
@@ -134,7 +139,7 @@ def divided_by_length(s: Interpreter, x: Abstract, over: Sequence[Label], what: 
 def rms_norm(
     s: Interpreter, x: Abstract, shape: Sequence[int], gain: Abstract | None = None, eps: float | None = None
 ) -> Abstract:
-    dims = range(x.ndim - len(shape), x.ndim)
+    x, dims = _row_by_row(s, x, len(shape)), range(x.ndim - len(shape), x.ndim)
     return affine(s, divided_by_length(s, x, x.along(dims), f"RMS norm{s.at}", eps), gain, None, dims)
 
 
@@ -154,9 +159,9 @@ def cosine_similarity(s: Interpreter, x: Abstract, y: Abstract, dim: int = 1, ep
 
 define("batch_norm", batch_norm, mixing.keeps_axes)
 define("instance_norm", instance_norm, mixing.keeps_axes)
-define("layer_norm", layer_norm, mixing.keeps_axes)
+define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True)
 define("group_norm", group_norm, mixing.keeps_axes)
-define("rms_norm", rms_norm, mixing.keeps_axes)
+define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True)
 define("softmax _softmax _safe_softmax special_softmax", softmax, mixing.keeps_axes, sees_masked=True)
 define("log_softmax _log_softmax special_log_softmax", log_softmax, mixing.keeps_axes, sees_masked=True)
 define("_weight_norm", weight_norm, mixing.by_entries)

@@ -10,7 +10,7 @@ from typing import Any
 
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count
-from neuromech.detect.expr import Data
+from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two
@@ -28,6 +28,12 @@ def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
         return s.result(x.axes, x.scale * degree)
 
     return rule
+
+
+def exponential(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+    """exp(x + c) = exp(c) exp(x): a shift becomes a factor, which a quotient may cancel (softmax by hand)."""
+    s.scaling.vanish(x.scale)
+    return replace(s.result(x.axes), growth=x.shift)
 
 
 def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
@@ -60,12 +66,14 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
     if isinstance(y, Abstract):
         return plus(s, x, times(y, alpha))
     if 0 < abs(y * alpha) <= EPS:
-        s.scaling.events.append(
-            Event("meets", f"{y * alpha:g} is added{s.at}", x.scale, broken_by=f"the {y * alpha:g} added{s.at}")
-        )
-    elif y * alpha != 0:
-        s.scaling.vanish(x.scale)  # only zero keeps its value under scaling
-    return s.result(x.axes, x.scale, x.shift)
+        for domain, factor in ((s.scaling, x.scale), (s.translation, x.growth)):
+            words, what = f"{y * alpha:g} is added{s.at}", f"the {y * alpha:g} added{s.at}"
+            domain.events.append(Event("meets", words, factor, broken_by=what))
+    elif y * alpha != 0:  # only zero keeps its value under scaling
+        s.scaling.vanish(x.scale)
+        s.translation.vanish(x.growth)
+        x = replace(x, growth=Expr())
+    return replace(s.result(x.axes, x.scale, x.shift), growth=x.growth)
 
 
 def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
@@ -88,7 +96,8 @@ def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
     if not isinstance(y, Abstract):
         return times(x, y)
     x, y = s.broadcast(x, y)
-    return s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data))
+    z = s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data))
+    return replace(z, growth=x.growth + y.growth)
 
 
 def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mode: str | None = None) -> Abstract:
@@ -100,9 +109,12 @@ def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mo
     assert isinstance(y, Abstract)
     s.translation.vanish(y.shift)
     if not isinstance(x, Abstract):
-        return s.result(y.axes, -y.scale)
+        return replace(s.result(y.axes, -y.scale), growth=-y.growth)
     x, y = s.broadcast(x, y)
-    return s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")))
+    z = s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")))
+    if x.growth and y.growth:
+        s.translation.events.append(Event("absorbs", f"the quotient{s.at} does not see a common factor", x.growth))
+    return replace(z, growth=x.growth - y.growth)
 
 
 def _divided(x: Abstract, k: float) -> Abstract:
@@ -234,28 +246,26 @@ HOMOGENEOUS: dict[str, tuple[Fraction | int, str]] = {
     "sgn": (0, "the sign"),
 }
 NONLINEAR = (
-    "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid exp expm1 log log1p sin "
+    "gelu silu sigmoid tanh softplus elu selu celu mish hardtanh relu6 hardswish hardsigmoid expm1 log log1p sin "
     "cos tan erf erfc erfinv sinh cosh asin acos atan asinh acosh atanh log2 log10 exp2 logit sinc log_sigmoid "
     "softshrink hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 "
     "lgamma digamma polygamma i0 special_expit xlogy special_xlogy alpha_dropout feature_alpha_dropout"
 )
-IDENTITY = (
-    "to _to_copy clone contiguous alias lift_fresh nan_to_num positive type_as float double half bfloat16 detach "
-    "requires_grad_"
-)
+IDENTITY = "clone contiguous alias lift_fresh nan_to_num positive float double half bfloat16 detach requires_grad_"
 
 
 define(NONLINEAR, nonlinear, mixing.entry_by_entry)
-define(IDENTITY, identity, mixing.identity, same_content=True)
+define(IDENTITY, identity, mixing.identity, same_content=True, for_complex=True)
 for _op, _what in HOMOGENEOUS.items():
-    define(_op, homogeneous(*_what), mixing.entry_by_entry)
+    define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs")
 define("neg", negative, mixing.identity, for_complex=True)
 define("dropout feature_dropout", dropout, mixing.dropout)
-define("add", add, mixing.add)
-define("sub subtract", sub, mixing.add)
+define("exp", exponential, mixing.entry_by_entry, sees_masked=True)
+define("add", add, mixing.add, for_complex=True, sees_growth=True)
+define("sub subtract", sub, mixing.add, for_complex=True)
 define("rsub", rsub, mixing.add)
-define("mul multiply", mul, mixing.mul, for_complex=True)
-define("div divide true_divide", div, mixing.div)
+define("mul multiply", mul, mixing.mul, for_complex=True, sees_growth=True)
+define("div divide true_divide", div, mixing.div, for_complex=True, sees_growth=True)
 define("lerp", lerp, mixing.lerp)
 define("addcmul", addcmul, mixing.addcmul)
 define("addcdiv", addcdiv)

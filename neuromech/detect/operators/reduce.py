@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from math import prod
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Event, Unsupported
-from neuromech.detect.axes import Axis, Label, axis
+from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries
 from neuromech.detect.operator import define
+from neuromech.detect.operators.index import insert
+from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.operators.pointwise import maximum
 
 
@@ -36,7 +39,8 @@ def summed(mean: bool) -> Callable[..., Abstract]:
         over = x.along(dims)
         # Data, too, may be constant along an axis (after `expand`), which then counts as often as it is long.
         shift = x.shift.summed(over) * (Fraction(1, prod(a.n for a in over)) if mean else 1)
-        return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
+        y = s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
+        return replace(y, growth=s.translation.uniform(x.growth, over))
 
     return rule
 
@@ -113,6 +117,13 @@ def ordered(s: Interpreter, x: Abstract, *args: Any, **named: Any) -> Any:
     return made if len(s.node.outputs) > 1 else made[1 if "arg" in s.node.op else 0]
 
 
+def counted(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
+    """How many entries have which value."""
+    assert s.node is not None
+    s.pin(x)
+    return s.result([axis(n) for n in s.node.outputs[0].shape])
+
+
 def cumulative(s: Interpreter, x: Abstract, dim: int, *, dtype: Any = None) -> Abstract:
     """Sums of all entries up to each."""
     assert s.node is not None
@@ -184,6 +195,27 @@ def unfolded(
     return s.result(axes, s.scaling.uniform(x.scale, over), local.times(patches).summed(over) + constant)
 
 
+def folded(s: Interpreter, x: Abstract, size: Sequence[int], kernel: Sequence[int], *_: object) -> Abstract:
+    """Columns of patches added up in their places: (c taps, positions) -> (c, space)."""
+    assert s.node is not None
+    *batch, rows, where = map(count, x.axes)
+    x = reshaped(x, (*batch, rows // prod(kernel), prod(kernel), where))
+    over = x.along([-2, -1])
+    space = [axis(n) for n in s.node.outputs[0].shape[-len(size) :]]
+    patches = Data((("folded", s.node),), (*over, *leaves(y for a in space for y in a)))
+    shift = x.shift.times(patches).summed(over)
+    return s.result((*x.axes[:-2], *space), s.scaling.uniform(x.scale, over), shift)
+
+
+def distances(s: Interpreter, x: Abstract, y: Abstract, p: float = 2, *_: object) -> Abstract:
+    """Norms of the differences of rows: a common factor passes, a shift of all rows alike is not seen."""
+    x, y = s.broadcast(insert(x, -2), insert(y, -3))
+    s.translation.events.append(Event("absorbs", f"the distance{s.at} does not see a common shift", x.shift))
+    s.translation.vanish(x.shift - y.shift)
+    difference = s.result(s.joint([x, y]), s.alike(x, y))
+    return vector_norm(s, difference, p, -1)
+
+
 def vector_norm(
     s: Interpreter,
     x: Abstract,
@@ -250,8 +282,8 @@ def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], lis
     return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
 
 
-define("sum", summed(mean=False), mixing.reduced)
-define("mean", summed(mean=True), mixing.reduced)
+define("sum", summed(mean=False), mixing.reduced, for_complex=True, sees_growth=True)
+define("mean", summed(mean=True), mixing.reduced, for_complex=True, sees_growth=True)
 define("amax amin", extremum, by_entries)
 define("max min", extreme, by_entries)
 define("median nanmedian", extreme, by_entries)
@@ -259,6 +291,7 @@ define("kthvalue", kth, by_entries)
 define("aminmax", both_ends, by_entries)
 define("cummax cummin", running, by_entries)
 define("unfold", windows)
+define("histc bincount", counted, by_entries)
 define("argmax argmin", place, by_entries)
 define("sort topk argsort msort", ordered, by_entries)
 define("linalg_vector_norm", vector_norm, by_entries)
@@ -270,6 +303,8 @@ define("std", spread(1), by_entries)
 define("var_mean", spread(2, also_mean=True), by_entries)
 define("std_mean", spread(1, also_mean=True), by_entries)
 define("im2col", unfolded)
+define("col2im", folded)
+define("cdist _cdist_forward", distances, by_entries)
 define("upsample_linear1d", resampled(1), mixing.over_space(1))
 define("upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa", resampled(2), mixing.over_space(2))
 define("upsample_trilinear3d", resampled(3), mixing.over_space(3))

@@ -6,6 +6,7 @@ entry is chosen by data, that is asked of all entries that it might replace.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,11 +16,12 @@ import torch
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import axis, count, leaves
 from neuromech.detect.expr import Data
-from neuromech.detect.graph import Geometry
+from neuromech.detect.graph import Geometry, Value
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import writes as mixing
 from neuromech.detect.operator import define
 from neuromech.detect.operators.index import cat, drop, insert, length, put, take, varies, zeros
+from neuromech.detect.operators.linear import plus
 from neuromech.detect.operators.movement import expand, permute
 from neuromech.detect.operators.pointwise import where
 from neuromech.detect.refine import unify
@@ -88,6 +90,40 @@ def _placed(s: Interpreter, x: Abstract, y: Abstract, places: Sequence[range]) -
     return take(s, cat(s, [inside, outside], d), d, [now.index(i) for i in range(n)])
 
 
+def _put_at(s: Interpreter, x: Abstract, y: Abstract, dim: int, places: Sequence[int]) -> Abstract:
+    """x with the entries of y at constant places along one axis; of several for one place the last stays."""
+    n = length(x, dim)
+    last = {place: n + j for j, place in enumerate(places)}
+    return take(s, cat(s, [x, y], dim), dim, [last.get(i, i) for i in range(n)])
+
+
+def _added_at(s: Interpreter, x: Abstract, y: Abstract, dim: int, places: Sequence[int]) -> Abstract:
+    """x with the entries of y added at constant places along one axis."""
+    n, sources = length(x, dim), defaultdict[int, list[int]](list)
+    for j, place in enumerate(places):
+        sources[place].append(j)
+    blank = zeros(s, put(y.axes, dim, axis(n)))
+    for turn in range(max(map(len, sources.values()), default=0)):
+        chosen = [sources[i][turn] if turn < len(sources[i]) else len(places) + i for i in range(n)]
+        x = plus(s, x, take(s, cat(s, [y, blank], dim), dim, chosen))
+    return x
+
+
+def _spread(y: Abstract, shape: Sequence[int]) -> Abstract:
+    """A tensor broadcast to a shape, its axes lined up from the right."""
+    axes = ((),) * (len(shape) - y.ndim) + y.axes
+    return replace(y, axes=tuple(a or axis(n) for a, n in zip(axes, shape, strict=True)))
+
+
+def _places_along(index: Value, dim: int, n: int) -> list[int] | None:
+    """The places of a constant index that is the same along all axes but one; None if it is not that."""
+    known = index.content
+    if known is None or known.is_meta or index.dtype is torch.bool or not known.numel() or known.ndim <= dim:
+        return None
+    rows = known.movedim(dim, 0).reshape(known.shape[dim], -1)
+    return [int(i) % n for i in rows[:, 0]] if bool((rows == rows[:, :1]).all()) else None
+
+
 def _constant_like(s: Interpreter, x: Abstract) -> Abstract:
     """A mask, of which nothing is known but that it is constant."""
     return s.result(x.axes)
@@ -106,6 +142,10 @@ def index_put(
         dim += taken
     over = x.along(at)
     kept = [d for d in range(x.ndim) if d not in at]
+    if len(at) == 1 and (known := _places_along(s.node.args[1][at[0]], 0, length(x, at[0]))) is not None:
+        spread = _spread(values, put([count(a) for a in x.axes], at[0], len(known)))
+        if varies(x, at[0]) or varies(spread, at[0]):
+            return (_added_at if accumulate else _put_at)(s, x, spread, at[0], known)
     if values.zero:
         return x if accumulate else s.result(x.axes, x.scale, x.shift.times(Data((("kept", s.node),), tuple(over))))
     if at != list(range(at[0], at[-1] + 1)):
@@ -153,12 +193,17 @@ def scattered(reduce: str) -> Callable[..., Abstract]:
         how = {"add": "sum", None: how}.get(reduce, reduce) or how
         if how not in ("put", "sum", "mean", "amax", "amin"):
             raise Unsupported(f"it reduces by {how}")
+        assert s.node is not None
         dim %= x.ndim
         if not isinstance(source, Abstract):
             number = s.number(float(source if source is not None else value or 0))
             source = replace(number, axes=((),) * x.ndim)
         else:
             source = _sources(s, x, dim, index, source)
+        places = _places_along(s.node.args[2], dim, length(x, dim)) if how in ("put", "sum") else None
+        if places is not None and (varies(source, dim) or varies(x, dim)):
+            spread = _spread(source, put([count(a) for a in x.axes], dim, len(places)))
+            return (_put_at if how == "put" else _added_at)(s, x, spread, dim, places)
         over, now = leaves(source.axes[dim]), leaves(x.axes[dim])
         entries = replace(source, scale=source.scale if source.zero else s.scaling.uniform(source.scale, over))
         lined = replace(entries, axes=put(source.axes, dim, ()))
@@ -247,9 +292,9 @@ def slice_scatter(
     return _placed(s, x, y, put(places, dim % x.ndim, here))
 
 
-define("fill zero", filled, mixing.filled)
-define("copy", copied, mixing.copied)
-define("neuromech.partial_write", partial_write, mixing.partial_write, with_empty=True)
+define("fill zero", filled, mixing.filled, for_complex=True)
+define("copy", copied, mixing.copied, for_complex=True)
+define("neuromech.partial_write", partial_write, mixing.partial_write, with_empty=True, for_complex=True)
 define("index_put _index_put_impl", index_put, mixing.index_put)
 define("scatter", scattered("put"))
 define("scatter_add", scattered("sum"))

@@ -1,4 +1,5 @@
 from . import systems as systems
+from .constrained import Constrained as Constrained
 from .data import Pairs as Pairs
 from .data import Trajectories as Trajectories
 from .data import load_pendulum as load_pendulum
@@ -13,10 +14,17 @@ from .integrators import ConvField as ConvField
 from .integrators import DiscreteScheme as DiscreteScheme
 from .integrators import ExplicitScheme as ExplicitScheme
 from .integrators import MLPField as MLPField
+from .kept import Keeping as Keeping
+from .kept import LiePoisson as LiePoisson
+from .metriplectic import Metriplectic as Metriplectic
 from .model import EnergyModel as EnergyModel
 from .prediction import Rollout as Rollout
 from .prediction import rollout as rollout
+from .reading import Gridded as Gridded
+from .reading import load_hnn as load_hnn
+from .reading import load_pdebench as load_pdebench
 from .registry import register_rule as register_rule
+from .solving import odeint as odeint
 from .stepping import Solver as Solver
 from .structure import CentralDifference as CentralDifference
 from .structure import Damped as Damped
@@ -30,3 +38,4 @@ from .structure import Structure as Structure
 from .structure import Symplectic as Symplectic
 from .training import Training as Training
 from .training import fit as fit
+from .windows import Windows as Windows

@@ -12,6 +12,8 @@ sum; the discrete gradient has the shape of the state.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Literal
 
@@ -20,11 +22,10 @@ from torch import Tensor, fx, nn
 
 from neuromech.compat import compiled_from, is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, energy_graph, outside, squeezed, trace
-from neuromech.physics.energy.guards import Facts, facts, volatile
+from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, outside, squeezed
+from neuromech.physics.energy.guards import facts
 from neuromech.physics.energy.moods import RandomOperators, advance, steady
-from neuromech.physics.energy.sweep import discrete_sweep
-from neuromech.physics.energy.transposes import TRANSPOSES
+from neuromech.physics.energy.traces import KEPT, Sweep, Traced, traced_sweep
 from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
 GradientForm = Literal["chain", "average", "midpoint"]
@@ -65,7 +66,7 @@ class DiscreteGradient:
                 'form="midpoint"'
             )
         self._energy, self.form, self.nodes = energy, form, nodes
-        self._traces: list[_Traced] = []  # the latest used first
+        self._traces: list[Traced] = []  # the latest used first
 
     @property
     def energy(self) -> EnergyFunction:
@@ -106,13 +107,29 @@ class DiscreteGradient:
         """The same without a look at states and energy: what solvers and function transforms call many times."""
         traced = self._admit(u, condition)
         if self.form == "chain":
+            sweep, samples = self._sweep(traced, u, condition), len(u) if u.ndim > 1 else 0
+            rows = sweep.size_for(samples, traced.per_sample)
+            u, v, condition = (filled(x, samples, rows) for x in (u, v, condition))
             beside = () if condition is None else (condition,)
-            out: Tensor = self._graph(traced, u, condition)(*self._live(), *beside, u, v)
-            return out
+            out: Tensor = sweep.module(*self._live(), *beside, u, v)
+            return out[:samples] if rows > samples else out
         value = partial(self.value, condition=condition)
         if self.form == "average":
             return averaged_gradient(value, u, v, self.nodes)
         return corrected_midpoint_gradient(value, u, v)
+
+    def starting(self, v: Tensor, condition: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """u -> DH(u, v), for many u: what depends on v alone is evaluated once. Without gradients by parameters."""
+        traced = self._admit(v, condition)
+        if self.form != "chain" or v.ndim < 2:
+            return lambda u: self.unchecked(u, v, condition)
+        sweep = self._sweep(traced, v, condition)
+        if sweep.size_for(len(v), traced.per_sample) != len(v):
+            return lambda u: self.unchecked(u, v, condition)
+        before, after = sweep.halves
+        with torch.no_grad():
+            kept = before(*self._live(), *(() if condition is None else (condition,)), v)
+        return lambda u: after(u, *kept)
 
     def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
         """Choose the trace of the energy as it is now, or begin a new one."""
@@ -122,7 +139,7 @@ class DiscreteGradient:
                 self._traces.insert(0, self._traces.pop(k))
                 break
         else:
-            self._traces = [_Traced(now), *self._traces[: KEPT - 1]]
+            self._traces = [Traced(now), *self._traces[: KEPT - 1]]
         self._admit(u, condition)
         advance(self._energy, u)
 
@@ -133,7 +150,7 @@ class DiscreteGradient:
     def graph(self, u: Tensor, condition: Tensor | None = None) -> fx.GraphModule:
         """The traced sweep for states such as `u`: a GraphModule of (tensors of the energy..., condition, u, v)."""
         self.guard(u, condition)
-        return self._graph(self._traces[0], u, condition)
+        return self._sweep(self._traces[0], u, condition).module
 
     def retrace(self) -> None:
         """Forget the traced graphs."""
@@ -145,10 +162,10 @@ class DiscreteGradient:
             value: Tensor = squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
             return value
 
-    def _admit(self, u: Tensor, condition: Tensor | None = None) -> _Traced:
+    def _admit(self, u: Tensor, condition: Tensor | None = None) -> Traced:
         """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
         if not self._traces:
-            self._traces = [_Traced(facts(self._energy))]
+            self._traces = [Traced(facts(self._energy))]
         traced, key = self._traces[0], _kind(u, condition)
         if key in traced.admitted:
             return traced
@@ -189,21 +206,23 @@ class DiscreteGradient:
             bound = slack * torch.finfo(u.dtype).eps ** 0.5 * size
             return bool(~torch.isfinite(size) | (off <= bound))
 
-    def _graph(self, traced: _Traced, u: Tensor, condition: Tensor | None) -> fx.GraphModule:
-        state = [*self._live(), *(() if condition is None else (condition,))]
-        key = (*_kind(u, condition), *((p.shape, p.dtype) for p in state))
-        if key not in traced.sweeps:
-            with outside(), steady(self._energy):  # fresh tensors: the caller's may belong to a function transform
-                *given, u, v = (torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in (*state, u, u))
-                traced.sweeps[key] = self._trace(traced, given, u, v, condition)
-        return traced.sweeps[key]
+    def _sweep(self, traced: Traced, u: Tensor, condition: Tensor | None) -> Sweep:
+        """That of states such as `u`; one that was traced of other sizes of the batch, where it admits this one."""
+        beside = None if condition is None else (condition.ndim and len(condition) == len(u), condition.shape[1:])
+        live = tuple((p.shape, p.dtype) for p in self._live())
+        key = (u.ndim, u.shape[min(1, u.ndim - 1) :], u.dtype, u.device, beside, live)
+        known = traced.sweeps.setdefault(key, [])
+        for sweep in known:
+            if u.ndim == 1 or sweep.size_for(len(u), traced.per_sample):
+                return sweep
+        with outside(), steady(self._energy):
+            known.append(self._trace(traced, u, condition))
+        return known[-1]
 
     def _live(self) -> list[Tensor]:
         return list(_tensors_of(compiled_from(self._energy)).values())
 
-    def _trace(
-        self, traced: _Traced, state: list[Tensor], u: Tensor, v: Tensor, condition: Tensor | None
-    ) -> fx.GraphModule:
+    def _trace(self, traced: Traced, u: Tensor, condition: Tensor | None) -> Sweep:
         function = compiled_from(self._energy)
         names = list(_tensors_of(function))
 
@@ -218,55 +237,43 @@ class DiscreteGradient:
             energies: Tensor = squeezed(value, u)
             return energies
 
+        def check(u: Tensor, condition: Tensor | None) -> bool:
+            return _check_independent(partial(self.value, condition=condition), u)
+
+        def traced_of(u: Tensor, condition: Tensor | None, any_size: bool) -> Sweep:
+            return traced_sweep(energy, self._live(), condition, u, any_size)
+
+        if u.ndim > 1:
+            with suppress(Exception):  # it asks for the size of the batch, or has no discrete gradient of any size
+                two, twice = (filled(x, len(u), max(2, len(u))) for x in (u, condition))
+                per_sample = check(two, twice)
+                if per_sample or len(u) > 1:
+                    sweep = traced_of(two, twice, True)
+                    traced.per_sample = per_sample
+                    return sweep
         try:
-            graph = energy_graph(energy, state, u)
+            sweep = traced_of(u, condition, False)
         except PhysicsError as error:
             if str(error) == CONSTANT:
-                _check_independent(partial(self.value, condition=condition), u)  # says so, if it is one
+                check(u, condition)  # says so, if it is one
                 raise PhysicsError(LOST) from error
             raise
-        sweep = discrete_sweep(graph)
-        traced.per_sample = _check_independent(partial(self.value, condition=condition), u)
-        module = trace(sweep, *state, u, v, table=TRANSPOSES, whole=False)
-        for node in module.graph.nodes:  # autograd protects what it saves by `detach`, which would cut the training
-            if node.target is torch.ops.aten.detach.default:
-                node.replace_all_uses_with(node.args[0])
-        module.graph.eliminate_dead_code()
-        module.recompile()
-        return module
+        traced.per_sample = check(u, condition)
+        return sweep
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_traces": []}
 
 
-KEPT = 4  # traces of one energy in different moods, as training and evaluation
-
-
-class _Traced:
-    """What was traced while the energy read these facts."""
-
-    def __init__(self, read: Facts) -> None:
-        self.facts, self.volatile = read, set[int]()
-        self.sweeps: dict[tuple[Any, ...], fx.GraphModule] = {}
-        self.admitted: set[tuple[Any, ...]] = set()
-        self.per_sample = False
-
-    def settle(self, before: Facts, after: Facts) -> None:
-        changed = volatile(before, after)
-        self.facts, self.volatile = ([], set()) if changed is None else (after, changed)
-
-    def fits(self, now: Facts) -> bool:
-        if not self.facts:  # the energy changes its own facts at every call: what it does is all there is to go by
-            return True
-        if not self.volatile:
-            return now == self.facts
-        return len(now) == len(self.facts) and all(
-            k in self.volatile or a == b for k, (a, b) in enumerate(zip(now, self.facts, strict=True))
-        )
-
-
 def _kind(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
     return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
+
+
+def filled(x: Any, samples: int, rows: int) -> Any:
+    """A batch of `samples` with its last one repeated, to `rows`; what is not one row a sample stays."""
+    if rows <= samples or not isinstance(x, Tensor) or not x.ndim or len(x) != samples:
+        return x
+    return torch.cat([x, x[-1:].expand(rows - samples, *x.shape[1:])])
 
 
 def _tensors_of(energy: EnergyFunction) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy.grids import PADDING, Boundary, check_boundary
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
@@ -45,15 +46,25 @@ def mlp(inputs: int, outputs: int, hidden: int = 200, depth: int = 2, activation
     return network
 
 
-def convnet(ndim: int, hidden: int = 200, kernel: int = 3, depth: int = 2, activation: str = "tanh") -> nn.Sequential:
-    """One channel to one, on a periodic grid: one layer that sees `kernel` cells an axis, the rest cell by cell."""
+def convnet(
+    ndim: int,
+    hidden: int = 200,
+    kernel: int = 3,
+    depth: int = 2,
+    activation: str = "tanh",
+    channels: tuple[int, int] = (1, 1),
+    boundary: Boundary = "periodic",
+) -> nn.Sequential:
+    """Of channels on a grid: one layer that sees `kernel` cells an axis, the rest cell by cell."""
+    check_boundary(boundary)
     if ndim not in (1, 2) or kernel % 2 == 0:
         raise PhysicsError(f"fields have 1 or 2 axes and kernels an odd size; found {ndim} axes and kernel {kernel}")
     act = _activation(activation)
     conv = nn.Conv1d if ndim == 1 else nn.Conv2d
-    first = conv(1, hidden, kernel, padding=kernel // 2, padding_mode="circular") if kernel > 1 else conv(1, hidden, 1)
+    many, few = channels
+    first = conv(many, hidden, kernel, padding=kernel // 2, padding_mode=PADDING[boundary] if kernel > 1 else "zeros")
     layers = [first, act(), *[layer for _ in range(depth - 1) for layer in (conv(hidden, hidden, 1), act())]]
-    network = nn.Sequential(*layers, conv(hidden, 1, 1))
+    network = nn.Sequential(*layers, conv(hidden, few, 1))
     _orthogonal(network)
     return network
 
@@ -71,9 +82,10 @@ class MLPEnergy(nn.Module):
 
 
 class ConvEnergy(nn.Module):
-    """The integral of a learned density of a periodic field [n] or [B, n] (`ndim` 1), [n, m] or [B, n, m] (2).
+    """The integral of a learned density of a field [n] or [B, n] (`ndim` 1), [n, m] or [B, n, m] (2).
 
-    The density at a cell sees `kernel` cells an axis; the integral is the sum times dx^ndim.
+    The density at a cell sees `kernel` cells an axis; the integral is the sum times dx^ndim. `channels`: of more than
+    one field, [c, n] or [B, c, n]. `boundary`: what is seen beyond walls: zeros (dirichlet) or the last cell (neumann).
     """
 
     def __init__(
@@ -84,14 +96,17 @@ class ConvEnergy(nn.Module):
         kernel: int = 3,
         depth: int = 2,
         activation: str = "tanh",
+        channels: int = 1,
+        boundary: Boundary = "periodic",
     ) -> None:
         super().__init__()
-        self.ndim, self.volume = ndim, dx**ndim
-        self.network = convnet(ndim, hidden, kernel, depth, activation)
+        self.ndim, self.volume, self.channels = ndim, dx**ndim, channels
+        self.network = convnet(ndim, hidden, kernel, depth, activation, (channels, 1), boundary)
 
     def forward(self, u: Tensor) -> Tensor:
-        batched = u.ndim > self.ndim
-        density = self.network(u.unsqueeze(1) if batched else u[None, None])
+        u = u if self.channels > 1 else u.unsqueeze(-1 - self.ndim)
+        batched = u.ndim > 1 + self.ndim
+        density = self.network(u if batched else u[None])
         energy: Tensor = self.volume * density.sum(list(range(1, density.ndim)))
         return energy if batched else energy.squeeze(0)
 

@@ -186,7 +186,7 @@ def squeezed(value: Any, u: Tensor) -> Any:
 def check_energy(value: Any, u: Tensor) -> None:
     """Raise `PhysicsError` unless `value`, the energy of `u`, is one real number, or one a sample."""
     batch = tuple(u.shape[:1]) if u.ndim > 1 else ()
-    if not isinstance(value, Tensor) or tuple(value.shape) not in {(), batch} or not value.is_floating_point():
+    if not isinstance(value, Tensor) or tuple(value.shape) not in ((), batch) or not value.is_floating_point():
         is_tensor = isinstance(value, Tensor)
         found = f"of shape {tuple(value.shape)} and {value.dtype}" if is_tensor else "no tensor"
         wanted = "a real number, shape ()" + (f", or one a sample, shape {batch}" if batch else "")

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.energy import MLPEnergy, SeparableEnergy, convnet, mlp
+from neuromech.physics.energy.grids import Boundary
 from neuromech.physics.energy.model import EnergyModel, step_size
 from neuromech.physics.energy.prediction import Acting, Rollout, StepSizes, rollout, schedule
 from neuromech.physics.energy.stepping import Solver
@@ -41,17 +42,25 @@ class MLPField(nn.Module):
 
 
 class ConvField(nn.Module):
-    """A neural ODE of periodic fields [B, n] or [B, n, m]; a cell's rate sees `kernel` cells an axis."""
+    """A neural ODE of fields [B, n] or [B, n, m]; a cell's rate sees `kernel` cells an axis. See `ConvEnergy`."""
 
     def __init__(
-        self, ndim: int = 1, hidden: int = 200, kernel: int = 5, depth: int = 2, activation: str = "tanh"
+        self,
+        ndim: int = 1,
+        hidden: int = 200,
+        kernel: int = 5,
+        depth: int = 2,
+        activation: str = "tanh",
+        channels: int = 1,
+        boundary: Boundary = "periodic",
     ) -> None:
         super().__init__()
-        self.network = convnet(ndim, hidden, kernel, depth, activation)
+        self.channels = channels
+        self.network = convnet(ndim, hidden, kernel, depth, activation, (channels, channels), boundary)
 
     def velocity(self, u: Tensor) -> Tensor:
-        out: Tensor = self.network(u.unsqueeze(1))
-        return out.squeeze(1)
+        out: Tensor = self.network(u if self.channels > 1 else u.unsqueeze(1))
+        return out if self.channels > 1 else out.squeeze(1)
 
 
 class DiscreteScheme(nn.Module):

@@ -96,6 +96,18 @@ class EnergyModel(nn.Module):
         velocity: Tensor = self.structure(self.discrete_gradient.unchecked(u1, u0, condition), (u0 + u1) / 2, inputs)
         return velocity
 
+    def starting(
+        self, u0: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None
+    ) -> Callable[[Tensor], Tensor]:
+        """u1 -> the velocity between u0 and u1, for many u1 and without gradients by parameters."""
+        gradient_to = self.discrete_gradient.starting(u0, condition)
+
+        def velocity(u1: Tensor) -> Tensor:
+            out: Tensor = self.structure(gradient_to(u1), (u0 + u1) / 2, inputs)
+            return out
+
+        return velocity
+
     def velocity(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> Tensor:
         """G(u) grad H(u)."""
         self.structure.check(u, inputs)

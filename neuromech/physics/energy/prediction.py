@@ -76,19 +76,20 @@ def rollout(
         model.check(u0, None if model.structure.inputs == 0 else u0.new_zeros(len(u0), model.structure.inputs))
     fractions = (1.0,) if order == 2 else _TRIPLE_JUMP
     steppers = {c: ImplicitStep(model.between, solver) for c in fractions}
-    states, seen = [u0], []
+    states, seen, extrapolation = [u0], [], Extrapolation()
     for k, size in enumerate(sizes):
         given = plan.acting(k)
-        if k == 0 or callable(inputs) or callable(condition):
-            model.check(u0, **given)
         u = states[-1]
-        model.discrete_gradient.guard(u, given["condition"])
-        guess = u + (u - states[-2]) * (_over(size, u) / _over(sizes[k - 1], u)) if k else None
+        if k == 0 or callable(inputs) or callable(condition):  # else nothing of the user's runs in between
+            model.check(u0, **given)
+            model.discrete_gradient.guard(u, given["condition"])
+        guess = extrapolation.next(u, size) if order == 2 else None
         for c in fractions:
             steppers[c].velocity = partial(model.between, **given)  # type: ignore[arg-type]
+            steppers[c].starting = partial(model.starting, **given)  # type: ignore[arg-type]
             last = u
             try:
-                u = steppers[c](last, c * size, guess if order == 2 else None)
+                u = steppers[c](last, c * size, guess)
             except ConvergenceError as error:
                 error.states = torch.stack(states)
                 error.add_note(f"in step {k + 1} of {len(sizes)}; the states before it are in the error's `states`")
@@ -101,6 +102,34 @@ def rollout(
         identity = torch.stack([x for x, _ in seen]).unflatten(0, (-1, len(fractions))).amax(1)
         law = torch.stack([x for _, x in seen]).unflatten(0, (-1, len(fractions))).sum(1)
     return Rollout(torch.stack(plan.times), torch.stack(states), identity, law)
+
+
+class Extrapolation:
+    """Where the next state will be, by the polynomial through the last ones that would have foretold this one best."""
+
+    HIGHEST = 7
+
+    def __init__(self) -> None:
+        self.differences: list[Tensor] = []  # of the states, backward, from order 0 on
+        self.size: Tensor | None = None
+
+    @torch.no_grad()
+    def next(self, u: Tensor, size: Tensor) -> Tensor:
+        """The guess for the state a step `size` after `u`."""
+        last, ratio = self.differences, None
+        if self.size is not None and not torch.equal(size, self.size):
+            ratio, last = _over(size, u) / _over(self.size, u), last[:1]  # steps of another size: a straight line
+        made = [u.detach()]
+        for before in last[: self.HIGHEST]:
+            made.append(made[-1] - before)
+        self.differences, self.size = made if ratio is None else made[:1], size
+        if ratio is not None:
+            return made[0] + ratio * made[1] if len(made) > 1 else made[0]
+        if len(made) < 3:
+            return sum(made[1:], made[0])
+        missed = [float(d.abs().amax()) for d in made[1:]]
+        best = 1 + min(range(len(missed)), key=missed.__getitem__)
+        return sum(made[1:best], made[0])
 
 
 def unwrapped(model: nn.Module) -> EnergyModel:

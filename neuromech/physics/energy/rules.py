@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from neuromech.physics.energy import secants
+from neuromech.physics.energy.fused import marked_sigmoid, marked_tanh
 from neuromech.physics.energy.secants import Secant
 
 # Linear in all their tensors together. What only chooses, moves, repeats or sums entries is.
@@ -27,7 +28,8 @@ LINEAR = set(
     cat stack hstack pad constant_pad_nd avg_pool1d avg_pool2d adaptive_avg_pool2d
     clone contiguous to type_as tril triu alias trace take take_along_dim embedding
     index_add index_copy index_put scatter scatter_add select_scatter slice_scatter
-    upsample_bilinear2d upsample_nearest2d pixel_shuffle pixel_unshuffle reflection_pad1d replication_pad1d
+    upsample_bilinear2d upsample_nearest2d pixel_shuffle pixel_unshuffle
+    reflection_pad1d replication_pad1d replication_pad2d
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
     fft_fftshift fft_ifftshift real imag view_as_real view_as_complex complex""".split()
 )
@@ -40,8 +42,8 @@ SOFTMAX = set("softmax _softmax log_softmax _log_softmax logsumexp".split())
 
 # f[a, b] by the operator's name, given its arguments after the first.
 SECANTS: dict[str, Callable[..., Secant]] = {
-    "tanh": lambda: secants.tanh,
-    "sigmoid": lambda: secants.sigmoid,
+    "tanh": lambda: marked_tanh,
+    "sigmoid": lambda: marked_sigmoid,
     "exp": lambda: secants.exp,
     "expm1": lambda: secants.exp,
     "sinh": lambda: secants.sinh,

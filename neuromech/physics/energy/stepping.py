@@ -2,8 +2,8 @@
 
 Newton's method on the whole batch. Dense: one Jacobian a sample, inverted once and kept over iterations and steps for
 as long as it still contracts, corrected by what every iteration tells of it (Broyden 1965, the good update): several
-times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, scipy's GMRES sees its products with vectors;
-for states of thousands of entries.
+times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, GMRES sees its products with vectors, of the
+whole batch at once and on its device; for states of thousands of entries.
 
 The energy's error a step is <DH, F>, so it is at the level of the tolerance, of no sign, and does not grow by itself.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,10 +21,8 @@ from torch import Tensor
 from neuromech.compat import load_forward_mode
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.discrete import check_finite
+from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.model import step_size
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Solve = Callable[[Tensor], Tensor]
@@ -57,10 +56,18 @@ class Solver:
 
 
 class ImplicitStep:
-    """u0 -> u1 for a velocity between two states, keeping what it has factored from one call to the next."""
+    """u0 -> u1 for a velocity between two states, keeping what it has factored from one call to the next.
 
-    def __init__(self, velocity: Velocity, solver: Solver | None = None) -> None:
-        self.velocity, self.solver = velocity, solver or Solver()
+    `starting(u0)`: the velocity as a function of u1, for many calls without gradients; the same by default.
+    """
+
+    def __init__(
+        self,
+        velocity: Velocity,
+        solver: Solver | None = None,
+        starting: Callable[[Tensor], Solve] | None = None,
+    ) -> None:
+        self.velocity, self.solver, self.starting = velocity, solver or Solver(), starting
         self._solve: Solve | None = None
         self._at: tuple[object, ...] = ()
 
@@ -120,8 +127,10 @@ class ImplicitStep:
     def _iterate(self, u0: Tensor, dt: Tensor, u1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The solution, where it was not found, and the residuals there."""
 
+        velocity = partial(self.velocity, u0) if self.starting is None else self.starting(u0)
+
         def residual(u: Tensor) -> Tensor:
-            return u - u0 - dt * self.velocity(u0, u)
+            return u - u0 - dt * velocity(u)
 
         rounding = torch.finfo(u0.dtype).eps
         # Stopped any earlier, what is left of F has the same sign step after step, and the energy drifts.
@@ -129,6 +138,7 @@ class ImplicitStep:
         f = residual(u1)
         size, bound = _largest(f), 1 + _largest(u1)
         open_ = ~(size <= floor * bound)  # also where it is nan
+        is_certain = torch.zeros_like(open_)
         for _ in range(self.solver.iterations):
             if not open_.any():
                 break
@@ -136,6 +146,8 @@ class ImplicitStep:
             if self._solve is None or is_fresh:
                 self._solve = self._linearise(u0, u1, dt)
             step, before, waiting = self._solve(f), size, open_
+            if bool((is_certain | ~open_).all()):  # where this step ends is known: nothing is left but rounding
+                return u1 - step, torch.zeros_like(open_), size
             u_before, f_before = u1, f
             for halving in range(10 if is_fresh else 1):  # a sample that got no better takes half the step
                 tried = u1 - step / 2**halving
@@ -152,6 +164,8 @@ class ImplicitStep:
                 self._solve.learn(u1 - u_before, f - f_before, open_ & (before > 1e2 * ceiling * bound))
             bound = 1 + _largest(u1)
             has_stopped = (size <= ceiling * bound) & (size > before / 2)
+            is_certain = size * size / before < rounding / 16 * bound
+            is_certain &= (size < before / 8) & (size < rounding**0.5 * bound)
             open_ = open_ & ~(size <= floor * bound) & ~has_stopped
             if (open_ & (size > self.solver.refresh * before)).any():
                 self._solve = None
@@ -166,7 +180,9 @@ class ImplicitStep:
             change: Tensor = torch.func.jvp(lambda u: self.velocity(u0, u), (u1,), (direction,))[1]
             return direction - dt * change
 
-        return _krylov(times) if self.solver.method == "krylov" else _Inverse(times, u1, self.solver.chunk)
+        if self.solver.method == "krylov":  # to a hundredth: Newton's iteration around it does the rest
+            return partial(gmres, times)
+        return _Inverse(times, u1, self.solver.chunk)
 
 
 def _where(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -211,21 +227,3 @@ class _Inverse:
         along = row @ y
         sound = where[:, None, None] & (along.abs() > 0.1 * (s.mT @ s)) & torch.isfinite(along)
         self.inverse = self.inverse + torch.where(sound, (s - answered) / torch.where(sound, along, 1.0), 0.0) @ row
-
-
-def _krylov(times: Solve) -> Solve:
-    """GMRES to a hundredth of the residual: Newton's iteration around it does the rest."""
-
-    def solve(f: Tensor) -> Tensor:
-        from scipy.sparse.linalg import LinearOperator, gmres
-
-        def product(x: np.ndarray) -> np.ndarray:
-            out: np.ndarray = times(torch.from_numpy(x.copy()).to(f).reshape(f.shape)).reshape(-1).cpu().numpy()
-            return out
-
-        right = f.detach().reshape(-1).cpu().numpy()
-        operator = LinearOperator((right.size, right.size), matvec=product, dtype=right.dtype)
-        solution, _ = gmres(operator, right, rtol=1e-2, restart=50, maxiter=20)
-        return torch.from_numpy(solution).to(f).reshape(f.shape)
-
-    return solve

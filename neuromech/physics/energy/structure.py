@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy.grids import Boundary, check_boundary, neighbours
 
 EnergyLaw = Literal["conserves", "dissipates", "open"]
 
@@ -62,17 +63,20 @@ class Structure(nn.Module):
 
 
 class Symplectic(Structure):
-    """[[0, I], [-I, 0]] on the state (q, p); `volume`: of a cell, where q and p are fields (dx for a string)."""
+    """[[0, I], [-I, 0]] on the state (q, p); `volume`: of a cell, where q and p are fields (dx for a string).
 
-    def __init__(self, volume: float = 1.0) -> None:
+    `dim`: the axis that q and p are the halves of; 1 for fields [B, 2c, n] whose channels they are.
+    """
+
+    def __init__(self, volume: float = 1.0, dim: int = -1) -> None:
         super().__init__()
-        self.volume = _spacing(volume)
+        self.volume, self.dim = _spacing(volume), dim
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
-        if g.shape[-1] % 2:
-            raise PhysicsError(f"a state (q, p) has an even number of entries, not {g.shape[-1]}")
-        q, p = (g / self.volume).chunk(2, -1)
-        return torch.cat([p, -q], -1)
+        if g.shape[self.dim] % 2:
+            raise PhysicsError(f"a state (q, p) has an even number of entries, not {g.shape[self.dim]}")
+        q, p = (g / self.volume).chunk(2, self.dim)
+        return torch.cat([p, -q], self.dim)
 
 
 class Damped(Structure):
@@ -98,30 +102,42 @@ class Damped(Structure):
 
 
 class CentralDifference(Structure):
-    """d/dx on a periodic grid [..., n] by central differences: skew, zero sums (the first structure of KdV)."""
+    """d/dx on a grid [..., n] by central differences: skew (the first structure of KdV).
 
-    def __init__(self, dx: float) -> None:
+    `boundary`: periodic, with zero sums; or dirichlet, where g vanishes beyond the walls. With zero slope at a wall no
+    difference is skew.
+    """
+
+    def __init__(self, dx: float, boundary: Literal["periodic", "dirichlet"] = "periodic") -> None:
         super().__init__()
-        self.dx = _spacing(dx)
+        check_boundary(boundary, ("periodic", "dirichlet"))
+        self.dx, self.boundary = _spacing(dx), boundary
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
-        slope = g / self.dx
-        return (slope.roll(-1, -1) - slope.roll(1, -1)) / (2 * self.dx)
+        ahead, behind = neighbours(g / self.dx, -1, self.boundary, outside=0.0)
+        return (ahead - behind) / (2 * self.dx)
 
 
 class Laplacian(Structure):
-    """The Laplacian on a periodic grid with `ndim` axes: negative semi-definite, zero sums (Cahn-Hilliard)."""
+    """The Laplacian on a grid with `ndim` axes, the last ones: negative semi-definite (Cahn-Hilliard, heat).
+
+    `boundary`: periodic; neumann, walls that nothing flows through; dirichlet, walls where g is 0. The first two have
+    zero sums. Several fields are channels before the axes, [B, c, n], each by itself.
+    """
 
     law: EnergyLaw = "dissipates"
 
-    def __init__(self, dx: float, ndim: int = 1) -> None:
+    def __init__(self, dx: float, ndim: int = 1, boundary: Boundary = "periodic") -> None:
         super().__init__()
-        self.dx, self.ndim = _spacing(dx), ndim
+        check_boundary(boundary)
+        self.dx, self.ndim, self.boundary = _spacing(dx), ndim, boundary
 
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
         potential = g / self.dx**self.ndim
-        axes = range(-self.ndim, 0)
-        total = sum((potential.roll(s, a) for a in axes for s in (1, -1)), -2 * self.ndim * potential)
+        total = -2 * self.ndim * potential
+        for axis in range(-self.ndim, 0):
+            ahead, behind = neighbours(potential, axis, self.boundary)
+            total = total + ahead + behind
         return total / self.dx**2
 
 

@@ -1,4 +1,8 @@
 from .bounded import BoundedMixture as BoundedMixture
+from .channel import Annulus as Annulus
+from .channel import Channel as Channel
+from .channel import NoSlip as NoSlip
+from .channel import check_walls as check_walls
 from .conservation import NeuralConservationLaw as NeuralConservationLaw
 from .divergence_free import DivergenceFree as DivergenceFree
 from .domain import Ball as Ball

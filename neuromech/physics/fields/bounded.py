@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.fields.channel import Channel
 from neuromech.physics.fields.construction import Construction, DensityFlux, check_positive
 from neuromech.physics.fields.domain import Box, FreeSpace, Torus
 from neuromech.physics.fields.layers import mlp
@@ -34,14 +35,13 @@ class BoundedMixture(Construction):
         mass: float = 1.0,
     ) -> None:
         super().__init__()
-        if not isinstance(domain, (Torus, Box)):
+        if not isinstance(domain, Torus | Box) or isinstance(domain, Channel):
             raise PhysicsError(f"{domain}: expected a Torus or a Box; in free space use MovingMixture")
         if not 0 < size < WIDEST:
             raise PhysicsError(f"size={size}: expected the width of a Gaussian over the period, between 0 and {WIDEST}")
         check_positive(components=components, mass=mass)
-        self.domain, self.total_mass, self.components = domain, mass, components
-        self.length = domain.period if isinstance(domain, Torus) else domain.high - domain.low
-        self.low = domain.low if isinstance(domain, Box) else 0.0
+        self.domain: Torus | Box = domain
+        self.total_mass, self.components = mass, components
         self.means = nn.Parameter(torch.rand(components, domain.d))  # in lengths
         ratio = size / WIDEST
         self.shapes = nn.Parameter(torch.full((components, domain.d), math.log(ratio / (1 - ratio))))
@@ -54,7 +54,9 @@ class BoundedMixture(Construction):
         share = torch.sigmoid(self.shapes + value[:, 1])
         s, log_rate = WIDEST * share, (1 - share) * rate[:, 1]  # width, and the rate of its logarithm
 
-        y = ((x - self.low) / self.length).unsqueeze(1)
+        length = x.new_tensor(self.domain.lengths)
+        low = self.domain.ends(x)[0] if isinstance(self.domain, Box) else torch.zeros_like(length)
+        y = ((x - low) / length).unsqueeze(1)
         period = 1.0
         centres = [(mean, 1.0)]
         if isinstance(self.domain, Box):
@@ -66,8 +68,8 @@ class BoundedMixture(Construction):
                 z = (nearest - m * period) / s
                 bell = torch.exp(-0.5 * z * z) / (s * math.sqrt(2 * math.pi))
                 p, f = p + bell, f + bell * (sign * mean_rate + log_rate * s * z)
-        weights = self.total_mass * torch.softmax(self.logits, -1) / self.length**self.domain.d
+        weights = self.total_mass * torch.softmax(self.logits, -1) / self.domain.volume
         axes = range(self.domain.d)
         flux = [f[..., i] * torch.cat([p[..., :i], p[..., i + 1 :]], -1).prod(-1) for i in axes]
         density = (weights * p.prod(-1)).sum(1)
-        return DensityFlux(density, self.length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))
+        return DensityFlux(density, length * (weights.unsqueeze(-1) * torch.stack(flux, -1)).sum(1))

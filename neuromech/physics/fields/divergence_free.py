@@ -18,7 +18,7 @@ from neuromech.physics.fields.domain import (
     check_points,
     inspecting,
 )
-from neuromech.physics.fields.elementary import check_forward_rules
+from neuromech.physics.fields.elementary import TensorMap, check_forward_rules
 from neuromech.physics.fields.layers import stack_of
 from neuromech.physics.fields.schemes import (
     SCHEMES,
@@ -47,7 +47,9 @@ class DivergenceFree(nn.Module):
     `domain`: where x lives. In a `Box` or `Ball` A is multiplied with functions that vanish on the wall, so that v does
         not cross it (entry ij, in a box, with one for the faces across axes i and j); form "matrix" only. On a `Torus`
         the potential must have its period.
-    `scale`: what v is multiplied with; `calibrate` sets it.
+    `base`: a divergence-free function [B, conditions + n] -> [B, n] of yours that is added: a flow through the domain,
+        or one that has the speed of the walls. Looked at on first use.
+    `scale`: what v, but for the base, is multiplied with; `calibrate` sets it.
 
     Called with points [B, conditions + n] (or one point without B) it returns v [B, n]. Potentials that end in linear
     layers and known activations (`layers`) are differentiated by hand, which is fastest.
@@ -66,6 +68,7 @@ class DivergenceFree(nn.Module):
         scheme: DerivativeScheme | None = None,
         conditions: int = 0,
         domain: FreeSpace | None = None,
+        base: TensorMap | None = None,
     ) -> None:
         super().__init__()
         check_dimension(n)
@@ -85,7 +88,7 @@ class DivergenceFree(nn.Module):
         if domain.walls and form == "vector":
             raise PhysicsError(f"the vector form has no walls: in {domain} use form='matrix', which has as many fields")
         self.potential, self.n, self.form, self.conditions = potential, n, form, conditions
-        self.domain = domain
+        self.domain, self.base = domain, base
         self.scheme: DerivativeScheme = scheme or cheapest(form, n)
         self.register_buffer("scale", torch.ones(()))
         self._checked = False
@@ -98,10 +101,12 @@ class DivergenceFree(nn.Module):
         else:
             field = matrix_field if self.form == "matrix" else vector_field
             v = self.scale * field(self.potential, points, self.n, self.scheme)
+        if self.base is not None:
+            v = v + self.base(points)
         return v if x.ndim == 2 else v[0]
 
     def derivatives(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Matrix form: A [B, n, n] and d_j A_ij [B, n, n], whose sum over j is v."""
+        """Matrix form: A [B, n, n] and d_j A_ij [B, n, n], whose sum over j is v, but for the base."""
         self._check(x)
         a, d = matrix_derivatives(self.potential, x, self.n, self.scheme)
         if self.domain.walls:
@@ -116,10 +121,17 @@ class DivergenceFree(nn.Module):
         """
         self._check(x)
         stack = stack_of(self.potential)
+        a_point = x.shape[-1] ** 2 * outputs_of("matrix", self.n)  # numbers: second derivatives of all entries of A
         if self.form == "vector" or stack.prefix is not None:
             return self(x), jacobian(self, x)
-        v, of_v = field_of_jet(*hessians(stack, x), self.n, self.domain, x[:, self.conditions :])
-        return self.scale * v, self.scale * of_v
+        if a_point > MOST:
+            return self(x), _jacobian_by_tangents(self, x)
+        parts = [
+            field_of_jet(*hessians(stack, y), self.n, self.domain, y[:, self.conditions :])
+            for y in x.split(max(1, MOST // a_point))
+        ]
+        v, of_v = (self.scale * torch.cat(p) for p in zip(*parts, strict=True))
+        return (v, of_v) if self.base is None else (v + self.base(x), of_v + jacobian(self.base, x))
 
     def matrix(self, x: Tensor) -> Tensor:
         """Matrix form: A(x), antisymmetric, [B, n, n]."""
@@ -155,11 +167,37 @@ class DivergenceFree(nn.Module):
             points = x if x.ndim == 2 else x.unsqueeze(0)
             check_values(self.potential, points, outputs_of(self.form, self.n), what)
             check_periodic(self.potential, self.domain, points[:, self.conditions :], points[:, : self.conditions])
+            if self.base is not None:
+                _check_base(self.base, points[:3], self.n, self.conditions)
             prefix = stack_of(self.potential).prefix
             if prefix is not None and self.scheme != "nested":
                 load_forward_mode()
                 check_forward_rules(prefix, points[:2])
             self._checked = True
+
+
+MOST = 20_000_000  # numbers that a jacobian holds at once
+
+
+def _jacobian_by_tangents(field: TensorMap, x: Tensor) -> Tensor:
+    """[B, n, m], a column at a time: for so many dimensions that all second derivatives are too much to hold."""
+    load_forward_mode()
+    columns = []
+    for direction in torch.eye(x.shape[-1], dtype=x.dtype, device=x.device):
+        columns.append(torch.func.jvp(field, (x,), (direction.expand_as(x),))[1])
+    return torch.stack(columns, -1)
+
+
+def _check_base(base: TensorMap, x: Tensor, n: int, conditions: int) -> None:
+    """Raise `PhysicsError` unless the base has a vector a point, and no divergence."""
+    with torch.no_grad():
+        value = base(x)
+    if value.shape != (len(x), n):
+        raise PhysicsError(f"the base has shape {list(value.shape)} at {len(x)} points; expected {[len(x), n]}")
+    of = jacobian(base, x.detach())[:, :, conditions:]
+    off = float(of.diagonal(dim1=1, dim2=2).sum(-1).abs().max().detach())
+    if not off <= 1e4 * torch.finfo(x.dtype).eps * (1 + float(of.abs().max().detach())):
+        raise PhysicsError(f"the base has the divergence {off:.2g}; expected 0: the sum would not be divergence-free")
 
 
 def check_dimension(n: int) -> None:

@@ -30,6 +30,17 @@ def check_points(x: object, columns: int, who: str, single: bool = False) -> Non
         raise PhysicsError(f"{who}: points are {x.dtype}, expected float32 or float64: use x.float()")
 
 
+Side = float | tuple[float, ...]
+
+
+def _sides(value: object, d: int, what: str) -> tuple[float, ...]:
+    """One number for every axis, or one an axis."""
+    given = (value,) * d if isinstance(value, int | float) else value
+    if not isinstance(given, Sequence) or len(given) != d or not all(isinstance(v, int | float) for v in given):
+        raise PhysicsError(f"{what}={value!r}: expected a number, or one for each of {d} axes")
+    return tuple(float(v) for v in given)
+
+
 @dataclass(frozen=True)
 class FreeSpace:
     """All of R^d; what the other domains share."""
@@ -95,70 +106,86 @@ class FreeSpace:
 
 @dataclass(frozen=True)
 class Torus(FreeSpace):
-    """[0, period)^d with opposite faces identified; any real point stands for its class."""
+    """[0, period) an axis with opposite faces identified; any real point stands for its class.
 
-    period: float = 1.0
+    `period`: one number, or one an axis.
+    """
+
+    period: Side = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.period, int | float):
-            raise PhysicsError(f"period={self.period!r}: one number, the same for every axis; scale the points to it")
-        if not self.period > 0:
+        if not all(0 < p < math.inf for p in self.lengths):
             raise PhysicsError(f"period={self.period}: expected a positive length")
 
     @property
+    def lengths(self) -> tuple[float, ...]:
+        return _sides(self.period, self.d, "period")
+
+    @property
     def periods(self) -> tuple[float | None, ...]:
-        return (self.period,) * self.d
+        return self.lengths
 
     @property
     def volume(self) -> float:
-        return self.period**self.d
+        return math.prod(self.lengths)
 
     def place(self, unit: Tensor) -> Tensor:
-        return self.period * unit
+        return unit * unit.new_tensor(self.lengths)
 
 
 @dataclass(frozen=True)
 class Box(FreeSpace):
-    """The closed box from `low` to `high` (the same for every axis), with impermeable walls."""
+    """The closed box from `low` to `high` (numbers, or one an axis), with impermeable walls."""
 
-    low: float = 0.0
-    high: float = 1.0
+    low: Side = 0.0
+    high: Side = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (isinstance(self.low, int | float) and isinstance(self.high, int | float)):
-            raise PhysicsError(f"a box from {self.low!r} to {self.high!r}: one number each, the same for every axis")
-        if not self.low < self.high:
+        if not all(length > 0 for length in self.lengths):
             raise PhysicsError(f"a box from {self.low} to {self.high} is empty: expected low < high")
 
     @property
+    def lengths(self) -> tuple[float, ...]:
+        low, high = _sides(self.low, self.d, "low"), _sides(self.high, self.d, "high")
+        return tuple(b - a for a, b in zip(low, high, strict=True))
+
+    @property
     def volume(self) -> float:
-        return (self.high - self.low) ** self.d
+        return math.prod(self.lengths)
+
+    def ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest and the highest corner: [d], [d]."""
+        return x.new_tensor(_sides(self.low, self.d, "low")), x.new_tensor(_sides(self.high, self.d, "high"))
+
+    def factors(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One function an axis, zero on its two faces and at most 1, with its two derivatives: [B, d] each."""
+        low, high = self.ends(x)
+        scale = 4 / (high - low) ** 2
+        return scale * (x - low) * (high - x), scale * (low + high - 2 * x), (-2 * scale).expand_as(x)
 
     @property
     def walls(self) -> bool:
         return True
 
     def inside(self, x: Tensor) -> Tensor:
-        slack = 8 * torch.finfo(x.dtype).eps * max(abs(self.low), abs(self.high))
-        return ((x >= self.low - slack) & (x <= self.high + slack)).all(-1)
+        low, high = self.ends(x)
+        slack = 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+        return ((x >= low - slack) & (x <= high + slack)).all(-1)
 
     def wall(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        scale = 4 / (self.high - self.low) ** 2
-        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        f, slope, _ = self.factors(x)
         # On the wall a factor is 0: the product of the others is formed without division.
         others = [torch.cat([f[..., :i], f[..., i + 1 :]], -1).prod(-1) for i in range(self.d)]
         return f.prod(-1), slope * torch.stack(others, -1)
 
     def wall_bend(self, x: Tensor) -> Tensor:
-        scale = 4 / (self.high - self.low) ** 2
-        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
-        bend = torch.full_like(x[..., 0], -2 * scale)
+        f, slope, bend = self.factors(x)
 
         def entry(i: int, j: int) -> Tensor:
             others = f[..., [k for k in range(self.d) if k not in (i, j)]].prod(-1)
-            return others * (bend if i == j else slope[..., i] * slope[..., j])
+            return others * (bend[..., i] if i == j else slope[..., i] * slope[..., j])
 
         return torch.stack([torch.stack([entry(i, j) for j in range(self.d)], -1) for i in range(self.d)], -2)
 
@@ -177,21 +204,22 @@ class Box(FreeSpace):
         return half + half.mT, square + square.mT + cross + cross.mT
 
     def _factors(self, x: Tensor, before: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """One function an axis, zero on its two faces, with its derivatives; 1 for the coordinates before."""
-        scale = 4 / (self.high - self.low) ** 2
-        f, slope = scale * (x - self.low) * (self.high - x), scale * (self.low + self.high - 2 * x)
+        """`factors`, and 1 for the coordinates before."""
+        f, slope, bend = self.factors(x)
         pad = torch.nn.functional.pad
-        return pad(f, (before, 0), value=1.0), pad(slope, (before, 0)), pad(torch.full_like(x, -2 * scale), (before, 0))
+        return pad(f, (before, 0), value=1.0), pad(slope, (before, 0)), pad(bend, (before, 0))
 
     def to_wall(self, x: Tensor) -> Tensor:
-        """To the nearest face."""
-        middle = (self.low + self.high) / 2
-        axis = (x - middle).abs().argmax(-1, keepdim=True)
-        face = torch.where(x.gather(-1, axis) < middle, self.low, self.high)
-        return x.scatter(-1, axis, face.to(x.dtype))
+        """To the nearest face, in lengths of its axis."""
+        low, high = self.ends(x)
+        side = (x - (low + high) / 2) / (high - low)
+        axis = side.abs().argmax(-1, keepdim=True)
+        face = torch.where(side < 0, low, high).gather(-1, axis)
+        return x.scatter(-1, axis, face)
 
     def place(self, unit: Tensor) -> Tensor:
-        return self.low + (self.high - self.low) * unit
+        low, high = self.ends(unit)
+        return low + (high - low) * unit
 
 
 @dataclass(frozen=True)
@@ -247,7 +275,10 @@ class Ball(FreeSpace):
 def check_domain(domain: object) -> None:
     """Raise `PhysicsError` unless it is a domain."""
     if not isinstance(domain, FreeSpace):
-        raise PhysicsError(f"domain={domain!r}: expected a FreeSpace, Torus, Box or Ball, as in domain=Ball(3)")
+        raise PhysicsError(
+            f"domain={domain!r}: expected a FreeSpace, Torus, Box, Ball, Channel or Annulus, as in domain=Ball(3), or "
+            "one of your own derived from FreeSpace"
+        )
 
 
 def check_dtype(module: nn.Module, x: Tensor, who: str) -> None:

@@ -75,7 +75,7 @@ class HodgeDecomposition(nn.Module):
         check_dimension(d)
         if type(domain) is FreeSpace:
             raise PhysicsError("in free space the parts are not unique: use a Torus, Box or Ball")
-        periods = domain.periods if isinstance(domain, Torus) else None
+        periods = domain.periods if any(domain.periods) else None
 
         def network(outputs: int) -> nn.Module:
             return mlp(d, outputs, width, depth, Sin, periods)

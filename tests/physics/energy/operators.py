@@ -113,6 +113,7 @@ LINEAR: dict[str, Function] = {
     "pixel_unshuffle": lambda x: F.pixel_unshuffle(x[:, :4].reshape(-1, 1, 2, 2), 2),
     "reflection_pad1d": lambda x: F.pad(x.unsqueeze(1), (2, 1), mode="reflect"),
     "replication_pad1d": lambda x: F.pad(x.unsqueeze(1), (2, 1), mode="replicate"),
+    "replication_pad2d": lambda x: F.pad(image(x), (1, 1, 1, 1), mode="replicate"),
     "fft_fft2": lambda x: real(torch.fft.fft2(image(x))),
     "fft_ifft2": lambda x: real(torch.fft.ifft2(image(x))),
     "fft_irfft2": lambda x: torch.fft.irfft2(torch.fft.rfft2(image(x))),

@@ -66,8 +66,14 @@ def test_kinks_that_no_name_tells(name, form) -> None:
     [
         (lambda: DivergenceFree(Block(torch.tanh, 2), 3)(torch.rand(4, 3)), "fails on points .*cannot be multiplied"),
         (lambda: DivergenceFree(mlp(3, 3), 3)(torch.rand(4, 3).double()), "points are torch.float64.*make them agree"),
-        (lambda: DivergenceFree(mlp(3, 3), 3, domain="ball"), "expected a FreeSpace, Torus, Box or Ball"),
-        (lambda: NeuralConservationLaw(mlp(3, 3), "torus"), "expected a FreeSpace, Torus, Box or Ball"),
+        (
+            lambda: DivergenceFree(mlp(3, 3), 3, domain="ball"),
+            "expected a FreeSpace, Torus, Box, Ball, Channel or Annulus",
+        ),
+        (
+            lambda: NeuralConservationLaw(mlp(3, 3), "torus"),
+            "expected a FreeSpace, Torus, Box, Ball, Channel or Annulus",
+        ),
         (lambda: law()(0.0, X.double()), "NeuralConservationLaw: points are torch.float64"),
         (lambda: law()(float("nan"), X), "a time is not finite"),
         (lambda: law()("now", X), "t='now'"),
@@ -85,8 +91,8 @@ def test_kinks_that_no_name_tells(name, form) -> None:
         (lambda: BoundedMixture(Torus(2), 0), "components=0"),
         (lambda: BoundedMixture(Torus(2), mass=0.0), "mass=0.0"),
         (lambda: Torus(2.5), "d=2.5"),
-        (lambda: Torus(2, period=(1.0, 2.0)), "one number, the same for every axis"),
-        (lambda: Box(2, low=(0.0, 0.0), high=(1.0, 2.0)), "one number each"),
+        (lambda: Torus(2, period=(1.0, 2.0, 3.0)), "a number, or one for each of 2 axes"),
+        (lambda: Box(2, low=(0.0, 0.0), high="wide"), "a number, or one for each of 2 axes"),
         (lambda: mlp(3, 3, periods=(None, 1.0)), "2 periods for 3 inputs"),
         (lambda: couple(FLAT, gaussian(torch.zeros(1), torch.eye(1))), "2 dimensions, end in 1"),
         (lambda: gaussian_cost(torch.zeros(2), torch.eye(2), torch.zeros(1), torch.eye(1)), "with the same d"),

@@ -1,0 +1,43 @@
+"""How what drives the length of weights goes on from where it was seen: the part of a forecast that is no law.
+
+gradients drive (SGD)         they fade with the loss, once that is low: as L / (L + knee), where the loss goes on
+                              falling by the power of the step number with which it was seen to, and falls by the
+                              cube root of the learning rate besides where that is lowered
+updates of one size           (Lion, Muon) they stay
+normalised updates (Adam)     what gradients have in common early in a run makes updates longer than white ones:
+                              the logarithm of the excess falls as 1 / step^1.5
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SETTLING = 1.5
+ANNEALING = 1.0 / 3.0
+
+
+class Trend(NamedTuple):
+    """The factor on a strength, which is 1 at step `at`.
+
+    `fade`: the power of the step number with which the loss falls; `saturation`: the loss at step `at` over the knee
+    below which gradients fade with it (0: they do). `rest`: the factor that it comes to where the loss has no part.
+    `lr`: the learning rate until then, where the loss follows it; 0: it does not.
+    """
+
+    at: int = 1
+    fade: float = 0.0
+    saturation: float = 0.0
+    rest: float = 1.0
+    lr: float = 0.0
+
+    def factor(self, step: int, lr: float) -> float:
+        """Of a step with this learning rate."""
+        ahead = max(1.0, step / self.at)
+        settled: float = self.rest ** (1.0 - ahead**-SETTLING)
+        if lr <= 0:
+            return settled
+        fallen = ahead**self.fade * (max(1.0, self.lr / lr) ** ANNEALING if self.lr else 1.0)
+        return float(settled * (1.0 + self.saturation) / (fallen + self.saturation))
+
+
+STEADY = Trend()

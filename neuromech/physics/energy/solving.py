@@ -1,0 +1,51 @@
+"""`odeint`: predictions of every kind of model by the call that solvers of differential equations have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from neuromech.errors import PhysicsError
+from neuromech.physics.energy.integrators import DiscreteScheme, ExplicitScheme
+from neuromech.physics.energy.model import EnergyModel
+from neuromech.physics.energy.prediction import Acting
+
+JoinedState = Tensor | tuple[Tensor, ...]
+
+
+class _Field(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.velocity = function
+
+
+def odeint(
+    model: nn.Module | Callable[[Tensor], Tensor],
+    u0: JoinedState,
+    t: Sequence[float] | Tensor,
+    *,
+    method: str = "rk4",
+    inputs: Acting | None = None,
+    condition: Acting | None = None,
+) -> JoinedState:
+    """States at the times `t` [T] (the first is that of u0): [T, B, ...], a step between each two.
+
+    `model`: an `EnergyModel` or a scheme, stepped its own way; a module with velocity(u), or a function u -> du/dt, by
+    `method`, one of ExplicitScheme's. `u0` [B, ...], or a tuple as (q, p), joined along the last axis and given back
+    in its parts.
+    """
+    parts = [x.shape[-1] for x in u0] if isinstance(u0, tuple) else None
+    start = torch.cat(u0, -1) if isinstance(u0, tuple) else u0
+    scheme = model
+    if isinstance(model, EnergyModel):
+        scheme = DiscreteScheme(model)
+    elif not isinstance(model, DiscreteScheme | ExplicitScheme):
+        if not callable(model) and not hasattr(model, "velocity"):
+            raise PhysicsError(f"{type(model).__name__} is no motion: give a model, a scheme, or a function u -> du/dt")
+        field = model if isinstance(model, nn.Module) and hasattr(model, "velocity") else _Field(model)
+        scheme = ExplicitScheme(field, method)
+    assert isinstance(scheme, DiscreteScheme | ExplicitScheme)
+    u = scheme.predict(start, t=t, inputs=inputs, condition=condition).u
+    return tuple(u.split(parts, -1)) if parts else u

@@ -1,0 +1,108 @@
+"""How a run went, whatever its laws did: how far it came, what exploded or stopped being a number, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from neuromech.record import GRADIENT, LOSS, WEIGHTS
+from neuromech.report.facts import RunFacts
+from neuromech.report.family import FamilyRecord
+from neuromech.report.statements import Statement, Tone
+from neuromech.report.words import be, many, number
+
+EXPLODED = 1e3  # times what it was at the start
+SHOWN = {LOSS: "The loss", WEIGHTS: "The norm of all weights", GRADIENT: "The norm of the gradient"}
+SLOWER = "lower the learning rate, or warm it up"
+
+
+def trained(facts: RunFacts) -> Iterator[Statement]:
+    """How far the run came, in the user's words."""
+    if facts.n_steps == 0:
+        return
+    text = f"{facts.n_steps:,} {'step' if facts.n_steps == 1 else 'steps'}"
+    loss = facts.loss
+    if loss is not None and len(loss):
+        first, last = float(loss["value"].iloc[0]), float(loss["value"].iloc[-1])
+        text += f", loss {number(first)}" + (f" → {number(last)}" if len(loss) > 1 else "")
+        text = text.replace("–", "not a number")
+    yield Statement("trained", "none", f"{text}.")
+
+
+def diverged(facts: RunFacts) -> Iterator[Statement]:
+    """What explodes, or is no number any more: a loss, a norm, a charge."""
+    for name, rows in facts.metrics.items():
+        value, step = rows["value"].to_numpy(float), rows["step"].to_numpy(int)
+        lost = ~np.isfinite(value)
+        shown = SHOWN.get(name, f"{name} (logged)")
+        if lost.any():
+            at = int(step[int(np.argmax(lost))])
+            tone: Tone = "bad" if name in (LOSS, WEIGHTS) else "mixed"
+            when = f"from step {at} on" if lost[step >= at].all() else f"at step {at} and {int(lost.sum()) - 1} others"
+            yield Statement("not finite", tone, f"{shown} is not finite {when.removesuffix(' and 0 others')}.", at)
+        if name in SHOWN:
+            yield from _exploded(name, step[~lost], np.abs(value[~lost]))
+    yield from _charges_lost(facts)
+    grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
+    if grown:
+        name = max(grown, key=lambda k: grown[k])
+        text = f"Weights exploded: the size of {name} grew by a factor of {number(grown[name])}."
+        yield Statement("exploded", "bad", text, None, SLOWER)
+
+
+def _exploded(name: str, step: np.ndarray, size: np.ndarray) -> Iterator[Statement]:
+    """`size`: by step, all finite."""
+    usual = (size[0] if name != GRADIENT else float(np.median(size))) if len(size) > 1 else 0.0
+    if not usual > 0 or not size.max() > EXPLODED * max(usual, size[0]):
+        return
+    k, last = int(np.argmax(size)), float(size[-1])
+    back = "" if last > 0.01 * size.max() else f", and came back to {number(last)}"
+    text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))} at step {step[k]}{back}."
+    yield Statement("exploded", "mixed" if back or name == GRADIENT else "bad", text, int(step[k]), SLOWER)
+
+
+def _charges_lost(facts: RunFacts) -> Iterator[Statement]:
+    gone = [f for f in facts.families if f.verdict.status == "diverged"]
+    if gone:
+        since = min(f.verdict.since or 0 for f in gone)
+        which = (
+            "All charges are" if len(gone) == len(followed(facts)) else f"{many(len(gone), 'charge')} {be(len(gone))}"
+        )
+        held = sum(f.verdict.before == "rounding" for f in gone)
+        until = f"; until then {held} of {many(len(gone), 'law')} held to rounding" if held else ""
+        lasting = all(
+            not np.isfinite(f.whole["observed"][f.whole["step"] >= (f.verdict.since or 0)]).any() for f in gone
+        )
+        when = f"from step {since} on" if lasting else f"at step {since}, though not for good"
+        text = f"{which} NaN or infinite {when}{until}."
+        yield Statement("not finite", "bad", text, since)
+
+
+def ended(facts: RunFacts) -> Iterator[Statement]:
+    end = facts.ending
+    last = f" Last written {end.last}." if end.last else ""
+    if end.how == "interrupted":
+        yield Statement("interrupted", "none", "The run was interrupted by hand.", facts.n_steps or None)
+    elif end.how == "raised":
+        yield Statement("ended", "bad", f"The run ended with {end.what or 'an exception'}.", facts.n_steps or None)
+    elif end.how == "killed":
+        yield Statement(
+            "ended", "bad", f"The process is gone and no end was recorded: it was killed.{last}", facts.n_steps
+        )
+    elif end.how == "failed":
+        yield Statement("ended", "mixed", f"Measuring stopped before training did: {end.what}.", facts.n_steps)
+    elif end.how == "running":
+        yield Statement("running", "none", f"The run was still going on when this was written.{last}")
+    elif end.how == "unknown" and facts.sessions and facts.sessions[-1].get("process"):
+        yield Statement("running", "none", f"No end of the run was seen.{last}")
+
+
+def followed(facts: RunFacts) -> list[FamilyRecord]:
+    return [f for f in facts.families if f.evidence != "found"]
+
+
+def _growth(f: FamilyRecord) -> float:
+    scale = f.whole["scale"].to_numpy(float)
+    scale = scale[np.isfinite(scale) & (scale > 0)]
+    return float(scale.max() / scale[0]) if len(scale) else 1.0

@@ -1,0 +1,139 @@
+"""What the field expects: odeint, windows, readers, figures and films."""
+
+import pickle
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from neuromech.errors import PhysicsError
+from neuromech.physics import (
+    EnergyModel,
+    Symplectic,
+    Trajectories,
+    Windows,
+    audit,
+    load_hnn,
+    load_pdebench,
+    odeint,
+    plots,
+    rollout,
+    systems,
+)
+from neuromech.report import audit_page
+
+
+@pytest.fixture(scope="module")
+def moved():
+    system = systems.mass_spring()
+    model = EnergyModel(system.energy, Symplectic())
+    u0 = system.initial(3, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return model, u0, rollout(model, u0, 0.1, 5)
+
+
+def test_odeint_is_the_call_of_solvers(moved) -> None:
+    model, u0, out = moved
+    times = 0.1 * torch.arange(6, dtype=torch.float64)
+    torch.testing.assert_close(odeint(model, u0, times), out.u)
+    q, p = odeint(lambda u: torch.cat([2 * u[:, 1:], -2 * u[:, :1]], -1), tuple(u0.chunk(2, -1)), times)
+    exact = q[0] * torch.cos(torch.tensor(1.0)) + p[0] * torch.sin(torch.tensor(1.0))
+    torch.testing.assert_close(q[5], exact, atol=1e-4, rtol=0)
+    with pytest.raises(PhysicsError, match="is no motion"):
+        odeint(3, u0, times)
+
+
+def test_windows_for_a_data_loader() -> None:
+    t = torch.arange(6.0)
+    u = torch.arange(24.0).reshape(2, 6, 2)
+    windows = Windows(Trajectories(t, u, inputs=torch.zeros(2, 5, 1)), 3, stride=2)
+    assert len(windows) == 4
+    batch = next(iter(torch.utils.data.DataLoader(windows, 4)))
+    assert batch["u"].shape == (4, 3, 2)
+    assert batch["inputs"].shape == (4, 2, 1)
+    torch.testing.assert_close(windows[3]["u"], u[1, 2:5])
+    torch.testing.assert_close(windows[-1]["t"], t[2:5])
+    with pytest.raises(PhysicsError, match="windows of 7 states"):
+        Windows(Trajectories(t, u), 7)
+
+
+def grid_of(file, cells: int, times: int) -> None:
+    file["x-coordinate"] = np.linspace(0, 1, cells, endpoint=False)
+    file["t-coordinate"] = np.linspace(0, 1, times + 1)
+
+
+def test_the_three_layouts_of_pdebench(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    u = rng.standard_normal((3, 4, 8))
+    with h5py.File(tmp_path / "one.h5", "w") as file:
+        file["tensor"] = u
+        grid_of(file, 8, 4)
+    one = load_pdebench(tmp_path / "one.h5", samples=slice(0, 2))
+    torch.testing.assert_close(one.trajectories.u, torch.from_numpy(u[:2]).float())
+    assert one.dx == pytest.approx((0.125,))
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        file["density"], file["Vx"] = u, 2 * u
+        grid_of(file, 8, 4)
+    many = load_pdebench(tmp_path / "many.h5", fields=("density", "Vx"))
+    assert many.trajectories.u.shape == (3, 4, 2, 8)
+    assert many.path.shape == (4, 3, 8, 2)
+    with h5py.File(tmp_path / "groups.h5", "w") as file:
+        for k in range(2):
+            group = file.create_group(f"{k:04d}")
+            group["data"] = rng.standard_normal((5, 6, 4, 2))
+            for name, count in (("t", 5), ("x", 6), ("y", 4)):
+                group[f"grid/{name}"] = np.linspace(0, 1, count)
+    groups = load_pdebench(tmp_path / "groups.h5")
+    assert groups.trajectories.u.shape == (2, 5, 2, 6, 4)
+    (tmp_path / "bad.h5").write_text("no")
+    with pytest.raises(PhysicsError, match="not an HDF5 file"):
+        load_pdebench(tmp_path / "bad.h5")
+    with pytest.raises(PhysicsError, match="holds Vx, density"):
+        load_pdebench(tmp_path / "many.h5", fields=("Vz",))
+
+
+class Trap:
+    def __reduce__(self):
+        return (print, ("run",))
+
+
+def test_pickles_of_arrays_and_of_nothing_else(tmp_path, capsys) -> None:
+    path = tmp_path / "spring.pkl"
+    path.write_bytes(pickle.dumps({"x": np.ones((4, 2)), "meta": {"a": 1}}))
+    assert load_hnn(path)["x"].shape == (4, 2)
+    path.write_bytes(pickle.dumps({"x": Trap()}))
+    with pytest.raises(PhysicsError, match="no more is loaded"):
+        load_hnn(path)
+    assert "run" not in capsys.readouterr().out
+    path.write_bytes(b"\x80nothing")
+    with pytest.raises(PhysicsError, match="not a pickle"):
+        load_hnn(path)
+
+
+def test_figures_and_a_film(moved, tmp_path) -> None:
+    model, _, out = moved
+    assert len(plots.phase_portrait(out).lines) == 6
+    axes = plots.energy_curve(out, model.energy)
+    assert max(float(np.abs(line.get_ydata()).max()) for line in axes.lines) < 1e-13
+    assert plots.save(axes, tmp_path / "energy.png", dt=0.1).stat().st_size > 1000
+    assert '"dt": 0.1' in (tmp_path / "energy.json").read_text()
+    assert plots.film(out, tmp_path / "film.gif", every=2).read_bytes()[:3] == b"GIF"
+    waves = Trajectories(torch.arange(4.0), torch.randn(2, 4, 9))
+    assert plots.space_time(waves, dx=0.1).images[0].get_array().shape == (4, 9)
+    assert plots.arrows(lambda x: x, torch.rand(5, 2)) is not None
+    with pytest.raises(PhysicsError, match="is no motion"):
+        plots.phase_portrait(3)
+
+
+def test_a_page_of_an_audit(tmp_path) -> None:
+    x = torch.arange(16, dtype=torch.float64) / 16
+    path = torch.stack([torch.sin(2 * torch.pi * (x - 0.1 * k)) + 2 + 0.01 * k for k in range(6)])[:, None].repeat(
+        1, 3, 1
+    )
+    found = audit(None, path, kind="path", dx=1 / 16)
+    assert found["total"].curve[5] == pytest.approx(5 * found["total"].curve[1], rel=1e-3)
+    text = audit_page(found, tmp_path / "audit.html", "A <wave>").read_text()
+    assert "A &lt;wave&gt;" in text
+    assert "<svg" in text
+    assert "no function energy= was given" in text
