@@ -35,7 +35,7 @@ def windows(path: pd.DataFrame) -> pd.DataFrame:
     """Means of loss and sharpness by series over those windows of `WINDOW` steps that are past the edge."""
     grouped = path.assign(window=(path["step"] - 1) // WINDOW).groupby(["window", "series"])
     means: pd.DataFrame = grouped[["loss", "sharpness"]].mean().unstack("series")  # type: ignore[assignment]
-    return means[means["sharpness"]["steps"] > 1.0]
+    return means.loc[means["sharpness"]["steps"] > 1.0]
 
 
 def row(directory: Path) -> dict[str, object]:
