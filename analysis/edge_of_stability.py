@@ -35,7 +35,8 @@ def windows(path: pd.DataFrame) -> pd.DataFrame:
     """Means of loss and sharpness by series over those windows of `WINDOW` steps that are past the edge."""
     grouped = path.assign(window=(path["step"] - 1) // WINDOW).groupby(["window", "series"])
     means: pd.DataFrame = grouped[["loss", "sharpness"]].mean().unstack("series")  # type: ignore[assignment]
-    return means.loc[means["sharpness"]["steps"] > 1.0]
+    past: pd.DataFrame = means[means["sharpness"]["steps"] > 1.0]
+    return past
 
 
 def row(directory: Path) -> dict[str, object]:
