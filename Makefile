@@ -2,10 +2,11 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-# One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores.
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto
+# One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores. Who is done
+# takes work from the others, so that the last dear test does not keep all cores waiting.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
 
-.PHONY: demo test test-all test-newest lint docs bench zoo clean
+.PHONY: demo evidence test test-all test-newest lint docs bench zoo clean
 
 demo: $(STAMP)
 	$(PYTHON) -m neuromech demo
@@ -32,7 +33,11 @@ NEWEST := torch==2.14.1
 test-newest:
 	test -x .venv-newest/bin/python || python3 -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check $(NEWEST) -e '.[demo,physics,test]'
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto -m "not slow"
+	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+
+# Every claim of README and docs, measured anew; resumable. Ends with one line a claim and the path of a page.
+evidence: $(STAMP)
+	$(PYTHON) -m experiments.evidence
 
 bench: $(STAMP)
 	$(PYTHON) -m experiments.benchmarks.overhead

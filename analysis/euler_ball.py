@@ -196,12 +196,12 @@ def main() -> int:
     print(film(flows["ncl"], "ncl", figures))
     ratio = by_name.loc["ncl", "error"] / by_name.drop("ncl")["error"].min()
     rounding = bool((by_name.loc["ncl", ["divergence", "wall"]] <= ROUNDING).all())
-    print(
+    said = (
         f"error by construction over that of the better baseline: {ratio:.2f}; divergence and wall rounding: {rounding}"
     )
     holds = bool(ratio <= 1) and rounding
-    said = "by construction is at least level, divergence-free and tangent to the wall"
-    return verdict(holds, said, "MISSED", bool(by_name["steps"].min() >= FEW))
+    kept = "by construction is at least level, divergence-free and tangent to the wall"
+    return verdict(holds, kept, "MISSED", said, enough=bool(by_name["steps"].min() >= FEW))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,12 @@ def main() -> int:
         print(f"false alarm: clean run {row.seed} ({row.run}): {row.told}")
     alarms = int(trials["alarms"].sum()) + len(told)
     steps = int(clean["steps"].sum()) if len(clean) else 0
-    print(
+    said = (
         f"{len(table)} kinds of fault, {len(trials)} runs: {share(trials):.1%} caught within {WITHIN} steps with the "
         f"true cause among the first two; {alarms} false alarms, {len(clean)} clean runs of {steps} steps in all"
     )
     good = len(table) >= KINDS and share(trials) >= WANTED and alarms == 0
-    return verdict(good, "the monitor keeps its word", "THE MONITOR MISSES ITS FIGURES")
+    return verdict(good, "the monitor keeps its word", "THE MONITOR MISSES ITS FIGURES", said)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis import motion_figures
+from analysis import motion_figures, reporting
 from analysis.reporting import FEW, asked
 from experiments.learned_motion import MECHANICAL, Config, models, system_of
 from experiments.motions import reproducible, table_of
@@ -160,7 +160,7 @@ def main() -> int:
         raise SystemExit(
             f"there are no runs in {root}: make them with python -m experiments.learned_motion --out {root}"
         )
-    failed = 0
+    failed = runs = 0
     for config, directories in groups.items():
         tables = []
         for directory in directories:
@@ -179,10 +179,11 @@ def main() -> int:
                 print(f"verdict, {directory.name}: too few steps to judge, {config.steps}; {FEW} are the least")
                 continue
             missed = verdict(rows, config.dtype, has_field=config.system not in MECHANICAL)
-            failed += bool(missed)
+            runs, failed = runs + 1, failed + bool(missed)
             note = "" if agrees(rows) else " (the mean over the test states has another order)"
             print(f"verdict, {directory.name}: " + ("as claimed" if not missed else "; ".join(missed)) + note)
-    return 1 if failed else 0
+    said = f"{runs - failed} of {runs} runs as claimed"
+    return reporting.verdict(not failed, "as claimed", "NOT ALL AS CLAIMED", said, enough=runs > 0)
 
 
 if __name__ == "__main__":

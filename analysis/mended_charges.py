@@ -93,7 +93,8 @@ def main() -> int:
         print(table.to_string(formatters={"slope": "{:.2f}".format}))
     figure(measured, figures / "mended_charges.png")
     holds = bool(((table["slope"] - table.index - 1).abs() <= TOLERANCE).all())
-    return verdict(holds, "the law is mended to the predicted order", "THE LAW IS NOT MENDED AS PREDICTED")
+    said = "slopes " + ", ".join(f"{slope:.2f} (order {order})" for order, slope in table["slope"].items())
+    return verdict(holds, "the law is mended to the predicted order", "THE LAW IS NOT MENDED AS PREDICTED", said)
 
 
 if __name__ == "__main__":

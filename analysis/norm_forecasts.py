@@ -116,7 +116,7 @@ def main() -> int:
         f"{WORST:.0%}; angles by a factor of {angle:.2f}; {share:.0%} of the 80 % intervals hold on those seeds"
     )
     good = median <= MEDIAN and worst <= WORST and angle <= ANGLE and abs(share - LEVEL) <= POINTS
-    return verdict(good, said, f"{said}: short of 5 %, 25 %, 1.1 and 75 to 85 %")
+    return verdict(good, "the forecasts hold", "short of 5 %, 25 %, 1.1 and 75 to 85 %", said)
 
 
 if __name__ == "__main__":

@@ -26,13 +26,19 @@ def show(table: pd.DataFrame, form: str = "{:.2g}", index: bool = False) -> None
 
 
 FEW = 500  # steps of training, below which a run says nothing of what it would come to
+MEASURED = "measured: "
 
 
-def verdict(holds: bool, kept: str, missed: str, enough: bool = True) -> int:
-    """Print what was found; the exit code of the analysis. `enough`: was it trained long enough to be judged?"""
+def verdict(holds: bool, kept: str, missed: str, measured: str = "", enough: bool = True) -> int:
+    """Print what was measured and whether that is what was claimed; the exit code of the analysis.
+
+    `enough`: was it trained long enough to be judged?
+    """
     if not enough:
         print("too few steps to judge")
         return 0
+    if measured:
+        print(MEASURED + measured)
     print(kept if holds else missed)
     return 0 if holds else 1
 

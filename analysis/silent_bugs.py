@@ -34,13 +34,13 @@ def main() -> int:
         print(f"false alarm: {row.kind} {row.run}, seed {row.seed}: {row.told}")
     caught = bugs["delay"].between(0, 1).mean()
     first, second = (bugs["rank"] == 1).mean(), bugs["rank"].between(1, 2).mean()
-    print(
+    said = (
         f"{len(bugs)} bugs: {caught:.0%} told within one iteration, the true cause first in {first:.0%}, among the "
         f"first two in {second:.0%}; {len(told)} of {len(clean)} clean runs ({int(clean['steps'].sum())} steps) with "
         "an alarm"
     )
     good = caught == 1 and first >= 0.8 and second >= 0.95 and not len(told)
-    return verdict(good, "the score is kept", "THE SCORE IS MISSED")
+    return verdict(good, "the score is kept", "THE SCORE IS MISSED", said)
 
 
 if __name__ == "__main__":

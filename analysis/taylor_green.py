@@ -125,14 +125,10 @@ def main() -> int:
     ratio = table[built]["error"].min() / table[~built]["error"].min()
     exact_enough = bool((table[built]["divergence"] <= ROUNDING).all())
     rounding = "rounding" if exact_enough else "NOT rounding"
-    print(f"error by construction over error by penalty: {ratio:.2f}; divergence by construction: {rounding}")
+    said = f"error by construction over error by penalty: {ratio:.2f}; divergence by construction: {rounding}"
     holds = bool(ratio <= 1) and exact_enough
-    return verdict(
-        holds,
-        "by construction is at least level, and exactly divergence-free",
-        "MISSED",
-        bool(table["steps"].min() >= FEW),
-    )
+    kept = "by construction is at least level, and exactly divergence-free"
+    return verdict(holds, kept, "MISSED", said, enough=bool(table["steps"].min() >= FEW))
 
 
 if __name__ == "__main__":

@@ -55,6 +55,12 @@ class Forms:
         return self._quadratic.combine(self._quadratic.products(pairs, few))
 
     @torch.no_grad()
+    def with_magnitudes(self, pairs: Sequence[Pair], few: Collection[int] = ()) -> tuple[Tensor, Tensor]:
+        """The same, and for the first pair the sums with the absolute values of weights: [quadratic rows]."""
+        products = self._quadratic.products(pairs, few)
+        return self._quadratic.combine(products), self._quadratic.combine(products[:1], magnitudes=True)[0]
+
+    @torch.no_grad()
     def linear(self, xs: Sequence[Vector]) -> Tensor:
         """<c, x> for every x: [xs, linear rows]."""
         return self._linear.combine(self._linear.values(xs))

@@ -22,14 +22,17 @@ from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, turn
 from neuromech.dynamics.discrete import DisplacementForms
+from neuromech.dynamics.drives import Measured, measure
 from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
 from neuromech.dynamics.motion import Drift, Motion
-from neuromech.dynamics.predictions import Drives, Track, advance_drift, advance_linear, advance_quadratic
+from neuromech.dynamics.predictions import Track, advance_drift, advance_linear, advance_quadratic
+from neuromech.dynamics.protection import Protection
 from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.optimizers import Settings
 from neuromech.symmetry import Symmetry
 
+LAWS = 2  # discrete ones: exact, ideal
 PLANS = 32  # patterns kept compiled: a run that alternates between a few of them compiles each once
 
 
@@ -41,7 +44,9 @@ class Reading(NamedTuple):
     at finite lr. `scale` is what a residual is divided by. `leak` is the torque <g, D theta> or <c, g> of this step;
     nan: the symmetry says that it is zero, or the optimizer does not care, so it was not measured. `gains` [5, rows]
     are the terms of what the exact law gained in this step, see attribution.TERMS; `turn` is sin^2 of the angle by
-    which the step turned the weights, nan where the charge is no squared length.
+    which the step turned the weights, nan where the charge is no squared length. `broken` is 1 where
+    the gradients of the step did not leave the loss alone, though the symmetry says so: `exact` followed their torque,
+    no flow did.
     """
 
     observed: Tensor
@@ -53,6 +58,7 @@ class Reading(NamedTuple):
     leak: Tensor
     gains: Tensor
     turn: Tensor
+    broken: Tensor
 
 
 class _Step(NamedTuple):
@@ -61,8 +67,7 @@ class _Step(NamedTuple):
 
     plan: Plan
     settings: dict[Label, Settings | Drift]
-    drives: tuple[Drives, Drives]
-    pulls: Tensor | None
+    measured: Measured
     late: dict[str, Computed]
     drifting: tuple[str, ...]
 
@@ -86,7 +91,10 @@ class Laws:
     Raises `SymmetryError` if a symmetry does not fit the parameters, or is of kind "matrix".
     """
 
-    def __init__(self, symmetries: Sequence[Symmetry], params: Values) -> None:
+    def __init__(
+        self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float] | None = None, whole: bool = True
+    ) -> None:
+        """`eps`: of the arithmetic behind the gradients of each family. Not `whole`: parts lie in other processes."""
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
             if s.kind == "matrix":
@@ -99,13 +107,14 @@ class Laws:
                 raise SymmetryError(f"{s.name}: {bad[0]} is {params[bad[0]].dtype}; a charge is a sum of real numbers")
         self._like = blank(params)
         self._scratch = Scratch()
-        self._whole = Layout(
-            self.symmetries, [divide([None] * len(s.terms)) for s in self.symmetries], self._like, self._scratch
-        )
+        undivided = [divide([None] * len(s.terms)) for s in self.symmetries]
+        self._whole = Layout(self.symmetries, undivided, self._like, self._scratch)
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
         self._split_ever: frozenset[int] = frozenset()
         self.slices = self._whole.forms.slices
+        formats = [max(torch.finfo(params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
+        self._protection = Protection(self.symmetries, eps or formats, self._whole.forms.device) if whole else None
         self.restart(params)
 
     @property
@@ -134,19 +143,21 @@ class Laws:
         self._met: dict[str, _Held] = {}
         self._step: _Step | None = None
         charge, scale = self.observe(params)
+        self._scale = scale
         zero, unknown = torch.zeros_like(charge), torch.full_like(charge, math.nan)
         self._unpack(self._states(charge, zero, zero))
-        return self._reading(charge, scale, unknown, torch.zeros(5, len(charge), dtype=charge.dtype), unknown)
+        return self._reading(charge, scale, unknown, torch.zeros(5, len(charge), dtype=charge.dtype), unknown, zero)
 
     def observe(self, params: Values) -> tuple[Tensor, Tensor]:
         """The charges at `params`, and the scale of their rounding: both [rows]. Predictions go on."""
-        charge, scale, _ = self._whole.forms.charges(params)
-        return charge, scale
+        return self._whole.forms.charges(params)[:2]
 
-    def before(self, params: Values, grads: Values, motions: Mapping[str, Motion]) -> None:
+    def before(self, params: Values, grads: Values, motions: Mapping[str, Motion], changed: bool = False) -> None:
         """Measure what the step about to be taken will do. Mappings by parameter name; `motions` as from `read`.
 
-        Parameters without a motion stay. Raises `InstrumentError` if one with a motion has no gradient.
+        Parameters without a motion stay. `changed`: the gradients are not those of the backward at these weights, so
+        no symmetry vouches for them, and their torque is measured. Raises `InstrumentError` if one with a
+        motion has no gradient.
         """
         if missing := [name for name in motions if name not in grads]:
             raise InstrumentError(f"{missing[0]} has a motion but no gradient: pass the gradients of all that moves")
@@ -176,8 +187,9 @@ class Laws:
         late = {n: u or _displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}
         early = {n: u for n, (is_late, u) in drifts.items() if not is_late and u is not None}
         followed: Vector = early | {name: grads[name] for name in moving if name not in drifts}
-        drives, pulls = self._measure(params, followed, buffers, bool(early))
-        self._step = _Step(now, settings, drives, pulls, late, tuple(drifts))
+        sgd = changed and not drifts
+        found = measure(self._layout, self._protection, params, followed, buffers, self._scale, bool(early), sgd)
+        self._step = _Step(now, settings, found, late, tuple(drifts))
 
     def after(self, params: Values) -> Reading:
         """Observe the charges after the step, and take all predictions there.
@@ -188,7 +200,7 @@ class Laws:
             raise InstrumentError(
                 "after() found no step: call before() ahead of each optimizer step, after() behind it"
             )
-        (now, settings, drives, pulls, late, drifting), self._step = self._step, None
+        (now, settings, (drives, pulls, unprotected), late, drifting), self._step = self._step, None
         observed, scale, moved = self._look(params, late)
         torques = [torch.zeros_like(track.flow) for track in self._tracks]
         gains = [torch.zeros(len(Gains._fields), len(t), dtype=t.dtype, device=t.device) for t in torques]
@@ -218,7 +230,12 @@ class Laws:
         leak = torch.full_like(observed, math.nan)
         if any(self._layout.measures):
             leak = torch.where(self._layout.torque_known, self._layout.total(torch.cat(torques)), leak)
-        return self._reading(observed, scale, leak, torch.stack(terms), turn(before, observed, terms[0], pull))
+        broken = torch.zeros_like(observed)
+        if unprotected is not None:
+            broken = self._layout.total(unprotected.double())
+            leak = torch.where(broken > 0, self._layout.total(torch.cat(torques)), leak)
+        self._scale = scale
+        return self._reading(observed, scale, leak, torch.stack(terms), turn(before, observed, terms[0], pull), broken)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `load_state_dict` needs to go on exactly: a tensor, numbers, strings, lists of them."""
@@ -243,30 +260,12 @@ class Laws:
         self._layout = Layout(self.symmetries, divisions, self._like, self._scratch)
         self._plans.clear()
         self._step = None
-        self._unpack(state["state"].to(device=self._whole.forms.device, copy=True))
+        self._unpack(_with_ideal(state["state"]).to(device=self._whole.forms.device, copy=True))
         self._met = dict.fromkeys(state["met"], _Held())
         self._split_ever = frozenset(state["split_ever"])
 
     def _families(self) -> list[list[Any]]:
         return [[s.name, s.size, "approximate" if approximate(s) else "exact"] for s in self.symmetries]
-
-    def _measure(
-        self, params: Values, followed: Vector, buffers: Values, early: bool
-    ) -> tuple[tuple[Drives, Drives], Tensor | None]:
-        """The drives of all rows from what the step follows, gradients or directions, and if there are any of these,
-        `early`, their torques: [1, rows]. What nothing needs is 0 and is not measured."""
-        if not followed:
-            return (Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)), None
-        layout = self._layout
-        (quadratic, linear), (asks_quadratic, asks_linear) = layout.torque.split(layout.forms.rows, 1), layout.measures
-        pairs: list[tuple[Vector, Vector]] = [(followed, followed)] + [(buffers, followed)] * bool(buffers)
-        few = () if early else (len(pairs),)  # SGD asks for torque only where a symmetry is approximate or split
-        forms = layout.forms.bilinear(pairs + [(followed, params)] * (asks_quadratic or early), few)
-        sums = layout.forms.linear([followed]) if asks_linear or early else None
-        torque = torch.where(quadratic, forms[-1], 0.0) if asks_quadratic else 0.0
-        force = torch.where(linear, sums[0], 0.0) if asks_linear and sums is not None else 0.0
-        drives = Drives(forms[0], forms[1] if buffers else 0.0, torque), Drives(0.0, 0.0, force)
-        return drives, torch.cat((forms[-1:], sums), dim=1) if early and sums is not None else None
 
     def _look(self, params: Values, late: dict[str, Computed]) -> tuple[Tensor, Tensor, Tensor | None]:
         """The charges, their scale, and the torques [2, rows] of directions that are read after the step."""
@@ -322,10 +321,12 @@ class Laws:
         n = self._layout.torque.shape[0]
         self._tracks = [Track.unpack(kind, n) for kind in state.split(self._layout.forms.rows, dim=1)]
 
-    def _reading(self, observed: Tensor, scale: Tensor, leak: Tensor, gains: Tensor, turned: Tensor) -> Reading:
+    def _reading(
+        self, observed: Tensor, scale: Tensor, leak: Tensor, gains: Tensor, turned: Tensor, broken: Tensor
+    ) -> Reading:
         rows = [torch.cat((t.charge, t.flow[None], t.continuous[None])) for t in self._tracks]
         *discrete, flow, continuous = self._layout.total(torch.cat(rows, dim=1)).unbind()
-        return Reading(observed, discrete[0], discrete[-1], flow, continuous, scale, leak, gains, turned)
+        return Reading(observed, discrete[0], discrete[-1], flow, continuous, scale, leak, gains, turned, broken)
 
 
 def _displacement(p: Tensor) -> Computed:
@@ -343,3 +344,7 @@ def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degre
         along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
         return DisplacementForms(along + square, square)
     return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)
+
+
+def _with_ideal(state: Tensor) -> Tensor:  # earlier versions kept none where it was the exact one
+    return state if len(state) == Track.height(LAWS) else state[[0, 0, 1, 1, 2, 2, *range(3, len(state))]]

@@ -29,7 +29,7 @@ from neuromech.optimizers import Settings
 
 
 class Track(NamedTuple):
-    """State of every law; `laws` is 1, or 2 where the ideal law (row 1) is told apart from the exact one (row 0)."""
+    """State of every law; of the discrete ones there are two, the exact one (row 0) and the ideal one (row 1)."""
 
     charge: Tensor  # [laws, rows]
     momentum: Tensor  # [laws, rows]: <b, D theta> or <c, b>
@@ -66,25 +66,30 @@ class Drives(NamedTuple):
     gradient: Tensor | float
     memory: Tensor | float
     torque: Tensor | float
+    flow: Tensor | float = 0.0  # the torque that flows follow: none where the symmetry says that there is none
 
     def take(self, rows: Tensor) -> Drives:
         return Drives(*(x[..., rows] if isinstance(x, Tensor) else x for x in self))
 
     def scaled(self, factor: float | Tensor) -> Drives:
         """The drives of the gradient times `factor` (a number or [rows])."""
-        return Drives(factor * factor * self.gradient, factor * self.memory, factor * self.torque)
+        return Drives(factor * factor * self.gradient, factor * self.memory, factor * self.torque, factor * self.flow)
 
 
 def advance_quadratic(track: Track, drives: Drives, settings: Settings, first: bool) -> tuple[Track, Gains]:
     """All predictions for quadratic charges, one step of SGD on."""
-    law, drive = Quadratic(track.charge, track.momentum, track.kinetic), QuadraticDrive(*drives)
+    law, drive = (
+        Quadratic(track.charge, track.momentum, track.kinetic),
+        QuadraticDrive(drives.gradient, drives.memory, drives.torque),
+    )
     new = quadratic_step(law, drive, settings, first)
     before, after = Quadratic(*(x[0] for x in law)), Quadratic(*(x[0] for x in new))
-    own = drive._replace(torque=_first(drives.torque))
-    pushed = push(before, after, own, settings, first)
-    flow = gradient_flow(track.flow, own.torque, settings, 2)
+    pushed = push(before, after, drive._replace(torque=drives.flow), settings, first)
+    flow = gradient_flow(track.flow, drives.flow, settings, 2)
     oscillator = continuous_step(Oscillator(track.continuous, track.velocity), before, pushed, settings, first)
-    gains, sources = of_sgd(before, after, Sources(track.by_decay, track.by_leak), own.torque, settings, first)
+    gains, sources = of_sgd(
+        before, after, Sources(track.by_decay, track.by_leak), _first(drives.torque), settings, first
+    )
     return Track(*new, flow, *oscillator, *sources), gains
 
 
@@ -93,9 +98,9 @@ def advance_linear(track: Track, drives: Drives, settings: Settings, first: bool
     new = linear_step(Linear(track.charge, track.momentum), drives.torque, settings, first)
     before, after = Linear(track.charge[0], track.momentum[0]), Linear(*(x[0] for x in new))
     torque = _first(drives.torque)
-    flow = gradient_flow(track.flow, torque, settings, 1)
+    flow = gradient_flow(track.flow, drives.flow, settings, 1)
     oscillator = Oscillator(track.continuous, track.velocity)
-    continuous = continuous_step(oscillator, before, Push(0.0, 0.0, torque), settings, first)
+    continuous = continuous_step(oscillator, before, Push(0.0, 0.0, drives.flow), settings, first)
     gains, sources = of_sgd(before, after, Sources(track.by_decay, track.by_leak), torque, settings, first)
     return Track(*new, track.kinetic, flow, *continuous, *sources), gains
 

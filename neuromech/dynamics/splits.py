@@ -87,9 +87,9 @@ def approximate(s: Symmetry) -> bool:
 class Layout:
     """The rows of all parts, under one division of every family. Without split families rows are charges.
 
-    `torque` masks the rows whose torque enters a law: [laws, rows]. Law 0 is the exact one: approximate and split
-    families. Law 1, which exists if any family is approximate, is the ideal one: split families only. `measures` says
-    for (quadratic, linear) rows if there is any; `torque_known` masks the charges: [charges].
+    `torque` masks the rows whose torque enters a law at every step: [laws, rows]. Law 0 is the exact one: approximate
+    and split families. Law 1 is the ideal one: split families only. `measures` says for (quadratic, linear) rows if
+    there is any; `torque_known` masks the charges: [charges]. `count`: the elements behind each row.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Layout:
 
         charges = slices_of([Block.of(s) for s in symmetries])
         rows = sum(self.forms.rows)
-        torque = torch.zeros(1 + any(map(approximate, symmetries)), rows, dtype=torch.bool)
+        torque = torch.zeros(2, rows, dtype=torch.bool)
         to = torch.empty(rows, dtype=torch.long)
         for (f, _), here in self.rows.items():
             torque[0, here] = f in self.split or approximate(symmetries[f])
@@ -121,7 +121,15 @@ class Layout:
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
         self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
         self._charges = sum(s.size for s in symmetries)
+        count = torch.ones(rows, dtype=torch.float64)
+        for block, here in zip(blocks, self.forms.slices, strict=True):
+            count[here] = sum(float(abs(t.weight)) * params[t.parameter].numel() / block.size for t in block.terms)
+        self.count = count.to(self.forms.device)
         self.torque_known = self.total(self.torque[0].double()) > 0
+
+    def of_charges(self, x: Tensor) -> Tensor:
+        """What each part has of a quantity of its charge, all of it: from [charges] to [rows]."""
+        return x if self._to is None else x[self._to]
 
     def total(self, x: Tensor) -> Tensor:
         """Sum over parts: from [..., rows] to [..., charges]."""

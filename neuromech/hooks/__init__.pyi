@@ -1,4 +1,5 @@
 from .backward import BackwardWatch as BackwardWatch
+from .backward import HandedGradients as HandedGradients
 from .backward import Mark as Mark
 from .backward import mark as mark
 from .backward import marks as marks

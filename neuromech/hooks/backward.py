@@ -118,3 +118,33 @@ class BackwardWatch:
             for handle in pair:
                 handle.remove()
         self._handles.clear()
+
+
+class HandedGradients:
+    """Tells whether the gradients that wait for a step are those that the last backward left, at the same weights.
+
+    By the places of tensors and the writes that are counted: writes by way of `.data` are not seen.
+    """
+
+    def __init__(self, params: Mapping[str, nn.Parameter], guard: Guard) -> None:
+        self._params = {n: p for n, p in params.items() if p.is_floating_point()}
+        self._left: tuple[dict[str, Mark], dict[str, Mark]] | None = None
+        self._watch = BackwardWatch(self._params, self._note, guard)
+
+    @property
+    def changed(self) -> bool:
+        """True too if no backward was seen: nobody knows then where they come from."""
+        self._watch.attach()
+        if self._left is None:
+            return True
+        weights, gradients = self._left
+        return marks(self._params) != weights or marks(self._gradients()) != gradients
+
+    def remove(self) -> None:
+        self._watch.remove()
+
+    def _note(self) -> None:
+        self._left = marks(self._params), marks(self._gradients())
+
+    def _gradients(self) -> dict[str, Tensor]:
+        return {n: g for n, p in self._params.items() if (g := p.grad) is not None}

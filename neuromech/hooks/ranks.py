@@ -43,8 +43,8 @@ def held_alike(model: nn.Module) -> list[str]:
 class Ranks:
     """The processes over which a model is sharded."""
 
-    def __init__(self, what: str) -> None:
-        """Meet the other processes; `what` they measure has to be the same on all of them.
+    def __init__(self, what: str, todo: str = "") -> None:
+        """Meet the other processes; `what` they measure has to be the same on all of them. `todo`: if one is missing.
 
         Raises `InstrumentError` if one does not come within a minute, or measures something else.
         """
@@ -54,9 +54,9 @@ class Ranks:
         try:
             store.wait(names, PATIENCE)
         except Exception as error:
-            raise InstrumentError(
-                "the model is sharded, and not every process has instrumented it: call instrument() on all of them"
-            ) from error
+            missing = "the model is sharded, and not every process has instrumented it"
+            todo = todo and f"not every process has come: {todo}"
+            raise InstrumentError(todo or f"{missing}: call instrument() on all of them") from error
         if len({store.get(name) for name in names}) > 1:
             raise InstrumentError("the processes have found different symmetries, so their charges cannot be added up")
         self._group = dist.new_group(timeout=PATIENCE)

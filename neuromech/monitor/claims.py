@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from neuromech import params as P
 from neuromech.detect import Findings, Graph, Invariance, analyse
 from neuromech.errors import warn
-from neuromech.monitor.torque import TorqueJudge, TorqueMeter
+from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Total
 from neuromech.symmetry import Symmetry, SymmetrySet
-
-Total = Callable[[Tensor], Tensor]
-"""Sums over all processes that hold a part of the parameters."""
 
 WITHDRAWN = (
     "the first gradient of the run does not keep {} claims, which are withdrawn (see .rejected): a backward "
@@ -70,7 +67,7 @@ def excess_of(
     values = {n: p.detach() for n, p in params.items() if p.is_floating_point() and p.numel()}
     grads = {n: p.grad for n, p in params.items() if p.grad is not None and n in values}
     plain = [s for s in claims if s.kind != "matrix"]
-    meter = TorqueMeter(plain, values, total or (lambda x: x))
+    meter = TorqueMeter(plain, values, total)
     with torch.no_grad():
         measured = meter(values, grads)
         excess = TorqueJudge(meter)(measured, eps)

@@ -137,7 +137,7 @@ class Evidence:
 
     @property
     def empty(self) -> bool:
-        return not any(getattr(self, f.name) for f in fields(self) if f.name not in _NO_FAULT)
+        return not any(getattr(self, name) for name in _FAULTS)
 
     def __or__(self, other: Evidence) -> Evidence:
         """What both found: lists end to end, of single values the first one that is anything."""
@@ -147,10 +147,15 @@ class Evidence:
                 return (*a, *(x for x in b if x not in a))
             return b if a in (None, False, 0, "") else a
 
-        return Evidence(*(merged(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)))
+        if other == _NOTHING or self == _NOTHING:
+            return self if other == _NOTHING else other
+        return Evidence(*(merged(getattr(self, name), getattr(other, name)) for name in _FIELDS))
 
 
 _NO_FAULT = frozenset(
     "zeroed_all copied rounded terms restored families since_start lr kept cut delayed between skipped elsewhere "
     "handover".split()
 )
+_FIELDS = tuple(f.name for f in fields(Evidence))
+_FAULTS = tuple(name for name in _FIELDS if name not in _NO_FAULT)
+_NOTHING = Evidence()

@@ -18,7 +18,7 @@ from neuromech.dynamics import Reading
 from neuromech.hooks import Mark, marks
 from neuromech.monitor.checksum import checksums
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torque import TorqueMeter, Torques
+from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques, Total
 from neuromech.optimizers import grad_scale, plain, skips
 from neuromech.symmetry import Symmetry
 
@@ -114,6 +114,10 @@ class StepReader:
         self.names: dict[Tensor, str] = {p: n for n, p in self.params.items()}
         self.backward: Backward | None = None
         self.meter = TorqueMeter((), self.params)
+        self.judge = TorqueJudge(self.meter)
+        self._rows = torch.zeros(0, dtype=torch.long)  # of the members, in a reading
+        self._charges: tuple[dict[str, Mark], Charges] | None = None  # of the weights that have these marks
+        self._eps = 0.0
         self._known = False
         self._fresh = True
         self._forwards = 0
@@ -121,9 +125,16 @@ class StepReader:
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
 
-    def arm(self, symmetries: Sequence[Symmetry]) -> None:
-        """The symmetries are known."""
-        self.meter, self._known = TorqueMeter(symmetries, self.params), True
+    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None) -> None:
+        """The symmetries are known, with their rows in a reading; `total`: see `TorqueMeter`."""
+        self.meter, self._known = TorqueMeter(symmetries, self.params, total), True
+        self.judge = TorqueJudge(self.meter)
+        if symmetries:
+            self._rows = torch.cat([torch.arange(s.start, s.stop) for s in slices])
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.params.values())).device
 
     def gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
@@ -133,7 +144,7 @@ class StepReader:
         grads, old = self.gradients(), self.backward if self._fresh else None
         names = tuple(grads)
         self._fresh = True
-        elements, theta = self.sample.read(names, grads), self._sampled()
+        elements, theta, here = self.sample.read(names, grads), self._sampled(), marks(self.params)
         once, self._forwards = forwards == self._forwards, forwards
         comparable = old is not None and old.names == names
         doubled = (elements == 2 * old.elements).all() & elements.any() if comparable and once and old else None
@@ -143,10 +154,10 @@ class StepReader:
             marks(grads),
             checksums(list(grads.values())),
             elements,
-            self.meter(self.params, grads),
+            self._measure(grads, here),
             self._known,
             stepped,
-            marks(self.params),
+            here,
             theta,
             doubled,
             followed,
@@ -164,6 +175,7 @@ class StepReader:
     def ahead(self, optimizer: Optimizer, number: int, eps: float) -> Step:
         """The gradients of a step are ready."""
         grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
+        self._eps, here = eps, marks(self.params)
         weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
         left = self._left
         theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
@@ -177,7 +189,9 @@ class StepReader:
         raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
-        measured = raw.torques if raw and same and raw.judged == self._known else self.meter(self.params, grads)
+        # Measuring together is done always or never: what one process has seen the others may have not.
+        again = self.meter.shared or not same or raw is None or raw.judged != self._known
+        measured = self._measure(grads, here) if again or raw is None else raw.torques
         if raw is not None and same:
             self.backward = raw._replace(torques=measured, judged=self._known)
         return Step(
@@ -186,7 +200,7 @@ class StepReader:
             groups,
             state,
             weights,
-            marks(self.params),
+            here,
             entries,
             theta,
             _rate(optimizer),
@@ -207,14 +221,17 @@ class StepReader:
         state = state_of(optimizer, self.names)
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
         theta = self._split(self._sampled())
-        self._left = weights, theta
+        self._left, here = (weights, theta), marks(self.params)
+        if reading is not None and self._known:
+            rows = self._rows.to(reading.observed.device)
+            self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
         return Step(
             ahead.number,
             optimizer,
             self._groups(optimizer),
             state,
             weights,
-            marks(self.params),
+            here,
             entries,
             theta,
             _rate(optimizer),
@@ -226,6 +243,14 @@ class StepReader:
             ahead=ahead,
             reading=reading,
         )
+
+    def _measure(self, grads: Mapping[str, Tensor], here: dict[str, Mark]) -> Torques:
+        """The torques of gradients; with the charges that the instrument has measured, if these are of our weights."""
+        if self._charges is not None and self._charges[0] == here and not self.meter.shared:
+            found = self.meter.quick(self.params, grads, self._charges[1])
+            if not self.judge.suspects(found, self._eps):
+                return found
+        return self.meter(self.params, grads)
 
     def _elsewhere(self, raw: Backward | None, theta: Mapping[str, Tensor]) -> tuple[str, ...]:
         """The parameters that had other values at the backward, by their samples: writes may have been undone."""
@@ -251,7 +276,7 @@ class StepReader:
         return [{key: next(sums) for key in kind} for kind in kinds]
 
     def _sampled(self) -> Tensor:
-        return self.sample.read(list(self.params), self.params)
+        return self.sample.read_kept(self.params)
 
     def _split(self, theta: Tensor) -> dict[str, Tensor]:
         return dict(zip(self._counts, theta.split(list(self._counts.values())), strict=True))

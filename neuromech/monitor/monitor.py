@@ -27,10 +27,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import is_sharded, local
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
 from neuromech.errors import FaultWarning, InstrumentError, warn
-from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch
+from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch, Ranks
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.delivery import GradientDelivery, reached
 from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
@@ -47,11 +48,13 @@ from neuromech.monitor.diagnosis import diagnose
 from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
+from neuromech.monitor.joint_stop import JointStop
 from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.model_gradient import ModelGradient, coarsest
 from neuromech.monitor.options import Options
 from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
+from neuromech.monitor.torque import Total
 from neuromech.params import named_parameters
 from neuromech.record import Journal, Record
 from neuromech.symmetry import Symmetry
@@ -71,7 +74,7 @@ class Monitor:
         self._model = model
         self._options, self._record, self._journal = options, record, journal
         params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
-        sample = Sample({n: p.shape for n, p in params.items()})
+        sample = Sample({n: (local(p) if is_sharded(p) else p).shape for n, p in params.items()})
         self._reader = StepReader(params, sample)
         self._faults = Faults(options.no_faults)
         self._unreported: list[Fault] = []
@@ -82,6 +85,7 @@ class Monitor:
         self._foreign = ForeignSteps(list(model.parameters()), self._foreign_step)
         self._copied_steps = 0  # of an optimizer that may hold another copy of the model, since our last step
         self._guard = hooks.guard
+        self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
         self._history = GradientHistory(params)
         self._integrity = StateIntegrity(params, sample)
         self._gradients = GradientIntegrity(params, sample, options.clip_norm)
@@ -100,6 +104,7 @@ class Monitor:
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
         self._armed = False
+        self._total: Total | None = None
         self._violated = NOTHING  # by the first gradient
         self._padded = _padded(model)
         self._model_gradient: ModelGradient | None = None
@@ -116,6 +121,12 @@ class Monitor:
         """What was found so far, in the order in which it was; a fault that goes on is one, and counts its times."""
         return self._faults.all
 
+    @property
+    def changed(self) -> bool:
+        """Are the gradients that wait others than those of the backward, bit for bit, or taken at other weights?"""
+        step = self._ahead
+        return step is not None and bool(step.changed or step.elsewhere or step.backward is None)
+
     def table(self) -> pd.DataFrame:
         """One row a suspected cause of each fault."""
         import pandas as pd
@@ -129,17 +140,23 @@ class Monitor:
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
-    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], inactive: Names) -> None:
-        """The symmetries are known, with their rows in a reading; `inactive` parameters do not reach the loss."""
+    def arm(
+        self, symmetries: Sequence[Symmetry], slices: Sequence[slice], inactive: Names, ranks: Ranks | None = None
+    ) -> None:
+        """The symmetries are known, with their rows in a reading; `inactive` parameters do not reach the loss.
+
+        `ranks`: the processes over which parameters are sharded.
+        """
         if self._armed:
             return
         self._armed = True
         reader = self._reader
-        reader.arm(symmetries)
+        self._total = ranks.total if ranks is not None else None
+        reader.arm(symmetries, slices, self._total)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
         uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
-        torque = TorqueCheck(reader.params, reader.meter, self._history, uncleared, drew)
+        torque = TorqueCheck(reader.params, reader.judge, self._history, uncleared, drew)
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
@@ -154,7 +171,8 @@ class Monitor:
         was recorded. `forwards`: has that forward, and the next ones for the asking.
         """
         self._eps = max(self._eps, coarsest(graph), torch.finfo(forwards.autocast).eps if forwards.autocast else 0.0)
-        self._model_gradient = ModelGradient(self._model, forwards)
+        sharded = any(is_sharded(p) for p in self._reader.params.values())
+        self._model_gradient = None if sharded else ModelGradient(self._model, forwards)
         torques = tuple(
             Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
             for s, by in violated
@@ -190,6 +208,8 @@ class Monitor:
             self._postponed = None
         if self._ahead is None or self._ahead.optimizer is not optimizer:
             return False
+        if reading is not None and self._total is not None:
+            reading = reading._replace(**_together(reading, self._total))
         step, self._ahead = self._reader.behind(self._ahead, reading), None
         found = reduce(or_, (check.after(step) for check in self._checks), NOTHING)
         self._judge(self.step, found)
@@ -201,11 +221,18 @@ class Monitor:
         if raw is not None and (gone := reached(raw, list(self._reader.params)) & held):
             self._judge(self.step + 1, Evidence(zeroed=tuple(sorted(map(str, gone))), zeroed_all=True))
 
-    def react(self) -> None:
-        """Report what was found since the last time: warn, call, or raise `FaultError`."""
+    def react(self, in_step: bool = True) -> None:
+        """Report what was found since the last time: warn, call, or raise `FaultError`.
+
+        `in_step`: every process of a distributed run is here, in a step, so that all can stop together.
+        """
         if self._settings.refused:
             refused, self._settings.refused = self._settings.refused, ""
             raise InstrumentError(refused)
+        if self._together is not None:
+            if not in_step:
+                return  # the next step will tell
+            self._together(self._unreported[0] if self._unreported else None)
         waiting, self._unreported = self._unreported, []
         for fault in waiting:
             if self._options.on_fault == "warn":
@@ -247,7 +274,7 @@ class Monitor:
             self._reader.forget()
             if self._gradients.left_out():
                 self._judge(self.step + 1, Evidence(infinite=names, skipped=True))
-                self.react()
+                self.react(in_step=False)
 
     def _foreign_step(self, optimizer: Optimizer) -> None:
         """An optimizer steps that holds nothing of ours: has it a copy of the model, and ours waits?"""
@@ -259,7 +286,7 @@ class Monitor:
             self._copied_steps += 1
             if self._copied_steps >= 2:  # in one iteration its turn may come before ours
                 self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
-                self.react()
+                self.react(in_step=False)
 
     def _judge(self, step: int, evidence: Evidence) -> None:
         for practice, text in noticed(evidence):
@@ -274,6 +301,12 @@ class Monitor:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
             self._unreported.append(fault)
+
+
+def _together(reading: Reading, total: Total) -> dict[str, Tensor]:
+    """What the law check reads, of all processes."""
+    names = ("observed", "exact", "scale")
+    return dict(zip(names, total(torch.stack([getattr(reading, name) for name in names])), strict=True))
 
 
 def _padded(model: nn.Module) -> set[str]:

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -29,31 +31,47 @@ from neuromech.dynamics import Block, Forms, Values, blank
 from neuromech.rounding import CONFIDENCE
 from neuromech.symmetry import Symmetry, Term
 
+Total = Callable[[Tensor], Tensor]
+"""Sums over all processes that hold a part of the parameters."""
 
-class Torques(NamedTuple):
+
+@dataclass(frozen=True, eq=False)
+class Torques:
     """What was measured of one gradient, by member: [rows]; by parameter: [parameters]."""
 
     torque: Tensor
     charge: Tensor
     size: Tensor  # what a torque is compared with: |theta| |g|
-    squares: Tensor  # |g|^2 of the member
     gradients: Tensor  # |g|^2 of the parameter
+    whole: bool = True  # False: `size` is without the gradient of the member itself, so that it is no more than that
+
+    @cached_property
+    def squares(self) -> list[float]:
+        """|g|^2 by parameter, as numbers."""
+        return [float(x) for x in self.gradients.tolist()]
+
+
+class Charges(NamedTuple):
+    """What is known of weights without looking at them, by member: [rows]."""
+
+    charge: Tensor
+    scale: Tensor  # the same sum with absolute values
 
 
 class TorqueMeter:
     """Measures torques for `symmetries` over `params` (their values are not read here)."""
 
-    def __init__(
-        self, symmetries: Sequence[Symmetry], params: Values, total: Callable[[Tensor], Tensor] = lambda x: x
-    ) -> None:
+    def __init__(self, symmetries: Sequence[Symmetry], params: Values, total: Total | None = None) -> None:
         """`total`: sums over all processes that hold a part of the parameters."""
-        self._total = total
+        self.shared = total is not None
+        self._total: Total = total or (lambda x: x)
         self.symmetries, self.names = tuple(symmetries), tuple(params)
         signed = [Block.of(s) for s in self.symmetries]
         unsigned = [Block(s.size, False, tuple(_positive(t) for t in s.terms)) for s in self.symmetries]
         whole = [Block(1, False, (Term(name, None, Fraction(1)),)) for name in self.names]
-        self._forms = Forms([*signed, *unsigned, *whole], blank(params))
-        n, slices = len(signed), self._forms.slices
+        n = len(signed)
+        self._forms = Forms([*signed, *unsigned, *whole], blank(params), few=range(2 * n, 2 * n + len(whole)))
+        slices = self._forms.slices
         device = self._forms.device
         self.slices = _end_to_end([s.size for s in self.symmetries])
         self._signed, self._unsigned = _rows(slices[:n], device), _rows(slices[n : 2 * n], device)
@@ -70,19 +88,29 @@ class TorqueMeter:
         forms = self._forms
         products, squares, weights = self._total(forms.bilinear([(grads, params), (grads, grads), (params, params)]))
         force, sums = self._total(forms.linear([grads, params]))
-        gradients = squares[self._whole]
+        torque, charge = (torch.cat(x)[self._signed] for x in ((products, force), (weights, sums)))
+        gradients, own = squares[self._whole], squares[self._unsigned]
+        return Torques(torque, charge, self._size(weights[self._unsigned], own, gradients), gradients)
+
+    def quick(self, params: Values, grads: Values, known: Charges) -> Torques:
+        """A third of the work where the charges of the weights are known: the sizes are lower bounds."""
+        forms = self._forms
+        products, squares = self._total(forms.bilinear([(grads, params), (grads, grads)], few=(1,)))
+        (force,) = self._total(forms.linear([grads]))
+        torque, gradients = torch.cat((products, force))[self._signed], squares[self._whole]
+        return Torques(torque, known.charge, self._size(known.scale, None, gradients), gradients, whole=False)
+
+    def _size(self, weights: Tensor, own: Tensor | None, gradients: Tensor) -> Tensor:
+        """|theta| |g| by member; `own`: |g|^2 of the member."""
         typical = (gradients.sum() / self._elements.sum().clamp(min=1.0)).sqrt()
         largest = (gradients / self._elements).sqrt().amax() if len(self.names) else typical
         rms = torch.where(self._linear, largest, typical)
-        squared = squares[self._unsigned]
-        length = torch.where(self._linear, self._count, weights[self._unsigned]).sqrt()
-        size = length * (squared.sqrt() + self._count.sqrt() * rms)
-        torque = torch.cat((products, force))[self._signed]
-        return Torques(torque, torch.cat((weights, sums))[self._signed], size, squared, gradients)
+        length = torch.where(self._linear, self._count, weights).sqrt()
+        return length * (self._count.sqrt() * rms + (own.sqrt() if own is not None else 0.0))
 
     def along(self, grads: Values, others: Values) -> Tensor:
         """<g, D x> for another vector x; 0 for translations, whose torque does not ask where it is taken: [rows]."""
-        (products,) = self._forms.bilinear([(grads, others)])
+        (products,) = self._total(self._forms.bilinear([(grads, others)]))
         return torch.cat((products, products.new_zeros(self._forms.rows[1])))[self._signed]
 
 
@@ -90,9 +118,10 @@ class TorqueJudge:
     """Tells rounding from a broken law; `eps`: of each family's arithmetic, the defect of its symmetry included."""
 
     def __init__(self, meter: TorqueMeter) -> None:
-        self._meter = meter
+        self.meter = meter
         self._passed: Tensor | None = None
         self._largest: Tensor | None = None
+        self._half: tuple[float, Tensor] | None = None
 
     @property
     def fresh(self) -> bool:
@@ -101,22 +130,39 @@ class TorqueJudge:
 
     def __call__(self, found: Torques, eps: float) -> Tensor:
         """|torque| / what is allowed: [rows]; more than 1: the law is broken."""
-        half = _spread([_own_eps(s, eps) ** 0.5 for s in self._meter.symmetries], self._meter.symmetries)
-        allowed = half.to(found.size.device) * found.size
+        excess, allowed = self.excess(found, eps), self._allowed(found, eps)
         if self._passed is None or self._largest is None:
             self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
-        excess = found.torque.abs() / (allowed + CONFIDENCE * self._passed)
-        excess = torch.where(found.torque == 0, 0.0, excess)
-        excess = torch.minimum(excess, self._of_families(found.torque, allowed, excess))
         self._largest = torch.maximum(self._largest, allowed)
         passed = torch.where(excess <= 1, found.torque.abs(), 0.0)
         self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)
         return excess
 
+    def excess(self, found: Torques, eps: float) -> Tensor:
+        """The same, and the judge forgets that it was asked."""
+        allowed = self._allowed(found, eps)
+        excess = found.torque.abs() / (allowed if self._passed is None else allowed + CONFIDENCE * self._passed)
+        excess = torch.where(found.torque == 0, 0.0, excess)
+        if bool((excess > 1).any()):
+            excess = torch.minimum(excess, self._of_families(found.torque, allowed, excess))
+        return excess
+
+    def suspects(self, found: Torques, eps: float) -> bool:
+        """True if a judgement of `found` might be that a law is broken: its lower bounds are not enough to say."""
+        if self._passed is None:
+            return True
+        return bool((found.torque.abs() > self._allowed(found, eps) + CONFIDENCE * self._passed).any())
+
+    def _allowed(self, found: Torques, eps: float) -> Tensor:
+        if self._half is None or self._half[0] != eps:
+            half = _spread([_own_eps(s, eps) ** 0.5 for s in self.meter.symmetries], self.meter.symmetries)
+            self._half = eps, half.to(found.size.device)
+        return self._half[1] * found.size
+
     def _of_families(self, torque: Tensor, allowed: Tensor, excess: Tensor) -> Tensor:
         """The same for families as wholes: [rows]; infinite where every member counts by itself."""
         out = torch.full_like(torque, torch.inf)
-        for s, rows in zip(self._meter.symmetries, self._meter.slices, strict=True):
+        for s, rows in zip(self.meter.symmetries, self.meter.slices, strict=True):
             if s.broken_by:
                 out[rows] = excess[rows].median()
             elif s.is_linear:
@@ -163,6 +209,8 @@ def _spread(values: Sequence[float], symmetries: Sequence[Symmetry]) -> Tensor:
 def broken_families(excess: Tensor, slices: Sequence[slice]) -> dict[int, tuple[int, float]]:
     """Family -> (how many members are broken, the largest excess); `excess` on the CPU."""
     out: dict[int, tuple[int, float]] = {}
+    if not bool((excess > 1).any()):
+        return out
     for i, rows in enumerate(slices):
         some = excess[rows]
         if n := int((some > 1).sum()):

@@ -45,13 +45,15 @@ class Measurement:
         self._owners = _owners(model, self.params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
-        self._laws = Laws(self.symmetries, self.params)
         self._observed: Tensor | None = None
         record.update_meta(describe.of_findings(found, self.params))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
-        rows, eps = Rows(self._laws.slices, members, self._laws.device), [*map(eps_of, formats)]
-        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps[: len(self.symmetries)])
-        self._rows = rows
+        eps = [*map(eps_of, formats)][: len(self.symmetries)]
+        self._laws = Laws(self.symmetries, self.params, eps, whole=ranks is None)
+        rows = self._rows = Rows(self._laws.slices, members, self._laws.device)
+        self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
+        self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
+        self._told: dict[str, int] = {}
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
@@ -68,10 +70,11 @@ class Measurement:
         self._keep(0, 0.0, reading)
         self._weights = marks(self.params)
 
-    def before(self, optimizer: Optimizer, edited: bool | None = None) -> None:
+    def before(self, optimizer: Optimizer, edited: bool | None = None, changed: bool = False) -> None:
         """The gradients of a step are ready: measure what drives the charges.
 
         `edited`: whether weights or state were changed since the last step; None: nobody has looked closer than this.
+        `changed`: whether gradients are others than those of the backward, or were taken at other weights.
         """
         known = self._meet(optimizer)
         motions = read(optimizer, self._names)
@@ -81,7 +84,7 @@ class Measurement:
         elif edited:
             self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
-        self._laws.before(self.params, gradients, motions)
+        self._laws.before(self.params, gradients, motions, changed)
 
     @property
     def laws(self) -> Laws:
@@ -112,6 +115,8 @@ class Measurement:
         self.step += 1
         self.time += lr
         self._totals.add(reading)
+        broken = self._rows.sums(reading.broken) > 0
+        self._unprotected = torch.where(broken & (self._unprotected == 0), self.step, self._unprotected)
         self._newest.pop(known.index, None)
         self._newest[known.index] = reading, known.settings
         self._keep(known.index, lr, reading)
@@ -144,17 +149,35 @@ class Measurement:
                 f"{some(sorted(new))} came into the model by step {self.step}: they are not measured, and symmetries "
                 "of the model as it was may no longer hold",
             )
+        self._tell_unprotected()
         self._writer.flush()
+
+    def _tell_unprotected(self) -> None:
+        """The families whose symmetry the gradients of a step have broken go to the records, with the first step."""
+        first = {self.symmetries[i].name: k for i, k in enumerate(self._unprotected.tolist()) if k}
+        new = first.keys() - self._told.keys()
+        if new:
+            begun = min(first[name] for name in new)
+            self._told = first
+            self._record.update_meta({"torques": first})
+            message = (
+                f"from step {begun} on, the gradients that are stepped break {some(sorted(new))}: they were changed "
+                "after the backward (clipped one by one or by value, noise, projections), taken at other weights, or "
+                "the loss does not keep the symmetry. Their torque is measured: `exact` follows it, `flow` does not, "
+                "and `ideal` is without it"
+            )
+            self._journal.event(begun, "torque", message)
 
     def state_dict(self) -> dict[str, Any]:
         self.flush()
         state = {"step": self.step, "time": self.time, "laws": self._laws.state_dict()}
         observed = {} if self._observed is None else {"observed": self._observed}
-        return state | observed | {"tally": self._totals.state_dict()}
+        return state | observed | {"tally": self._totals.state_dict(), "unprotected": self._unprotected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._laws.load_state_dict(state["laws"])
         self._totals.load_state_dict(state["tally"], self._laws.device)
+        self._unprotected = state.get("unprotected", self._unprotected).to(self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
         if "observed" in state:
             self._observed = state["observed"].to(self._laws.device)

@@ -23,7 +23,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, read
 from neuromech.errors import InstrumentError, RecordError
-from neuromech.hooks import Guard, LossWatch, StepWatch, held_alike, rank
+from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import check, find_now, findings_in
@@ -109,6 +109,7 @@ class Probe(RunFrames):
         self._waiting = Waiting(self._model, self._guard, example if loss is None else None)
         self._waiting.found = self._found
         self._loss = LossWatch()
+        self._handed = HandedGradients(named_parameters(self._model), self._guard)
         self._waiting.hooks.listeners.append(self._loss)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()),
@@ -218,6 +219,7 @@ class Probe(RunFrames):
             self._removed = True
             self._waiting.hooks.remove()
             self._steps.remove()
+            self._handed.remove()
             self.flush()
             self._explain_silence()
             if self._monitor is not None:
@@ -306,13 +308,13 @@ class Probe(RunFrames):
             # a step before any backward, or one that a GradScaler skips: nothing begins
             return self._monitor.empty_step(optimizer) if self._monitor else None
         if self._measurement is not None or self._start():
-            assert self._measurement is not None
+            measured, monitor, changed = self._measurement, self._monitor, self._handed.changed
+            assert measured is not None
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
-            if self._monitor is not None and self._found is not None:
-                measured = self._measurement
-                self._monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive)
-                edited = self._monitor.before(optimizer)
-            self._measurement.before(optimizer, edited)
+            if monitor is not None and self._found is not None:
+                monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive, self._waiting.ranks)
+                edited, changed = monitor.before(optimizer), changed or monitor.changed
+            measured.before(optimizer, edited, changed)
 
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:

@@ -25,8 +25,8 @@ _STRENGTH: tuple[Evidence, ...] = ("measured", "checked", "predicted")
 def evidence_of(optimizers: Sequence[Mapping[str, Any]], parameters: Collection[str], leaks: bool) -> Evidence:
     """Of the exact law of a family that moves `parameters`: the weakest among the optimizers that step these.
 
-    `leaks`: something breaks the symmetry, and the law reads its torque. Runs without a description of their optimizer
-    count as measured.
+    `leaks`: something breaks the symmetry, or the gradients of a step did, and the law reads its torque. Runs without a
+    description of their optimizer count as measured.
     """
     laws = [str(o.get("law")) for o in optimizers if steps_any(o, parameters)]
     found = [_OF_LAW.get(law, "measured") for law in laws] or ["measured"]

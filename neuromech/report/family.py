@@ -69,7 +69,8 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
         kind, broken_by = str(data.get("kind") or "other"), tuple(map(str, data.get("broken_by") or ()))
         parameters = tuple(dict.fromkeys(str(t.get("parameter")) for t in data.get("terms") or ()))
         followed = bool(len(whole))
-        evidence = evidence_of(meta.get("optimizers") or (), parameters, bool(broken_by)) if followed else "found"
+        leaks = bool(broken_by) or str(data.get("name")) in (meta.get("torques") or {})
+        evidence = evidence_of(meta.get("optimizers") or (), parameters, leaks) if followed else "found"
         protected = evidence == "predicted" and kind == "translation"  # whose exact law reads the torque
         verdict = judge(whole, dtype, protected) if followed or kind != "matrix" else UNFOLLOWED
         out.append(

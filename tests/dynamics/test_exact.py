@@ -31,9 +31,23 @@ def bounded() -> Case:
     return case
 
 
-@settings(max_examples=20, deadline=None)
-@given(OPTIONS, VARIANTS, st.sampled_from(["steady", "cosine", "warm up", "drop", "tensor"]))
+SCHEDULES = st.sampled_from(["steady", "cosine", "warm up", "drop", "tensor"])
+
+
+@settings(max_examples=5, deadline=None)
+@given(OPTIONS, VARIANTS, SCHEDULES)
 def test_exact_law_with_every_option(options: dict[str, Any], variant: dict[str, Any], schedule: str) -> None:
+    check_with_options(options, variant, schedule)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(OPTIONS, VARIANTS, SCHEDULES)
+def test_exact_law_with_many_options(options: dict[str, Any], variant: dict[str, Any], schedule: str) -> None:
+    check_with_options(options, variant, schedule)
+
+
+def check_with_options(options: dict[str, Any], variant: dict[str, Any], schedule: str) -> None:
     case = bounded()
     if schedule == "tensor":
         options = options | {"lr": torch.tensor(options["lr"])}
@@ -54,8 +68,7 @@ def test_exact_law_with_every_option(options: dict[str, Any], variant: dict[str,
             torch.testing.assert_close(run.ideal[:, rows], run.exact[:, rows], rtol=0, atol=1e-12)
 
 
-@settings(max_examples=20, deadline=None)
-@given(
+GROUPED = (
     OPTIONS,
     OPTIONS,
     VARIANTS,
@@ -63,9 +76,22 @@ def test_exact_law_with_every_option(options: dict[str, Any], variant: dict[str,
     st.lists(st.integers(0, 99), max_size=8),
     st.data(),
 )
-def test_exact_law_with_groups_and_missing_gradients(  # type: ignore[no-untyped-def]
-    one, two, variant, group, gaps, data
-) -> None:
+
+
+@settings(max_examples=5, deadline=None)
+@given(*GROUPED)
+def test_exact_law_with_groups_and_missing_gradients(one, two, variant, group, gaps, data) -> None:  # type: ignore[no-untyped-def]
+    check_with_groups(one, two, variant, group, gaps, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@given(*GROUPED)
+def test_exact_law_with_many_groups_and_missing_gradients(one, two, variant, group, gaps, data) -> None:  # type: ignore[no-untyped-def]
+    check_with_groups(one, two, variant, group, gaps, data)
+
+
+def check_with_groups(one, two, variant, group, gaps, data) -> None:  # type: ignore[no-untyped-def]
     """Parameters in two groups at random; at some steps some of them have no gradient."""
     case = bounded()
     params = list(case.params.values())

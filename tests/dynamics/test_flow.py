@@ -57,18 +57,22 @@ def slopes(law: str, schedule: Callable[[float], float] = STEADY, **options: flo
     return torch.log2(coarse / fine).tolist()
 
 
+# The most general one is tried among the fast tests, the others among the slow ones.
+SOME = [pytest.param(o, id=k, marks=() if k == "nesterov" else pytest.mark.slow) for k, o in MOMENTA.items()]
+
+
 @pytest.mark.parametrize("options", [{}, *MOMENTA.values()], ids=["plain", *MOMENTA])
 def test_gradient_flow_is_the_limit_of_small_lr(options: dict[str, float]) -> None:
     assert slopes("flow", **options) == pytest.approx([1.0] * 3, abs=0.1)
 
 
 @pytest.mark.parametrize("schedule", [STEADY, DROP, COSINE], ids=["steady", "drop", "cosine"])
-@pytest.mark.parametrize("options", MOMENTA.values(), ids=MOMENTA)
+@pytest.mark.parametrize("options", SOME)
 def test_oscillator_is_of_second_order(options: dict[str, float], schedule: Callable[[float], float]) -> None:
     assert slopes("continuous", schedule, **options) == pytest.approx([2.0] * 3, abs=0.2)
 
 
-@pytest.mark.parametrize("options", MOMENTA.values(), ids=MOMENTA)
+@pytest.mark.parametrize("options", SOME)
 def test_torque_and_a_start_in_mid_run_keep_the_order(options: dict[str, float]) -> None:
     assert slopes("continuous", groups=True, **options)[0] == pytest.approx(2.0, abs=0.2)
     assert slopes("continuous", warm=0.5, **options) == pytest.approx([2.0] * 3, abs=0.25)

@@ -64,7 +64,10 @@ def test_plain_sgd_follows_its_modified_flow_to_every_order(order: int, family: 
 
 
 @pytest.mark.parametrize("order", [0, 1])
-@pytest.mark.parametrize("options", MOMENTA.values(), ids=MOMENTA)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(o, id=k, marks=() if k == "nesterov" else pytest.mark.slow) for k, o in MOMENTA.items()],
+)
 def test_momentum_follows_its_modified_flow(options: dict[str, float], order: int) -> None:
     for family in (0, 1):
         coarse, fine = (error(lr, order, family, **options) for lr in (0.01, 0.005))

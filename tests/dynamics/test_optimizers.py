@@ -74,7 +74,7 @@ def check_table(names: list[str], dtype: torch.dtype, steps: int) -> None:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_every_kind_of_optimizer_has_a_law(dtype: torch.dtype) -> None:
-    check_table(list(FAST), dtype, 120)
+    check_table(list(FAST), dtype, 64)
 
 
 @pytest.mark.slow

@@ -35,7 +35,7 @@ def test_ages_are_those_of_the_weights(beta: float, steps: float) -> None:
     assert ages(beta, steps) == pytest.approx((mean, float((weights * (k - mean) ** 2).sum())), rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("order", [pytest.param(0, marks=pytest.mark.slow), 1])
 @pytest.mark.parametrize("name", FAMILY)
 def test_order(name: str, order: int) -> None:
     loss, params = problem()

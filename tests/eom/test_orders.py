@@ -153,8 +153,9 @@ def following(name: str, base: dict, order: int, backend: str, time: float = 0.4
     return error
 
 
+# Both backends make the same terms (test_terms.py): one of them is tried to every order among the fast tests.
 @pytest.mark.parametrize("order", range(4))
-@pytest.mark.parametrize("backend", ["hvp", "gradients"])
+@pytest.mark.parametrize("backend", ["hvp", pytest.param("gradients", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("base", BASES)
 def test_steps_follow_the_flow(base: str, backend: str, order: int) -> None:
     fine = 1 + 1 * ("momentum" in BASES[base]) + 2 * (base == "nesterov")  # its series converges latest

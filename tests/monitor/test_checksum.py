@@ -52,3 +52,11 @@ def test_every_layout() -> None:
 @pytest.mark.parametrize("size", [2, 4, 8])
 def test_no_change_is_no_flip(size: int) -> None:
     assert flipped_bit(5, 5, size) is None
+
+
+def test_many_small_ones_at_once_are_what_each_is_alone() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(n, k) for n in range(1, 20) for k in (1, 5)] + [torch.randn(5000), torch.randn(3).double()]
+    tensors += [-torch.rand(2**11, dtype=torch.float32), torch.randn(3, 4).T]
+    alone = torch.cat([checksums([t]) for t in tensors])
+    assert torch.equal(checksums(tensors), alone)

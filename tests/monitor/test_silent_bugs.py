@@ -18,6 +18,7 @@ def test_faulty(name: str) -> None:
     assert bug.at - 1 <= iteration <= bug.at + 1
 
 
+@pytest.mark.slow  # test_practice.py is the fast watch for false alarms
 @pytest.mark.parametrize("name", BUGS)
 def test_healthy(name: str) -> None:
     assert [str(fault) for _, fault in BUGS[name].run(False).faults] == []

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
-from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
+from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques, broken_families, penalty
 from neuromech.symmetry import Symmetry
 
 Params = dict[str, nn.Parameter]
@@ -100,3 +100,27 @@ def test_no_symmetries() -> None:
     found = meter(params, {"w": torch.ones(3)})
     assert found.gradients.tolist() == [3.0]
     assert TorqueJudge(meter)(found, 1e-7).numel() == 0
+
+
+def test_the_quick_measure_agrees_and_never_calls_a_size_larger() -> None:
+    model, symmetries, x, y = net(torch.float64)
+    params, grads = gradients(model, F.cross_entropy(model(x), y))
+    meter = TorqueMeter(symmetries, params)
+    whole = meter(params, grads)
+    scale = torch.cat([torch.zeros(s.size) if s.is_linear else _squares(s, params) for s in symmetries])
+    quick = meter.quick(params, grads, Charges(whole.charge, scale))
+    assert torch.allclose(quick.torque, whole.torque)
+    assert torch.allclose(quick.gradients, whole.gradients)
+    assert bool((quick.size <= whole.size).all())
+    judge, eps = TorqueJudge(meter), torch.finfo(torch.float32).eps
+    judge(whole, eps)
+    assert not judge.suspects(quick, eps)
+    grads["4.weight"].add_(params["4.weight"].detach())
+    assert judge.suspects(meter.quick(params, grads, Charges(whole.charge, scale)), eps)
+
+
+def _squares(s: Symmetry, params: Params) -> Tensor:
+    """The slow oracle of a scale: sum of |weight| theta^2, member by member."""
+    values = {n: p.detach() for n, p in params.items()}
+    found = [{n: (d * values[n]).abs().sum() for n, d in s.generator(values, i).items()} for i in range(s.size)]
+    return torch.stack([torch.stack(list(parts.values())).sum() for parts in found])

@@ -109,7 +109,7 @@ def test_both_halves_of_a_rule_are_those_of_the_optimizer(
                 assert (decay * old - rate * u - new).abs().max() <= bound * size
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("name", "cls", "told"), CASES, ids=IDS)
 def test_the_monitor_replays_it_and_sees_half_a_step(
     name: str, cls: type[Optimizer], told: dict[str, Any], dtype: torch.dtype

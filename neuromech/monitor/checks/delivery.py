@@ -35,7 +35,7 @@ class GradientDelivery:
     def _zeroed(self, raw: Backward, step: Step) -> Evidence:
         assert step.torques is not None
         names = list(step.theta)
-        zero = {n for n, x in zip(names, step.torques.gradients.tolist(), strict=True) if x == 0}
+        zero = {n for n, x in zip(names, step.torques.squares, strict=True) if x == 0}
         had = reached(raw, names) & set(step.held)
         gone = had & zero
         if gone and gone == had:
@@ -55,4 +55,4 @@ class GradientDelivery:
 
 def reached(raw: Backward, names: list[str]) -> set[str]:
     """The parameters to which a backward sent a gradient that is not zero."""
-    return {n for n, x in zip(names, raw.torques.gradients.tolist(), strict=True) if x > 0 and n in raw.names}
+    return {n for n, x in zip(names, raw.torques.squares, strict=True) if x > 0 and n in raw.names}

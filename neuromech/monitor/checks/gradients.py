@@ -17,7 +17,7 @@ from neuromech.monitor.facts import Backward, Step
 from neuromech.monitor.gradient_edits import ROUNDINGS, change, parallel
 from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques, broken_families, penalty
+from neuromech.monitor.torque import TorqueJudge, Torques, broken_families, penalty
 
 CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
 
@@ -38,7 +38,7 @@ class TorqueCheck:
     def __init__(
         self,
         params: Mapping[str, Tensor],
-        meter: TorqueMeter,
+        judge: TorqueJudge,
         history: GradientHistory,
         stale: Callable[[], Collection[str]],
         drew: Callable[[], bool],
@@ -46,8 +46,8 @@ class TorqueCheck:
         """`stale`: the parameters to whose gradient a backward added although a step had used it; `drew`: whether the
         forward drew random numbers, by which it may have left out a layer."""
         self._drew = drew
-        self.meter, self.params = meter, params
-        self._judge = TorqueJudge(meter)
+        self.meter, self.params = judge.meter, params
+        self._judge = judge
         self._history, self._stale = history, stale
         self._last: Displacement | None = None
         self.unjudged: set[int] = set()  # families that the loss is known to break, or that torch does
@@ -71,7 +71,7 @@ class TorqueCheck:
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
-        quiet = {n for n, x in zip(names, found.gradients.tolist(), strict=True) if x == 0}
+        quiet = {n for n, x in zip(names, found.squares, strict=True) if x == 0}
         known = self._history.always() if not self._drew() else set()
         absent = (quiet - known) | (set(self._stale()) - set(step.moving))
         held = set(step.held)
@@ -117,6 +117,7 @@ class GradientIntegrity:
     def __init__(self, params: Mapping[str, Tensor], sample: Sample, clip_norm: float | None) -> None:
         self._params, self._sample, self._clip_norm = params, sample, clip_norm
         self._names = list(params)
+        self._place = {n: i for i, n in enumerate(params)}
         self._previous: Tensor | None = None  # elements of the gradients of the step before
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
         self._first = True
@@ -139,7 +140,7 @@ class GradientIntegrity:
         if found.gradient_edit is None and (edit_of_scale := self._rescaled(step, moving)):
             found = found | Evidence(gradient_edit=edit_of_scale)
         self._previous = raw.elements.cpu() if raw else None
-        norm = float(self._norms(step.torques, moving).sum()) ** 0.5
+        norm = self._norm(step.torques, moving)
         if self._clip_norm is not None and norm > self._clip_norm * (1 + ROUNDINGS * step.eps):
             found = Evidence(gradient_edit=GradientEdit("norm", tuple(moving), norm, self._clip_norm)) | found
         self._first, self._skipped = False, 0
@@ -154,7 +155,7 @@ class GradientIntegrity:
         assert step.torques is not None
         if raw is None:
             return None
-        before, after = (float(self._norms(t, moving).sum()) ** 0.5 for t in (raw.torques, step.torques))
+        before, after = (self._norm(t, moving) for t in (raw.torques, step.torques))
         if self._clip_norm is not None and step.changed and 0 < after < self._clip_norm:
             late = _power_of_two(self._clip_norm / after, step.eps)
             if late is not None and late > 0:
@@ -169,8 +170,7 @@ class GradientIntegrity:
         """The parameters whose gradient was not finite when it came from the backward."""
         if raw is None:
             return ()
-        norms = raw.torques.gradients.tolist()
-        odd = [n for n, x in zip(self._names, norms, strict=True) if not x < float("inf")]
+        odd = [n for n, x in zip(self._names, raw.torques.squares, strict=True) if not x < float("inf")]
         return tuple(n for n in odd if n in raw.names and not _overflowed(self._of(raw, [n])))
 
     def left_out(self) -> bool:
@@ -183,7 +183,10 @@ class GradientIntegrity:
         return not (self._scaled and self._skipped == 1)
 
     def _norms(self, torques: Torques, names: Sequence[str]) -> Tensor:
-        return torques.gradients.cpu()[[self._names.index(n) for n in names]]
+        return torch.tensor([torques.squares[self._place[n]] for n in names], dtype=torch.float64)
+
+    def _norm(self, torques: Torques, names: Sequence[str]) -> float:
+        return math.sqrt(sum(torques.squares[self._place[n]] for n in names))
 
     def _of(self, raw: Backward, names: Sequence[str]) -> Tensor:
         parts = raw.elements.cpu().split(self._sample.counts(raw.names))

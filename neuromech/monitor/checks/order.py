@@ -101,4 +101,4 @@ class StepOrder:
 def _zero(step: Step) -> set[str]:
     """The parameters whose gradient is zero."""
     assert step.torques is not None
-    return {n for n, x in zip(step.theta, step.torques.gradients.tolist(), strict=True) if x == 0}
+    return {n for n, x in zip(step.theta, step.torques.squares, strict=True) if x == 0}

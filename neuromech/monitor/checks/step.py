@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from neuromech.compat import most_repeated
+from neuromech.compat import is_sharded, most_repeated
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Group, OptimizerState, Step, clocks_off
@@ -87,6 +87,8 @@ class StepCheck:
         if not moving:
             return None
         group, name = moving[step.number % len(moving)]
+        if is_sharded(self._params[name]):
+            return None  # it mixes elements of several processes
         return WholeReplay(rule, step.optimizer, group, name, self._params[name], self._sample)
 
     def _of(self, group: Mapping[str, Any], step: Step) -> list[str]:
