@@ -18,11 +18,12 @@ from neuromech.detect.graph import Graph, Value, together
 from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
 from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
 from neuromech.detect.paths import recordings
+from neuromech.detect.permutations import permutations
 from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 from neuromech.detect.unread import without_unread
-from neuromech.detect.verify import Experiment, outputs_as_they_are, verify
+from neuromech.detect.verify import Experiment, outputs_as_they_are, tried, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
 
@@ -132,7 +133,8 @@ def analyse(
     matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
     true = [True] * len(claims)
-    if any(p.is_meta for p in model.parameters()):
+    meta = any(p.is_meta for p in model.parameters())
+    if meta:
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
     elif experiment is not None and claims:
         verdicts = [verify(e, claims) for e in ([experiment] if isinstance(experiment, Experiment) else experiment)]
@@ -144,6 +146,12 @@ def analyse(
         domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
         for domain in families
     }
+    places, checks = (
+        permutations(interpreter, shapes),
+        [experiment] if isinstance(experiment, Experiment) else experiment,
+    )
+    if places and checks and not meta:
+        places = tried(checks, places)
     mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
     dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
     rejected = [s for s, t in zip(claims, true, strict=True) if not t]
@@ -168,6 +176,7 @@ def analyse(
         inactive,
         dimensions,
         notes,
+        tuple(places),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from neuromech.detect.interpret import Opaque
 from neuromech.detect.page import page
+from neuromech.detect.permutations import Permutation
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Findings(Sequence[Symmetry]):
     `symmetries`: the families that may be claimed. `rejected`: claims that failed verification, with their defect.
     `opaque`: operators that no claim passes. `inactive`: parameters that do not reach the result. `dimension`: number
     of independent one-parameter symmetries by domain. `notes`: how the loss was known, and what limits the answer.
+    `permutations`: hidden units that may change places, whatever lies between the layers that write and read them.
     """
 
     symmetries: SymmetrySet
@@ -32,6 +34,7 @@ class Findings(Sequence[Symmetry]):
     inactive: tuple[str, ...] = ()
     dimension: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    permutations: tuple[Permutation, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Symmetry: ...
@@ -56,6 +59,7 @@ class Findings(Sequence[Symmetry]):
             "inactive": list(self.inactive),
             "dimension": dict(self.dimension),
             "notes": list(self.notes),
+            "permutations": [p.to_dict() for p in self.permutations],
         }
 
     @classmethod
@@ -67,6 +71,7 @@ class Findings(Sequence[Symmetry]):
             tuple(data["inactive"]),
             dict(data["dimension"]),
             tuple(data["notes"]),
+            tuple(map(Permutation.from_dict, data.get("permutations", ()))),
         )
 
     def _repr_html_(self) -> str:

@@ -54,6 +54,7 @@ class Interpreter:
         self.unknowns: dict[Value, tuple[Unknown, Unknown]] = {}
         self.node: Node | None = None
         self.sorted_rows: dict[object, list[Axis]] = {}  # axes that were read as (matrix, row), by what sorted them
+        self.blocked: set[int] = set()  # operators that nothing passes, by identity
         self._known: dict[Value, Abstract] = {}
         self._held: dict[Value, Data] = {}  # what no gradient flows through, with the number that marks it
         self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
@@ -126,6 +127,15 @@ class Interpreter:
     def joint(tensors: Sequence[Abstract]) -> tuple[Axis, ...]:
         """The axes of the broadcast result."""
         return tuple(next((t.axes[d] for t in tensors if t.axes[d]), ()) for d in range(tensors[0].ndim))
+
+    def constants(self) -> list[tuple[Value, Abstract]]:
+        """What was met and does not depend on a parameter that moves."""
+        return [(v, t) for v, t in self._known.items() if v not in self._varying]
+
+    def interpreted(self) -> list[Node]:
+        """The operators that something which moves has passed, or has been stopped at."""
+        nodes = (n for n in self.graph.nodes if any(v in self._varying for v in n.inputs))
+        return [n for n in nodes if all(v in self._known for v in n.outputs)]
 
     @property
     def at(self) -> str:
@@ -262,6 +272,7 @@ class Interpreter:
 
     def _block(self, node: Node, why: str) -> None:
         varying = [v for v in node.inputs if v in self._varying]
+        self.blocked.add(id(node))
         if not (node.escape or any(v.dtype.is_floating_point or v.dtype.is_complex for v in (*varying, *node.outputs))):
             return  # places and counts, computed of such: nothing that could move passes here
         self.pin(*map(self.abstract, varying))

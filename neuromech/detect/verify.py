@@ -20,19 +20,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from neuromech import params as P
 from neuromech.compat import tree_map_only
 from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
 from neuromech.detect.float64 import Precise, widened
+from neuromech.detect.permutations import Permutation, checked
 from neuromech.params import Params
 from neuromech.rng import preserved_rng
 from neuromech.symmetry import Symmetry
@@ -150,6 +152,29 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
             true += confirm(plain if factor == 1.0 else _BasePoint(experiment, theta, factor, random), left)
     tick(tick.total - tick.done)  # what is false has been checked as well
     return Verification([defects[i] for i in moves], [i in true for i in moves])
+
+
+def tried(experiments: Sequence[Experiment], found: Sequence[Permutation]) -> list[Permutation]:
+    """The permutations that leave the outputs alone on every example, dropout aside; all, where that cannot be told."""
+    true = list(found)
+    for e in experiments:
+        theta = {name: widened(p) for name, p in P.named_parameters(e.model).items()}
+        with suppress(Exception), torch.no_grad(), _Without("dropout"):
+            true, _ = checked(true, theta, e.at)
+    return true
+
+
+class _Without(TorchFunctionMode):
+    """Inside, dropout does nothing: units may change places, though their random masks do not."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return args[0] if getattr(func, "__name__", "") == self.name else func(*args, **(kwargs or {}))
 
 
 def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generator) -> list[Excursion]:

@@ -10,6 +10,8 @@ from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes
+from .parts import PartsWatch as PartsWatch
+from .parts import is_never_called as is_never_called
 from .ranks import Ranks as Ranks
 from .ranks import any_sharded as any_sharded
 from .ranks import held_alike as held_alike

@@ -60,7 +60,12 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     path = Path(path).expanduser()
     if run.path is not None and path.is_symlink() and path.absolute().parent.resolve() == run.path.resolve():
         raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
-    text = render(run)
+    return write(path, render(run))
+
+
+def write(path: Path, text: str) -> Path:
+    """Raises `RecordError` if it cannot be written."""
+    path = path.expanduser()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", errors="replace")

@@ -109,6 +109,13 @@ class Term:
         place.copy_(matrices.reshape(place.shape))
         return out
 
+    def permuted(self, x: Tensor, order: Tensor) -> Tensor:
+        """A copy of `x` whose slice i is what slice `order[i]` was."""
+        out = x.clone(memory_format=torch.contiguous_format)
+        place = self._arranged(out, self.axes)  # a view
+        place.copy_(place.index_select(0, order.to(x.device)))
+        return out
+
     def gather(self, x: Tensor) -> Tensor:
         """Sum of `x` (the parameter's shape) over the elements of each slice: [size], dtype of `x`."""
         return self.slices(x).sum(-1)

@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from neuromech import find_symmetries
 
 # layers, width, hidden units, query heads; all with 8 heads for keys and values, and heads of 128
 SHAPES = {
@@ -17,7 +20,7 @@ ASKED = {"8B": 4, "405B": 15}  # CPU-seconds
 MEGABYTES = 600
 
 SCRIPT = """
-import json, resource, sys, time, warnings
+import json, sys, time, warnings
 warnings.simplefilter("ignore")
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -33,7 +36,8 @@ with torch.device("meta"):
 start = time.process_time()
 found = neuromech.find_symmetries(model, {"input_ids": ids, "labels": ids})
 spent = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+# Not ru_maxrss, which a process inherits from the one that started it.
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 print(json.dumps([found.dimension, spent, peak, [s.name for s in found.symmetries.of(kind="rescale")[:5]]]))
 """
 
@@ -53,7 +57,8 @@ def closed_form(layers: int, width: int, hidden: int, heads: int) -> int:
     return layers * (kv + kv // 2 + hidden + 2 * width) + width + 1
 
 
-@pytest.mark.slow  # peak memory of two layers of 8B: 667 MB beside other work, 600 asked; the cause is not known yet
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
 @pytest.mark.parametrize("name", SHAPES)
 def test_llama_has_the_dimension_of_the_closed_form(name: str) -> None:
     shape = SHAPES[name]
@@ -69,3 +74,20 @@ def test_llama_has_the_dimension_of_the_closed_form(name: str) -> None:
 def test_the_closed_form_is_that_of_the_study() -> None:
     assert closed_form(*SHAPES["405B"]) == 11_047_937
     assert closed_form(*SHAPES["8B"]) == 774_145
+
+
+def test_two_layers_on_the_meta_device() -> None:
+    """The same in this process, where it takes a fraction of a second."""
+    transformers = pytest.importorskip("transformers")
+    layers, width, hidden, heads = SHAPES["two layers of 8B"]
+    config = transformers.LlamaConfig(
+        hidden_size=width, intermediate_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=8, vocab_size=128256, tie_word_embeddings=False, use_cache=False,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(config)
+        ids = torch.zeros(1, 16, dtype=torch.long)
+    found = find_symmetries(model, {"input_ids": ids, "labels": ids})
+    assert found.dimension["scaling"] == closed_form(layers, width, hidden, heads)
+    assert found.dimension["translation"] == width
+    assert {p.size for p in found.permutations} == {width, hidden, 8, 4, 128}

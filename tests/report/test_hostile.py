@@ -14,6 +14,7 @@ import pytest
 from neuromech.errors import RecordError
 from neuromech.record import read
 from neuromech.report import render, summarise, told
+from neuromech.report.facts import gather
 
 from .simulate import train
 
@@ -97,3 +98,57 @@ def test_bytes_that_flipped(sound: Path, tmp_path: Path, seed: int) -> None:
     run = read(path)
     assert render(run).rstrip().endswith("</html>")
     assert told(run)
+
+
+def test_a_run_of_an_older_version(sound: Path, tmp_path: Path) -> None:
+    """Without how it began and ended, without tables that came later, all of the remainder called rounding."""
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    data = json.loads((path / "run.json").read_text())
+    for session in data["sessions"]:
+        session.pop("process")
+        session.pop("ended")
+        session["meta"] |= {"neuromech": "0.0.1"}
+        session["meta"].pop("optimizers")
+    (path / "run.json").write_text(json.dumps(data))
+    for table in ("metrics", "progress", "events"):
+        (path / f"{table}.csv").unlink()
+    rows = "".join(f"{k},0,-1,0.5,{0.0 if k < 5 else 3.0},0\n" for k in range(13))
+    (path / "terms.csv").write_text("step,symmetry,member,discretization,rounding,session\n" + rows)
+    run = read(path)
+    summary = summarise(run)
+    assert summary["status"] == "unknown"
+    assert summary["steps"] == 12
+    assert {f["evidence"] for f in summary["families"]} == {"measured"}  # nothing says what their laws rest on
+    terms = gather(run).families[0].terms
+    assert terms["unexplained"].iloc[-1] == pytest.approx(3.0, rel=1e-3)
+    assert "no end seen" in render(run)
+
+
+def test_rows_of_two_interleaved_sessions(sound: Path, tmp_path: Path) -> None:
+    """As two processes left them before runs were locked: the later session is what counts from where it begins."""
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    data = json.loads((path / "run.json").read_text())
+    data["sessions"] += [data["sessions"][0] | {"session": 1}]
+    (path / "run.json").write_text(json.dumps(data))
+    for table in ("charges", "steps"):
+        head, *rows = (path / f"{table}.csv").read_text().splitlines()
+        twice = [line for row in rows for line in (row, row[: row.rindex(",")] + ",1")]
+        (path / f"{table}.csv").write_text("\n".join([head, *twice]) + "\n")
+    facts = gather(read(path))
+    assert facts.n_steps == 12
+    assert all(f.whole["step"].is_unique for f in facts.families)
+    assert "12 steps" in told(read(path))
+    assert "2, resumed 1 time" in render(read(path))
+
+
+def test_a_run_that_is_still_written(tmp_path: Path) -> None:
+    record = train(12, path=tmp_path / "run")
+    with (tmp_path / "run" / "charges.csv").open("a") as f:
+        f.write("13,0,-1,0.5")  # half a line
+        f.flush()
+        run = read(tmp_path / "run")
+        assert summarise(run)["status"] == "running"
+        assert "running when written" in render(run)
+    assert summarise(record)["steps"] == 12
