@@ -52,7 +52,7 @@ class CentralFlow(Flow):
     Integrated by Euler's steps of lr, which the complementarity problem looks one of ahead; tolerances are not used.
     """
 
-    slope: _Field | None = field(default=None, repr=False)
+    slope: _CentralField | None = field(default=None, repr=False)
 
     def along(
         self, times: Iterable[float], rtol: float = 0.0, atol: float = 0.0, method: str = "euler"
@@ -89,14 +89,14 @@ def central_flow(
     if rule.nesterov or rule.weight_decay:
         raise EoMError("the central flow is known without nesterov, and with weight decay as a part of the loss only")
     start = PureLandscape(loss, params).here
-    slope = _Field(rule, loss, lr, hvp, list(start))
+    slope = _CentralField(rule, loss, lr, hvp, list(start))
     state = dict(start)
     if rule.kind == "rmsprop":
         state |= {SQUARES + n: g * g for n, g in Point.on(PureLandscape(loss, start), "gradient").gradient.items()}
     return CentralFlow(slope, state, rule, lr, frozenset(state.keys() - start.keys()), slope)
 
 
-class _Field:
+class _CentralField:
     """The field. It remembers leading directions from call to call, as a guess of the next ones and as nothing else."""
 
     def __init__(self, rule: Rule, loss: LossFunction, lr: float, hvp: HVPForm, names: list[str]) -> None:
