@@ -6,6 +6,8 @@ import re
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,28 @@ def warn(message: str, key: str, kind: type[Warning] = NeuromechWarning, short: 
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INSIDE:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, kind, stacklevel=level)
+    try:
+        warnings.warn(message, kind, stacklevel=level)
+    except Warning:  # a filter of the user makes errors of warnings
+        if not _kept:
+            raise
+        swallowed.append(message)
+        print(f"{kind.__name__}: {message}", file=sys.stderr)
+
+
+swallowed: list[str] = []
+"""Warnings that would have ended a run, had they been raised as the filters ask."""
+_kept: list[None] = []
+
+
+@contextmanager
+def kept_from_the_run() -> Iterator[None]:
+    """Inside, a warning that filters turn into an error is printed instead: nobody asked to end a training."""
+    _kept.append(None)
+    try:
+        yield
+    finally:
+        _kept.pop()
 
 
 def located(error: Exception) -> str:

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
+from neuromech import errors
+
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
@@ -18,6 +20,14 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_warning_is_swallowed() -> Iterator[None]:
+    """Filters make errors of warnings here. Inside of a training neuromech prints them instead, and counts them."""
+    errors.swallowed.clear()
+    yield
+    assert not errors.swallowed
 
 
 @pytest.fixture

@@ -39,6 +39,10 @@ SAID: dict[str, tuple[str, str]] = {
         "a run was resumed without the state of its probe",
         "Steps count from 0 again. Save probe.state_dict() with your checkpoint, and load it before the first step.",
     ),
+    "sink": (
+        "a logger or function given as to= has failed, and gets no more numbers",
+        "The message names the error. The records and the other sinks go on; probe.scalars() still has the numbers.",
+    ),
     "failed": (
         "measuring failed and has stopped; training goes on",
         "What was recorded is kept. The message names the error and where it happened: please report it. "

@@ -6,6 +6,7 @@ from .calling import state_of as state_of
 from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of
+from .capture import why_not as why_not
 from .find import analyse as analyse
 from .find import arguments as arguments
 from .find import custom_claims as custom_claims
@@ -14,8 +15,8 @@ from .find import find_under as find_under
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower
-from .follow import why_not as why_not
 from .interpret import Invariance as Invariance
+from .joint import JointFollower as JointFollower
 from .normalised import ParameterGroups as ParameterGroups
 from .normalised import parameter_groups as parameter_groups
 from .operator import Operator as Operator

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -220,11 +220,12 @@ def check_outputs(graph: Graph, what: str) -> None:
         raise CaptureError(f"{what} holds complex numbers, about which nothing can be claimed: pass a real loss")
 
 
-def backward_graph(outputs: Sequence[Tensor]) -> tuple[set[Tensor], list[str]]:
-    """The leaves that autograd would send a gradient to from `outputs`, and the custom functions on the way."""
+def backward_graph(outputs: Sequence[Tensor], ends: Collection[Any] = ()) -> tuple[set[Tensor], list[str]]:
+    """The leaves that autograd would send a gradient to from `outputs`, and the custom functions on the way; not past
+    the nodes `ends`."""
     found = {t for t in outputs if t.is_leaf and t.requires_grad}
     custom: dict[str, None] = {}
-    seen: set[Any] = set()
+    seen: set[Any] = set(ends)
     stack = [t.grad_fn for t in outputs]
     while stack:
         fn = stack.pop()
@@ -253,3 +254,14 @@ def check_coverage(graph: Graph, expected: set[str], custom: Sequence[str]) -> N
             f"did not see ({how}). Claims about them would be guesses; rewrite that part with torch operators, or "
             "detect on the rest of the model alone."
         )
+
+
+def why_not(model: nn.Module) -> str:
+    """Why a model cannot be watched, if that can be known before it runs; else ""."""
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+        return "FullyShardedDataParallel cuts parameters out of a flat one: shard with fully_shard() (FSDP2) instead"
+    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
+        return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
+    if any(p.is_meta for p in model.parameters()):
+        return "parameters on the meta device have no values: instrument the model once they have (to_empty, ...)"
+    return ""

@@ -77,7 +77,7 @@ class Follower(TorchFunctionMode):
         self._named: MutableMapping[Tensor, list[str]] = WeakTensorKeyDictionary()
         self._bases: dict[tuple[int, torch.dtype], Tensor] = {}  # by storage: what shares memory has twins that do
         self._held: list[Tensor] = []  # constants, so that their memory is not given to another
-        for t in _tensors((args, kwargs)):
+        for t in tensors_in((args, kwargs)):
             self._announce(t, "input")
         kept = set(statistics(model))
         for name, b in model.named_buffers():
@@ -122,7 +122,7 @@ class Follower(TorchFunctionMode):
         return self._guarded(self._twins_of_arguments, args, kwargs)
 
     def _twins_of_arguments(self, args: Any, kwargs: Any) -> Any:
-        given = _tensors((args, kwargs))
+        given = tensors_in((args, kwargs))
         if not any(t in self._twins or t in self._random or self._name(t) for t in given):
             return None
         for t in given:
@@ -137,7 +137,7 @@ class Follower(TorchFunctionMode):
 
     def _repeat(self, func: Any, twins: Any, args: Any, kwargs: Any, out: Any) -> None:
         name = _name_of(func)
-        results = _tensors(out)
+        results = tensors_in(out)
         if twins is None:
             if name.removesuffix("_").removesuffix("_like") in _RANDOM:
                 for t in results:
@@ -148,7 +148,7 @@ class Follower(TorchFunctionMode):
         self._recorder.modules = [self._path()]
         given, named = twins
         if name in _ESCAPES:
-            self._recorder.escape(name, _tensors(twins))
+            self._recorder.escape(name, tensors_in(twins))
         elif name in _DERIVATIVES:
             self._derivative(name, twins, results)
         elif name in _SAME:
@@ -170,7 +170,7 @@ class Follower(TorchFunctionMode):
         mark = len(self._recorder.graph.nodes)
         try:
             with self._aside(grad):
-                made = _tensors(func(*given, **named))
+                made = tensors_in(func(*given, **named))
         except CaptureError:
             raise
         except Exception:
@@ -198,7 +198,7 @@ class Follower(TorchFunctionMode):
         with unobserved():
             real, named = tree_map(alias, (args, kwargs))
         with self._aside(grad):
-            made = _tensors(func(*real, **named))
+            made = tensors_in(func(*real, **named))
         if [t.shape for t in made] != [t.shape for t in results]:
             raise CaptureError(f"two identical calls of {name} give different shapes")
         twins = []
@@ -211,7 +211,7 @@ class Follower(TorchFunctionMode):
     def _derivative(self, name: str, twins: Any, results: list[Tensor]) -> None:
         """A derivative taken inside of the forward depends on all that its tensors were computed from."""
         graph = self._recorder.graph
-        inputs = [self._recorder.read(t) for t in _tensors(twins)]
+        inputs = [self._recorder.read(t) for t in tensors_in(twins)]
         behind = [v for v in graph.ancestors(inputs) if v.kind != "op"]
         made = [torch.empty(t.shape, dtype=t.dtype, device="meta") for t in results]
         node = Node(f"autograd.{name}", tuple(inputs), {}, list(dict.fromkeys([*inputs, *behind])), [], self._path())
@@ -309,18 +309,21 @@ class Follower(TorchFunctionMode):
 
         Raises `CaptureError` if a part of the forward could not be followed.
         """
-        if self.failure is not None:
-            if isinstance(self.failure, CaptureError):
-                raise self.failure
-            raise CaptureError(f"the forward could not be followed: {self.failure}") from self.failure
-        graph, results = self._recorder.graph, tensors_of(output)
+        results = tensors_of(output)
+        self._raise_failure()
         for t in results:
             if t not in self._twins:
                 self._announce(t, "constant")
+        reached, custom = backward_graph(results)
+        expected = {name for t in reached for name in self._named.get(t, ())[:1]}
+        return self._graph_of([self._recorder.read(self._twins[t]) for t in results], expected, custom)
+
+    def _graph_of(self, results: list[Value], expected: set[str], custom: list[str]) -> Graph:
+        self._raise_failure()
+        graph, name = self._recorder.graph, type(self._model).__name__
         order = {name: i for i, (name, _) in enumerate(self._model.named_parameters(remove_duplicate=False))}
         graph.leaves.sort(key=lambda v: order[v.names[0]] if v.kind == "parameter" else -1)
-        graph.outputs = [self._recorder.read(self._twins[t]) for t in results]
-        name = type(self._model).__name__
+        graph.outputs = results
         for key, p in self._model.named_parameters():
             if p in self._twins and self._recorder.writes_to(self._twins[p]):
                 raise CaptureError(
@@ -328,23 +331,19 @@ class Follower(TorchFunctionMode):
                     "the optimizer steps"
                 )
         check_outputs(graph, f"the output of {name}")
-        reached, custom = backward_graph(results)
-        check_coverage(graph, {name for t in reached for name in self._named.get(t, ())[:1]}, custom)
+        check_coverage(graph, expected, custom)
         return graph
 
+    def _raise_failure(self) -> None:
+        if isinstance(self.failure, CaptureError):
+            raise self.failure
+        if self.failure is not None:
+            raise CaptureError(f"the forward could not be followed: {self.failure}") from self.failure
 
-def _tensors(tree: Any) -> list[Tensor]:
+
+def tensors_in(tree: Any) -> list[Tensor]:
     return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
 
 
 def _name_of(func: Any) -> str:
     return str(getattr(func, "__name__", ""))
-
-
-def why_not(model: nn.Module) -> str:
-    """Why a model cannot be watched, if that can be known before it runs; else ""."""
-    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
-        return "FullyShardedDataParallel cuts parameters out of a flat one: shard with fully_shard() (FSDP2) instead"
-    if any(isinstance(m, torch.jit.ScriptModule) for m in model.modules()):
-        return "what torch.jit has compiled cannot be followed: pass the module that it was made from"
-    return ""

@@ -10,10 +10,13 @@ from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
 from .mode import ForwardModes as ForwardModes
+from .parts import PartsWatch as PartsWatch
+from .parts import is_never_called as is_never_called
 from .ranks import Ranks as Ranks
 from .ranks import any_sharded as any_sharded
 from .ranks import held_alike as held_alike
 from .ranks import rank as rank
 from .step import ForeignSteps as ForeignSteps
+from .step import OuterSteps as OuterSteps
 from .step import StepWatch as StepWatch
 from .step import held as held

@@ -1,7 +1,7 @@
 """Hooks under `torch.compile`: they are traced into nothing, and leave neither a graph break nor a recompilation.
 
 While Dynamo traces a forward it runs our hooks too. What they do there would become part of the compiled code; instead
-they ask Dynamo to call `_told` once, at once, as something whose result is constant. It is called with the real inputs,
+they ask Dynamo to call `hear` once, at once, as something whose result is constant. It is called with the real inputs,
 which is all that there is to know. Steps of a compiled optimizer break the graph anyhow: there hooks run as they are.
 """
 
@@ -22,33 +22,35 @@ _UNKNOWN = "neuromech: an argument that is neither a tensor nor plain"
 
 
 class Listener:
-    """Hears of the inputs with which a hooked forward is compiled."""
+    """Hears of the inputs with which a hooked forward is compiled. `hear`: what its hook calls while Dynamo traces.
+
+    A function of its own for each: a number that told them apart would be a dynamic shape to Dynamo.
+    """
 
     def __init__(self, told: Told) -> None:
         self.told = told
-        self.key = id(self)
-        _listeners[self.key] = self
+        key = id(self)
+        _listeners[key] = self
+
+        def hear(template: Any, *leaves: Any) -> int:
+            listener = _listeners.get(key)
+            if listener is not None:
+                try:
+                    args, kwargs = _unpacked(template, leaves)
+                except LookupError:
+                    return 0
+                listener.told(args, kwargs)
+            return 0
+
+        constant_when_compiled(hear)
+        self.hear = hear
 
 
-def tell(key: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Called while Dynamo traces: hands the real arguments to the listener called `key`."""
+def tell(hear: Callable[..., int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Called while Dynamo traces: hands the real arguments to a listener."""
     leaves: list[Any] = []
     template = _packed((args, kwargs), leaves)
-    _told(key, template, *leaves)
-
-
-def _told(key: int, template: Any, *leaves: Any) -> int:
-    listener = _listeners.get(key)
-    if listener is not None:
-        try:
-            args, kwargs = _unpacked(template, leaves)
-        except LookupError:
-            return 0
-        listener.told(args, kwargs)
-    return 0
-
-
-constant_when_compiled(_told)
+    hear(template, *leaves)
 
 
 def _packed(x: Any, leaves: list[Any]) -> Any:

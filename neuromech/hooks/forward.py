@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from neuromech.compat import at_end_of_backward, backward_id, has_compiled_parts, unprofiled
 from neuromech.detect import Follower, Graph, is_our_call, tensors_of
@@ -40,15 +41,15 @@ class Forward:
 
 
 class Hook:
-    """Calls a function, until it is copied or pickled: the copy does nothing. `key`: see `compiled.tell`."""
+    """Calls a function, until it is copied or pickled: the copy does nothing. `hear`: see `compiled.tell`."""
 
-    def __init__(self, function: Callable[..., None] | None = None, key: int = 0) -> None:
-        self.function, self.key = function, key
+    def __init__(self, function: Callable[..., None] | None = None, hear: Callable[..., int] | None = None) -> None:
+        self.function, self.hear = function, hear
 
     def __call__(self, *args: Any) -> None:
         if torch.compiler.is_dynamo_compiling():
-            if self.key:
-                compiled.tell(self.key, args[1], args[2])
+            if self.hear is not None:
+                compiled.tell(self.hear, args[1], args[2])
         elif self.function is not None and not torch.compiler.is_compiling():
             self.function(*args)
 
@@ -66,7 +67,7 @@ class Listener(Protocol):
 
 
 class ForwardHooks:
-    """The one pair of hooks on `model`: tells `listeners` of its forwards, but for those that are our own.
+    """A pair of hooks on `model`: tells `listeners` of its forwards, but for those that are our own.
 
     `compiled(args, kwargs)` hears of the inputs if the forward becomes part of compiled code, in which no hook runs.
     """
@@ -77,20 +78,38 @@ class ForwardHooks:
         self.listeners: list[Listener] = []
         self.guard = guard
         self._traced = compiled.Listener(lambda args, kwargs: guard(compiled_with, args, kwargs))
-        before, after = Hook(self._before, self._traced.key), Hook(self._after)
-        self._handles = (
-            model.register_forward_pre_hook(before, with_kwargs=True),
-            model.register_forward_hook(after, always_call=True),  # also if the forward fails
+        self._running: list[nn.Module] = []  # from the outermost on: one that calls itself has one forward
+        self._model = model
+        self._handles: list[RemovableHandle] = []
+        self._attach(model, self._traced.hear)
+
+    def follow_parts(self) -> None:
+        """From now on a call of any part of the model, the outermost one that runs, is a forward."""
+        for m in self._model.modules():
+            if m is not self._model:
+                self._attach(m)
+
+    def _attach(self, m: nn.Module, hear: Callable[..., int] | None = None) -> None:
+        before, after = Hook(self._before, hear), Hook(self._after)
+        self._handles += (
+            m.register_forward_pre_hook(before, with_kwargs=True),
+            m.register_forward_hook(after, always_call=True),  # also if the forward fails
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if not is_our_call():
+        if is_our_call():
+            return
+        self._running.append(model)
+        if len(self._running) == 1:
             with unprofiled():
                 for listener in self.listeners:
                     self.guard(listener.before, model, args, kwargs)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if not is_our_call():
+        if is_our_call() or not self._running:
+            return
+        self._running.pop()
+        if not self._running:
             with unprofiled():
                 for listener in reversed(self.listeners):
                     self.guard(listener.after, model, output)

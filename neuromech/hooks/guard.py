@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from neuromech.errors import FaultError
+from neuromech.errors import FaultError, kept_from_the_run
 
 T = TypeVar("T")
 
@@ -24,11 +24,12 @@ class Guard:
         """`work(*args)`, or None if that fails, or if anything has failed before."""
         if self.down:
             return None
-        try:
-            return work(*args)
-        except FaultError:
-            raise  # the monitor was asked to end the run
-        except Exception as error:
-            self.down = True
-            self._failed(error)
+        with kept_from_the_run():
+            try:
+                return work(*args)
+            except FaultError:
+                raise  # the monitor was asked to end the run
+            except Exception as error:
+                self.down = True
+                self._failed(error)
         return None

@@ -35,7 +35,9 @@ def check_claims(
     excess = excess_of(claims, params, eps, total)
     claims = [replace(s, defect=d) for s, (_, d) in zip(claims, excess, strict=True)]
     broken = [s for s, (by, _) in zip(claims, excess, strict=True) if by > 1 and not s.broken_by]
-    notes = (*found.notes, "verified on the gradients of the first backward")
+    unchecked = total is not None and any(s.kind == "matrix" for s in claims)
+    but = ", but for matrix families: parameters are sharded, and their products are not taken" if unchecked else ""
+    notes = (*found.notes, f"verified on the gradients of the first backward{but}")
     if not broken or lenient:
         return replace(found, symmetries=SymmetrySet(claims), notes=notes)
     warn(WITHDRAWN.format(len(broken)), "withdrawn", short=f"{len(broken)} claims failed and are withdrawn")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -14,30 +16,42 @@ from neuromech.hooks import held
 from neuromech.params import named_parameters
 
 
-def check(
-    model: nn.Module,
-    loss: Callable[..., Any] | None,
-    example: Any,
-    optimizer: Optimizer | None,
-    every: int,
-    members: int | None,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What `instrument` was asked for, beside the model; its docstring says what each means."""
+
+    loss: Callable[..., Any] | None = None
+    example: Any = None
+    optimizer: Optimizer | None = None
+    run: str | Path | None = None
+    every: int = 1
+    members: int | None = 8
+    resume: bool = False
+    strict: bool = False
+    name: str | None = None
+    config: Mapping[str, Any] | None = None
+    to: Any = None
+
+
+def check(model: nn.Module, asked: Asked) -> None:
     """Raise `InstrumentError` for what cannot work, before anything is touched."""
     if not isinstance(model, nn.Module):
         raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
-    name = type(model).__name__
+    name, every, members = type(model).__name__, asked.every, asked.members
     if not any(p.requires_grad for p in model.parameters()):
         raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
-    if optimizer is not None and not held(optimizer, list(model.parameters())):
+    if asked.optimizer is not None and not held(asked.optimizer, list(model.parameters())):
         raise InstrumentError(
-            f"this {type(optimizer).__name__} holds none of the parameters of {name}: was it made before the model was "
-            "copied or moved? Make it from model.parameters()"
+            f"this {type(asked.optimizer).__name__} holds none of the parameters of {name}: was it made before the "
+            "model was copied or moved? Make it from model.parameters()"
         )
     if not isinstance(every, int) or every < 1:
         raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
     if members is not None and (not isinstance(members, int) or members < 0):
         raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
-    if loss is not None and example is None:
+    if asked.config is not None and not isinstance(asked.config, Mapping):
+        raise InstrumentError(f"config= takes a dict of settings, not {type(asked.config).__name__}: try vars(args)")
+    if asked.loss is not None and asked.example is None:
         raise InstrumentError(
             "loss= needs example= to be evaluated on: pass both, or neither, and the loss is recognised by the first "
             "gradient that it sends back"

@@ -13,9 +13,9 @@ from torch.optim.optimizer import Optimizer
 from neuromech._version import __version__
 from neuromech.detect import Findings
 from neuromech.dynamics import law_of
-from neuromech.errors import InstrumentError
 from neuromech.optimizers import plain, rule_of
 from neuromech.params import named_parameters
+from neuromech.probe.arguments import Asked
 from neuromech.symmetry import Symmetry
 
 
@@ -38,11 +38,9 @@ def _module(name: str, module: nn.Module) -> dict[str, Any]:
     return {"name": name, "type": type(module).__name__, "shapes": shapes}
 
 
-def of_run(every: int, members: int | None, name: str | None, config: Mapping[str, Any] | None) -> dict[str, Any]:
-    """How the run is recorded, and what its user says of it. Raises `InstrumentError` for a config that is not one."""
-    if config is not None and not isinstance(config, Mapping):
-        raise InstrumentError(f"config= takes a dict of settings, not {type(config).__name__}: try vars(args)")
-    return {"every": every, "members": members, "name": name, "config": config}
+def of_run(asked: Asked) -> dict[str, Any]:
+    """How the run is recorded, and what its user says of it."""
+    return {"every": asked.every, "members": asked.members, "name": asked.name, "config": asked.config}
 
 
 def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, Any]:

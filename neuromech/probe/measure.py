@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
 from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
-from neuromech.hooks import Mark, Ranks, marks
+from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
 from neuromech.probe import describe
@@ -41,6 +41,7 @@ class Measurement:
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, every, ranks
         self.params = named_parameters(model)
+        self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = _owners(model, self.params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
@@ -154,6 +155,8 @@ class Measurement:
 
     def _tell_unprotected(self) -> None:
         """The families whose symmetry the gradients of a step have broken go to the records, with the first step."""
+        if self._ranks is not None:
+            return  # a part of the torque says nothing of the whole
         first = {self.symmetries[i].name: k for i, k in enumerate(self._unprotected.tolist()) if k}
         new = first.keys() - self._told.keys()
         if new:
@@ -169,17 +172,29 @@ class Measurement:
             self._journal.event(begun, "torque", message)
 
     def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs; of sharded parameters, the sums over all processes."""
         self.flush()
-        state = {"step": self.step, "time": self.time, "laws": self._laws.state_dict()}
+        laws, tally = self._laws.state_dict(), self._totals.state_dict()
         observed = {} if self._observed is None else {"observed": self._observed}
-        return state | observed | {"tally": self._totals.state_dict(), "unprotected": self._unprotected}
+        if self._ranks is not None:
+            laws["state"] = self._ranks.total(laws["state"])
+            tally = {key: self._ranks.total(x) for key, x in tally.items()}
+            observed = {}
+        state = {"step": self.step, "time": self.time, "laws": laws}
+        return state | observed | {"tally": tally, "unprotected": self._unprotected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._laws.load_state_dict(state["laws"])
-        self._totals.load_state_dict(state["tally"], self._laws.device)
+        laws, tally = state["laws"], state["tally"]
+        if self._ranks is not None and rank():  # sums begin where they are, on the first process
+            laws = laws | {"state": 0 * laws["state"]}
+            tally = {key: 0 * x for key, x in tally.items()}
+        self._laws.load_state_dict(laws)
+        self._totals.load_state_dict(tally, self._laws.device)
         self._unprotected = state.get("unprotected", self._unprotected).to(self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
-        if "observed" in state:
+        if self._ranks is not None:
+            self._observed = self._laws.observe(self.params)[0]
+        elif "observed" in state:
             self._observed = state["observed"].to(self._laws.device)
 
     def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
@@ -241,9 +256,14 @@ class Measurement:
             (moving - before, "move"),
         ):
             if names:
-                self._journal.event(
-                    self.step + 1, "moving", f"from step {self.step + 1} on {some(sorted(names))} {what}"
-                )
+                message = f"from step {self.step + 1} on {some(sorted(names))} {what}"
+                if new := sorted(names - self._trainable) if what == "move" else []:
+                    message += (
+                        f". {some(new)} could not be trained when symmetries were looked for, so those that rest on "
+                        "them are not known: probe.remove(), then instrument(model) again, finds them"
+                    )
+                    self._journal.warn_once("moving", message)
+                self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
             if own_parameter(owner, attribute) is not self.params[name]:
                 self._journal.once(

@@ -22,15 +22,15 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, read
-from neuromech.errors import InstrumentError, RecordError
+from neuromech.errors import InstrumentError, RecordError, kept_from_the_run
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import check, find_now, findings_in
+from neuromech.probe.arguments import Asked, check, find_now, findings_in
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
-from neuromech.record import Journal, Progress, Record, how_it_ended
+from neuromech.record import Journal, Progress, Record, Sinks, how_it_ended
 from neuromech.report import RunFrames
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def instrument(
     strict: bool = False,
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
+    to: Any = None,
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
@@ -62,51 +63,42 @@ def instrument(
     (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
     `resume`: go on in a run directory that holds a run already. `strict`: what goes wrong in the instrument is raised
     in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
-    `name`, `config`: what you call the run, and its settings, for the records and the report.
+    `name`, `config`: what you call the run, and its settings, for the records and the report. `to`: where `scalars()`
+    go at every recorded step: a `SummaryWriter`, `wandb` or a run of it, `mlflow`, a logger, f(dict, step), or a list.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
-    check(model, loss, example, optimizer, every, members)
+    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to)
+    check(model, asked)
     if unwrapped(model) in _watched:
         name = type(model).__name__
         raise InstrumentError(
             f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
         )
-    about = describe.of_run(every, members, name, config)
-    return Probe(model, loss, example, optimizer, run, every, members, resume, about, strict)
+    return Probe(model, asked)
 
 
 class Probe(RunFrames):
     """The instrument of one model, made by `instrument`. Also a context manager: leaving it is `remove()`."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Callable[..., Any] | None,
-        example: Any,
-        optimizer: Optimizer | None,
-        run: str | Path | None,
-        every: int,
-        members: int | None,
-        resume: bool,
-        about: dict[str, Any],
-        strict: bool,
-    ) -> None:
+    def __init__(self, model: nn.Module, asked: Asked) -> None:
         self._model = unwrapped(model)
         self._monitor: Monitor | None = None
         self._saved_monitor: dict[str, Any] | None = None
-        self._every, self._members, self._strict = every, members, strict
+        self._asked = asked
         self._reason = ""  # why the instrument has stood aside, if it has
         self._guard = Guard(self._stand_aside)
-        self._found = None if loss is None else find_now(self._model, loss, example)
+        self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example)
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
         self._removed = False
-        self._record = Record(run if rank() == 0 else None, describe.of_model(self._model) | about, resume)
+        about = describe.of_model(self._model) | describe.of_run(asked)
+        self._record = Record(asked.run if rank() == 0 else None, about, asked.resume)
         self._journal = Journal(self._record)
+        self._sinks = Sinks(asked.to if rank() == 0 else None, self._journal)
         self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
-        self._waiting = Waiting(self._model, self._guard, example if loss is None else None)
+        self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None)
         self._waiting.found = self._found
         self._loss = LossWatch()
         self._handed = HandedGradients(named_parameters(self._model), self._guard)
@@ -118,8 +110,8 @@ class Probe(RunFrames):
             self._guard,
         )
         _watched.add(self._model)
-        if optimizer is not None:
-            self._steps.consider(optimizer)
+        if asked.optimizer is not None:
+            self._steps.consider(asked.optimizer)
         if reason := why_not(self._model):
             self._stand_aside(InstrumentError(reason))
 
@@ -244,10 +236,11 @@ class Probe(RunFrames):
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly: plain data and tensors, fit for `torch.load(weights_only=True)`.
 
-        Raises `RecordError` before the first step.
+        Empty before the first step: there is nothing to go on from. If the model is sharded all processes have to call
+        this, and `load_state_dict`; what is saved is the same for any number of them.
         """
         if self._measurement is None or self._found is None:
-            raise RecordError("nothing has been measured yet, so there is no state to save: take at least one step")
+            return {}
         state = {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
         return state | ({"monitor": self._monitor.state_dict()} if self._monitor else {})
 
@@ -255,11 +248,14 @@ class Probe(RunFrames):
         """Go on from `state_dict()`: predictions continue as if the run had never been interrupted.
 
         Load the model and the optimizer first. Raises `RecordError` if the state is of another model, or if this probe
-        has measured already.
+        has measured already. The state of a fresh probe leaves it as it is.
         """
+        if isinstance(state, dict) and not state:
+            return
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         found = findings_in(state, self._model)
+        self._waiting.meet(found)
         self._measure(found).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
@@ -272,7 +268,8 @@ class Probe(RunFrames):
         if self._found is None:
             self._found = self._waiting.settle()
             if self._found is None:
-                self._journal.once("no forward", 0, "no forward", self._why_nothing())
+                parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
+                self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
                 return False
             if self._monitor is not None:
                 self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)
@@ -290,7 +287,7 @@ class Probe(RunFrames):
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._every, self._members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked.every, self._asked.members, self._waiting.ranks
         )
         self._averages = Averages(self._measurement, self._record)
         self._measurement.beside(self._progress.flush)
@@ -323,6 +320,8 @@ class Probe(RunFrames):
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
+            if self._measurement.step % self._asked.every == 0:
+                self._sinks.tell(self.scalars, self._measurement.step)
 
     def _enclosed(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """`work` without gradients, its failures kept from the run; then what the monitor has to say."""
@@ -332,7 +331,8 @@ class Probe(RunFrames):
                 with torch.no_grad(), self._progress.measuring(), counted_elsewhere(held_alike(self._model)):
                     self._guard(work, optimizer)
                 if self._monitor is not None:
-                    self._monitor.react()  # what it raises is meant to end the run
+                    with kept_from_the_run():
+                        self._monitor.react()  # what it raises is meant to end the run
 
         return enclosed
 
@@ -345,6 +345,6 @@ class Probe(RunFrames):
             self._remove("failed", f"{type(error).__name__}: {error}")
         except Exception as second:
             self._reason += f" Then the records could not be closed: {second}"
-        if self._strict:
+        if self._asked.strict:
             raise error
         self._journal.once("failed", step, "failed", self._reason)

@@ -28,7 +28,7 @@ from neuromech.detect import (
     recognise,
     record,
 )
-from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard, Ranks, any_sharded
+from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard, PartsWatch, Ranks, any_sharded, is_never_called
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
 from neuromech.symmetry import Symmetry
@@ -53,8 +53,22 @@ class Waiting:
             self._seen = Forward(args, kwargs, model.training, graph=record(model, args, kwargs))
         self._given = example is not None
         self.hooks = ForwardHooks(model, guard, self._compiled)
+        self._guard = guard
         self.forwards = ForwardWatch(guard, self._on_forward, self._on_backward)
         self.hooks.listeners.append(self.forwards)
+        if is_never_called(model):
+            self.follow_parts()
+
+    def follow_parts(self) -> bool:
+        """If no call of the model itself was seen: follow those of its parts, from now on. False: there was one, or
+        parts are followed already."""
+        if self._seen is not None or isinstance(self.forwards, PartsWatch):
+            return False
+        self.hooks.listeners.remove(self.forwards)
+        self.forwards = PartsWatch(self._model, self._guard, self._on_forward, self._on_backward)
+        self.hooks.listeners.append(self.forwards)
+        self.hooks.follow_parts()
+        return True
 
     def why_nothing(self) -> str:
         if self.found is None and self._seen is None:
@@ -79,6 +93,11 @@ class Waiting:
             elif self._seen is not None and (self._given or self._seen.graph is None):
                 self._find(self._seen)
         return self.found
+
+    def meet(self, found: Findings) -> None:
+        """If the parameters are sharded: meet the other processes, which measure their parts of the same."""
+        if self._sharded and self.ranks is None:
+            self.ranks = Ranks("; ".join(s.name for s in found))
 
     def forget(self) -> None:
         """Let go of all tensors."""
@@ -125,8 +144,7 @@ class Waiting:
         found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
         if len(forward.outputs) != len(graph.outputs):
             found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
-        if self._sharded:
-            self.ranks = Ranks("; ".join(s.name for s in found))
+        self.meet(found)
         total = None if self.ranks is None else self.ranks.total
         found = check_claims(found, params, eps, self.lenient, total)
         extra = custom_claims(graph, free, [*found, *found.rejected])

@@ -11,3 +11,4 @@ from .record import how_it_ended as how_it_ended
 from .run import Run as Run
 from .run import plain as plain
 from .run import read as read
+from .sinks import Sinks as Sinks

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,17 +38,25 @@ def spread(kind: str, m: nn.Sequential, world: int) -> nn.Module:
         from torch.distributed.fsdp import FullyShardedDataParallel
 
         return FullyShardedDataParallel(m, use_orig_params=True, device_id=torch.device("cpu"))
-    mesh = init_device_mesh("cpu", (world,))
-    if kind == "tp":
+    both = kind == "fsdp2 x tp"
+    mesh = init_device_mesh("cpu", (2, world // 2) if both else (world,), mesh_dim_names=("dp", "tp") if both else None)
+    if kind == "tp" or both:
         from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-        return parallelize_module(m, mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    from torch.distributed.fsdp import fully_shard
+        m = parallelize_module(m, mesh["tp"] if both else mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    if kind == "tp":
+        return m
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
+    how = {"mesh": mesh["dp"] if both else mesh}
+    if kind == "fsdp2 in bf16":
+        how["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    if kind == "fsdp2 offloaded":
+        how["offload_policy"] = CPUOffloadPolicy(pin_memory=False)
     for part in m:
         if isinstance(part, nn.Linear):
-            fully_shard(part, mesh=mesh)
-    fully_shard(m, mesh=mesh)
+            fully_shard(part, **how)
+    fully_shard(m, **how)
     return m
 
 
@@ -80,12 +89,15 @@ def train(m: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: to
         optimizer.step()
 
 
-def work(rank: int, world: int, kind: str, instrumented: bool, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+KINDS = ["ddp", "no_sync", "zero", "fsdp2", "fsdp2 offloaded", "fsdp2 in bf16", "tp", "fsdp2 x tp", "fsdp1"]
+REFUSED = {"fsdp1": "fully_shard", "fsdp2 x tp": "on a path that the recording did not see"}  # and in which words
+Trained = tuple[list[torch.Tensor], dict[str, tuple[float, float]], str]
+
+
+def one(kind: str, rank: int, world: int, run: str | None) -> Trained:
+    """Trained weights, charges and what the probe says of itself, if `run` is where to record; else bare."""
     m = spread(kind, net(), world)
-    probe = neuromech.instrument(m, run=f"{folder}/run") if instrumented else None
+    probe = neuromech.instrument(m, run=run) if run else None
     if kind == "zero":
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
@@ -93,47 +105,72 @@ def work(rank: int, world: int, kind: str, instrumented: bool, folder: str) -> N
     else:
         optimizer = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
     x, y = batch()
-    if kind != "tp":
+    if kind == "fsdp2 x tp":
+        x, y = x[rank // (world // 2) :: 2], y[rank // (world // 2) :: 2]
+    elif kind != "tp":
         x, y = x[rank::world], y[rank::world]
     train(m, optimizer, x, y, halves=kind == "no_sync")
-    said = repr(probe)
-    torch.save((whole(kind, m), charges(probe) if probe else {}, said), f"{folder}/{rank}.pt")
+    return whole(kind, m), charges(probe) if probe else {}, repr(probe)
+
+
+def work(rank: int, world: int, folder: str) -> None:
+    """All kinds in one set of processes: their start is what takes the time."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    out: dict[str, tuple[Trained, Trained]] = {}
+    for kind in KINDS:
+        if kind != "fsdp2 x tp" or world == 4:
+            out[kind] = one(kind, rank, world, None), one(kind, rank, world, f"{folder}/{kind}")
+            dist.barrier()
+    torch.save(out, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-def run(
-    kind: str, instrumented: bool, world: int
-) -> list[tuple[list[torch.Tensor], dict[str, tuple[float, float]], str]]:
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
+def results(request: pytest.FixtureRequest) -> Iterator[tuple[Path, list[dict[str, tuple[Trained, Trained]]]]]:
+    world = request.param
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (world, kind, instrumented, folder), nprocs=world, start_method="spawn")
-        if instrumented and kind != "fsdp1":
-            assert neuromech.open_run(Path(folder) / "run").history["step"].max() == STEPS  # that of rank 0
-        return [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
+        mp.start_processes(work, (world, folder), nprocs=world, start_method="spawn")
+        yield Path(folder), [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("kind", ["ddp", "no_sync", "zero", "fsdp2", "tp"])
-def test_charges_of_all_processes_are_those_of_one(kind: str, world: int) -> None:
+@pytest.fixture(scope="module")
+def expected() -> dict[str, tuple[float, float]]:
     alone = net()
     probe = neuromech.instrument(alone)
     train(alone, torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9), *batch(), halves=False)
-    expected = charges(probe)
-    bare, watched = run(kind, False, world), run(kind, True, world)
-    for (weights, _, _), (same, found, said) in zip(bare, watched, strict=True):
+    return charges(probe)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_charges_of_all_processes_are_those_of_one(
+    kind: str,
+    results: tuple[Path, list[dict[str, tuple[Trained, Trained]]]],
+    expected: dict[str, tuple[float, float]],
+) -> None:
+    folder, ranks = results
+    if kind not in ranks[0]:
+        pytest.skip("needs four processes")
+    for of in ranks:
+        (weights, _, _), (same, found, said) = of[kind]
         assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
-        assert found.keys() == expected.keys(), said
+        if kind in REFUSED:
+            assert not found
+            assert REFUSED[kind] in said
+            continue
+        if "bf16" in kind:  # gradients of the outputs are too coarse to know a softmax by
+            assert found
+            assert found.keys() <= expected.keys()
+        else:
+            assert found.keys() == expected.keys(), said
         for name, (observed, residual) in found.items():
-            assert observed == pytest.approx(expected[name][0], rel=1e-5, abs=1e-6)
-            assert residual < 2e-6
-
-
-def test_what_is_not_served_trains_and_says_so() -> None:
-    bare, watched = run("fsdp1", False, 2), run("fsdp1", True, 2)
-    for (weights, _, _), (same, found, said) in zip(bare, watched, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(weights, same, strict=True))
-        assert not found
-        assert "fully_shard" in said
+            near = {"rel": 0.05, "abs": 0.05} if "bf16" in kind else {"rel": 1e-5, "abs": 1e-6}
+            assert observed == pytest.approx(expected[name][0], **near)
+            assert residual < (5e-3 if "bf16" in kind else 2e-6)
+    if kind not in REFUSED:
+        assert neuromech.open_run(folder / kind).history["step"].max() == STEPS  # only the first process writes
 
 
 def alone_of_two(rank: int, world: int, folder: str) -> None:
@@ -157,3 +194,52 @@ def alone_of_two(rank: int, world: int, folder: str) -> None:
 def test_one_of_two_processes_instruments_a_sharded_model() -> None:
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(alone_of_two, (2, folder), nprocs=2, start_method="spawn")
+
+
+def half(rank: int, world: int, folder: str, goes_on: bool) -> None:
+    """Train a sharded model; save it with its probe after STEPS steps, or load both and go on for as many."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+    from neuromech.integrations import ProbeState
+
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
+    m = spread("fsdp2", net(), world)
+    optimizer = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
+    probe = neuromech.instrument(m, run=f"{folder}/run", resume=goes_on)
+    x, y = batch()
+    if goes_on:
+        weights, moments = get_state_dict(m, optimizer)
+        state = {"model": weights, "optimizer": moments, "probe": ProbeState(probe)}
+        dcp.load(state, checkpoint_id=f"{folder}/saved")
+        set_state_dict(m, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        dist.barrier()
+    train(m, optimizer, x[rank::world], y[rank::world], halves=False)
+    if not goes_on:
+        weights, moments = get_state_dict(m, optimizer)
+        dcp.save({"model": weights, "optimizer": moments, "probe": ProbeState(probe)}, checkpoint_id=f"{folder}/saved")
+    probe.remove()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_checkpoint_goes_on_in_another_number_of_processes() -> None:
+    alone = net()
+    probe, optimizer = neuromech.instrument(alone), torch.optim.SGD(alone.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(2):
+        train(alone, optimizer, *batch(), halves=False)
+    rows = probe.history
+    expected = rows[rows["member"] == -1].set_index(["step", "name"])
+    with tempfile.TemporaryDirectory() as folder:
+        mp.start_processes(half, (2, folder, False), nprocs=2, start_method="spawn")
+        mp.start_processes(half, (4, folder, True), nprocs=4, start_method="spawn")
+        run = neuromech.open_run(Path(folder) / "run")
+        found = run.history[run.history["member"] == -1].set_index(["step", "name"])
+        assert not (run.events["kind"] == "changed").any()
+    assert set(found.index) == set(expected.index)
+    for column in ("observed", "exact", "ideal", "flow"):
+        off = (found[column] - expected[column].reindex(found.index)).abs() / expected["scale"].reindex(found.index)
+        assert off.max() < 1e-5
+    assert found["residual"].max() < 2e-6

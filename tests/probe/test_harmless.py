@@ -250,6 +250,26 @@ def test_another_thread() -> None:
     assert "stands aside" in " ".join(probe._record.frame("events")["message"])
 
 
+@pytest.mark.parametrize("build", [plain, OtherThread], ids=["a fault", "standing aside"])
+def test_warnings_made_errors_do_not_end_a_run(build: Callable[[], nn.Module], capsys: pytest.CaptureFixture) -> None:
+    from neuromech import errors
+
+    torch.manual_seed(0)
+    model = build()
+    probe = neuromech.instrument(model)
+    probe.monitor()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()  # the gradients are never cleared
+    assert len(errors.swallowed) == 1
+    assert "Warning: NM-" in capsys.readouterr().err
+    assert probe.faults.empty == (build is OtherThread)
+    errors.swallowed.clear()
+
+
 def test_strict_raises() -> None:
     with pytest.raises(neuromech.CaptureError, match="did not see"):
         trained(OtherThread, True, strict=True)

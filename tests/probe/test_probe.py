@@ -254,8 +254,8 @@ def test_resume_is_exact(tmp_path) -> None:
 def test_resume_refuses_another_model(tmp_path) -> None:
     model = small()
     probe = neuromech.instrument(model)
-    with pytest.raises(RecordError, match="at least one step"):
-        probe.state_dict()
+    assert probe.state_dict() == {}  # checkpoints may be written ahead of the first step
+    probe.load_state_dict({})
     train(model, sgd(model), 1)
     state = probe.state_dict()
     with pytest.raises(RecordError, match="measured already"):
@@ -574,7 +574,7 @@ class TestOtherHands:
         with pytest.raises(InstrumentError, match="instrumented already"):
             neuromech.instrument(model)
 
-    @pytest.mark.parametrize("wrong", [{}, {"found": {}}, None])
+    @pytest.mark.parametrize("wrong", [{"found": {}}, None])
     def test_a_state_that_is_none(self, wrong: object) -> None:
         with pytest.raises(RecordError, match="expected what state_dict"):
             neuromech.instrument(small()).load_state_dict(wrong)
