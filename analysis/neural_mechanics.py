@@ -79,7 +79,7 @@ def draw(data: pd.DataFrame, path: Path) -> Path:
 
     kinds = [k for k in KINDS if k in set(data["kind"])]
     ways, shown = sorted(set(data["way"])), data["family"].isin(liveliest(data))
-    figure = Figure(figsize=(2.6 * len(ways) + 4.4, 2.5 * len(kinds) + 0.9), layout="constrained")
+    figure = Figure(figsize=(max(9.6, 2.6 * len(ways) + 4.4), 2.5 * len(kinds) + 0.9), layout="constrained")
     axes: Any = figure.subplots(len(kinds), len(ways), squeeze=False, sharex=True)
     for i, kind in enumerate(kinds):
         for j, name in enumerate(ways):
@@ -101,7 +101,7 @@ def draw(data: pd.DataFrame, path: Path) -> Path:
     axes[0, 0].plot([], [], color=OBSERVED, linewidth=1.5, label="exact law")
     axes[0, 0].plot([], [], color="#222222", linewidth=0.9, linestyle=(0, (2, 2)), label="continuous law")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(f"{NAMES[str(data['model'].iloc[0])]}: charges predicted and observed", fontsize=12)
     figure.savefig(path, dpi=130)
     return path

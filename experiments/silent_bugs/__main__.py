@@ -18,9 +18,10 @@ import torch
 
 from experiments.runs import command, next_command, run_of
 from experiments.silent_bugs.bugs import BUGS, Bug
+from experiments.silent_bugs.frameworks import frameworks
 from experiments.silent_bugs.libraries import optimizers, runs_bare, watched_run
 from experiments.silent_bugs.nets import Watched
-from experiments.silent_bugs.practice import PRACTICES
+from experiments.silent_bugs.practices import PRACTICES
 from neuromech.errors import NeuromechWarning
 
 
@@ -68,6 +69,8 @@ def clean_runs(config: Config) -> Iterator[tuple[str, str, int, Callable[[], Wat
     for seed in range(config.seeds):
         for name, make in PRACTICES.items():
             yield "practice", name, seed, partial(make, seed)
+        for name, make in frameworks():
+            yield "framework", name, seed, partial(make, seed)
         for name, optimizer in optimizers():
             if runs_bare(optimizer, seed):
                 yield "optimizer", name, seed, partial(watched_run, optimizer, seed)

@@ -28,9 +28,9 @@ class Watched:
     def _hear(self, fault: Fault) -> None:
         self.faults.append((self.iteration, fault))
 
-    def __iter__(self) -> Iterator[int]:
-        """Iterations 1, 2, ..., without end."""
-        while True:
+    def until(self, last: int) -> Iterator[int]:
+        """The iterations from the next one to `last`."""
+        while self.iteration < last:
             self.iteration += 1
             yield self.iteration
 
@@ -89,15 +89,33 @@ def _nothing(step: int) -> None:
 
 
 def steps(watched: Watched, model: nn.Module, optimizer: Optimizer, n: int, **also: Callable[[int], Any]) -> None:
-    """`n` iterations; `also`: what else is done at begin, gradient (after the backward), end of each."""
+    """Up to iteration `n`; `also`: what else is done at begin, gradient (after the backward), end of each."""
     x, y = data()
     begin, gradient, end = (also.get(when, _nothing) for when in ("begin", "gradient", "end"))
-    for k in watched:
-        if k > n:
-            return
+    for k in watched.until(n):
         begin(k)
         optimizer.zero_grad()
         loss_of(model, k, x, y).backward()
         gradient(k)
         optimizer.step()
         end(k)
+
+
+def sgd(model: nn.Module, **options: Any) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), **({"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3} | options))
+
+
+def gradient(p: nn.Parameter) -> Tensor:
+    assert p.grad is not None
+    return p.grad
+
+
+def perturb(model: nn.Module, rho: float = 0.05) -> list[Tensor]:
+    """Up along the gradient; returns the perturbation."""
+    params = [p for p in model.parameters() if p.grad is not None]
+    norm = torch.stack([p.grad.norm() for p in params if p.grad is not None]).norm() + 1e-12
+    with torch.no_grad():
+        es = [rho * p.grad / norm for p in params if p.grad is not None]
+        for p, e in zip(params, es, strict=True):
+            p.add_(e)
+    return es

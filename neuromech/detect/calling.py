@@ -25,6 +25,7 @@ from neuromech.compat import (
     tree_map_only,
     without_parametrization_cache,
 )
+from neuromech.detect.caches import caches_kept_clean
 from neuromech.detect.recorder import geometry_of, storage_of
 from neuromech.errors import CaptureError
 
@@ -66,7 +67,7 @@ def call(
     """
     before = _calling.set(True)
     try:
-        with _attributes_lent(model, copied, given or {}, left), _plain():
+        with _attributes_lent(model, copied, given or {}, left), caches_kept_clean(model), _plain():
             while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
                 model = model.module
                 state = {name.removeprefix("module."): t for name, t in state.items()}

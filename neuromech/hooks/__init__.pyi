@@ -17,5 +17,6 @@ from .ranks import any_sharded as any_sharded
 from .ranks import held_alike as held_alike
 from .ranks import rank as rank
 from .step import ForeignSteps as ForeignSteps
+from .step import OuterSteps as OuterSteps
 from .step import StepWatch as StepWatch
 from .step import held as held

@@ -8,7 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    Optimizer,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from neuromech.compat import left_uncompiled
 from neuromech.hooks.guard import Guard
@@ -109,6 +113,24 @@ class ForeignSteps:
                 watch._stepped(optimizer)
 
         self._everywhere = register_optimizer_step_pre_hook(_Left(hook))
+        weakref.finalize(self, self._everywhere.remove)
+
+    def remove(self) -> None:
+        self._everywhere.remove()
+
+
+class OuterSteps:
+    """Calls `stepped(optimizer)` behind the steps of all optimizers that hold one of `parameters`."""
+
+    def __init__(self, parameters: list[nn.Parameter], stepped: Callable[[Optimizer], None]) -> None:
+        mine, me = set(map(id, parameters)), weakref.ref(self)
+        self._stepped = stepped
+
+        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := me()) is not None and any(id(p) in mine for p in _params_of(optimizer)):
+                watch._stepped(optimizer)
+
+        self._everywhere = register_optimizer_step_post_hook(_Left(hook))
         weakref.finalize(self, self._everywhere.remove)
 
     def remove(self) -> None:

@@ -194,7 +194,7 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
         hows = {
             "added": f"the gradients of {names} point elsewhere than after the backward",
             "before": f"the gradients of {names} are those of the backward before the last one",
-            "factors": f"the gradients of {names} grew after the backward, and others did not",
+            "factors": f"the gradients of {names} grew or turned round after the backward, and others did not",
             "unscaled twice": f"the gradients went from norm {edit.allowed:.4g} to {edit.norm:.4g} at the step, by "
             "the square of the factor until now: the loss scale was taken off twice",
             "unscaled late": f"gradients of norm {edit.norm:.6g} are the clipping norm {edit.allowed:.6g} over a power "

@@ -106,6 +106,17 @@ class Step:
         return skips(self.optimizer)
 
 
+class Left(NamedTuple):
+    """What is to be found unchanged at the next step of `optimizer`."""
+
+    optimizer: Optimizer
+    weight_sums: dict[str, int]
+    weight_marks: dict[str, Mark]
+    theta: dict[str, Tensor]
+    state_sums: dict[Entry, int]
+    state: OptimizerState
+
+
 class StepReader:
     """Reads the facts of the steps over `params`, and of the backwards between them."""
 
@@ -124,6 +135,7 @@ class StepReader:
         self._used: dict[str, Mark] = {}
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
+        self._left_marks: dict[str, Mark] = {}
 
     def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None) -> None:
         """The symmetries are known, with their rows in a reading; `total`: see `TorqueMeter`."""
@@ -222,6 +234,7 @@ class StepReader:
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
         theta = self._split(self._sampled())
         self._left, here = (weights, theta), marks(self.params)
+        self._left_marks = here
         if reading is not None and self._known:
             rows = self._rows.to(reading.observed.device)
             self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
@@ -243,6 +256,19 @@ class StepReader:
             ahead=ahead,
             reading=reading,
         )
+
+    @property
+    def moved(self) -> bool:
+        """Has code written to weights since they were read behind the last step?"""
+        return self._left is not None and marks(self.params) != self._left_marks
+
+    def look(self, optimizer: Optimizer) -> Left:
+        """The weights as they are, and what `optimizer` keeps: as the end of its step is what was read there before."""
+        state = state_of(optimizer, self.names)
+        weights, entries, _ = self._checksums(self.params, state.tensors, {})
+        theta = self._split(self._sampled())
+        self._left, self._left_marks = (weights, theta), marks(self.params)
+        return Left(optimizer, weights, self._left_marks, theta, entries, state)
 
     def _measure(self, grads: Mapping[str, Tensor], here: dict[str, Mark]) -> Torques:
         """The torques of gradients; with the charges that the instrument has measured, if these are of our weights."""

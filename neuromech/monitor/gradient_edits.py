@@ -50,6 +50,8 @@ def change(
     if turned:
         return ("value" if _capped(before, after, norms_before, norms_after, slack) else "added"), tuple(turned)
     low, high = min(factors.values()), max(factors.values())
+    if low < 0 < high:  # no clipping turns some of them round
+        return "factors", tuple(name for name, f in factors.items() if f < 0)
     if high - low <= slack * high or high <= 1 + slack:
         return "common", touched  # or group by group, as where groups are clipped one by one
     return "factors", tuple(name for name, f in factors.items() if f > 1 + slack)

@@ -11,6 +11,8 @@ from neuromech.hooks import Forward, ForwardWatch, Hook
 from neuromech.params import named_parameters
 from neuromech.rng import preserved_rng, restore
 
+OURS = 2  # hooks on a parameter: that of the probe, and that of the monitor
+
 
 class ModelGradient:
     """Of the first forward that trained, or of the next one that trains after `ask`."""
@@ -50,7 +52,7 @@ def _gradient_of(model: nn.Module, trained: Forward) -> dict[str, Tensor] | None
 
 def _hooked(model: nn.Module) -> bool:
     """True if hooks of others run in the forward or backward: a copy is without them."""
-    on_weights = any(gradient_hooks(p) > 1 for p in model.parameters())  # one is the monitor's
+    on_weights = any(gradient_hooks(p) > OURS for p in model.parameters())
     return on_weights or any(not isinstance(hook, Hook) for m in model.modules() for hook in hooks_on(m))
 
 

@@ -17,6 +17,7 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -31,7 +32,7 @@ from neuromech.compat import is_sharded, local
 from neuromech.detect import Graph
 from neuromech.dynamics import Reading
 from neuromech.errors import FaultWarning, InstrumentError, warn
-from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch, Ranks
+from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch, OuterSteps, Ranks
 from neuromech.monitor.checks.check import NOTHING, Check
 from neuromech.monitor.checks.delivery import GradientDelivery, reached
 from neuromech.monitor.checks.gradients import GradientIntegrity, TorqueCheck
@@ -83,6 +84,9 @@ class Monitor:
         self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
         self._foreign = ForeignSteps(list(model.parameters()), self._foreign_step)
+        self._outer = OuterSteps(list(model.parameters()), self._outer_step)
+        self._last: weakref.ref[Optimizer] | None = None  # that stepped, of those that are measured
+        self._moved_on = False  # an outer step has written to the weights behind the step that it took by another one
         self._copied_steps = 0  # of an optimizer that may hold another copy of the model, since our last step
         self._guard = hooks.guard
         self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
@@ -196,7 +200,8 @@ class Monitor:
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)
-        return bool(found.edits or found.lost) if known else None
+        moved, self._moved_on = self._moved_on, False
+        return bool(found.edits or found.lost or moved) if known else None
 
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""
@@ -210,7 +215,7 @@ class Monitor:
             return False
         if reading is not None and self._total is not None:
             reading = reading._replace(**_together(reading, self._total))
-        step, self._ahead = self._reader.behind(self._ahead, reading), None
+        step, self._ahead, self._last = self._reader.behind(self._ahead, reading), None, weakref.ref(optimizer)
         found = reduce(or_, (check.after(step) for check in self._checks), NOTHING)
         self._judge(self.step, found)
         return bool(found.laws)
@@ -256,6 +261,7 @@ class Monitor:
     def remove(self) -> None:
         self._backward.remove()
         self._foreign.remove()
+        self._outer.remove()
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -287,6 +293,17 @@ class Monitor:
             if self._copied_steps >= 2:  # in one iteration its turn may come before ours
                 self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
                 self.react(in_step=False)
+
+    def _outer_step(self, optimizer: Optimizer) -> None:
+        """What an optimizer that steps by means of another one writes behind its step, its own step has written."""
+        inner = self._last() if self._last is not None else None
+        if self._guard.down or self._ahead is not None or inner is None or inner is optimizer:
+            return
+        if self._reader.moved:
+            with torch.no_grad():
+                left = self._reader.look(inner)
+            self._integrity.leave(left)
+            self._moved_on = True
 
     def _judge(self, step: int, evidence: Evidence) -> None:
         for practice, text in noticed(evidence):

@@ -3,7 +3,9 @@
 import copy
 import random
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, wraps
 from typing import Any
 
 import numpy as np
@@ -524,3 +526,39 @@ def test_copies_of_a_model_are_found_alike() -> None:
                     (model, copy.deepcopy(model)))  # fmt: skip
     assert str(found) == str(again)
     assert str(Findings.from_dict(found.to_dict())) == str(found)
+
+
+@cache
+def _positions_by_function(n: int) -> Tensor:
+    return torch.arange(n, dtype=torch.get_default_dtype()) / n
+
+
+def _through_a_wrapper(f: Callable[..., Any]) -> Callable[..., Any]:
+    cached = cache(f)
+    return wraps(f)(lambda *args: cached(*args))
+
+
+class Cached(nn.Module):
+    """Keeps what it has computed in caches of Python, as BEiT of transformers does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 4)
+
+    @_through_a_wrapper
+    def positions(self, n: int) -> Tensor:
+        return torch.arange(n).float() / n
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return h * self.positions(4) * _positions_by_function(4)
+
+
+def test_nothing_of_ours_stays_in_caches_of_the_model() -> None:
+    model = Cached()
+    x = torch.randn(2, 3)
+    find_symmetries(model, x)
+    assert not _positions_by_function(4).is_inference()
+    model(x).sum().backward()
+    assert model.a.weight.grad is not None
+    assert model.positions(4).dtype is torch.float32

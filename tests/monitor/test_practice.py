@@ -1,8 +1,8 @@
-"""What people rightly do is no fault: every practice of `experiments.silent_bugs.practice`, once."""
+"""What people rightly do is no fault: every practice of `experiments.silent_bugs.practices`, once."""
 
 import pytest
 
-from experiments.silent_bugs.practice import PRACTICES
+from experiments.silent_bugs.practices import PRACTICES
 
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 

@@ -15,7 +15,7 @@ from neuromech.hooks import Mark, mark
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Edit, Evidence
-from neuromech.monitor.facts import Entry, OptimizerState, Step, clocks_off
+from neuromech.monitor.facts import Entry, Left, OptimizerState, Step, clocks_off
 from neuromech.monitor.replay import OPERATIONS, Difference, differences
 from neuromech.monitor.sample import Sample
 
@@ -90,18 +90,23 @@ class StateIntegrity:
         assert step.ahead is not None
         before = step.ahead
         vectors = {n: {"step": step.theta[n] - before.theta[n], "gradient": g} for n, g in before.gradient.items()}
-        self._weights = _LeftWeights(step.weight_sums, step.weight_marks, step.theta, vectors)
-        state = step.state
+        here = Left(step.optimizer, step.weight_sums, step.weight_marks, step.theta, step.state_sums, step.state)
+        self.leave(here, vectors)
+        self._restored = None
+        return NOTHING
+
+    def leave(self, here: Left, vectors: Mapping[str, dict[str, Tensor]] | None = None) -> None:
+        """Keep what is to be found again; `vectors`: what an edit of a parameter may be a multiple of."""
+        self._weights = _LeftWeights(here.weight_sums, here.weight_marks, here.theta, dict(vectors or {}))
+        state = here.state
         left = _LeftState(
-            step.state_sums,
+            here.state_sums,
             {entry: mark(t) for entry, t in state.tensors.items()},
             state.clocks,
             {key: (list(of), self._sample.read(list(of), of)) for key, of in self._alike(state).items()},
         )
-        self._states[step.optimizer] = left
+        self._states[here.optimizer] = left
         self._by |= dict.fromkeys({name for name, _ in left.sums} | left.clocks.keys(), left)
-        self._restored = None
-        return NOTHING
 
     def state_dict(self) -> dict[str, Any]:
         states = [left for left in self._states.values() if left.sums or left.clocks]

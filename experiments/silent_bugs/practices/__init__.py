@@ -1,0 +1,6 @@
+"""What people rightly do, and a monitor that looks at single steps could take for a fault. Nothing here is one."""
+
+from experiments.silent_bugs.practice import PRACTICES as PRACTICES
+from experiments.silent_bugs.practices import losses as losses
+from experiments.silent_bugs.practices import models as models
+from experiments.silent_bugs.practices import optimizers as optimizers
