@@ -9,6 +9,5 @@ from .frames import RunFrames as RunFrames
 from .frames import open_run as open_run
 from .page import render as render
 from .page import write_report as write_report
-from .physics_page import physics_report as physics_report
 from .summary import summarise as summarise
 from .summary import told as told
