@@ -84,7 +84,7 @@ class OtherCopies:
         mine = set(map(id, self._params.values()))
 
         def holds(x: Optimizer | None) -> bool:
-            return hasattr(x, "param_groups") and any(id(p) in mine for p in held_by(x))
+            return x is not None and hasattr(x, "param_groups") and any(id(p) in mine for p in held_by(x))
 
         if self._holder is not None and holds(self._holder()):
             return True
