@@ -53,3 +53,10 @@ def combine(terms: Iterable[tuple[float, Mapping[str, Tensor]]]) -> Params:
     for coefficient, y in rest:
         foreach_add_(total, [y[name] for name in names], alpha=coefficient)
     return dict(zip(names, total, strict=True))
+
+
+def owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:
+    """Where each parameter hangs: its module and the attribute there."""
+    modules = dict(model.named_modules())
+    paths = {name: name.rpartition(".") for name in names}
+    return {name: (modules[path], attribute) for name, (path, _, attribute) in paths.items()}

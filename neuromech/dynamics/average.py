@@ -40,10 +40,14 @@ class AverageReading(NamedTuple):
 class AverageLaw:
     """The charges of `symmetries` over averaged parameters, by the names of the model. Rows are those of `Laws`."""
 
-    def __init__(self, symmetries: Sequence[Symmetry], averaged: Values) -> None:
+    def __init__(
+        self, symmetries: Sequence[Symmetry], averaged: Values, members: Sequence[range] | None = None
+    ) -> None:
+        """`members`: those of each family that are measured; None: all."""
         for s in symmetries:
             s.check(averaged)
-        self._forms = Forms([Block.of(s) for s in symmetries], averaged)
+        own = [range(s.size) for s in symmetries] if members is None else members
+        self._forms = Forms([Block.of(s, m) for s, m in zip(symmetries, own, strict=True)], averaged)
         self.slices = self._forms.slices
         self._exact, _, _ = self._forms.charges(averaged)
         self._before: tuple[Tensor, Tensor] | None = None

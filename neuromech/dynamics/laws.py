@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.attribution import Gains, turn
-from neuromech.dynamics.discrete import DisplacementForms
 from neuromech.dynamics.drives import Measured, measure
 from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
-from neuromech.dynamics.motion import Drift, Motion
+from neuromech.dynamics.motion import Drift, Motion, displacement_of
 from neuromech.dynamics.predictions import Track, advance_drift, advance_linear, advance_quadratic
 from neuromech.dynamics.protection import Protection
 from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
@@ -92,9 +91,15 @@ class Laws:
     """
 
     def __init__(
-        self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float] | None = None, whole: bool = True
+        self,
+        symmetries: Sequence[Symmetry],
+        params: Values,
+        eps: Sequence[float] | None = None,
+        whole: bool = True,
+        members: Sequence[range] | None = None,
     ) -> None:
-        """`eps`: of the arithmetic behind the gradients of each family. Not `whole`: parts lie in other processes."""
+        """`eps`: of the arithmetic behind the gradients of each family. Not `whole`: parts lie in other processes.
+        `members`: those of each family that are measured; None: all."""
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
             if s.kind == "matrix":
@@ -108,7 +113,8 @@ class Laws:
         self._like = blank(params)
         self._scratch = Scratch()
         undivided = [divide([None] * len(s.terms)) for s in self.symmetries]
-        self._whole = Layout(self.symmetries, undivided, self._like, self._scratch)
+        self.members = tuple(range(s.size) for s in self.symmetries) if members is None else tuple(members)
+        self._whole = Layout(self.symmetries, undivided, self._like, self._scratch, self.members)
         self._names = tuple(dict.fromkeys(name for s in self.symmetries for name in s.parameters))
         self._plans: dict[Pattern, Plan] = {}
         self._split_ever: frozenset[int] = frozenset()
@@ -171,7 +177,7 @@ class Laws:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
             layouts = (self._whole, self._layout, *(p.layout for p in self._plans.values()))
-            self._plans[pattern] = plan(self.symmetries, labels, self._like, layouts, self._scratch)
+            self._plans[pattern] = plan(self.symmetries, labels, self._like, layouts, self._scratch, self.members)
         now = self._plans[pattern]
         if now.layout is not self._layout:
             self._regroup(now.layout, params, buffers)
@@ -213,7 +219,7 @@ class Laws:
                 assert found is not None
                 torque = found.split(self._layout.forms.rows, dim=1)[kind]
                 degree = 1 if kind else 2
-                d = _displacement_of(told, torque if rows is None else torque[:, rows], own.gradient, degree)
+                d = displacement_of(told, torque if rows is None else torque[:, rows], own.gradient, degree)
                 new, gained = advance_drift(track, d, told, degree)
             else:
                 own = own.scaled(told.gradient_factor)
@@ -257,7 +263,7 @@ class Laws:
                 "with the symmetries that were saved, or start over with initial()"
             )
         divisions = [tuple(tuple(part) for part in division) for division in state["divisions"]]
-        self._layout = Layout(self.symmetries, divisions, self._like, self._scratch)
+        self._layout = Layout(self.symmetries, divisions, self._like, self._scratch, self.members)
         self._plans.clear()
         self._step = None
         self._unpack(_with_ideal(state["state"]).to(device=self._whole.forms.device, copy=True))
@@ -265,7 +271,10 @@ class Laws:
         self._split_ever = frozenset(state["split_ever"])
 
     def _families(self) -> list[list[Any]]:
-        return [[s.name, s.size, "approximate" if approximate(s) else "exact"] for s in self.symmetries]
+        return [
+            [s.name, s.size, "approximate" if approximate(s) else "exact"] + [m.start, m.stop] * (len(m) < s.size)
+            for s, m in zip(self.symmetries, self.members, strict=True)
+        ]
 
     def _look(self, params: Values, late: dict[str, Computed]) -> tuple[Tensor, Tensor, Tensor | None]:
         """The charges, their scale, and the torques [2, rows] of directions that are read after the step."""
@@ -333,17 +342,6 @@ def _displacement(p: Tensor) -> Computed:
     """How far a parameter will have been moved back from where it is now: a copy of it is kept."""
     before = p.detach().clone()
     return Computed(lambda w: w(before) - w(p))
-
-
-def _displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree: int) -> DisplacementForms:
-    """What a drift along u brings, from <u, D theta> before the step and <u, D u>, or from both after it.
-
-    After it theta+ = a theta - rate u stands in for theta: a <d, D theta> = <d, D theta+> + <d, D d>.
-    """
-    if drift.late:
-        along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
-        return DisplacementForms(along + square, square)
-    return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)
 
 
 def _with_ideal(state: Tensor) -> Tensor:  # earlier versions kept none where it was the exact one

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
+from neuromech.dynamics.discrete import DisplacementForms
 from neuromech.dynamics.forms.vectors import Computed
 from neuromech.dynamics.updates import Moving, taught
 from neuromech.optimizers import ParameterReader, Rule, decay_factor, grad_scale, rule_of, settings_of, skips
@@ -137,3 +138,14 @@ def _drift(rule: Rule, reader: ParameterReader) -> Motion:
     else:
         direction = Computed(lambda w: rule.direction(reader.elements(w)), rule.local)
     return Motion(Drift(rule.decay(e), rule.rate(e), rule.late), None, direction)
+
+
+def displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree: int) -> DisplacementForms:
+    """What a drift along u brings, from <u, D theta> before the step and <u, D u>, or from both after it.
+
+    After it theta+ = a theta - rate u stands in for theta: a <d, D theta> = <d, D theta+> + <d, D d>.
+    """
+    if drift.late:
+        along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
+        return DisplacementForms(along + square, square)
+    return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)

@@ -25,15 +25,24 @@ REST = ("rounding", "unexplained")
 class Rows:
     """Which rows of a reading are kept: those of each family summed up, and some single `members` (None: all)."""
 
-    def __init__(self, families: Sequence[slice], members: int | None, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        families: Sequence[slice],
+        members: int | None,
+        device: torch.device | None = None,
+        measured: Sequence[range] | None = None,
+    ) -> None:
+        """`measured`: which members of each family the rows are; None: the first ones, which is all."""
         self.families = len(families)
         sizes = [s.stop - s.start for s in families]
         singles = [np.linspace(0, n - 1, n if members is None else min(members, n)).astype(int) for n in sizes]
         singles = [np.unique(x) for x in singles]
         self.family = np.repeat(np.arange(self.families), [len(x) for x in singles])  # of each single member
-        self.member = np.concatenate([np.arange(0), *singles])
+        place = np.concatenate([np.arange(0), *singles])
+        first = np.array([m.start for m in measured] if measured else [0] * self.families, dtype=int)
+        self.member = first[self.family] + place
         starts = np.array([s.start for s in families], dtype=int)
-        self._single = torch.from_numpy(starts[self.family] + self.member).to(device)
+        self._single = torch.from_numpy(starts[self.family] + place).to(device)
         self._of = torch.empty(sum(sizes), dtype=torch.long)
         for i, rows in enumerate(families):
             self._of[rows] = i

@@ -55,7 +55,7 @@ def scalars_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         out |= _spread("update_to_weight", np.sqrt((square / before)[scale]))
     out |= _spread("angle", np.sqrt(turn[scale]))
-    sizes = np.array([s.size for s in symmetries])
+    sizes = rows.sizes.cpu().numpy()
     rates = [_effective(t, c) for t, c in zip(held, now / sizes, strict=True)]
     return out | _spread("effective_lr", np.array(rates)[scale])
 

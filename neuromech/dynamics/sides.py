@@ -26,9 +26,10 @@ SIDES = ("up", "down")
 class Sides:
     """The rescale families among `symmetries`, by their numbers there."""
 
-    def __init__(self, symmetries: Sequence[Symmetry]) -> None:
+    def __init__(self, symmetries: Sequence[Symmetry], members: Sequence[range]) -> None:
+        """`members`: those of each family that are measured."""
         self.families = [i for i, s in enumerate(symmetries) if s.kind == "rescale"]
-        self._of = [symmetries[i] for i in self.families]
+        self._of = [(symmetries[i], members[i]) for i in self.families]
         self._forms: Forms | None = None
         self._kept: list[tuple[int, Tensor]] = []
 
@@ -40,10 +41,10 @@ class Sides:
     def measure(self, step: int, params: Values, grads: Values) -> None:
         """Keep the squares of weights and gradients on both sides: nothing here waits for the device."""
         if self._forms is None:
-            signs = [[t for t in s.terms if sign * t.weight > 0] for s in self._of for sign in (1, -1)]
-            sizes = [s.size for s in self._of for _ in SIDES]
+            signs = [[t for t in s.terms if sign * t.weight > 0] for s, _ in self._of for sign in (1, -1)]
+            whole = [Block.of(s, own) for s, own in self._of for _ in SIDES]
             terms = [tuple(replace(t, weight=abs(t.weight)) for t in side) for side in signs]
-            self._forms = Forms([Block(n, False, side) for n, side in zip(sizes, terms, strict=True)], params)
+            self._forms = Forms([b._replace(terms=side) for b, side in zip(whole, terms, strict=True)], params)
         read = self._forms.bilinear([(params, params), (grads, grads)])
         self._kept.append((step, torch.stack([read[:, rows].sum(1) for rows in self._forms.slices], 1)))
 

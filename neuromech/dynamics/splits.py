@@ -98,19 +98,22 @@ class Layout:
         divisions: Sequence[Division],
         params: Values,
         scratch: Scratch | None = None,
+        members: Sequence[range] | None = None,
     ) -> None:
+        """`members`: those of each family that have rows; None: all."""
+        own = [range(s.size) for s in symmetries] if members is None else members
         self.divisions = tuple(divisions)
         self.split = frozenset(f for f, parts in enumerate(self.divisions) if len(parts) > 1)
         parts = [Part(f, terms) for f, division in enumerate(self.divisions) for terms in division]
         blocks = []
         for f, terms in parts:
             s = symmetries[f]
-            blocks.append(Block(s.size, s.is_linear, tuple(s.terms[i] for i in terms)))
+            blocks.append(Block.of(s, own[f])._replace(terms=tuple(s.terms[i] for i in terms)))
         takes_torque = [i for i, (f, _) in enumerate(parts) if f in self.split or approximate(symmetries[f])]
         self.forms = Forms(blocks, params, scratch, few=takes_torque)
         self.rows = dict(zip(parts, self.forms.slices, strict=True))
 
-        charges = slices_of([Block.of(s) for s in symmetries])
+        charges = slices_of([Block.of(s, m) for s, m in zip(symmetries, own, strict=True)])
         rows = sum(self.forms.rows)
         torque = torch.zeros(2, rows, dtype=torch.bool)
         to = torch.empty(rows, dtype=torch.long)
@@ -120,10 +123,11 @@ class Layout:
             to[here] = torch.arange(charges[f].start, charges[f].stop)
         self.measures = tuple(bool(kind.any()) for kind in torque.split(self.forms.rows, dim=1))
         self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
-        self._charges = sum(s.size for s in symmetries)
+        self._charges = sum(map(len, own))
         count = torch.ones(rows, dtype=torch.float64)
-        for block, here in zip(blocks, self.forms.slices, strict=True):
-            count[here] = sum(float(abs(t.weight)) * params[t.parameter].numel() / block.size for t in block.terms)
+        for (f, _), block, here in zip(parts, blocks, self.forms.slices, strict=True):
+            size = symmetries[f].size
+            count[here] = sum(float(abs(t.weight)) * params[t.parameter].numel() / size for t in block.terms)
         self.count = count.to(self.forms.device)
         self.torque_known = self.total(self.torque[0].double()) > 0
 
@@ -178,11 +182,12 @@ def plan(
     params: Values,
     layouts: Iterable[Layout] = (),
     scratch: Scratch | None = None,
+    members: Sequence[range] | None = None,
 ) -> Plan:
     """Compile a pattern, given as a label for each parameter; one of `layouts` is used if it fits."""
     divisions = tuple(divide([labels[t.parameter] for t in s.terms]) for s in symmetries)
     layout = next((x for x in layouts if x.divisions == divisions), None)
-    layout = layout or Layout(symmetries, divisions, params, scratch)
+    layout = layout or Layout(symmetries, divisions, params, scratch, members)
     places: dict[tuple[Label, int], list[slice]] = {}
     for (f, terms), rows in layout.rows.items():
         moved_by = labels[symmetries[f].terms[terms[0]].parameter]

@@ -299,6 +299,7 @@ def _laws(e: Evidence) -> Iterator[Suspect]:
         names = tuple(dict.fromkeys(n for b in e.laws for n in b.parameters))
         worst = max(e.laws, key=lambda b: b.excess)
         text = f"the exact law of {worst.name} was left in this step by {worst.excess:.2g} times what rounding allows"
+        text += f" ({worst.counted})" if worst.of else ""
         few = all(b.members == 1 for b in e.laws)
         if few:
             yield Suspect("bit flip in weight", POSSIBLE, names, text)

@@ -32,7 +32,9 @@ class Edit:
 
 @dataclass(frozen=True)
 class Broken:
-    """A family whose torque is no rounding error: `members` of its `size`, by `excess` times what is allowed."""
+    """A family whose torque is no rounding error: `members` of its `size`, by `excess` times what is allowed.
+
+    `of`: how many members it has, where only `size` of them are measured."""
 
     index: int
     name: str
@@ -41,6 +43,12 @@ class Broken:
     size: int
     members: int
     excess: float
+    of: int = 0
+
+    @property
+    def counted(self) -> str:
+        """How many are off: "2 of 8 members"."""
+        return f"{self.members} of {self.size} " + (f"measured members (of {self.of})" if self.of else "members")
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,7 @@ class StepReader:
         self._charges: tuple[dict[str, Mark], Charges] | None = None  # of the weights that have these marks
         self._eps = 0.0
         self._known = False
+        self._lent = True  # readings have the charges of all members
         self._fresh = True
         self._forwards = 0
         self._used: dict[str, Mark] = {}
@@ -137,8 +138,11 @@ class StepReader:
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
         self._left_marks: dict[str, Mark] = {}
 
-    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None) -> None:
-        """The symmetries are known, with their rows in a reading; `total`: see `TorqueMeter`."""
+    def arm(
+        self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None, every: bool = True
+    ) -> None:
+        """The symmetries are known, with their rows in a reading, of `every` member; `total`: see `TorqueMeter`."""
+        self._lent = every
         self.meter, self._known = TorqueMeter(symmetries, self.params, total), True
         self.judge = TorqueJudge(self.meter)
         if symmetries:
@@ -235,7 +239,7 @@ class StepReader:
         theta = self._split(self._sampled())
         self._left, here = (weights, theta), marks(self.params)
         self._left_marks = here
-        if reading is not None and self._known:
+        if reading is not None and self._known and self._lent:
             rows = self._rows.to(reading.observed.device)
             self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
         return Step(

@@ -29,7 +29,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import is_sharded, local
 from neuromech.detect import Graph
-from neuromech.dynamics import Reading
+from neuromech.dynamics import Laws, Reading, share_of
 from neuromech.errors import FaultWarning, InstrumentError, warn
 from neuromech.hooks import BackwardWatch, ForeignSteps, ForwardHooks, ForwardModes, ForwardWatch, OuterSteps, Ranks
 from neuromech.monitor.checks.check import NOTHING, Check
@@ -108,6 +108,7 @@ class Monitor:
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
         self._armed = False
+        self._laws_of = ""  # a share of their members, said
         self._total: Total | None = None
         self._violated = NOTHING  # by the first gradient
         self._padded = _padded(model)
@@ -140,23 +141,26 @@ class Monitor:
 
     def __repr__(self) -> str:
         found = "; ".join(f"step {f.step}: {f.suspects[0].title}" for f in self.faults)
-        return f"Monitor after {self.step} steps: {found or 'no fault'}"
+        return f"Monitor after {self.step} steps: {found or 'no fault'}{self._laws_of}"
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
-    def arm(
-        self, symmetries: Sequence[Symmetry], slices: Sequence[slice], inactive: Names, ranks: Ranks | None = None
-    ) -> None:
-        """The symmetries are known, with their rows in a reading; `inactive` parameters do not reach the loss.
+    def arm(self, laws: Laws, inactive: Names, ranks: Ranks | None = None) -> None:
+        """The symmetries are known, and measured by `laws`; `inactive` parameters do not reach the loss.
 
-        `ranks`: the processes over which parameters are sharded.
+        `ranks`: the processes over which parameters are sharded. If laws see a part of the members they are judged by
+        these; torques are measured here, of all.
         """
         if self._armed:
             return
         self._armed = True
-        reader = self._reader
+        reader, symmetries, members = self._reader, laws.symmetries, laws.members
         self._total = ranks.total if ranks is not None else None
-        reader.arm(symmetries, slices, self._total)
+        measured = share_of(symmetries, members)
+        if measured < 1:
+            self._laws_of = f"; its laws are judged by {measured:.2g} of their members"
+            self._record.update_meta({"monitor": self._options.described() | {"laws_judged_by": measured}})
+        reader.arm(symmetries, laws.slices, self._total, measured == 1)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
         uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
@@ -166,7 +170,7 @@ class Monitor:
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
         explained = PenaltyCheck(torque, self._model_gradient)
         self._checks.insert(self._checks.index(self._order), explained)
-        self._checks.append(LawCheck(symmetries, slices, eps))
+        self._checks.append(LawCheck(symmetries, laws.slices, eps, members))
 
     def begin(self, violated: Sequence[tuple[Symmetry, float]], graph: Graph | None, forwards: ForwardWatch) -> None:
         """What is known of the first forward that trained, ahead of the first step.

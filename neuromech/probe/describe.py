@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,15 +41,27 @@ def _module(name: str, module: nn.Module) -> dict[str, Any]:
 
 def of_run(asked: Asked) -> dict[str, Any]:
     """How the run is recorded, and what its user says of it."""
-    return {"every": asked.every, "members": asked.members, "name": asked.name, "config": asked.config}
+    how = {"every": asked.every, "members": asked.members, "coverage": float(asked.coverage)}
+    return how | {"name": asked.name, "config": asked.config}
 
 
-def of_findings(found: Findings, params: dict[str, nn.Parameter]) -> dict[str, Any]:
+def how(coverage: float, path: Path | None) -> str:
+    """What a probe says of itself behind what it has measured."""
+    part = f", measures {coverage:.3g} of the members of each family" if coverage < 1 else ""
+    return part + (f", records in {path}" if path else "")
+
+
+def of_findings(found: Findings, params: dict[str, nn.Parameter], members: Sequence[range]) -> dict[str, Any]:
+    """`members`: those that are measured, of each family that has laws; these come first."""
+
     def dtype(s: Symmetry) -> str:
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    symmetries = [s.to_dict() | {"dtype": dtype(s)} for s in found]
+    symmetries: list[dict[str, Any]] = [s.to_dict() | {"dtype": dtype(s)} for s in found]
+    for told, own in zip(symmetries, members, strict=False):
+        if len(own) < told["size"]:
+            told["measured"] = [own.start, own.stop]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,11 +12,25 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
+from neuromech.dynamics import (
+    FIELDS,
+    Laws,
+    Motion,
+    Reading,
+    Rows,
+    Sides,
+    Totals,
+    buffers,
+    drawn,
+    law_of,
+    read,
+    scalars_of,
+)
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
-from neuromech.params import named_parameters
+from neuromech.params import named_parameters, owners
 from neuromech.probe import describe
+from neuromech.probe.arguments import Asked
 from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
@@ -33,29 +47,32 @@ class Measurement:
         found: Findings,
         record: Record,
         journal: Journal,
-        every: int,
-        members: int | None,
+        asked: Asked,
         ranks: Ranks | None = None,
+        covered: Sequence[range] | None = None,
     ) -> None:
-        """`ranks`: the processes over which the parameters are sharded; each measures its part."""
+        """`ranks`: the processes over which the parameters are sharded; each measures its part. `covered`: the members
+        of each family that are measured, if that has been drawn already."""
         self.step, self.time = 0, 0.0
-        self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, every, ranks
+        self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
         self.params = named_parameters(model)
         self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
-        self._owners = _owners(model, self.params)
+        self._owners = owners(model, self.params)
         # The laws are about single elements. Matrix families come last, so the others keep their numbers.
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
         self._observed: Tensor | None = None
-        record.update_meta(describe.of_findings(found, self.params))
+        self._coverage = float(asked.coverage)
+        measured = drawn(self.symmetries, self._coverage) if covered is None else tuple(covered)
+        record.update_meta(describe.of_findings(found, self.params, measured))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         eps = [*map(eps_of, formats)][: len(self.symmetries)]
-        self._laws = Laws(self.symmetries, self.params, eps, whole=ranks is None)
-        rows = self._rows = Rows(self._laws.slices, members, self._laws.device)
+        self._laws = Laws(self.symmetries, self.params, eps, ranks is None, measured)
+        rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, measured)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries)
+        self._sides = Sides(self.symmetries, measured)
         self.beside(self._bring_sides)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
@@ -189,6 +206,7 @@ class Measurement:
             tally = {key: self._ranks.total(x) for key, x in tally.items()}
             observed = {}
         state = {"step": self.step, "time": self.time, "laws": laws}
+        state |= {"coverage": self._coverage, "covered": [[m.start, m.stop] for m in self._laws.members]}
         return state | observed | {"tally": tally, "unprotected": self._unprotected}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -323,10 +341,3 @@ class _Known:
         self.index, self.settings = index, settings
         self.moving: frozenset[str] | None = None
         self.buffers: dict[str, Mark] = {}
-
-
-def _owners(model: nn.Module, names: dict[str, nn.Parameter]) -> dict[str, tuple[nn.Module, str]]:
-    """Where each parameter hangs: its module and the attribute there."""
-    modules = dict(model.named_modules())
-    paths = {name: name.rpartition(".") for name in names}
-    return {name: (modules[path], attribute) for name, (path, _, attribute) in paths.items()}

@@ -10,7 +10,7 @@ Nothing here changes a number of the training run: hooks read, and return what t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from neuromech.errors import InstrumentError, RecordError, kept_from_the_run
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import Asked, check, find_now, findings_in
+from neuromech.probe.arguments import Asked, check, covered_in, find_now, findings_in
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
@@ -53,6 +53,7 @@ def instrument(
     name: str | None = None,
     config: Mapping[str, Any] | None = None,
     to: Any = None,
+    coverage: float = 1.0,
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
@@ -65,11 +66,12 @@ def instrument(
     in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
     `name`, `config`: what you call the run, and its settings, for the records and the report. `to`: where `scalars()`
     go at every recorded step: a `SummaryWriter`, `wandb` or a run of it, `mlflow`, a logger, f(dict, step), or a list.
+    `coverage`: share of the members of each family to measure, in (0, 1]: a random run of them, drawn once.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
-    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to)
+    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage)
     check(model, asked)
     if unwrapped(model) in _watched:
         name = type(model).__name__
@@ -226,12 +228,10 @@ class Probe(RunFrames):
         self._remove(*how_it_ended(error))
 
     def __repr__(self) -> str:
-        where = f", records in {self._record.path}" if self._record.path else ""
+        name, how = type(self._model).__name__, describe.how(self._asked.coverage, self._record.path)
         if self._measurement is None or self._found is None:
-            return f"Probe of {type(self._model).__name__}, waiting: {self._why_nothing()}{where}"
-        return (
-            f"Probe of {type(self._model).__name__}: {len(self._found)} families, {self._measurement.step} steps{where}"
-        )
+            return f"Probe of {name}, waiting: {self._why_nothing()}{how}"
+        return f"Probe of {name}: {len(self._found)} families, {self._measurement.step} steps{how}"
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on exactly: plain data and tensors, fit for `torch.load(weights_only=True)`.
@@ -247,16 +247,16 @@ class Probe(RunFrames):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`: predictions continue as if the run had never been interrupted.
 
-        Load the model and the optimizer first. Raises `RecordError` if the state is of another model, or if this probe
-        has measured already. The state of a fresh probe leaves it as it is.
+        Load the model and the optimizer first. Raises `RecordError` if the state is of another model or coverage, or if
+        this probe has measured already. The state of a fresh probe leaves it as it is.
         """
         if isinstance(state, dict) and not state:
             return
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
-        found = findings_in(state, self._model)
+        found, covered = findings_in(state, self._model), covered_in(state, self._asked.coverage)
         self._waiting.meet(found)
-        self._measure(found).load_state_dict(state["measurement"])
+        self._measure(found, covered).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -281,13 +281,13 @@ class Probe(RunFrames):
     def _names(self) -> dict[Tensor, str]:
         return {p: name for name, p in named_parameters(self._model).items()}
 
-    def _measure(self, found: Findings) -> Measurement:
+    def _measure(self, found: Findings, covered: Sequence[range] | None = None) -> Measurement:
         self._found = found
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked.every, self._asked.members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked, self._waiting.ranks, covered
         )
         self._averages = Averages(self._measurement, self._record)
         self._measurement.beside(self._progress.flush)
@@ -309,7 +309,7 @@ class Probe(RunFrames):
             assert measured is not None
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if monitor is not None and self._found is not None:
-                monitor.arm(measured.symmetries, measured.laws.slices, self._found.inactive, self._waiting.ranks)
+                monitor.arm(measured.laws, self._found.inactive, self._waiting.ranks)
                 edited, changed = monitor.before(optimizer), changed or monitor.changed
             measured.before(optimizer, edited, changed)
 

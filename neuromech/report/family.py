@@ -77,7 +77,7 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
             FamilyRecord(
                 index=index,
                 kind=kind,
-                size=int(data.get("size") or 1),
+                size=followed_of(data),
                 name=str(data.get("name") or f"symmetry {index}"),
                 reason=str(data.get("reason") or ("" if data else "the records do not say what it is")),
                 defect=measured(data.get("defect")),
@@ -93,6 +93,12 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
             )
         )
     return out
+
+
+def followed_of(data: Mapping[str, Any]) -> int:
+    """How many members of a family the rows are about: a run may measure a share of them (`coverage=`)."""
+    start, stop = data.get("measured") or (0, int(data.get("size") or 1))
+    return int(stop - start)
 
 
 def _by_symmetry(terms: pd.DataFrame | None) -> dict[int, pd.DataFrame]:

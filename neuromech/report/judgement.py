@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from neuromech.report.evidence import MEANING, Evidence
 from neuromech.report.facts import RunFacts
-from neuromech.report.family import FamilyRecord
+from neuromech.report.family import FamilyRecord, followed_of
 from neuromech.report.outcome import diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
@@ -184,6 +184,16 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
     if every := int(facts.meta.get("every") or 1) - 1:
         yield Statement("limit", "none", f"Every {every + 1}th step was recorded; predictions advanced at all of them.")
+    known = facts.meta.get("symmetries") or ()
+    part = [s for s in known if s.get("measured")]
+    if part:
+        seen, there = sum(map(followed_of, part)), sum(int(s.get("size") or 1) for s in part)
+        yield Statement(
+            "limit", "none",
+            f"Of {many(len(part), 'family', 'families')} a fixed random run of members was measured, {seen:,} of "
+            f"{there:,} (coverage={facts.meta.get('coverage', '?')}): nothing is said of the others, and a law that "
+            "holds, or is broken, was judged by these alone. Sums over a family are sums over its measured members.",
+        )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 

@@ -108,6 +108,12 @@ def _shapes_of(value: Any) -> dict[str, list[int]]:
     }
 
 
+def _bounds(value: Any) -> list[int] | None:
+    """[first, stop) of a run of members."""
+    whole = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
+    return [*value] if whole and 0 <= value[0] < value[1] else None
+
+
 _GROUP = {
     "lr": _number, "weight_decay": _number, "momentum": _number, "parameters": _whole, "names": _texts,
 }  # fmt: skip
@@ -115,7 +121,7 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     "symmetries": _entries(
         {
             "kind": _text, "name": _text, "reason": _text, "size": _whole, "defect": _number, "broken_by": _texts,
-            "dtype": _text, "terms": _entries({"parameter": _text}),
+            "dtype": _text, "measured": _bounds, "terms": _entries({"parameter": _text}),
         }
     ),
     "optimizers": _entries(

@@ -21,23 +21,60 @@ JOINED = 2**13  # what is copied together, to be read at once, has at most so ma
 
 
 class Piece(NamedTuple):
-    """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`."""
+    """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`.
+
+    With a `box`, a range of indices (first, stop) for every axis, nothing else of the parameter is read."""
 
     parameter: str
     view: tuple[int, ...]
     kept: tuple[int, ...]
+    box: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """The shape of what is read."""
+        return tuple(stop - first for first, stop in self.box) or self.view
 
     @property
     def size(self) -> int:
-        return math.prod(self.view[a] for a in self.kept)
+        extent = self.extent
+        return math.prod(extent[a] for a in self.kept)
+
+    def boxed(self, needed: Tensor) -> Piece:
+        """The smallest one that has the places `needed`, of those of a piece without a box."""
+        if not self.kept:
+            return self
+        index = torch.unravel_index(needed.unique(), [self.view[a] for a in self.kept])
+        bounds = {a: (int(i.min()), int(i.max()) + 1) for a, i in zip(self.kept, index, strict=True)}
+        return self._replace(box=tuple(bounds.get(a, (0, n)) for a, n in enumerate(self.view)))
+
+    def within(self, place: Tensor) -> Tensor:
+        """Where in this piece stands what stood at `place` in the one without a box."""
+        if not self.box:
+            return place
+        at = torch.zeros([self.view[a] for a in self.kept], dtype=torch.long)
+        at[tuple(slice(*self.box[a]) for a in self.kept)] = torch.arange(self.size).reshape(
+            [self.extent[a] for a in self.kept]
+        )
+        return at.reshape(-1)[place]
 
 
 class Range(NamedTuple):
-    """A flat piece of a parameter."""
+    """A flat piece of a parameter; with a `shape`, those elements of it that stand at `start` + the `stride`s."""
 
     name: str
     start: int
     stop: int
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+
+    @property
+    def length(self) -> int:
+        return math.prod(self.shape) if self.shape else self.stop - self.start
+
+    def of(self, x: Tensor) -> Tensor:
+        """The elements, flattened, from those between `start` and `stop`."""
+        return x.as_strided(self.shape, self.stride, x.storage_offset()).reshape(-1) if self.shape else x
 
 
 class Read(NamedTuple):
@@ -72,10 +109,11 @@ def piece_of(t: Term, shape: Sequence[int]) -> Piece:
 
 
 def places(t: Term, piece: Piece) -> Tensor:
-    """Where in the piece stands what makes up each member of the term: [members, places that are added up]."""
+    """Where in the piece, without a box, stands what makes up each member of the term: [members, places that are
+    added up]."""
     if t.part is not None and t.part.strides is not None:
         return _places_of_block(t, t.part, piece)
-    place = torch.arange(piece.size).reshape([piece.view[a] for a in piece.kept])
+    place = torch.arange(math.prod(piece.view[a] for a in piece.kept)).reshape([piece.view[a] for a in piece.kept])
     left = list(piece.kept)
     for axis, i in t.part.select if t.part else ():
         place = place.select(left.index(axis), i)
@@ -127,41 +165,52 @@ def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
     """
     out: list[Chunk] = []
     for name, same in groupby(offsets, key=lambda p: p.parameter):
-        for shape, kept in _refined([(p, offsets[p]) for p in same]):
-            for start, stop, reads in _ranges(shape, kept, limit):
-                if not out or out[-1].length + stop - start > min(limit, JOINED):
+        for shape, box, kept in _refined([(p, offsets[p]) for p in same]):
+            for here, reads in _ranges(name, shape, box, kept, limit):
+                if not out or out[-1].length + here.length > min(limit, JOINED):
                     out.append(Chunk((), 0, ()))
                 ranges, length, so_far = out[-1]
                 moved = [r._replace(start=r.start + length, stop=r.stop + length) for r in reads]
-                out[-1] = Chunk((*ranges, Range(name, start, stop)), length + stop - start, _joined(so_far, moved))
+                out[-1] = Chunk((*ranges, here), length + here.length, _joined(so_far, moved))
     return out
 
 
 _Kept = tuple[tuple[int, ...], int]  # axes that are kept, and where the piece lies
 
 
-def _refined(pieces: Sequence[tuple[Piece, int]]) -> list[tuple[tuple[int, ...], list[_Kept]]]:
+_Box = tuple[tuple[int, int], ...]
+
+
+def _refined(pieces: Sequence[tuple[Piece, int]]) -> list[tuple[tuple[int, ...], _Box, list[_Kept]]]:
     """The pieces of one parameter over one shape that refines all their views, so that it is read once.
 
-    (12, 4) and (3, 4, 4) are both read as (3, 4, 4). Views without a common refinement are read one by one.
+    (12, 4) and (3, 4, 4) are both read as (3, 4, 4). Views without a common refinement, and boxes, are read one by one.
     """
     tails = sorted({math.prod(p.view[a:]) for p, _ in pieces for a in range(len(p.view) + 1)}, reverse=True)
-    if 0 in tails or any(a % b for a, b in pairwise(tails)):
-        return [(p.view, [(p.kept, offset)]) for p, offset in pieces]
+    if 0 in tails or any(p.box for p, _ in pieces) or any(a % b for a, b in pairwise(tails)):
+        return [(p.view, p.box or _whole(p.view), [(p.kept, offset)]) for p, offset in pieces]
     shape = tuple(a // b for a, b in pairwise(tails)) or (1,)
     at = {tail: i for i, tail in enumerate(tails)}
 
     def axes(p: Piece) -> tuple[int, ...]:
         return tuple(a for k in p.kept for a in range(at[math.prod(p.view[k:])], at[math.prod(p.view[k + 1 :])]))
 
-    return [(shape, [(axes(p), offset) for p, offset in pieces])]
+    return [(shape, _whole(shape), [(axes(p), offset) for p, offset in pieces])]
 
 
-def _ranges(shape: tuple[int, ...], kept: Sequence[_Kept], limit: int) -> Iterator[tuple[int, int, list[Read]]]:
-    """A parameter in ranges of at most `limit` elements (or one row), and what to read from each.
+def _whole(shape: Sequence[int]) -> _Box:
+    return tuple((0, n) for n in shape)
+
+
+def _ranges(
+    name: str, whole: tuple[int, ...], box: _Box, kept: Sequence[_Kept], limit: int
+) -> Iterator[tuple[Range, list[Read]]]:
+    """The box of a parameter in ranges of at most `limit` elements (or one row), and what to read from each.
 
     Axis k is cut, at every index of the axes before it; `row` is what one index of it holds.
     """
+    shape = tuple(stop - first for first, stop in box)
+    tails = [math.prod(whole[a + 1 :]) for a in range(len(whole))]
     k = 0
     while k < len(shape) - 1 and math.prod(shape[k + 1 :]) > limit:
         k += 1
@@ -169,16 +218,23 @@ def _ranges(shape: tuple[int, ...], kept: Sequence[_Kept], limit: int) -> Iterat
     parts = math.ceil(shape[k] / max(1, limit // max(row, 1))) or 1
     many = math.ceil(shape[k] / parts)  # of even length: a short rest would cost as much as a whole range
     strides = [{a: math.prod(shape[b] for b in axes if b > a) for a in axes} for axes, _ in kept]
-    for number, outer in enumerate(product(*map(range, shape[:k]))):
+    solid = shape[k + 1 :] == whole[k + 1 :]
+    for outer in product(*map(range, shape[:k])):
         for first in range(0, shape[k], many):
             n = min(many, shape[k] - first)
-            start = (number * shape[k] + first) * row
             corner = (*outer, first)
+            slab = (n, *shape[k + 1 :])
             reads = [
-                _read((n, *shape[k + 1 :]), k, stride, offset + sum(corner[a] * stride[a] for a in stride if a <= k))
+                _read(slab, k, stride, offset + sum(corner[a] * stride[a] for a in stride if a <= k))
                 for (_, offset), stride in zip(kept, strides, strict=True)
             ]
-            yield start, start + n * row, reads
+            at = [low + i for (low, _), i in zip(box, (*corner, *[0] * (len(shape) - k - 1)), strict=True)]
+            start = sum(i * tail for i, tail in zip(at, tails, strict=True))
+            if solid:
+                yield Range(name, start, start + n * row), reads
+            else:
+                last = start + sum((m - 1) * tail for m, tail in zip(slab, tails[k:], strict=True))
+                yield Range(name, start, last + 1, slab, tuple(tails[k:])), reads
 
 
 def _read(slab: tuple[int, ...], first: int, stride: Mapping[int, int], offset: int) -> Read:

@@ -13,6 +13,8 @@ chunks add to is added in float64, and so is everything from the pieces to the m
 from __future__ import annotations
 
 import ctypes
+import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -39,10 +41,17 @@ class Block(NamedTuple):
     size: int
     linear: bool
     terms: tuple[Term, ...]
+    members: range | None = None  # that are summed, of more than there are of them; None: all
 
     @classmethod
-    def of(cls, s: Symmetry) -> Block:
-        return cls(s.size, s.is_linear, s.terms)
+    def of(cls, s: Symmetry, members: range | None = None) -> Block:
+        every = members is None or len(members) == s.size
+        return cls(s.size if members is None else len(members), s.is_linear, s.terms, None if every else members)
+
+    def places(self, t: Term, piece: Piece) -> Tensor:
+        """See `chunks.places`: of the members that are summed."""
+        found = places(t, piece)
+        return found if self.members is None else found[self.members.start : self.members.stop]
 
 
 class _Reads(NamedTuple):
@@ -56,7 +65,7 @@ class Sums:
     """The compiled sums of blocks of one kind; those numbered `few` can be asked for alone."""
 
     def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch, few: Collection[int] = ()) -> None:
-        read_from = {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}
+        read_from = _boxed(blocks, {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}, params)
         read = {p.parameter: params[p.parameter] for p in read_from.values()}
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
@@ -144,7 +153,7 @@ class Sums:
         if all(v is None for v in found):
             return None
         parts = [
-            torch.zeros(r.stop - r.start, dtype=self._dtype, device=self.device) if v is None else v
+            torch.zeros(r.length, dtype=self._dtype, device=self.device) if v is None else v
             for v, r in zip(found, chunk.ranges, strict=True)
         ]
         if self._scattered:
@@ -191,6 +200,22 @@ def _offsets(pieces: Sequence[Piece], key: Callable[[Piece], bool] = lambda p: F
     return {p: at[p] for p in pieces}
 
 
+def _boxed(blocks: Sequence[Block], pieces: Mapping[Term, Piece], params: Values) -> Mapping[Term, Piece]:
+    """Pieces of what is needed only: where not all members are summed, and if that is less to read than all once."""
+    if all(b.members is None for b in blocks):
+        return pieces
+    needed: dict[Piece, list[Tensor]] = {}
+    for b in blocks:
+        for t in b.terms:
+            needed.setdefault(pieces[t], []).append(b.places(t, pieces[t]).reshape(-1))
+    boxes = {p: p.boxed(torch.cat(found)) for p, found in needed.items()}
+    elements: Counter[str] = Counter()
+    for p, box in boxes.items():
+        elements[p.parameter] += math.prod(box.extent)
+    small = {name for name, n in elements.items() if n < params[name].numel()}
+    return {t: boxes[p] if p.parameter in small else p for t, p in pieces.items()}
+
+
 def _in_order(pieces: Iterable[Piece]) -> list[Piece]:
     """Each piece once, by parameter; last the parameters that are read as they are, which neighbours then share."""
     by_parameter: dict[str, list[Piece]] = {}
@@ -222,7 +247,7 @@ def _weave(
     start = 0
     for b in blocks:
         for t in b.terms:
-            found = places(t, pieces[t])
+            found = pieces[t].within(b.places(t, pieces[t]))
             rows.append(torch.arange(start, start + b.size, dtype=torch.int32).repeat_interleave(found.shape[1]))
             index.append((offsets[pieces[t]] + found.reshape(-1)).int())
             weights.append(torch.full((found.numel(),), float(t.weight), dtype=dtype))

@@ -67,7 +67,7 @@ def cuts_of(ranges: Iterable[Range], params: Values) -> dict[str, Cuts]:
     return {
         name: Cuts(tuple(r.start for r in rs), tuple(r.stop - r.start for r in rs))
         for name, rs in by_name.items()
-        if [0, *(r.stop for r in rs)] == [*(r.start for r in rs), params[name].numel()]
+        if [0, *(r.stop for r in rs)] == [*(r.start for r in rs), params[name].numel()] and not any(r.shape for r in rs)
     }
 
 
@@ -100,10 +100,11 @@ class Reader:
 
         def window(t: Tensor) -> Tensor:
             if is_sharded(t):
-                return shards.piece(t, r.start, r.stop)
+                return r.of(shards.piece(t, r.start, r.stop))
             if _in_one_piece(t):
-                return t.view(-1)[r.start : r.stop]
-            return self._once(t, lambda: (t if t.layout is torch.strided else t.to_dense()).flatten())[r.start : r.stop]
+                return r.of(t.view(-1)[r.start : r.stop])
+            dense = self._once(t, lambda: (t if t.layout is torch.strided else t.to_dense()).flatten())
+            return r.of(dense[r.start : r.stop])
 
         if isinstance(entry, Tensor):
             return window(entry)
@@ -111,7 +112,7 @@ class Reader:
             return entry.of(window)
         if any(isinstance(x, Tensor) and is_sharded(x) for x in self._vector.values()):
             raise InstrumentError(f"the step of {r.name} mixes elements that lie on several processes")
-        return self._once(entry, lambda: entry.of(lambda t: t).flatten())[r.start : r.stop]
+        return r.of(self._once(entry, lambda: entry.of(lambda t: t).flatten())[r.start : r.stop])
 
     def _once(self, key: object, make: Callable[[], Tensor]) -> Tensor:
         made = self._made.get(id(key))

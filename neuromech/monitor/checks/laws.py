@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -24,11 +25,22 @@ class LawCheck:
     moved: a torque of a gradient enters a charge with 2 lr / (1 - momentum) in all.
     """
 
-    def __init__(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], eps: Sequence[float]) -> None:
+    def __init__(
+        self,
+        symmetries: Sequence[Symmetry],
+        slices: Sequence[slice],
+        eps: Sequence[float],
+        members: Sequence[range] | None = None,
+    ) -> None:
+        """`slices`: of the families in a reading, which has their `members`; None: all."""
         self._symmetries = tuple(symmetries)
+        self._members = [range(s.size) for s in self._symmetries] if members is None else list(members)
+        starts = accumulate((s.size for s in self._symmetries), initial=0)
+        own = [torch.arange(m.start, m.stop) + start for m, start in zip(self._members, starts, strict=False)]
+        self._own = torch.cat(own) if own else torch.zeros(0, dtype=torch.long)  # among the torques of all members
         rows = [torch.arange(s.start, s.stop) for s in slices]
         self._rows = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.long)
-        sizes = [s.size for s in self._symmetries]
+        sizes = [len(m) for m in self._members]
         self._slices = [slice(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
         family = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes, dtype=torch.long))
         self._family, self._sizes = family, torch.tensor(sizes, dtype=torch.float64)
@@ -62,7 +74,7 @@ class LawCheck:
         self._base = torch.where(fresh, off, self._base)
         self._largest = torch.maximum(self._largest, scale)
         if torque is not None:
-            self._budget = self._budget + gain * torque.abs().cpu().nan_to_num()
+            self._budget = self._budget + gain * torque.cpu()[self._own].abs().nan_to_num()
         self._since += 1
         bound = torch.tensor([rounding_bound(float(self._since), e) for e in self._eps], dtype=torch.float64)
         allowed = bound[self._family] * self._largest + self._budget
@@ -72,9 +84,9 @@ class LawCheck:
         if broken:
             self._start(off, scale)
         return tuple(
-            Broken(i, s.name, s.parameters, s.kind, s.size, n, worst)
+            Broken(i, s.name, s.parameters, s.kind, many, n, worst, 0 if many == s.size else s.size)
             for i, (n, worst) in broken.items()
-            for s in (self._symmetries[i],)
+            for s, many in ((self._symmetries[i], len(self._members[i])),)
         )
 
     def _start(self, off: Tensor, scale: Tensor) -> None:
