@@ -26,10 +26,10 @@ SIDES = ("up", "down")
 class Sides:
     """The rescale families among `symmetries`, by their numbers there."""
 
-    def __init__(self, symmetries: Sequence[Symmetry], members: Sequence[range]) -> None:
-        """`members`: those of each family that are measured."""
+    def __init__(self, symmetries: Sequence[Symmetry], members: Sequence[range] | None = None) -> None:
+        """`members`: those of each family that are measured; None: all."""
         self.families = [i for i, s in enumerate(symmetries) if s.kind == "rescale"]
-        self._of = [(symmetries[i], members[i]) for i in self.families]
+        self._of = [(symmetries[i], None if members is None else members[i]) for i in self.families]
         self._forms: Forms | None = None
         self._kept: list[tuple[int, Tensor]] = []
 
