@@ -3,8 +3,11 @@ from .average import AverageLaw as AverageLaw
 from .average import AverageReading as AverageReading
 from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
+from .coverage import check_share as check_share
 from .coverage import drawn as drawn
+from .coverage import resumed as resumed
 from .coverage import share_of as share_of
+from .coverage import told as told
 from .extrapolation import outlook as outlook
 from .forecast import Balance as Balance
 from .forecast import effective_lr as effective_lr

@@ -9,10 +9,12 @@ any others, but where a model gives their order a meaning (heads, positions).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from neuromech.errors import InstrumentError, RecordError
 from neuromech.symmetry import Symmetry
 
 SEED = 0x0E37  # of a generator of our own: two runs of one model measure the same members
@@ -22,6 +24,35 @@ def drawn(symmetries: Sequence[Symmetry], share: float, seed: int = SEED) -> tup
     """The members of each family that are measured: `share` of them, in (0, 1], and at least one."""
     generator = torch.Generator().manual_seed(seed)
     return tuple(_run(s.size, share, generator) for s in symmetries)
+
+
+def resumed(saved: Mapping[str, Any], share: float) -> list[range] | None:
+    """The members that a saved measurement has measured; None: it is of an older version, and has all.
+
+    Raises `RecordError` if the one that is to go on from it measures another share.
+    """
+    before = float(saved.get("coverage", 1.0))
+    if before != share:
+        raise RecordError(
+            f"the saved state has measured with coverage={before:g}, this probe has coverage={share:g}: pass "
+            f"instrument(..., coverage={before:g}) to go on"
+        )
+    return [range(*bounds) for bounds in saved["covered"]] if "covered" in saved else None
+
+
+def check_share(share: Any) -> None:
+    """Raise `InstrumentError` for what is no share of the members."""
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        raise InstrumentError(
+            f"coverage={share!r}: pass the share of the members of each family to measure, above 0 and at most 1 "
+            "(0.1: a tenth)"
+        )
+
+
+def told(symmetries: Sequence[Symmetry], members: Sequence[range]) -> list[dict[str, list[int]]]:
+    """For the records, of each family: [first, stop) of what is measured, where that is not all."""
+    both = zip(symmetries, members, strict=False)
+    return [{} if len(own) == s.size else {"measured": [own.start, own.stop]} for s, own in both]
 
 
 def share_of(symmetries: Sequence[Symmetry], members: Sequence[range]) -> float:

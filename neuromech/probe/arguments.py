@@ -11,6 +11,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, find_symmetries, wants_target
+from neuromech.dynamics import check_share
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import held
 from neuromech.params import named_parameters
@@ -48,11 +49,7 @@ def check(model: nn.Module, asked: Asked) -> None:
         )
     if not isinstance(every, int) or every < 1:
         raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
-    if isinstance(asked.coverage, bool) or not isinstance(asked.coverage, (int, float)) or not 0 < asked.coverage <= 1:
-        raise InstrumentError(
-            f"coverage={asked.coverage!r}: pass the share of the members of each family to measure, above 0 and at "
-            "most 1 (0.1: a tenth)"
-        )
+    check_share(asked.coverage)
     if members is not None and (not isinstance(members, int) or members < 0):
         raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
     if asked.config is not None and not isinstance(asked.config, Mapping):
@@ -86,18 +83,3 @@ def findings_in(state: Any, model: nn.Module) -> Findings:
     except SymmetryError as error:
         raise RecordError(f"the saved state is of another model: {error}") from error
     return found
-
-
-def covered_in(state: Any, coverage: float) -> list[range] | None:
-    """The members that a saved state has measured; None: older states have all.
-
-    Raises `RecordError` if the probe that is to go on from it measures another share.
-    """
-    measured = state["measurement"]
-    saved = float(measured.get("coverage", 1.0))
-    if saved != coverage:
-        raise RecordError(
-            f"the saved state has measured with coverage={saved:g}, this probe has coverage={coverage:g}: pass "
-            f"instrument(..., coverage={saved:g}) to go on"
-        )
-    return [range(*bounds) for bounds in measured["covered"]] if "covered" in measured else None

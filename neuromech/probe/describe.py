@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech._version import __version__
 from neuromech.detect import Findings
-from neuromech.dynamics import law_of
+from neuromech.dynamics import law_of, told
 from neuromech.optimizers import plain, rule_of
 from neuromech.params import named_parameters
 from neuromech.probe.arguments import Asked
@@ -58,17 +58,17 @@ def of_findings(found: Findings, params: dict[str, nn.Parameter], members: Seque
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    symmetries: list[dict[str, Any]] = [s.to_dict() | {"dtype": dtype(s)} for s in found]
-    for told, own in zip(symmetries, members, strict=False):
-        if len(own) < told["size"]:
-            told["measured"] = [own.start, own.stop]
+    measured = told(found.symmetries, members)
+    symmetries = [
+        s.to_dict() | {"dtype": dtype(s)} | own for s, own in zip(found, [*measured, *[{}] * len(found)], strict=False)
+    ]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 
 
 def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
     groups = [
-        dict(told) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
-        for told, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
+        dict(one) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
+        for one, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
     ]
     rule = rule_of(optimizer)
     known = {} if rule is None else {"rule": rule.key}

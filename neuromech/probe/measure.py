@@ -12,20 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import (
-    FIELDS,
-    Laws,
-    Motion,
-    Reading,
-    Rows,
-    Sides,
-    Totals,
-    buffers,
-    drawn,
-    law_of,
-    read,
-    scalars_of,
-)
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
@@ -48,11 +35,11 @@ class Measurement:
         record: Record,
         journal: Journal,
         asked: Asked,
+        members: Sequence[range],
         ranks: Ranks | None = None,
-        covered: Sequence[range] | None = None,
     ) -> None:
-        """`ranks`: the processes over which the parameters are sharded; each measures its part. `covered`: the members
-        of each family that are measured, if that has been drawn already."""
+        """`members`: those that are measured, of each family that has laws. `ranks`: the processes over which the
+        parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
         self.params = named_parameters(model)
@@ -63,16 +50,15 @@ class Measurement:
         self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
         self._observed: Tensor | None = None
         self._coverage = float(asked.coverage)
-        measured = drawn(self.symmetries, self._coverage) if covered is None else tuple(covered)
-        record.update_meta(describe.of_findings(found, self.params, measured))
+        record.update_meta(describe.of_findings(found, self.params, members))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         eps = [*map(eps_of, formats)][: len(self.symmetries)]
-        self._laws = Laws(self.symmetries, self.params, eps, ranks is None, measured)
-        rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, measured)
+        self._laws = Laws(self.symmetries, self.params, eps, ranks is None, members)
+        rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, members)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, measured)
+        self._sides = Sides(self.symmetries, members)
         self.beside(self._bring_sides)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()

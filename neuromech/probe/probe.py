@@ -17,16 +17,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
-from neuromech.dynamics import counted_elsewhere, read
+from neuromech.dynamics import counted_elsewhere, drawn, read, resumed
 from neuromech.errors import InstrumentError, RecordError, kept_from_the_run
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import Asked, check, covered_in, find_now, findings_in
+from neuromech.probe.arguments import Asked, check, find_now, findings_in
 from neuromech.probe.averages import Averages
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
@@ -254,9 +254,9 @@ class Probe(RunFrames):
             return
         if self._measurement is not None:
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
-        found, covered = findings_in(state, self._model), covered_in(state, self._asked.coverage)
+        found, members = findings_in(state, self._model), resumed(state["measurement"], self._asked.coverage)
         self._waiting.meet(found)
-        self._measure(found, covered).load_state_dict(state["measurement"])
+        self._measure(found, members).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -278,16 +278,14 @@ class Probe(RunFrames):
         self._measure(self._found).begin()
         return True
 
-    def _names(self) -> dict[Tensor, str]:
-        return {p: name for name, p in named_parameters(self._model).items()}
-
-    def _measure(self, found: Findings, covered: Sequence[range] | None = None) -> Measurement:
+    def _measure(self, found: Findings, members: Sequence[range] | None = None) -> Measurement:
         self._found = found
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
+        members = members or drawn([s for s in found.symmetries if s.kind != "matrix"], self._asked.coverage)
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, self._waiting.ranks, covered
+            self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
         )
         self._averages = Averages(self._measurement, self._record)
         self._measurement.beside(self._progress.flush)
@@ -301,7 +299,7 @@ class Probe(RunFrames):
             self._journal.once("silence", 0, "nothing measured", self._why_nothing(), warn=False)
 
     def _before(self, optimizer: Optimizer) -> None:
-        if self._measurement is None and not read(optimizer, self._names()):
+        if self._measurement is None and not read(optimizer, {p: n for n, p in named_parameters(self._model).items()}):
             # a step before any backward, or one that a GradScaler skips: nothing begins
             return self._monitor.empty_step(optimizer) if self._monitor else None
         if self._measurement is not None or self._start():
