@@ -7,6 +7,7 @@ from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of
 from .capture import why_not as why_not
+from .certificate import Certificate as Certificate
 from .find import analyse as analyse
 from .find import arguments as arguments
 from .find import custom_claims as custom_claims
