@@ -129,6 +129,11 @@ SAID: dict[str, tuple[str, str]] = {
         "the terms that put steps on the flow are larger than the gradient itself",
         "The series does not converge at this learning rate. Lower lr, momentum or order.",
     ),
+    "kinks in the network": (
+        "order 2 or more is asked of EoMOptimizer for a network with kinks: ReLU, max pooling, absolute values",
+        "Steps that cross a kink are off by lr^2 whatever terms they have, so that order 1 is what is reached. Take "
+        "order 1, or smooth activations and average pooling.",
+    ),
     "records unwritten": (
         "the records of a run cannot be written",
         "Training goes on, rows are kept in memory, and writing is tried again at every flush: make room on the disk, "

@@ -1,10 +1,14 @@
+from .central import CentralFlow as CentralFlow
+from .central import central_flow as central_flow
 from .curvature import Curvature as Curvature
 from .curvature import directional_sharpness as directional_sharpness
 from .curvature import sharpness as sharpness
 from .curvature import trace as trace
 from .derivatives import Point as Point
+from .edge import CentralPoint as CentralPoint
 from .edge import EdgeFlow as EdgeFlow
 from .edge import EdgePoint as EdgePoint
+from .edge import charge_rate as charge_rate
 from .edge import edge_flow as edge_flow
 from .error import ErrorMeter as ErrorMeter
 from .error import PathError as PathError
@@ -17,6 +21,7 @@ from .flow import flow_of as flow_of
 from .flow import gradient_flow as gradient_flow
 from .flow import minibatch_flow as minibatch_flow
 from .flow import second_order_flow as second_order_flow
+from .forecast import EdgeForecast as EdgeForecast
 from .lanczos import largest as largest
 from .landscape import as_function as as_function
 from .optimizer import EoMOptimizer as EoMOptimizer

@@ -6,20 +6,23 @@ import math
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
-from neuromech.eom.derivatives import Point, first_gradient
+from neuromech.eom.derivatives import Point, first_gradient, nodes_of
 from neuromech.eom.step_gradient import StepGradient
 from neuromech.errors import EoMError, warn
 from neuromech.params import Params, combine, dot, norm
 
 MOST_ERROR = 0.1  # of a Hessian-vector product
+KINKS = {"Relu", "Threshold", "LeakyRelu", "PreluKernel", "Hardtanh", "Hardswish", "Hardsigmoid", "Abs", "Clamp"}
+KINKS |= {"Maximum", "Minimum", "Max", "Min", "MaxPool2DWithIndices", "MaxPool3DWithIndices", "AdaptiveMaxPool2D"}
 DOUBTFUL = 0.02  # below, low precision may be all that is between two gradients
 
 
-def check_repeats(live: Live, point: Point) -> None:
-    """Raises `EoMError` if the closure, at the same point, does not give the same loss again."""
+def check_repeats(live: Live, point: Point) -> Tensor:
+    """The loss once more. Raises `EoMError` if the closure, at the same point, does not give the same loss again."""
     again = live.look(live.here)
     if math.isnan(float(point.loss)) and again.gradient is not None:  # a closure that returns nothing
         change, size = combine([(1.0, first_gradient(again, False)[0]), (-1.0, point.gradient)]), norm(point.gradient)
@@ -32,6 +35,24 @@ def check_repeats(live: Live, point: Point) -> None:
             f"the closure gave {first:.6g} and then {second:.6g} at the same parameters: it draws a new batch, or "
             "something random that torch, numpy and random do not seed. Draw the batch before step(), and let the "
             "closure only evaluate it"
+        )
+    return again.loss
+
+
+def check_kinks(loss: Tensor, order: int) -> None:
+    """Warn if the graph of a loss has kinks, for orders that cannot be reached across them.
+
+    A step that crosses a kink is off by lr^2 times the jump of Hg there, whatever terms it has; a path crosses some
+    number of them, whatever its lr. So order 1 is kept, and no more.
+    """
+    found = {name for node in nodes_of(loss) if (name := node.name().split("Backward")[0]) in KINKS}
+    if order > 1 and found:
+        warn(
+            f"the network has kinks ({', '.join(sorted(found))}): across them steps follow the flow to order 1, and "
+            f"order {order} is reached only between them. Take order 1, which costs less, or smooth activations "
+            "(SiLU, GELU, Softplus) and average pooling",
+            "kinks in the network",
+            short=f"the network has kinks: order 1 is reached, not {order}",
         )
 
 

@@ -284,21 +284,23 @@ class MissingDerivative(EoMError):
         )
 
 
+def nodes_of(loss: Tensor) -> Iterator[Any]:
+    """The nodes of autograd's graph behind `loss`, each once."""
+    seen = set[object]()
+    stack: list[Any] = [loss.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            stack += [below for below, _ in node.next_functions]
+
+
 def _once_differentiable(loss: Tensor) -> list[str]:
     """Custom functions in the graph of `loss` whose backward is once_differentiable.
 
     torch raises for them only where the gradient that they receive depends on parameters; else it takes their second
     derivative for zero, without a word.
     """
-    found, seen = set[str](), set[object]()
-    stack: list[Any] = [loss.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        function = function_of(node)
-        if function is not None and hasattr(function.backward, "__wrapped__"):
-            found.add(function.__name__)
-        stack += [below for below, _ in node.next_functions]
-    return sorted(found)
+    functions = (function_of(node) for node in nodes_of(loss))
+    return sorted({f.__name__ for f in functions if f is not None and hasattr(f.backward, "__wrapped__")})

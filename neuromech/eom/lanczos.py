@@ -1,4 +1,4 @@
-"""The largest eigenvalue of a symmetric operator that is only known by its products with vectors."""
+"""The largest eigenvalues of a symmetric operator that is only known by its products with vectors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,23 @@ def largest(
 
     Raises `EoMError` if a product is not finite.
     """
-    v = start or _random(like)
+    return leading(product, like, float("inf"), tolerance, most, start)[0]
+
+
+def leading(
+    product: Callable[[Params], Params],
+    like: Params,
+    least: float,
+    tolerance: float = 1e-2,
+    most: int = 60,
+    start: Params | None = None,
+) -> list[Eigen]:
+    """The eigenvalues of at least `least` with their vectors, and in any case the largest, in falling order.
+
+    As `largest`, stopping when the residuals of all of them are small enough. An eigenvector that `start` has nothing
+    of is found only by rounding: mix some of every direction in. Of an eigenvalue that occurs twice one is found.
+    """
+    v = start or random_like(like)
     basis, diagonal, off = [combine([(1.0 / float(norm(v)), v)])], list[float](), list[float]()
     while True:
         image = product(basis[-1])
@@ -54,17 +70,27 @@ def largest(
             matrix += torch.diag(beside, 1) + torch.diag(beside, -1)
         values, vectors = torch.linalg.eigh(matrix)
         scale = float(values.abs().max())
-        residual = rest * abs(float(vectors[-1, -1]))
+        wanted = [k for k in range(len(values) - 1, -1, -1) if k == len(values) - 1 or float(values[k]) >= least]
+        residuals = [rest * abs(float(vectors[-1, k])) for k in wanted]
         size = sum(x.numel() for x in like.values())
-        if residual <= tolerance * scale or len(diagonal) >= min(most, size) or rest <= 1e-14 * scale:
-            ritz = combine([(float(c), q) for c, q in zip(vectors[:, -1], basis, strict=True)])
-            return Eigen(float(values[-1]), residual, len(diagonal), ritz)
+        settled = max(residuals) <= tolerance * scale
+        if settled or len(diagonal) >= min(most, size) or rest <= 1e-14 * scale:
+            return [
+                Eigen(
+                    float(values[k]),
+                    residual,
+                    len(diagonal),
+                    combine([(float(c), q) for c, q in zip(vectors[:, k], basis, strict=True)]),
+                )
+                for k, residual in zip(wanted, residuals, strict=True)
+            ]
         off.append(rest)
         basis.append(combine([(1.0 / rest, image)]))
 
 
-def _random(like: Params) -> Params:
-    generator = torch.Generator().manual_seed(0)  # the run's own random numbers stay as they are
+def random_like(like: Params) -> Params:
+    """Normal numbers of a generator of their own: the run's own random numbers stay as they are."""
+    generator = torch.Generator().manual_seed(0)
 
     def normal(x: Tensor) -> Tensor:
         return torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x)

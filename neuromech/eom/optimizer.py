@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from neuromech.compat import compiler_loaded, is_compiled, run_eagerly, version
 from neuromech.eom.accumulation import Closure, Pending
-from neuromech.eom.audit import check_difference, check_repeats, check_slope, check_small, check_waiting
+from neuromech.eom.audit import check_difference, check_kinks, check_repeats, check_slope, check_small, check_waiting
 from neuromech.eom.closure import Live
 from neuromech.eom.corrected_gradient import Role
 from neuromech.eom.derivatives import FORMS, HVPForm, MissingDerivative, Point, gradient_at
@@ -91,13 +91,15 @@ class EoMOptimizer(Optimizer):
         self.base.follows_flow = self.described() if self.order else {}  # type: ignore[attr-defined]
 
     def described(self) -> dict[str, Any]:
-        """What the steps do, for records: plain data. `backend` is the one in use, "auto" before the first step."""
+        """For records. `backend`: used, "auto" before the first step; `plain`: `Rule.charge_drift` if groups agree."""
+        drifts = {rule_of(group).charge_drift for group in self.base.param_groups}
         return {
             "class": type(self).__name__,
             "base": type(self.base).__name__,
             "order": self.order,
             "follow": self.follow,
             "backend": self._chosen or self.backend,
+            **({"plain": drifts.pop()} if len(drifts) == 1 else {}),
         }
 
     # -- the state is the base's ---------------------------------------------------------------------------------------
@@ -297,7 +299,7 @@ class EoMOptimizer(Optimizer):
         return point, made.gradient
 
     def _check(self, live: Live, point: Point) -> None:
-        check_repeats(live, point)
+        check_kinks(check_repeats(live, point), self.order)
         own_backward = point.form in ("gradient", "difference") and self._form != "reverse"
         if own_backward and live.ran_backward and not self._warned:
             self._warned = check_slope(live, point)

@@ -146,6 +146,15 @@ class Rule(optimizers.Multistep):
         """The flow of lr -> 0 is theta' = -speed * g."""
         return self.kappa / (1.0 - self.momentum)
 
+    @property
+    def charge_drift(self) -> float:
+        """How far steps of "sgd" move a quadratic charge that the flow keeps, in units of <u, Q'' u> / 2 of updates u.
+
+        1 without momentum, (1 + momentum) / (1 - momentum) for heavy ball: the coefficient of Hg in the first term.
+        """
+        bare = replace(self, weight_decay=0.0, decoupled=False)
+        return -2.0 * float(bare.fields(1)[1].get((GRADIENT,), 0)) / self.speed**2
+
     def fields(self, order: int) -> tuple[Series, ...]:
         """F_0, .., F_order of "sgd": series of elementary differentials of g; coupled decay is a part of g.
 

@@ -126,9 +126,8 @@ def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[St
     """Steps that follow the gradient flow: how closely, and how far plain steps would be off."""
     w = facts.wrapper
     off = [f.worst("flow") for f in judged if not math.isnan(f.worst("flow"))]
-    groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]
-    remembers = any(g.get("momentum") for g in groups)  # then plain steps are off by more than their finite size
-    plain = [] if remembers else [x for f in judged if not math.isnan(x := _discretization(f))]
+    times = float(w.get("plain", math.nan))  # with momentum plain steps are off by more than their finite size
+    plain = [] if math.isnan(times) else [times * x for f in judged if not math.isnan(x := _discretization(f))]
     name = f"{w.get('class', 'EoMOptimizer')} (order {w.get('order', '?')}, {w.get('backend', '?')})"
     if not off:
         yield Statement("laws", "none", f"{name}: no charge was followed.")

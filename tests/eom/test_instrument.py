@@ -1,6 +1,7 @@
 """An instrumented run with EoMOptimizer: charges stay on the law of the gradient flow, to the promised order."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -98,3 +99,35 @@ def test_symmetries_are_found_in_the_first_step() -> None:
             found[order] = [(s.kind, s.size) for s in probe.symmetries]
     assert {kind for kind, _ in found[0]} == {"scale", "rescale", "translation"}
     assert found[1] == found[0]
+
+
+def test_the_report_knows_what_plain_momentum_would_have_done(tmp_path: Path) -> None:
+    """Plain steps with momentum move charges (1 + mu) / (1 - mu) times as far as the size of their updates says."""
+    base, moved = {"lr": 0.01, "momentum": 0.5}, {}
+    for follow in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 12), nn.Linear(12, 3)).double()
+        x, y = torch.randn(16, 5).double(), torch.randint(0, 3, (16,))
+        plain = torch.optim.SGD(model.parameters(), **base)
+        optimizer = EoMOptimizer(plain, 1) if follow else plain
+
+        def closure(model: nn.Module = model, x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+            return F.cross_entropy(model(x), y)
+
+        def backward(optimizer: torch.optim.Optimizer = plain, closure=closure) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = closure()
+            loss.backward()
+            return loss
+
+        with neuromech.instrument(model, members=None) as probe:
+            for _ in range(60):
+                optimizer.step(closure if follow else backward)
+            whole, terms = (t[(t["symmetry"] == 0) & (t["member"] < 0)] for t in (probe.history, probe.terms))
+        if follow:
+            told = optimizer.described()["plain"] * terms["discretization"].iloc[-1]
+            page = Path(probe.report(tmp_path / "r.html")).read_text()
+            assert "plain steps would be off by about" in page
+        moved[follow] = whole["observed"].iloc[-1] - whole["observed"].iloc[0]
+    assert moved[False] == pytest.approx(told, rel=0.05)
+    assert abs(moved[True]) < 0.05 * abs(moved[False])

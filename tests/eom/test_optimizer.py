@@ -493,3 +493,15 @@ def test_an_error_in_the_closure_leaves_everything_in_place() -> None:
     assert torch.equal(weights(model), before)
     buffer = io.BytesIO()
     torch.save(optimizer.state_dict(), buffer)
+
+
+def test_the_order_that_kinks_leave_is_said() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3)
+    for act, order, said in ((nn.ReLU(), 2, True), (nn.ReLU(), 1, False), (nn.SiLU(), 2, False)):
+        model = nn.Sequential(nn.Linear(3, 4), act, nn.Linear(4, 1))
+        optimizer = EoMOptimizer(torch.optim.SGD(model.parameters(), lr=1e-3), order)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            optimizer.step(lambda model=model: model(x).square().mean())
+        assert any("has kinks (Relu)" in str(w.message) for w in caught) == said
