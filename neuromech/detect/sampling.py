@@ -150,7 +150,8 @@ def _parameter(p: Tensor, g: torch.Generator) -> Tensor:
     sign: Tensor = torch.randint(2, p.shape, generator=g) * 2 - 1
     summands = p.numel() / max(1, *p.shape) if p.ndim > 1 else 1
     size = 1.0 if float(torch.rand((), generator=g)) < 0.7 else 4 * float(torch.rand((), generator=g))
-    value: Tensor = sign * (0.5 + torch.rand(p.shape, generator=g, dtype=torch.float64)) * size / max(summands, 1) ** 0.5
+    noise = torch.rand(p.shape, generator=g, dtype=torch.float64)
+    value: Tensor = sign * (0.5 + noise) * size / max(summands, 1) ** 0.5
     return value.to(p.device)
 
 
