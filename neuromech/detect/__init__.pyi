@@ -30,7 +30,9 @@ from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .permutations import Permutation as Permutation
 from .recognition import recognise as recognise
+from .registration import register_module as register_module
 from .registration import register_operator as register_operator
+from .registration import unregister_module as unregister_module
 from .registration import unregister_operator as unregister_operator
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from neuromech import params as P
 from neuromech.detect.patterns import compressed
-from neuromech.detect.sampling import NoVerdict, Sample, samples_of
+from neuromech.detect.sampling import NoVerdict, SampledGradient, samples_of
 from neuromech.detect.verify import Experiment
 from neuromech.errors import DetectionError
 from neuromech.symmetry import Symmetry
@@ -194,7 +194,7 @@ def _null_spaces(
     raise NoVerdict(f"the null space is still shrinking after {len(some):,} samples")
 
 
-def _rows(some: Sequence[Sample], domain: str) -> Tensor:
+def _rows(some: Sequence[SampledGradient], domain: str) -> Tensor:
     rows = torch.stack([s.theta * s.gradient if domain == "scaling" else s.gradient for s in some])
     out: Tensor = rows / rows.norm(dim=1, keepdim=True).clamp(min=_INSIDE)
     return out

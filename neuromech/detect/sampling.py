@@ -30,7 +30,7 @@ class NoVerdict(Exception):
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledGradient:
     """Parameters and gradient at one point, flattened, and how to come back to it."""
 
     theta: Tensor
@@ -75,7 +75,7 @@ class Sample:
             return bool(self.experiment.at({**self.at, name: broken}).isfinite().all())
 
 
-def samples_of(experiments: Sequence[Experiment], names: Sequence[str], notes: list[str]) -> Iterator[Sample]:
+def samples_of(experiments: Sequence[Experiment], names: Sequence[str], notes: list[str]) -> Iterator[SampledGradient]:
     """Samples without end, from all experiments by turns; `notes` takes how inputs were drawn. Raises `NoVerdict`.
 
     Points that feel an eps are left out: there a dead channel went into a norm, and there is nothing but rounding in
@@ -93,7 +93,7 @@ def samples_of(experiments: Sequence[Experiment], names: Sequence[str], notes: l
         notes.append(f"tokens and other whole numbers were drawn from {least} to {most}, as in the example")
     failed, reason = 0, ""
     for seed, experiment in enumerate(cycle(experiments)):
-        some: list[Sample] = []
+        some: list[SampledGradient] = []
         try:
             some = _drawn(experiment, names, generator, ways[0][0], seed)
         except Exception as error:  # whatever it is that the model does not like about other numbers
@@ -110,7 +110,7 @@ def samples_of(experiments: Sequence[Experiment], names: Sequence[str], notes: l
 
 def _drawn(
     experiment: Experiment, names: Sequence[str], generator: torch.Generator, redraw: Redraw, seed: int
-) -> list[Sample]:
+) -> list[SampledGradient]:
     """The gradients of several cotangents at one point, or none if it is a bad one."""
     parameters = P.named_parameters(experiment.model)
     moving = {name: _parameter(parameters[name], generator).requires_grad_() for name in names}
@@ -126,7 +126,9 @@ def _drawn(
         return []
     theta = torch.cat([p.detach().flatten().cpu() for p in moving.values()])
     point = {name: p.detach() for name, p in at.items()}
-    return [Sample(theta, row, tuple(names), point, there) for row in rows if _TINY < float(row.norm()) < _HUGE]
+    return [
+        SampledGradient(theta, row, tuple(names), point, there) for row in rows if _TINY < float(row.norm()) < _HUGE
+    ]
 
 
 def _gradients(
