@@ -10,8 +10,6 @@ from typing import Any
 
 from torch import nn
 
-Forward = Callable[..., Any]
-
 
 @dataclass(frozen=True)
 class ModuleRule:
@@ -33,7 +31,7 @@ def inputs_and_parameters(m: nn.Module, *inputs: Any) -> tuple[Any, ...]:
 def taken_whole(model: nn.Module, as_one: Callable[[str, tuple[Any, ...], Callable[[], Any]], Any]) -> Iterator[None]:
     """Inside, forwards of registered modules run through `as_one(operator, arguments, forward)`."""
 
-    def whole(m: nn.Module, rule: ModuleRule, forward: Forward, *inputs: Any, **named: Any) -> Any:
+    def whole(m: nn.Module, rule: ModuleRule, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
         return as_one(rule.op, rule.arguments(m, *inputs, **named), partial(forward, *inputs, **named))
 
     lent = [(m, m.__dict__.get("forward")) for m in model.modules() if type(m) in MODULES]
