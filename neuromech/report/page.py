@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromech.detect import compressed
 from neuromech.errors import RecordError
-from neuromech.record import BACKWARDS, GRADIENT, LOSS, WEIGHTS, Run, read
+from neuromech.record import BACKWARDS, GRADIENT, LOSS, WEIGHTS, Run, read, refuse_link
 from neuromech.report import curves, settings, words
 from neuromech.report.advice import advice
 from neuromech.report.canvas import corners, drawable
@@ -58,8 +58,7 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     """
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
-    if run.path is not None and path.is_symlink() and path.absolute().parent.resolve() == run.path.resolve():
-        raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
+    refuse_link(path, run)
     return write(path, render(run))
 
 

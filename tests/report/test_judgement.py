@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import neuromech
 from neuromech.record import Record
 from neuromech.report import render
 from neuromech.report.facts import RunFacts, gather
@@ -236,6 +237,48 @@ def test_steps_on_a_flow_are_told_as_such() -> None:
     wrapper = {"class": "EoMOptimizer", "order": 1, "follow": "flow", "backend": "hvp"}
     said = judged(train(5, **optimizers("measured", wrapper=wrapper)))
     assert "EoMOptimizer (order 1, hvp): charges stay within" in said.headline
+
+
+def off_the_flow(momentum: float, on_flow: bool, weight_decay: float = 0.0) -> tuple[neuromech.Probe, float]:
+    """A real run of 20 steps, and how far its charges end from the flow of the loss, worked out from the weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(32, 4, dtype=torch.float64), torch.randint(0, 3, (32,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum, weight_decay=weight_decay)
+    stepper = neuromech.EoMOptimizer(optimizer, order=1) if on_flow else optimizer
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        if not on_flow:
+            loss.backward()
+        return loss
+
+    def charge() -> float:
+        first, bias, last = (model.get_parameter(n).detach() for n in ("0.weight", "0.bias", "2.weight"))
+        return float(first.square().sum() + bias.square().sum() - last.square().sum())
+
+    before = charge() * math.exp(-2 * weight_decay * 20 * 0.02 / (1 - momentum))
+    with neuromech.instrument(model) as probe:
+        for _ in range(20):
+            stepper.step(closure)
+    return probe, abs(charge() - before)
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1e-3), (0.0, 0.05)])
+def test_how_much_closer_steps_lie_to_the_flow_is_what_plain_steps_show(momentum: float, weight_decay: float) -> None:
+    probe, near = off_the_flow(momentum, True, weight_decay)
+    _, far = off_the_flow(momentum, False, weight_decay)
+    rows = probe.history.query("member < 0 and step == 20 and name.str.contains('0.weight')", engine="python")
+    assert float((rows["flow"] - rows["observed"]).abs().iloc[0]) == pytest.approx(near, rel=1e-3)
+    said = decide(gather(probe._record))
+    assert said.tone == "none"
+    assert re.search(r"charges stay within \S+(?: %)? of the gradient flow", said.headline)
+    times = re.search(r"plain steps would be off by about \S+(?: %)?, (\S+) times as far", said.headline)
+    if weight_decay > 0.01:
+        assert times is None  # decay in finite steps is as far off, the other way
+    else:
+        assert float(times[1].replace(",", "")) == pytest.approx(far / near, rel=0.2), said.headline
 
 
 def test_nothing_to_tell() -> None:
