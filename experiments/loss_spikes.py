@@ -1,10 +1,10 @@
-"""Runs whose loss spikes: a small GPT under AdamW with learning rates at which it is barely stable.
+"""Runs whose loss spikes: normalised networks under SGD with a learning rate at which they are barely stable.
 
     python -m experiments.loss_spikes [--out runs/loss_spikes]     (resumes where it was interrupted)
     python -m analysis.loss_spikes runs/loss_spikes
 
-By step: the loss ahead of it, and of each normalised tensor the angle by which the step turned it, and the first and
-the second moment of the gradient as the optimizer holds them.
+By step: the loss ahead of it, and of each normalised tensor what might warn of a spike: sin^2 of the angle by which the
+step turned it, the squares of its momentum (first) and of its gradient (second), both at length one.
 """
 
 from __future__ import annotations
@@ -19,42 +19,47 @@ from torch.nn import functional as F
 
 import neuromech
 from experiments.norm_forecasts import batches, network
-from experiments.runs import command, next_command, run_of
+from experiments.runs import command, next_command, outstanding, run_of
 
 
 @dataclass(frozen=True)
 class Config:
-    rates: tuple[float, ...] = (1e-2, 3e-2)
-    beta2: tuple[float, ...] = (0.99, 0.999)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    models: tuple[str, ...] = ("mlp", "gpt")
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
+    lr: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
     steps: int = 400
     batch: int = 32
 
 
-def trained(config: Config, lr: float, beta2: float, seed: int) -> Iterator[dict[str, float | str]]:
-    """Rows: step, tensor, loss, turn (sin^2 of the angle), first and second (mean squares of the moments)."""
+def trained(config: Config, model: str, seed: int) -> Iterator[dict[str, float | str]]:
+    """Rows: step, tensor, loss, turn, first, second."""
     torch.manual_seed(seed)
-    net, batch = network("gpt"), batches("gpt", config.batch, torch.Generator().manual_seed(100 + seed))
+    net, batch = network(model), batches(model, config.batch, torch.Generator().manual_seed(100 + seed))
     names = neuromech.parameter_groups(net, (batch()[0][:4],))["normalised"]
     params = {name: net.get_parameter(name) for name in names}
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, betas=(0.9, beta2), weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        net.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
     for step in range(config.steps):
         x, y = batch()
         optimizer.zero_grad()
         loss = F.cross_entropy(net(x).flatten(0, -2), y.flatten())
         loss.backward()
-        before = {name: p.detach().clone().flatten() for name, p in params.items()}
+        before = {name: p.detach().double().flatten() for name, p in params.items()}
         optimizer.step()
         for name, p in params.items():
-            held = optimizer.state[p]
-            cosine = float(F.cosine_similarity(before[name].double(), p.detach().flatten().double(), dim=0))
+            old, new, g = before[name], p.detach().double().flatten(), p.grad
+            assert g is not None
+            length2 = float(old @ old)
             yield {
                 "step": step,
                 "tensor": name,
                 "loss": float(loss.detach()),
-                "turn": max(0.0, 1.0 - cosine**2),
-                "first": float(held["exp_avg"].square().mean()),
-                "second": float(held["exp_avg_sq"].mean()),
+                "turn": max(0.0, 1.0 - float(old @ new) ** 2 / (length2 * float(new @ new))),
+                "first": float(optimizer.state[p]["momentum_buffer"].square().sum()) * length2,
+                "second": float(g.square().sum()) * length2,
             }
 
 
@@ -63,15 +68,11 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     from tqdm import tqdm
 
     with run_of(directory, config) as record:
-        done = set[tuple[float, float, int]]()
-        if "spikes" in record.tables:
-            frame = record.frame("spikes", every_session=True)
-            done = set(zip(frame["lr"], frame["beta2"], frame["seed"], strict=True))
-        ways = [(lr, beta2, s) for s, lr, beta2 in product(config.seeds, config.rates, config.beta2)]
-        for way in tqdm([w for w in ways if w not in done], unit="run", disable=not progress):
+        ways = [(model, seed) for seed, model in product(config.seeds, config.models)]
+        for way in tqdm(outstanding(record, "spikes", ("model", "seed"), ways), unit="run", disable=not progress):
             rows = list(trained(config, *way))
             columns = {key: [row[key] for row in rows] for key in rows[0]}
-            record.append("spikes", dict(zip(("lr", "beta2", "seed"), way, strict=True)) | columns)
+            record.append("spikes", {"model": way[0], "seed": way[1], **columns})
             record.flush()
     return directory
 

@@ -12,13 +12,14 @@ measured, for several lr and decays.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from experiments.runs import command, next_command, run_of
+from experiments.runs import command, next_command, outstanding, run_of
 from neuromech.demo import digits
 
 
@@ -84,16 +85,10 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     from tqdm import tqdm
 
     with run_of(directory, config) as record:
-        done = set[tuple[float, float]]()
-        if "decay" in record.tables:
-            frame = record.frame("decay", every_session=True)
-            done = set(zip(frame["lr"], frame["weight_decay"], strict=True))
-        pairs = [(lr, decay) for lr in config.rates for decay in config.decays]
+        pairs = outstanding(record, "decay", ("lr", "weight_decay"), product(config.rates, config.decays))
         for lr, decay in tqdm(pairs, unit="run", disable=not progress):
-            if (lr, decay) not in done:
-                rows = decayed(config, lr, decay)
-                record.append("decay", {"lr": lr, "weight_decay": decay, **rows})
-                record.flush()
+            record.append("decay", {"lr": lr, "weight_decay": decay, **decayed(config, lr, decay)})
+            record.flush()
     return directory
 
 

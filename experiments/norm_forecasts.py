@@ -24,8 +24,10 @@ from torch.nn import functional as F
 from torch.optim.optimizer import Optimizer
 
 import neuromech
-from experiments.runs import command, next_command, run_of
+from experiments.runs import command, next_command, outstanding, run_of
 from neuromech.demo import digits
+
+WAY = ("model", "optimizer", "schedule", "seed")
 
 
 @dataclass(frozen=True)
@@ -182,15 +184,11 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     from tqdm import tqdm
 
     with run_of(directory, config) as record:
-        done = set[tuple[str, str, str, int]]()
-        if "lengths" in record.tables:
-            frame = record.frame("lengths", every_session=True)
-            done = set(zip(frame["model"], frame["optimizer"], frame["schedule"], frame["seed"], strict=True))
         # Seed by seed, so that an unfinished run is a whole one with fewer seeds.
         ways = [w for s in config.seeds for w in product(config.models, config.optimizers, config.schedules, (s,))]
-        for way in tqdm([w for w in ways if w not in done], unit="run", disable=not progress):
+        for way in tqdm(outstanding(record, "lengths", WAY, ways), unit="run", disable=not progress):
             rows = list(lengths(config, *way))
-            which = dict(zip(("model", "optimizer", "schedule", "seed"), way, strict=True))
+            which = dict(zip(WAY, way, strict=True))
             record.append("lengths", {**which, **_columns(rows)})
             record.flush()
     return directory

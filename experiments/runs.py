@@ -7,7 +7,7 @@ training and tensors in .pt files, and `done` once it is. Nothing is made twice.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,6 +20,7 @@ from neuromech.record import Record, plain, read
 
 DONE, META = "done", "run.json"
 C = TypeVar("C")
+W = TypeVar("W", bound=tuple[object, ...])
 
 
 def command(experiment: str, description: str | None) -> argparse.ArgumentParser:
@@ -27,6 +28,15 @@ def command(experiment: str, description: str | None) -> argparse.ArgumentParser
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs") / experiment, help="where the runs go")
     return parser
+
+
+def outstanding(record: Record, table: str, columns: Sequence[str], ways: Iterable[W]) -> list[W]:
+    """Of the ways in which an experiment runs, those that have no rows yet: `columns` tell them apart."""
+    if table not in record.tables:
+        return list(ways)
+    frame = record.frame(table, every_session=True)
+    done = set(zip(*(frame[c] for c in columns), strict=True))
+    return [way for way in ways if way not in done]
 
 
 def next_command(experiment: str, out: Path) -> None:

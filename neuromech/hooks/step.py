@@ -102,21 +102,39 @@ class StepWatch:
 
 
 class ForeignSteps:
-    """Calls `stepped(optimizer)` ahead of the steps of optimizers that hold none of `parameters`."""
+    """Calls `begins(optimizer)` ahead of the steps of optimizers that hold none of `parameters`, `stepped` behind."""
 
-    def __init__(self, parameters: list[nn.Parameter], stepped: Callable[[Optimizer], None]) -> None:
+    def __init__(
+        self,
+        parameters: list[nn.Parameter],
+        begins: Callable[[Optimizer], None],
+        stepped: Callable[[Optimizer], None],
+    ) -> None:
         mine, me = set(map(id, parameters)), weakref.ref(self)
-        self._stepped = stepped
+        self._begins, self._stepped = begins, stepped
 
-        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if (watch := me()) is not None and not any(id(p) in mine for p in _params_of(optimizer)):
+        def foreign(optimizer: Optimizer) -> ForeignSteps | None:
+            watch = me()
+            return None if watch is None or any(id(p) in mine for p in _params_of(optimizer)) else watch
+
+        def ahead(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := foreign(optimizer)) is not None:
+                watch._begins(optimizer)
+
+        def behind(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if (watch := foreign(optimizer)) is not None:
                 watch._stepped(optimizer)
 
-        self._everywhere = register_optimizer_step_pre_hook(_Left(hook))
-        weakref.finalize(self, self._everywhere.remove)
+        self._handles = (
+            register_optimizer_step_pre_hook(_Left(ahead)),
+            register_optimizer_step_post_hook(_Left(behind)),
+        )
+        for handle in self._handles:
+            weakref.finalize(self, handle.remove)
 
     def remove(self) -> None:
-        self._everywhere.remove()
+        for handle in self._handles:
+            handle.remove()
 
 
 class OuterSteps:

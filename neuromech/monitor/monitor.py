@@ -18,7 +18,6 @@ random numbers. Reading its verdicts waits for the device, twice a step.
 from __future__ import annotations
 
 import weakref
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import or_
@@ -45,6 +44,7 @@ from neuromech.monitor.checks.penalty import PenaltyCheck
 from neuromech.monitor.checks.replicas import ReplicaCheck, gather_all
 from neuromech.monitor.checks.settings import SettingsCheck
 from neuromech.monitor.checks.step import StepCheck
+from neuromech.monitor.copies import OtherCopies, held_by
 from neuromech.monitor.diagnosis import diagnose
 from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
@@ -83,11 +83,11 @@ class Monitor:
         self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
         self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
         hooks.listeners.append(self._modes)
-        self._foreign = ForeignSteps(list(model.parameters()), self._foreign_step)
+        self._copies = OtherCopies(dict(model.named_parameters()))
+        self._foreign = ForeignSteps(list(model.parameters()), self._foreign_begins, self._foreign_step)
         self._outer = OuterSteps(list(model.parameters()), self._outer_step)
         self._last: weakref.ref[Optimizer] | None = None  # that stepped, of those that are measured
         self._moved_on = False  # an outer step has written to the weights behind the step that it took by another one
-        self._copied_steps = 0  # of an optimizer that may hold another copy of the model, since our last step
         self._guard = hooks.guard
         self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
         self._history = GradientHistory(params)
@@ -206,7 +206,7 @@ class Monitor:
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""
         self.step += 1
-        self._copied_steps = 0
+        self._copies.stepped()
         self._modes.now = self.step
         if self._postponed is not None:
             self._judge(self.step, self._postponed)
@@ -222,7 +222,7 @@ class Monitor:
 
     def empty_step(self, optimizer: Optimizer) -> None:
         """A step without any gradient, before anything was measured: had the last backward computed some?"""
-        raw, held = self._reader.waiting, {self._reader.names.get(p) for p in _held(optimizer)}
+        raw, held = self._reader.waiting, {self._reader.names.get(p) for p in held_by(optimizer)}
         if raw is not None and (gone := reached(raw, list(self._reader.params)) & held):
             self._judge(self.step + 1, Evidence(zeroed=tuple(sorted(map(str, gone))), zeroed_all=True))
 
@@ -282,17 +282,18 @@ class Monitor:
                 self._judge(self.step + 1, Evidence(infinite=names, skipped=True))
                 self.react(in_step=False)
 
+    def _foreign_begins(self, optimizer: Optimizer) -> None:
+        if not self._guard.down:
+            self._guard(self._copies.begins, optimizer)
+
     def _foreign_step(self, optimizer: Optimizer) -> None:
-        """An optimizer steps that holds nothing of ours: has it a copy of the model, and ours waits?"""
+        """An optimizer has stepped that holds nothing of ours: has it a copy of the model, and ours waits?"""
         if self._guard.down or (raw := self._reader.waiting) is None:
             return
         names = reached(raw, list(self._reader.params))
-        shapes = Counter(tuple(self._reader.params[n].shape) for n in names)
-        if names and shapes == Counter(tuple(p.shape) for p in _held(optimizer)):
-            self._copied_steps += 1
-            if self._copied_steps >= 2:  # in one iteration its turn may come before ours
-                self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
-                self.react(in_step=False)
+        if self._guard(self._copies.accuses, optimizer, names, raw.theta, self._backward.finished):
+            self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
+            self.react(in_step=False)
 
     def _outer_step(self, optimizer: Optimizer) -> None:
         """What an optimizer that steps by means of another one writes behind its step, its own step has written."""
@@ -333,7 +334,3 @@ def _padded(model: nn.Module) -> set[str]:
         for name, m in model.named_modules()
         if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
     }
-
-
-def _held(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -22,6 +22,7 @@ from neuromech.optimizers.adamc import ADAMC
 from neuromech.optimizers.adamp import ADAMP
 from neuromech.optimizers.adan import ADAN
 from neuromech.optimizers.adopt import ADOPT
+from neuromech.optimizers.hypersphere import ADAMH, MUONH
 from neuromech.optimizers.lamb import LAMB, LARS
 from neuromech.optimizers.lion import LION, LION_PO
 from neuromech.optimizers.mars import MARS
@@ -38,6 +39,7 @@ from neuromech.optimizers.sophia import SOPHIA
 OWN = (
     *(SGD, SGDW, ADAM, ADAMW, NADAM, RADAM, ADAMAX, RMSPROP, RPROP, ADAGRAD, ADADELTA, ADAFACTOR, ASGD, LION, MUON),
     *(SGD_SCHEDULE_FREE, ADAMW_SCHEDULE_FREE, LION_PO, ADAMC, ADAMP, ADAN, ADOPT, LAMB, LARS, MARS, PRODIGY, SOPHIA),
+    *(ADAMH, MUONH),
 )
 RULES: dict[type | str, Rule] = {getattr(torch.optim, rule.key, rule.key): rule for rule in OWN}
 _CLASSES: WeakKeyDictionary[type, Rule | None] = WeakKeyDictionary()

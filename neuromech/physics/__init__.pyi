@@ -65,9 +65,11 @@ from .fields import Subharmonic as Subharmonic
 from .fields import Torus as Torus
 from .fields import check_walls as check_walls
 from .fields import couple as couple
+from .fields import fit_mixture as fit_mixture
 from .fields import gaussian as gaussian
 from .fields import gaussian_cost as gaussian_cost
 from .fields import gaussian_map as gaussian_map
 from .fields import gaussian_mixture as gaussian_mixture
 from .fields import kinetic_energy as kinetic_energy
 from .fields import mlp as mlp
+from .fields import sample_plan as sample_plan

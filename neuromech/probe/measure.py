@@ -12,7 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
+from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters
@@ -55,6 +55,8 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
+        self._sides = Sides(self.symmetries)
+        self.beside(self._bring_sides)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
@@ -86,6 +88,8 @@ class Measurement:
             self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
+        if self._ranks is None and self._sides.due(self.step + 1):
+            self._sides.measure(self.step + 1, self.params, gradients)
 
     @property
     def laws(self) -> Laws:
@@ -98,6 +102,10 @@ class Measurement:
     def beside(self, flush: Callable[[], None]) -> None:
         """Call `flush` whenever what was measured is brought to the record."""
         self._writer.beside.append(flush)
+
+    def _bring_sides(self) -> None:
+        if columns := self._sides.take():
+            self._record.append("sides", columns)
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""

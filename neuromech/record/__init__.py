@@ -10,6 +10,8 @@ session; every row carries its `session`, and no row that was written is ever ch
               weight_decay, momentum, preconditioner, leak, outside, rounding (what it can explain of the rest) and
               unexplained (what it cannot), which sum to the observed change; turn: the sum of sin^2 of the angles by
               which steps turned the weights (of a family: the mean over members)
+    sides     step, symmetry, and the squares of weights and gradients on both sides of a rescaling, at 8 steps of
+              every doubling: weights_up, weights_down, gradient_up, gradient_down
     metrics   step, name, value: the loss that backward was called on, norms of weights and gradient now and then, and
               what `probe.log` was given
     progress  step, seconds since the start of the session, of which measuring

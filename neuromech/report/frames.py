@@ -129,17 +129,19 @@ class RunFrames:
 
     @property
     def norms(self) -> pd.DataFrame:
-        """One row per family of normalised weights and step, 16 for every doubling of the number of steps.
+        """One row per scale or rescale family and step, 16 (rescale: 8) for every doubling of the number of steps.
 
         norm, update_to_weight, angle (rad a step), effective_lr, gradient (at length one; SGD), equilibrium_norm,
-        equilibrium_angle, time_constant (steps), excess (of the squared step over that of the equilibrium) and
+        equilibrium_angle, time_constant (steps), excess (of the squared step over that of the equilibrium),
+        equipartition (of a rescaling: gradient energy on its left over that on its right) and
         `reached`: the equilibrium is, will be "at step N" if the learning rate stays, or never is.
         """
         from neuromech.report.facts import gather
         from neuromech.report.norms import norms
 
-        facts = gather(self._recorded())
-        return norms(facts.meta, facts.families, facts.steps)
+        run = self._recorded()
+        facts = gather(run)
+        return norms(facts.meta, facts.families, facts.steps, run.frame("sides"))
 
     def latest(self) -> pd.DataFrame:
         """The newest row of `history` of every family."""

@@ -203,8 +203,7 @@ def _off_the_flow(f: FamilyRecord) -> float:
 
 
 def _decay_of_finite_steps(facts: RunFacts) -> float:
-    """What weight decay in steps of finite size shrinks a charge by beyond the flow: at most 2 (lr decay)^2 of its scale
-    a step."""
+    """By how much weight decay in finite steps shrinks a charge beyond the flow: at most 2 (lr decay)^2 each."""
     groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]
     speed = max((float(g.get("weight_decay") or 0) / (1 - float(g.get("momentum") or 0)) for g in groups), default=0.0)
     return 2 * speed**2 * float((facts.steps["lr"] ** 2).sum()) if speed and "lr" in facts.steps else 0.0

@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "step", "symmetry", "name", "norm", "update_to_weight", "angle", "effective_lr", "gradient", "equilibrium_norm",
-    "equilibrium_angle", "time_constant", "excess", "reached",
+    "equilibrium_angle", "time_constant", "excess", "equipartition", "reached",
 )  # fmt: skip
 PER_OCTAVE = 16  # rows for every doubling of the number of steps
 NEAR = 0.1  # of the equilibrium's squared length: that close it counts as reached
 
 
-def norms(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame) -> pd.DataFrame:
-    """One row per family of squared lengths and step, 16 for every doubling of the number of steps.
+def norms(
+    meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.DataFrame, sides: pd.DataFrame
+) -> pd.DataFrame:
+    """One row per scale or rescale family and step, 16 (rescale: 8) for every doubling of the number of steps.
+
+    `sides`: that table of the records.
 
     norm                of all members together
     update_to_weight    |step| / |weights|, root mean square since the row before
@@ -37,6 +41,8 @@ def norms(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.Data
     gradient            the size of the gradient at a member of length one (SGD; nan elsewhere)
     equilibrium_norm, equilibrium_angle, time_constant (steps)    at the learning rate of that step
     excess              (step / its size in equilibrium)^2 at this length: well above 1 is out of the ordinary
+    equipartition       of a rescaling: the energy of gradients on its left side over that on its right; 1 where noise
+                        has brought the charge to rest
     reached             "reached", "at step N" if the learning rate stays, or "never", and why
     """
     import pandas as pd
@@ -46,8 +52,21 @@ def norms(meta: Mapping[str, Any], found: Sequence[FamilyRecord], steps: pd.Data
         own = knobs(meta, f.parameters, f.size) if f.kind == "scale" else None
         if own is not None and len(f.terms):
             tables.append(_of_family(f, own, rates_of(steps, own.optimizer) * own.relative))
-    tables = [t for t in tables if len(t)]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    tables = [t for t in (*tables, *_of_sides(found, sides)) if len(t)]
+    together = [t.reindex(columns=list(COLUMNS)) for t in tables]
+    return pd.concat(together, ignore_index=True) if together else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _of_sides(found: Sequence[FamilyRecord], sides: pd.DataFrame) -> list[pd.DataFrame]:
+    if "symmetry" not in sides:
+        return []
+    names = {f.index: f.name for f in found}
+    once = sides.drop_duplicates(["step", "symmetry"], keep="last").sort_values(["symmetry", "step"])
+    with np.errstate(all="ignore"):
+        shared = once["gradient_up"] / once["gradient_down"]
+    norm = np.sqrt(once["weights_up"] + once["weights_down"])
+    told = once[["step", "symmetry"]].assign(norm=norm, equipartition=shared, reached="")
+    return [told.assign(name=told["symmetry"].map(names))]
 
 
 def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFrame:
@@ -84,7 +103,7 @@ def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFr
         gradient = np.sqrt(size * (1 - told.memory**2)) if told.power == 1 else np.full(len(c), math.nan)
         # In equilibrium a step of this optimizer turns weights by `turns`; the same step at another length turns them
         # by more or less.
-        usual = turns**2 * (rest / c) ** power
+        excess = angle**2 / (turns**2 * (rest / c) ** power)
         effective = lr / ((1 - told.memory) * c) if told.power == 1 else lr / c ** (0.5 * power)
     return pd.DataFrame(
         {
@@ -99,7 +118,8 @@ def _of_family(family: FamilyRecord, own: Knobs, rates: np.ndarray) -> pd.DataFr
             "equilibrium_norm": np.sqrt(rest * family.size),
             "equilibrium_angle": turns,
             "time_constant": tau,
-            "excess": angle**2 / usual,
+            "equipartition": math.nan,
+            "excess": np.where(np.isfinite(excess), excess, math.nan),
             "reached": [_reached(own, r, w, s) for r, w, s in zip(rest, wait, step, strict=True)],
         }
     ).iloc[1:]

@@ -438,6 +438,6 @@ class TestOtherHands:
         def broken(*_: object) -> None:
             raise RuntimeError("out of luck")
 
-        monkeypatch.setattr(monitor._reader, "meter", broken)
+        monkeypatch.setattr(monitor._reader, "_measure", broken)
         with pytest.warns(neuromech.NeuromechWarning, match="out of luck"):
             train(model, optimizer)

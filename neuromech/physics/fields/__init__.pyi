@@ -17,6 +17,9 @@ from .mixture import Mixture as Mixture
 from .mixture import MovingMixture as MovingMixture
 from .mixture import gaussian as gaussian
 from .mixture import gaussian_mixture as gaussian_mixture
+from .samples import SamplePlan as SamplePlan
+from .samples import fit_mixture as fit_mixture
+from .samples import sample_plan as sample_plan
 from .spacetime import SpaceTimeField as SpaceTimeField
 from .subharmonic import Subharmonic as Subharmonic
 from .transport import couple as couple

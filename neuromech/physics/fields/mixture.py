@@ -64,8 +64,10 @@ class MovingMixture(Construction):
     """A mixture of `components` Gaussians in R^d, moved by a network of time.
 
     `start`, `end`: mixtures that it is held at, exactly, at times 0 and `duration`; their components correspond one to
-        one and have the same weights (`couple` sees to that). With both, means and factors go straight from one to the
-        other, up to a learned turn of the factors, plus t (1 - t) times the network.
+        one and have the same weights (`couple` sees to that). With both, each goes the way of optimal transport between
+        Gaussians, up to a learned turn, and t (1 - t) times what the network moves.
+    Factors are never singular, whatever the parameters are: the network multiplies them by triangular matrices with
+    positive diagonals, the turn is orthogonal, and the way of optimal transport is positive definite.
     `swirl`: a potential [B, 1 + d] -> [B, d(d-1)/2] that adds sum_j d_j (rho B_ij) to the flux.
     `velocity` is taken without dividing by the density, so it is finite however small that is.
     """
@@ -104,10 +106,12 @@ class MovingMixture(Construction):
         k = len(start.weights)
         self._hold("log_weights", start.weights.log())
         self._hold("means", start.means)
-        self._hold("factors", start.factors)
+        self.register_buffer("factors", start.factors.clone())
+        if self.pinned == 0:
+            self.stretch = nn.Parameter(torch.zeros_like(start.factors))
         if end is not None:
             self._hold("end_means", end.means)
-            self._hold("end_factors", end.factors)
+            self._hold("end_factors", aligned(start.factors, end.factors))
             self.turn = nn.Parameter(torch.zeros_like(end.factors))
         self.clock = Clock(mlp(1, k * (d + d * d), width, depth).to(start.means))
         self.swirl = swirl_of(swirl, d)
@@ -151,15 +155,19 @@ class MovingMixture(Construction):
         gate, slope = (torch.ones_like(s), torch.zeros_like(s)) if self.pinned == 0 else (s, torch.ones_like(s))
         if self.pinned == 2:
             gate, slope = s * (1 - s), 1 - 2 * s
-            orthogonal = torch.linalg.matrix_exp(self.turn - self.turn.mT)
-            shift, stretch = self.end_means - self.means, self.end_factors @ orthogonal - self.factors
-        else:
-            shift, stretch = torch.zeros_like(self.means), torch.zeros_like(self.factors)
-        mean, factor = split(gate[:, None] * value)
-        mean_rate, factor_rate = split(gate[:, None] * rate + slope[:, None] * value)
+        shift = self.end_means - self.means if self.pinned == 2 else torch.zeros_like(self.means)
+        mean, log = split(gate[:, None] * value)
+        mean_rate, log_rate = split(gate[:, None] * rate + slope[:, None] * value)
         mean, mean_rate = mean + self.means + s[:, None, None] * shift, mean_rate + shift
-        s = s[:, None, None, None]
-        factor, factor_rate = factor + self.factors + s * stretch, factor_rate + stretch
+        factor, factor_rate = positive(log + self.stretch if self.pinned == 0 else log, log_rate)
+        if self.pinned == 2:
+            turn, turn_rate = turned(self.turn - self.turn.mT, s[:, None, None, None])
+            factor, factor_rate = turn @ factor, turn_rate @ factor + turn @ factor_rate
+            way = self.end_factors - self.factors
+            base = self.factors + s[:, None, None, None] * way
+            factor, factor_rate = base @ factor, way @ factor + base @ factor_rate
+        else:
+            factor, factor_rate = self.factors @ factor, self.factors @ factor_rate
         return mean, factor, mean_rate / self.duration, factor_rate / self.duration
 
     def forward(self, t: Tensor, x: Tensor) -> DensityFlux:
@@ -192,6 +200,40 @@ class MovingMixture(Construction):
         rows = torch.arange(len(t), device=t.device)
         z = torch.randn(len(t), mean.shape[-1], 1, dtype=mean.dtype, device=t.device)
         return mean[rows, k] + (factor[rows, k] @ z).squeeze(-1)
+
+
+def aligned(factors: Tensor, others: Tensor) -> Tensor:
+    """The factors of the same covariances as `others` [..., d, d] that lie nearest to `factors` (Procrustes).
+
+    The straight way between the two is that of optimal transport, T = S1 S0^-1 symmetric and positive definite.
+    """
+    u, _, vh = torch.linalg.svd(others.mT @ factors)
+    nearest: Tensor = others @ (u @ vh)
+    return nearest
+
+
+def positive(log: Tensor, rate: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + L) U of matrices [..., d, d], L below the diagonal, x + sqrt(x^2 + 1) of it in U, and its rate of change.
+
+    Its determinant is that of U, so positive; of 0 it is 1.
+    """
+    x = log.diagonal(dim1=-2, dim2=-1)
+    diagonal = torch.exp(torch.asinh(x))  # which loses no digits far below 0
+    below, below_rate = torch.tril(log, -1), torch.tril(rate, -1)
+    above = torch.triu(log, 1) + torch.diag_embed(diagonal)
+    above_rate = torch.triu(rate, 1) + torch.diag_embed(
+        diagonal * torch.rsqrt(1 + x * x) * rate.diagonal(dim1=-2, dim2=-1)
+    )
+    return above + below @ above, above_rate + below_rate @ above + below @ above_rate
+
+
+def turned(skew: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """O(s) = (1 - s A)^-1 (1 + s A), A = skew/2, orthogonal at every s (Cayley), and its rate of change by s."""
+    one = torch.eye(skew.shape[-1], dtype=skew.dtype, device=skew.device)
+    half = skew / 2
+    left, right = one - s * half, one + s * half
+    turn = torch.linalg.solve(left, right.expand_as(left))
+    return turn, torch.linalg.solve(left, half @ (one + turn))
 
 
 def _log_parts(y: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.mixture import Mixture, MovingMixture
+from neuromech.physics.fields.samples import cheapest_plan
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -51,18 +52,12 @@ def couple(start: Mixture, end: Mixture) -> tuple[Mixture, Mixture]:
 
     The pairing is the cheapest between components (Delon and Desolneux 2020): a linear program over their W2^2.
     """
-    from scipy.optimize import linprog
-
     if start.means.shape[1] != end.means.shape[1]:
         raise PhysicsError(f"start lives in {start.means.shape[1]} dimensions, end in {end.means.shape[1]}")
     covariances = [m.factors @ m.factors.mT for m in (start, end)]
-    k0, k1 = len(start.weights), len(end.weights)
+    k1 = len(end.weights)
     costs = gaussian_cost(start.means[:, None], covariances[0][:, None], end.means[None], covariances[1][None])
-    rows, columns = torch.eye(k0).repeat_interleave(k1, 1), torch.eye(k1).repeat(1, k0)
-    sums = torch.cat([start.weights / start.weights.sum(), end.weights / end.weights.sum()])
-    margins = torch.cat([rows, columns]).numpy()
-    plan = linprog(costs.flatten().double().cpu().numpy(), A_eq=margins, b_eq=sums.double().cpu().numpy())
-    weights = torch.as_tensor(plan.x).to(start.weights)
+    weights = cheapest_plan(start.weights, end.weights, costs).flatten()
     used = (weights > 1e-9).nonzero().squeeze(1)
     i, j, weights = used // k1, used % k1, weights[used] / weights[used].sum()
     return Mixture(weights, start.means[i], start.factors[i]), Mixture(weights, end.means[j], end.factors[j])
