@@ -153,7 +153,8 @@ class RunFrames:
         from neuromech.report.facts import gather
         from neuromech.report.newest import newest
 
-        return newest(gather(self._recorded()))
+        run = self._recorded()
+        return newest(gather(run), run.frame("sides"))
 
     def plot(self, what: str | int | None = None) -> list[Axes]:
         """Matplotlib axes of a figure. `what`: part of a family's name, or its number, or a logged number as "loss";

@@ -76,16 +76,17 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
     for evidence in ("predicted", "checked", "measured"):
         own = [f for f in holding if f.evidence == evidence]
         if own:
-            yield _held(own, sum(f.evidence == evidence for f in judged), evidence, bool(little))
+            lost = [f for f in seen if f.verdict.status == "diverged"]
+            of = sum(f.evidence == evidence for f in judged + lost)
+            yield _held(own, of, evidence, bool(little))
 
 
 def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterator[Statement]:
     """`noticed`: a practice that the monitor has seen, which may be why."""
     if broken:
         since, worst = min(f.verdict.since or 0 for f in broken), max(f.verdict.worst for f in broken)
-        which = listing([f.name for f in broken[:NAMES]]) + (
-            f" and {len(broken) - NAMES} more" if len(broken) > NAMES else ""
-        )
+        more = [f"{len(broken) - NAMES} more"] if len(broken) > NAMES else []
+        which = listing([f.name for f in broken[:NAMES]] + more)
         count = f"{len(broken)} of {many(judged, 'law')} {be(len(broken))} broken"
         text = f"{count}, from step {since} on, by up to {share(worst)}"
         do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"

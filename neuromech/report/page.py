@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,7 @@ def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
     text = curves.told(step, value)
     packed = {"step": curves.packed(step[shown]), "value": curves.packed(value[shown])}
-    return packed | {"name": name, "title": f"{name.capitalize()}, step by step", "alt": f"{name}: {text}.", "log": log}
+    return packed | {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}.", "log": log}
 
 
 def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
@@ -251,10 +252,16 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     events = facts.events[facts.events["kind"] != "fault"]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
-        out.append({"step": step, "tone": "none", "text": f"{row.kind}: {row.message}", "do": ""})
+        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message)), "do": ""})
     if len(events) > EVENTS:
         out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
     return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
+
+
+def _sentence(text: str) -> str:
+    """As it stands in a list of its own; where the step stands before it, it is not told again."""
+    text = re.sub(r"^step \d+: ", "", text.strip())
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _explained(facts: RunFacts) -> FamilyRecord | None:

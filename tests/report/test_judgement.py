@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import neuromech
 from neuromech.record import Record
 from neuromech.report import render
 from neuromech.report.facts import RunFacts, gather
-from neuromech.report.judgement import decide
+from neuromech.report.judgement import _broken, decide
 from neuromech.report.statements import Judgement
 
 from .simulate import FAMILIES, meta, train
@@ -73,12 +74,22 @@ def test_laws_of_both_kinds_are_told_apart() -> None:
     assert said.tone == "ok"
     assert "2 laws predicted" in said.headline
     assert "1 law was only measured" in said.headline
+    told = [s.text for s in said.limits]
+    assert [t for t in told if "an identity" in t and t.startswith("1 law is measured: ")]
+    assert not any("predicted" in t or "checked" in t for t in told)
+    told = [s.text for s in judged(train(5, **optimizers("measured"))).limits]
+    assert [t for t in told if t.startswith("3 laws are measured: ")]
+    assert not any("measured" in s.text for s in judged(train(0, **optimizers("measured"))).limits)
 
 
 def test_some_laws_hold_less_closely() -> None:
     said = judged(train(54, meddle=touching(10, "2.bias", 1e-11)))
     assert said.tone == "mixed"
     assert "held to rounding, but for 1 within" in said.headline
+    assert any(s.text.startswith("1 law holds less closely than the rounding") for s in said.limits)
+    assert not any("less closely" in s.text for s in judged(train(54)).limits)
+    both = judged(train(54, meddle=touching(10, "2.weight", 1e-11)))
+    assert any(s.text.startswith("2 laws hold less closely") for s in both.limits)
 
 
 def test_a_law_breaks() -> None:
@@ -86,6 +97,15 @@ def test_a_law_breaks() -> None:
     assert said.tone == "bad"
     assert "2 of 3 laws are broken, from step 10 on, by up to" in said.headline
     assert [s.step for s in said.wrong] == [10]
+    assert not re.search(r"\d more", said.wrong[0].text)
+
+
+def test_of_many_broken_laws_five_are_named() -> None:
+    found = gather(train(54, meddle=touching(10, "2.weight", 0.1))).families
+    family = next(f for f in found if f.verdict.status == "broken")
+    (said,) = _broken([replace(family, name=f"w{i}") for i in range(7)], 9, "")
+    assert "7 of 9 laws are broken" in said.text
+    assert ": w0, w1, w2, w3, w4 and 2 more." in said.text
 
 
 def test_a_practice_that_breaks_laws_is_named_beside_them() -> None:
@@ -118,6 +138,15 @@ def test_a_run_that_diverges() -> None:
     assert "until then 3 of 3 laws held to rounding" in said.headline
 
 
+def test_laws_whose_charge_was_lost_are_counted_among_all() -> None:
+    record = train(12)
+    charges = record.frame("charges")
+    charges.loc[(charges["step"] >= 7) & (charges["symmetry"] == 1), "observed"] = math.nan
+    lost = Record(None, record.meta)
+    lost.append("charges", {str(c): charges[c] for c in charges if c != "session"})
+    assert "2 of 3 laws predicted ahead of every step held to rounding" in judged(lost).headline
+
+
 def test_an_explosion_is_told_though_every_law_holds() -> None:
     said = judged(with_loss(train(20), 1.6, 1e17))
     assert said.tone == "bad"
@@ -131,7 +160,7 @@ def test_what_comes_back_is_not_told_as_lasting() -> None:
     said = judged(with_loss(train(20), 1.6, math.nan, 1.2))
     assert "The loss is not finite at step 2." in said.headline
     said = judged(with_loss(train(20), 1.6, math.nan, 1.2, math.inf, 1.1))
-    assert "The loss is not finite at step 2 and 1 others." in said.headline
+    assert "The loss is not finite at step 2 and 1 other." in said.headline
     record = train(20)
     charges = record.frame("charges")
     charges.loc[charges["step"] == 7, "observed"] = math.nan
