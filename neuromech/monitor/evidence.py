@@ -60,12 +60,14 @@ class GradientEdit:
 
 @dataclass(frozen=True)
 class Penalty:
-    """A part of a gradient that does not come from the model: `share` of it; `form`: "L1", "L2" or "", other."""
+    """A part of a gradient that does not come from the model: `share` of it, or `at_least` that; `form`: "L1", "L2" or
+    "", other."""
 
     name: str
     form: str
     coefficient: float
     share: float
+    at_least: bool = False  # known by its torques only
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class Monitor:
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
-        explained = PenaltyCheck(torque, self._model_gradient)
+        explained = PenaltyCheck(torque, self._model_gradient, "penalty" in self._options.allow)
         self._checks.insert(self._checks.index(self._order), explained)
         self._checks.append(LawCheck(symmetries, slices, eps))
 

@@ -52,8 +52,9 @@ def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
         kind = f"an {form} term" if form and not others else "a term of its own"
         strongest = max(e.terms, key=lambda term: term.share)
         much = f", with coefficient {strongest.coefficient:.3g}" if form and not others else ""
+        size = "at least" if strongest.at_least else "up to"
         yield (
             "penalty",
-            f"the loss has {kind} in {some([term.name for term in e.terms])}{much}: up to {strongest.share:.2g} of a "
+            f"the loss has {kind} in {some([term.name for term in e.terms])}{much}: {size} {strongest.share:.2g} of a "
             f"gradient ({strongest.name}). Families that hold these are judged by their step alone",
         )

@@ -29,6 +29,10 @@ def total(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack([t.sum() for t in tensors]).sum()
 
 
+def absolute_values(m: nn.Sequential) -> Tensor:
+    return 1e-3 * total(p.abs() for p in m.parameters())
+
+
 def _regularised(seed: int, term: Callable[[nn.Sequential], Tensor], n: int = STEPS, adam: bool = False) -> Watched:
     model, (x, y) = perceptron(seed), data()
     watched = Watched(model)
@@ -42,7 +46,7 @@ def _regularised(seed: int, term: Callable[[nn.Sequential], Tensor], n: int = ST
 
 @practice
 def penalty_of_absolute_values(seed: int) -> Watched:
-    return _regularised(seed, lambda m: 1e-3 * total(p.abs() for p in m.parameters()))
+    return _regularised(seed, absolute_values)
 
 
 @practice
@@ -72,6 +76,56 @@ def pull_to_the_start(seed: int) -> Watched:
         seed,
         lambda m: 1e-2 * total((p - q).square() for p, q in zip(m.parameters(), kept, strict=True)),
     )
+
+
+@practice
+def penalty_in_every_micro_batch(seed: int) -> Watched:
+    model, (x, y) = perceptron(seed), data()
+    watched, optimizer = Watched(model), sgd(model)
+    for k in watched.until(STEPS):
+        optimizer.zero_grad()
+        for part in range(2):
+            ((loss_of(model, 2 * k + part, x, y) + absolute_values(model)) / 2).backward()
+        optimizer.step()
+    return watched
+
+
+@practice
+def penalty_in_a_backward_of_its_own(seed: int) -> Watched:
+    model, (x, y) = perceptron(seed), data()
+    watched, optimizer = Watched(model, allow="penalty"), sgd(model)
+    for k in watched.until(STEPS):
+        optimizer.zero_grad()
+        for part in range(2):
+            (loss_of(model, 2 * k + part, x, y) / 2).backward()
+        absolute_values(model).backward()
+        optimizer.step()
+    return watched
+
+
+@practice
+def penalty_and_two_forwards_of_one_loss(seed: int) -> Watched:
+    model, (x, y) = perceptron(seed), data()
+    watched, optimizer = Watched(model), sgd(model)
+    for k in watched.until(STEPS):
+        optimizer.zero_grad()
+        both = loss_of(model, 2 * k, x, y) + loss_of(model, 2 * k + 1, x, y)
+        (both + 1e-2 * matrix(model).square().sum()).backward()
+        optimizer.step()
+    return watched
+
+
+@practice
+def penalty_and_clipping_by_value(seed: int) -> Watched:
+    """The gradients of the step are not those of the backward: the torques of the latter are judged."""
+    model, (x, y) = perceptron(seed), data()
+    watched, optimizer = Watched(model), sgd(model)
+    for k in watched.until(STEPS):
+        optimizer.zero_grad()
+        (loss_of(model, k, x, y) + absolute_values(model)).backward()
+        nn.utils.clip_grad_value_(model.parameters(), 0.05)
+        optimizer.step()
+    return watched
 
 
 @practice
