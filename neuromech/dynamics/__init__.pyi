@@ -1,6 +1,7 @@
 from .attribution import TERMS as TERMS
 from .average import AverageLaw as AverageLaw
 from .average import AverageReading as AverageReading
+from .average import WeightTaken as WeightTaken
 from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
 from .coverage import check_share as check_share
@@ -37,6 +38,7 @@ from .rows import Rows as Rows
 from .rows import Totals as Totals
 from .rows import relative as relative
 from .scalars import scalars_of as scalars_of
+from .scalars import spread as spread
 from .sides import Sides as Sides
 from .updates import Moving as Moving
 from .updates import Update as Update
