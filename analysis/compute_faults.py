@@ -3,7 +3,9 @@
     python -m analysis.compute_faults runs/compute_faults
 
 Two yardsticks. The monitor's is sqrt(eps), fixed beforehand: no run is ever accused for its rounding. The sharp one is
-`FACTOR` times the largest torque that a member had in the first clean steps: fixed before any fault was looked at.
+`FACTOR` times the largest torque that a member had in the first clean steps. `FACTOR` alone was fixed before any fault
+was looked at. What it multiplies was not: it was the largest torque of the family at first, and became that of each
+member after the results of trials had been seen. What the sharp yardstick catches is therefore no blind measurement.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of
 from .capture import why_not as why_not
+from .certificate import Certificate as Certificate
 from .find import analyse as analyse
 from .find import arguments as arguments
 from .find import custom_claims as custom_claims
@@ -29,7 +30,9 @@ from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .permutations import Permutation as Permutation
 from .recognition import recognise as recognise
+from .registration import register_module as register_module
 from .registration import register_operator as register_operator
+from .registration import unregister_module as unregister_module
 from .registration import unregister_operator as unregister_operator
 from .verify import Experiment as Experiment
 from .verify import outputs_as_they_are as outputs_as_they_are

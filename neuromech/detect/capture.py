@@ -22,6 +22,7 @@ from neuromech.detect.calling import Attributes, call, copies, state_of
 from neuromech.detect.constant_folding import Replay
 from neuromech.detect.experts import InAnyPrecision
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
+from neuromech.detect.module_rules import taken_whole
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
 from neuromech.rng import GeneratorStates, preserved_rng, same, states
@@ -81,7 +82,7 @@ def record(
         return tensors_of(out if loss is None else loss(out))
 
     try:
-        with _module_paths(model, recorder.modules) as raised:
+        with _module_paths(model, recorder.modules) as raised, taken_whole(model, recorder.as_one):
             recorded, inputs = state_of(model, copies), copies((args, kwargs or {}))
             for t in tree_leaves(inputs):
                 if isinstance(t, Tensor):

@@ -72,7 +72,8 @@ def find_symmetries(
         notes.append(f"what is claimed holds for all {len(experiments)} examples")
     graph = together(graphs)
     whole = [Invariance()] * len(graph.outputs)
-    return analyse(model, graph, whole, experiments if verify else None, tuple(dict.fromkeys([*notes, *ways])))
+    found = analyse(model, graph, whole, experiments if verify else None, tuple(dict.fromkeys([*notes, *ways])))
+    return replace(found, experiments=tuple(experiments))
 
 
 def _examples(example: Any, target: Any) -> list[tuple[Any, Any]]:

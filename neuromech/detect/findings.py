@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, overload
 
+from neuromech.detect.certificate import Certificate, certify
 from neuromech.detect.interpret import Opaque
 from neuromech.detect.page import page
 from neuromech.detect.permutations import Permutation
+from neuromech.detect.verify import Experiment
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class Findings(Sequence[Symmetry]):
     dimension: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     permutations: tuple[Permutation, ...] = ()
+    experiments: tuple[Experiment, ...] = field(default=(), repr=False, compare=False)  # what `complete` samples
 
     @overload
     def __getitem__(self, index: int) -> Symmetry: ...
@@ -49,6 +52,21 @@ class Findings(Sequence[Symmetry]):
     def table(self) -> pd.DataFrame:
         """One row a family."""
         return self.symmetries.table()
+
+    def complete(self, samples: int | None = None) -> Certificate:
+        """Is anything missing? The scalings and translations found, against the null space of sampled gradients.
+
+        For a small model (up to 4,096 trainable elements): float64 gradients at random parameters, inputs and
+        cotangents, 1.5 times as many as there are elements unless `samples` says otherwise. Parameters are grouped in
+        blocks that move together, and what is missing is named. Where the spectrum has no gap, it is undecided.
+
+        Raises `DetectionError` if the model is too large or on the meta device, if `samples` are too few, or if the
+        findings come from a record or a run and hold no model.
+        """
+        return certify(self.symmetries, self.experiments, samples)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"experiments": ()}  # a copy or a file holds no model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON; `from_dict` is its inverse."""

@@ -7,7 +7,7 @@ It runs inside `torch.inference_mode()`, where PyTorch keeps composite operators
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from neuromech.compat import (
     storage_id,
     tree_leaves,
     tree_map_only,
+    unobserved,
 )
 from neuromech.detect import constant_folding as shadow
 from neuromech.detect.experts import products_of_blocks
@@ -80,6 +81,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.graph = Graph()
         self.modules = [""]
+        self.active = False
         self.turn: tuple[int, float] | None = None  # which decision by a random number gets another answer, and which
         self.scalars = 0  # numbers that left the graph so far
         self.turned: dict[int, Any] = {}  # the other answer that was given, by how many numbers had left before
@@ -94,8 +96,12 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
-            yield
+        self.active = True
+        try:
+            with torch.inference_mode(), torch.enable_grad(), _MemoryEscapes(self), self:
+                yield
+        finally:
+            self.active = False
 
     def leaf(
         self, t: Tensor, kind: ValueKind, name: str = "", trainable: bool = False, content: Tensor | None = None
@@ -150,6 +156,29 @@ class Recorder(TorchDispatchMode):
         """The content of `tensors` goes where the recorder cannot follow."""
         inputs = [self.read(t) for t in tensors]
         self.graph.nodes.append(Node(how, tuple(inputs), {}, inputs, [], self.modules[-1], escape=True))
+
+    def as_one(self, op: str, args: tuple[Any, ...], run: Callable[[], Any]) -> Any:
+        """What `run` makes of `args`, as one call of the operator `op`: nothing that happens inside is written down."""
+        if not self.active:
+            return run()
+        asked = {id(t): self.read(t) for t in _tensors(args)}
+        self.active = False
+        try:
+            with unobserved(), torch.no_grad():
+                out = run()
+                if not isinstance(out, Tensor):
+                    raise CaptureError(f"{op} was registered as one operation and does not return one tensor")
+                out = out.view_as(out)  # it may be what went in
+        finally:
+            self.active = True
+        function = "" if torch.is_grad_enabled() else running_function()
+        stop = not function and not torch.is_grad_enabled()
+        values, inputs = tree_map_only(Tensor, lambda t: asked[id(t)], args), list(dict.fromkeys(asked.values()))
+        node = Node(op, values, {}, inputs, [], self.modules[-1], stop)
+        node.opaque = f"{CUSTOM} {function}" if function else ""
+        self.graph.nodes.append(node)
+        node.outputs.append(self.bind(out, Value(tuple(out.shape), out.dtype, node=node)))
+        return out
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""`register_operator`: the door for operators that detection does not know; a rule is tried before it is believed.
+"""`register_operator`, `register_module`: the doors for what detection does not know; a rule is tried before believed.
 
 The operator is called on parameters of every shape that the rule is about, and what comes out meets further parameters:
 a factor for each entry, a constant added to each, a matrix along each axis. Every way in which the rule lets a factor,
@@ -7,17 +7,19 @@ a shift or a matrix pass is then a claim about these small models, which the num
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from neuromech.detect.find import find_symmetries
+from neuromech.detect.module_rules import MODULES, ModuleRule, inputs_and_parameters
 from neuromech.detect.operator import OPERATORS, Operator, operator_of, short
 from neuromech.detect.operators.specifications import Specification
-from neuromech.errors import DetectionError, NeuromechWarning
+from neuromech.errors import CaptureError, DetectionError, NeuromechWarning
 
 
 def register_operator(name: str, rule: Specification | Operator, example: tuple[Any, ...] | None = None) -> None:
@@ -50,6 +52,47 @@ def unregister_operator(name: str) -> None:
     """Forget an operator. Raises `DetectionError` if it has no rule."""
     if OPERATORS.pop(short(name.replace("::", ".")), None) is None:
         raise DetectionError(f"{name} has no rule that could be forgotten")
+
+
+def register_module(
+    cls: type[nn.Module],
+    rule: Specification | Operator,
+    example: tuple[Any, ...],
+    arguments: Callable[..., tuple[Any, ...]] = inputs_and_parameters,
+) -> None:
+    """Teach detection that the forward of `cls` is one operation, whatever it is made of (a custom autograd function, a
+    kernel): `rule` as in `register_operator`.
+
+    `example`: a module of the class and the inputs to call it with, on which the rule is tried. `arguments`:
+    `(module, *inputs) -> tuple` of the operation's tensors; by default the inputs, then the module's own parameters. A
+    subclass has a forward of its own, and needs a rule of its own.
+
+    Raises `DetectionError` if this is no class of modules, if it has a rule already, or if the numbers contradict it.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
+        raise DetectionError(f"{cls!r} is no class of modules: register_operator takes operators")
+    if cls in MODULES:
+        raise DetectionError(f"{cls.__name__} has a rule already: unregister_module({cls.__name__}) first")
+    if not (isinstance(example, tuple) and example and type(example[0]) is cls):
+        raise DetectionError(f"pass example=(a {cls.__name__}, its inputs ...), to try the rule on")
+    key = f"{cls.__module__}.{cls.__qualname__}"
+    OPERATORS[key] = rule.operator if isinstance(rule, Specification) else rule
+    MODULES[cls] = ModuleRule(key, arguments)
+    try:
+        for wrong in _contradictions(copy.deepcopy(example[0]), key, example[1:]):
+            raise DetectionError(f"the rule for {cls.__name__} is wrong: {wrong}")
+    except BaseException as error:
+        del OPERATORS[key], MODULES[cls]
+        if isinstance(error, CaptureError):
+            raise DetectionError(f"the rule for {cls.__name__} is wrong: {error}") from error
+        raise
+
+
+def unregister_module(cls: type[nn.Module]) -> None:
+    """Forget a module. Raises `DetectionError` if it has no rule."""
+    if cls not in MODULES:
+        raise DetectionError(f"{getattr(cls, '__name__', cls)} has no rule that could be forgotten")
+    del OPERATORS[MODULES.pop(cls).op]
 
 
 def _operator(name: str) -> Any:

@@ -56,12 +56,12 @@ class Experiment:
     kwargs: dict[str, Any]
     seen: Callable[[Any], list[Tensor]]
 
-    def at(self, params: Params, eps_factor: float = 1.0) -> Tensor:
+    def at(self, params: Params, eps_factor: float = 1.0, seed: int = 0) -> Tensor:
         """All that the loss sees at `params`, flattened, in float64: the same random numbers at every call."""
         args, kwargs = tree_map_only(Tensor, widened, (self.args, self.kwargs))
         state = state_of(self.model, widened, params)
         with preserved_rng(), Precise(eps_factor):
-            torch.manual_seed(0)
+            torch.manual_seed(seed)
             seen = [t.reshape(-1) for t in self.seen(call(self.model, args, kwargs, state, widened))]
             return torch.cat([t.to(seen[0].device) for t in seen])
 

@@ -1,6 +1,7 @@
 from .attribution import TERMS as TERMS
 from .average import AverageLaw as AverageLaw
 from .average import AverageReading as AverageReading
+from .average import WeightTaken as WeightTaken
 from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
 from .extrapolation import outlook as outlook

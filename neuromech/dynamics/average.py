@@ -14,6 +14,7 @@ Around every update of the average: `before(params, averaged, charges)`, the upd
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,6 +67,43 @@ class AverageLaw:
 
 def _difference(p: Tensor, mean: Tensor) -> Computed:
     return Computed(lambda w: w(p) - w(mean))
+
+
+class WeightTaken:
+    """With which weight an average takes in the weights: every distance |theta - mean| shrinks to 1 - w of itself.
+
+    Made ahead of an update. A distance is known up to a few roundings of the elements (`ROUNDINGS`).
+    """
+
+    def __init__(self, params: Values, averaged: Values) -> None:
+        self._before = _distances(params, averaged)
+
+    def __call__(self, params: Values, averaged: Values, told: float) -> float | None:
+        """Behind the update: that weight, the mean over the parameters, if no rounding makes it `told`; else None."""
+        found: list[float] = []
+        off = False
+        for name, (after, size, eps) in _distances(params, averaged).items():
+            before = self._before[name][0]
+            if before == 0.0 or not math.isfinite(before + after):
+                continue
+            left, unsure = after / before, ROUNDINGS * eps * size / before
+            off = off or abs(left - abs(1.0 - told)) > unsure + ROUNDINGS * eps
+            found.append(1.0 - left)
+        return sum(found) / len(found) if off else None
+
+
+ROUNDINGS = 4.0  # of mean and weights, each multiplied and added
+
+
+def _distances(params: Values, averaged: Values) -> dict[str, tuple[float, float, float]]:
+    """By parameter: |theta - mean|, |theta| + |mean|, the spacing of numbers around 1 of the coarser of the two."""
+    names = [name for name, mean in averaged.items() if name in params and mean.is_floating_point()]
+    pairs = [(params[name].detach().double(), averaged[name].detach().double()) for name in names]
+    if not pairs:
+        return {}
+    norms = torch.stack([torch.stack(((p - m).norm(), p.norm() + m.norm())) for p, m in pairs]).tolist()
+    eps = [max(torch.finfo(params[n].dtype).eps, torch.finfo(averaged[n].dtype).eps) for n in names]
+    return {n: (apart, size, e) for n, (apart, size), e in zip(names, norms, eps, strict=True)}
 
 
 def averaging_weight(averaged_so_far: int, decay: float | None = None) -> float:

@@ -9,6 +9,7 @@ from .forward import ForwardWatch as ForwardWatch
 from .forward import Hook as Hook
 from .guard import Guard as Guard
 from .loss import LossWatch as LossWatch
+from .loss import running_scaler as running_scaler
 from .mode import ForwardModes as ForwardModes
 from .parts import PartsWatch as PartsWatch
 from .parts import is_never_called as is_never_called

@@ -66,12 +66,12 @@ class LossWatch:
         `first`: only the first one, where an optimizer evaluates its closure several times a step.
         """
         values, self._values, self._last = self._values, [], None
-        scaler = _scaler() if any(scaled for _, scaled in values) else None
+        scaler = running_scaler() if any(scaled for _, scaled in values) else None
         unscaled = [v / scaler.scale(torch.ones_like(v)) if scaler and scaled else v for v, scaled in values]
         return unscaled[:1] if first else unscaled
 
 
-def _scaler() -> torch.amp.GradScaler | None:
+def running_scaler() -> torch.amp.GradScaler | None:
     """The one whose `step` runs here: what backward was called on is the product of the loss and its scale."""
     return next((f.f_locals.get("self") for f in _up(sys._getframe(1)) if f.f_code is _SCALED_STEP), None)
 

@@ -169,6 +169,12 @@ CAUSES: dict[str, Cause] = {
         "call zero_grad() once a step, not once a micro-batch",
         lasting=True,
     ),
+    "average": Cause(
+        "an average of the weights takes them in otherwise than declared",
+        "compare its decay with what probe.averaging() is told (1 - decay); keep averages in float32, where a small "
+        "weight is not lost to rounding",
+        lasting=True,
+    ),
     "doubled gradient": Cause(
         "one loss is sent back twice",
         "call backward() once for every loss; sum the losses that share a graph first",

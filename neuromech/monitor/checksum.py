@@ -3,7 +3,8 @@
 The elements are read as integers of their own width and added modulo 2^32 (2^64 for eight bytes). Integers add exactly
 and in any order, so equal memory gives equal sums on every device: there is no tolerance. One flipped bit k changes the
 sum by 2^k, up or down, which is how it is told from an edit: of all changes of many elements a fraction of 2^-25 looks
-like that. Reading is bound by memory, at the speed of a sum.
+like that. Signs are the highest bit: an even number of them that turn round leaves the sum as it was, so that a sample
+of the elements has to be compared as well. Reading is bound by memory, at the speed of a sum.
 """
 
 from __future__ import annotations

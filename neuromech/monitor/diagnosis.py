@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
-from neuromech.monitor.lost_gradients import lost_gradients
 from neuromech.monitor.replay import Difference
-from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect
+from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect, told
 from neuromech.record import some
 
 
@@ -42,6 +41,45 @@ def _where(e: Evidence) -> Names:
 
 def _of(edits: Sequence[Edit | Difference]) -> Names:
     return tuple(dict.fromkeys(x.name for x in edits))
+
+
+_STANDING = told(
+    ("replaced", "replaced", CERTAIN, "{} of the model is another tensor than the one that is stepped"),
+    ("frozen", "frozen", CERTAIN, "{} no longer require a gradient"),
+    ("silent", "detached", CERTAIN, "{} require a gradient and receive none, for longer than chance explains"),
+)
+
+
+# -- between a backward and the weights --------------------------------------------------------------------------------
+
+_DELIVERY = told(
+    ("dropped", "dropped gradient", LIKELY,
+     "between two backwards of one step the gradients of {} were cleared: the first is lost"),
+    ("doubled", "doubled gradient", CERTAIN,
+     "a second backward without a forward added to {} what was there, bit for bit"),
+)  # fmt: skip
+
+
+def _zeroed(e: Evidence) -> Iterator[Suspect]:
+    if e.zeroed:
+        whose = f"all gradients ({some(e.zeroed)})" if e.zeroed_all else f"the gradients of {some(e.zeroed)}"
+        text = f"{whose} were there after the backward, and are zero or gone at the step"
+        yield Suspect("zeroed gradient", CERTAIN if e.zeroed_all else LIKELY, e.zeroed, text)
+
+
+def _movement(e: Evidence) -> Iterator[Suspect]:
+    if e.still:
+        text = f"{some(e.still)} were stepped with gradients and a learning rate, and are the same bit for bit"
+        yield Suspect("nothing moved", CERTAIN if not e.lost_updates else POSSIBLE, e.still, text)
+    if e.lost_updates:
+        text = f"of the elements that were to move, {e.lost_updates:.0%} did not: updates below the last place"
+        yield Suspect("lost updates", CERTAIN, (), text)
+
+
+def _averages(e: Evidence) -> Iterator[Suspect]:
+    for of, declared, taken in e.averaged:
+        text = f"{of} took the weights in with {taken:.3g} and not, as declared, with {declared:.3g}"
+        yield Suspect("average", CERTAIN, (), text)
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -143,18 +181,6 @@ def _hands(e: Evidence) -> Iterator[Suspect]:
     elif e.unheld:
         text = f"{some(e.unheld)} receive gradients, and no optimizer that has stepped holds them"
         yield Suspect("not held", CERTAIN, e.unheld, text)
-    if e.replaced:
-        text = f"{some(e.replaced)} of the model is another tensor than the one that is stepped"
-        yield Suspect("replaced", CERTAIN, e.replaced, text)
-
-
-def _standing(e: Evidence) -> Iterator[Suspect]:
-    if e.frozen:
-        text = f"{some(e.frozen)} no longer require a gradient"
-        yield Suspect("frozen", CERTAIN, e.frozen, text)
-    if e.silent:
-        text = f"{some(e.silent)} require a gradient and receive none, for longer than chance explains"
-        yield Suspect("detached", CERTAIN, e.silent, text)
 
 
 def _infinite(e: Evidence) -> Iterator[Suspect]:
@@ -211,6 +237,9 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
 
 def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
     if not e.torques:
+        if e.mode:
+            text = f"{some(e.mode)} changed between training and evaluation mode"
+            yield Suspect("evaluation mode", CERTAIN, (), text)
         return
     names = tuple(dict.fromkeys(n for b in e.torques for n in b.parameters))
     worst = max(e.torques, key=lambda b: b.excess)
@@ -243,11 +272,6 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         yield Suspect("wrong backward", POSSIBLE if known else LIKELY, names, said)
     if not known and not last:
         yield Suspect("stale gradient", POSSIBLE, names, said)
-
-
-def _mode(e: Evidence) -> Iterator[Suspect]:
-    if e.mode and not e.torques:
-        yield Suspect("evaluation mode", CERTAIN, (), f"{some(e.mode)} changed between training and evaluation mode")
 
 
 def _common(broken: Sequence[Broken]) -> set[str]:
@@ -307,18 +331,20 @@ def _laws(e: Evidence) -> Iterator[Suspect]:
 
 _RULES: tuple[Callable[[Evidence], Iterator[Suspect]], ...] = (
     _infinite,
-    lost_gradients,
+    _zeroed,
+    _DELIVERY,
+    _movement,
     _bit_flips,
     _clock,
     _settings,
     _ranks,
     _hands,
-    _standing,
-    _mode,
+    _STANDING,
     _edited_state,
     _edited_weights,
     _modified,
     _wrong_gradient,
     _wrong_step,
     _laws,
+    _averages,
 )

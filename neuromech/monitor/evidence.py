@@ -135,6 +135,7 @@ class Evidence:
     replicas: tuple[Replica, ...] = ()
     steps: tuple[Difference, ...] = ()  # a step that does not do what its settings say
     laws: tuple[Broken, ...] = ()  # an exact law that left its bound in this step
+    averaged: tuple[tuple[str, float, float], ...] = ()  # an average, the weight it was to take in, the one it took
     lr: float = field(default=0.0, compare=False)
 
     @property

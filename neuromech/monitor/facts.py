@@ -17,7 +17,7 @@ from torch.optim.optimizer import Optimizer
 from neuromech.dynamics import Reading
 from neuromech.hooks import Mark, marks
 from neuromech.monitor.checksum import checksums
-from neuromech.monitor.sample import Sample
+from neuromech.monitor.sample import Sample, differing
 from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques, Total
 from neuromech.optimizers import grad_scale, plain, skips
 from neuromech.symmetry import Symmetry
@@ -193,13 +193,19 @@ class StepReader:
         theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
         moving = [name for group in groups for name in group.moving]
         scale = grad_scale(optimizer)
-        sampled = self.sample.read(moving, grads) / (1.0 if scale is None else float(scale))
+        raw = self.backward
+        order = list(raw.names) if raw is not None and set(raw.names) == set(moving) else moving
+        elements = self.sample.read(order, grads)
+        sampled = elements / (1.0 if scale is None else float(scale))
         seen = marks(grads)
         # Once a step has been taken with gradients, they are no longer those at the weights.
         fresh = self._fresh or (self.backward is None and not seen.items() & self._used.items())
         self._fresh, self._used = False, seen
-        raw = self.backward
         changed, elsewhere = _changed(raw, set(moving), gradients), self._elsewhere(raw, theta)
+        if raw is not None:
+            there = elements if order is not moving else self.sample.read(raw.names, grads)
+            turned = differing(raw.names, [self._counts[n] for n in raw.names], raw.elements, there)
+            changed |= {n: (gradients[n],) * 2 for n in turned if n in moving and n not in changed}
         same = raw is not None and not changed and not elsewhere and set(moving) <= set(raw.names)
         # Measuring together is done always or never: what one process has seen the others may have not.
         again = self.meter.shared or not same or raw is None or raw.judged != self._known
@@ -219,7 +225,7 @@ class StepReader:
             eps,
             grads,
             gradients,
-            dict(zip(moving, sampled.split([self._counts[n] for n in moving]), strict=True)),
+            dict(zip(order, sampled.split([self._counts[n] for n in order]), strict=True)),
             changed,
             measured,
             raw,
@@ -283,10 +289,7 @@ class StepReader:
         if raw is None:
             return ()
         now = torch.cat(list(theta.values())) if theta else raw.theta
-        if bool((now == raw.theta).all()):
-            return ()
-        pairs = zip(theta.items(), raw.theta.split(list(self._counts.values())), strict=True)
-        return tuple(name for (name, x), before in pairs if bool((x != before).any()))
+        return tuple(differing(list(self._counts), list(self._counts.values()), raw.theta, now))
 
     def _groups(self, optimizer: Optimizer) -> tuple[Group, ...]:
         out = []

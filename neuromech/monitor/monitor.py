@@ -226,6 +226,11 @@ class Monitor:
         if raw is not None and (gone := reached(raw, list(self._reader.params)) & held):
             self._judge(self.step + 1, Evidence(zeroed=tuple(sorted(map(str, gone))), zeroed_all=True))
 
+    def averaged(self, of: str, told: float, taken: float) -> None:
+        """An average of the weights took them in otherwise than it was told."""
+        self._judge(self.step, Evidence(averaged=((of, told, taken),)))
+        self.react(in_step=False)
+
     def react(self, in_step: bool = True) -> None:
         """Report what was found since the last time: warn, call, or raise `FaultError`.
 

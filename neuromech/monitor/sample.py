@@ -79,6 +79,14 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(parts)).double() if parts else torch.zeros(0, dtype=torch.float64)
 
 
+def differing(names: Sequence[str], counts: Sequence[int], before: Tensor, now: Tensor) -> list[str]:
+    """Those of `names` whose elements, end to end in both, are not the same; NaN is the same as NaN."""
+    off = (before != now) & ~(before.isnan() & now.isnan())
+    if not bool(off.any()):
+        return []
+    return [name for name, part in zip(names, off.split(list(counts)), strict=True) if bool(part.any())]
+
+
 def _stride(shape: Sequence[int]) -> int:
     n, last = math.prod(shape), shape[-1] if len(shape) else 1
     stride = max(1, -(-n // SAMPLED))

@@ -6,7 +6,7 @@ and with which weight. One row an update and family: sums over members, and the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from weakref import WeakKeyDictionary
 
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from neuromech.dynamics import AverageLaw, AverageReading, Rows
+from neuromech.dynamics import AverageLaw, AverageReading, Rows, WeightTaken
 from neuromech.errors import InstrumentError, SymmetryError
+from neuromech.monitor import Monitor
 from neuromech.params import named_parameters
 from neuromech.probe.measure import Measurement
-from neuromech.record import Record
+from neuromech.record import Journal, Record
 
 COLUMNS = ("observed", "exact", "spread", "scale", "residual")
 
@@ -26,7 +27,11 @@ COLUMNS = ("observed", "exact", "spread", "scale", "residual")
 class Averages:
     """Follows averages of the weights that `measurement` measures."""
 
-    def __init__(self, measurement: Measurement, record: Record) -> None:
+    def __init__(
+        self, measurement: Measurement, record: Record, journal: Journal, monitor: Callable[[], Monitor | None]
+    ) -> None:
+        """An update that takes in another weight than it was told is a fault if there is a monitor, else an event."""
+        self._journal, self._monitor = journal, monitor
         self._measurement, self._record = measurement, record
         self._laws: WeakKeyDictionary[nn.Module, tuple[int, AverageLaw, Rows]] = WeakKeyDictionary()
         self._waiting: list[tuple[int, int, Tensor]] = []
@@ -49,10 +54,20 @@ class Averages:
         number, law, rows = self._law(averaged, means)
         with torch.no_grad():
             law.before(self._measurement.params, means, self._measurement.charges())
+            taken_in = WeightTaken(self._measurement.params, means)
         yield
         with torch.no_grad():
             reading = law.after(means, weight)
             self._waiting.append((self._measurement.step, number, _summed(rows, reading)))
+            taken = taken_in(self._measurement.params, means, weight)
+        if taken is not None:
+            self._report(number, type(averaged).__name__, weight, taken)
+
+    def _report(self, number: int, of: str, told: float, taken: float) -> None:
+        if (monitor := self._monitor()) is not None:
+            return monitor.averaged(of, told, taken)
+        text = f"{of}, an average of the weights, takes them in with {taken:.3g} and not, as declared, with {told:.3g}"
+        self._journal.once(f"average {number}", self._measurement.step, "average", text)
 
     def flush(self) -> None:
         """Bring what waits to the record."""

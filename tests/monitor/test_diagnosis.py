@@ -51,6 +51,7 @@ EVIDENCE = {
     "not reduced": Evidence(replicas=(Replica("gradient", (1,), 4, ("1.weight",)),)),
     "zeroed gradient": Evidence(zeroed=("1.weight",), zeroed_all=True),
     "dropped gradient": Evidence(dropped=("1.weight",)),
+    "average": Evidence(averaged=(("AveragedModel", 0.1, 0.01),)),
     "doubled gradient": Evidence(doubled=("1.weight",)),
     "nothing moved": Evidence(still=("1.weight",)),
     "lost updates": Evidence(lost_updates=0.97, still=("1.weight",)),

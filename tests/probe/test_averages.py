@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import neuromech
 from neuromech import InstrumentError
 from neuromech.dynamics.average import averaging_weight
+from neuromech.monitor import Fault
 from neuromech.record import read
 
 
@@ -46,6 +47,7 @@ def test_the_decay_is_all_that_one_needs_to_know() -> None:
     assert probe.averages["residual"].max() < 1e-13
 
 
+@pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 def test_an_average_that_does_otherwise_breaks_its_law() -> None:
     """A hand-made average that takes in twice the weight that was told."""
     model = small()
@@ -56,6 +58,41 @@ def test_an_average_that_does_otherwise_breaks_its_law() -> None:
             for p, q in zip(mean.parameters(), model.parameters(), strict=True):
                 p.lerp_(q, 0.2)
     assert probe.averages["residual"].max() > 1e-4
+    (said,) = [m for m in probe.events["message"] if "declared" in m]
+    assert "with 0.2 and not, as declared, with 0.1" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("taken", [0.01, 0.0])
+def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: float) -> None:
+    """Whatever its format: one that takes in nothing, too, as where a small weight is lost to rounding."""
+    model = small()
+    probe, optimizer, mean = neuromech.instrument(model), sgd(model), copy.deepcopy(model).to(dtype)
+    faults: list[Fault] = []
+    probe.monitor(faults.append)
+    for _ in range(5):
+        train(model, optimizer, 20)
+        with probe.averaging(mean, 0.3), torch.no_grad():
+            for p, q in zip(mean.parameters(), model.parameters(), strict=True):
+                p.copy_(p.double().lerp(q.double(), taken))
+    assert [fault.cause for fault in faults] == ["average"]
+    assert "0.3" in str(faults[0])
+    assert "takes them in otherwise" in probe.report().read_text()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weight", [1.0, 0.3, 1e-3, 0.0])
+def test_an_average_that_does_as_it_says_is_left_alone(dtype: torch.dtype, weight: float) -> None:
+    """Rounded once an update: in bfloat16 nothing is claimed of what rounding could have done."""
+    model = small()
+    probe, optimizer, mean = neuromech.instrument(model), sgd(model), copy.deepcopy(model).to(dtype)
+    monitor = probe.monitor("raise")
+    for _ in range(5):
+        train(model, optimizer, 1)
+        with probe.averaging(mean, weight), torch.no_grad():
+            for p, q in zip(mean.parameters(), model.parameters(), strict=True):
+                p.mul_(1 - weight).add_(q.to(dtype), alpha=weight)
+    assert monitor.faults == []
 
 
 def test_bad_averages_are_refused() -> None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.hooks import mark
+from neuromech.hooks import mark, running_scaler
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Evidence, GradientEdit
@@ -18,6 +18,7 @@ from neuromech.monitor.gradient_edits import ROUNDINGS, change, parallel
 from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, Torques, broken_families, penalty
+from neuromech.optimizers import grad_scale
 
 CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
 
@@ -156,13 +157,18 @@ class GradientIntegrity:
         if raw is None:
             return None
         before, after = (self._norm(t, moving) for t in (raw.torques, step.torques))
+        inside = grad_scale(step.optimizer)
+        after /= 1.0 if inside is None else float(inside)  # a fused step takes the scale off by itself
         if self._clip_norm is not None and step.changed and 0 < after < self._clip_norm:
             late = _power_of_two(self._clip_norm / after, step.eps)
             if late is not None and late > 0:
                 return GradientEdit("unscaled late", tuple(moving), after, self._clip_norm)
         scale = _power_of_two(before / after, step.eps) if after > 0 and before > 0 else None
         last, self._scale = self._scale, scale if scale is not None else self._scale
-        if scale is not None and last is not None and last >= MUCH and abs(scale - 2 * last) <= 1:
+        if scale is None or scale < 2 * MUCH:
+            return None
+        told = _told_scale(step.eps)  # by the scaler that steps here; else what was taken off before
+        if scale == 2 * told if told is not None else (last or 0) >= MUCH and abs(scale - 2 * (last or 0)) <= 1:
             return GradientEdit("unscaled twice", tuple(moving), after, before)
         return None
 
@@ -227,6 +233,12 @@ def _displacement(step: Step) -> Displacement | None:
         return None
     buffers = {name: t for (name, key), t in step.state.tensors.items() if key == "momentum_buffer"}
     return Displacement(float(groups[0]["lr"]), buffers)
+
+
+def _told_scale(eps: float) -> int | None:
+    """The power of two that the `GradScaler` whose step is running multiplies the loss by."""
+    scaler = running_scaler()
+    return _power_of_two(scaler.get_scale(), eps) if scaler is not None and scaler.is_enabled() else None
 
 
 def _power_of_two(ratio: float, eps: float) -> int | None:
