@@ -125,3 +125,17 @@ def located(error: Exception) -> str:
 
 
 _INSIDE = {Path(__file__).parent.name, "torch"}
+
+
+def stood_aside(step: int, error: Exception) -> str:
+    """What to say of an instrument that failed after `step`, 0: before it had measured anything."""
+    what = located(error)
+    if step:
+        return (
+            f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
+            f"{what}. strict=True raises this error where it happens"
+        )
+    return (
+        f"the instrument stands aside: {what}. Training goes on as without it, and nothing is measured. To look for "
+        "symmetries before training begins pass loss= and example=; strict=True raises this error where it happens"
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from neuromech.errors import located
-
 NO_STATE = (
     "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, and what was "
     "recorded before stays on disk, as a branch that was given up. To go on where it stopped, save probe.state_dict() "
@@ -15,17 +13,3 @@ NO_FORWARD = (
 )
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
 NO_STEP = "no optimizer has stepped this model's parameters"
-
-
-def failed(step: int, error: Exception) -> str:
-    """What to say of an instrument that failed after `step`, 0: before it had measured anything."""
-    what = located(error)
-    if step:
-        return (
-            f"measuring failed after step {step} and has stopped; training goes on, and what was recorded is kept. "
-            f"{what}. strict=True raises this error where it happens"
-        )
-    return (
-        f"the instrument stands aside: {what}. Training goes on as without it, and nothing is measured. To look for "
-        "symmetries before training begins pass loss= and example=; strict=True raises this error where it happens"
-    )

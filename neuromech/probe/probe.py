@@ -22,7 +22,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
 from neuromech.dynamics import counted_elsewhere, drawn, read, resumed
-from neuromech.errors import InstrumentError, RecordError, kept_from_the_run
+from neuromech.errors import InstrumentError, RecordError, kept_from_the_run, stood_aside
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
@@ -336,7 +336,7 @@ class Probe(RunFrames):
 
     def _stand_aside(self, error: Exception) -> None:
         """Something of ours has failed: training goes on without it, or ends if that was asked for."""
-        self._reason = empty_run.failed(step := self._measurement.step if self._measurement else 0, error)
+        self._reason = stood_aside(step := self._measurement.step if self._measurement else 0, error)
         try:
             if self._waiting.ranks is not None:
                 self._waiting.ranks.leave()
