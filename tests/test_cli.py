@@ -107,12 +107,17 @@ def test_detect_explains_what_is_wrong(nets, capsys, factory: str, message: str)
     assert "Traceback" not in error
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["report"], ["detect"]])
+COMMANDS = ("demo", "runs", "show", "report", "compare", "watch", "export", "explain", "doctor", "detect")
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS)])
 def test_help_teaches(command: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
     assert stop.value.code == 0
-    assert len(capsys.readouterr().out) > 300
+    out = " ".join(capsys.readouterr().out.split())
+    assert len(out) > 300
+    assert "Exit codes: 0 done; 1" in out
 
 
 @pytest.mark.parametrize("wrong", [["fly"], ["demo", "--epochs", "0"], ["report"]])
@@ -339,6 +344,30 @@ def test_compare_says_what_differs_and_where_charges_part(recorded, tmp_path, ca
     assert main(["compare", good]) == 1
 
 
+def test_a_page_is_not_written_through_a_link_in_a_run_directory(recorded, tmp_path, capsys, monkeypatch) -> None:
+    """Links elsewhere are the user's own."""
+    kept = tmp_path / "kept.txt"
+    kept.write_text("mine")
+    runs = [str(recorded / "good"), str(recorded / "other")]
+    monkeypatch.setattr("webbrowser.open", lambda uri: True)
+    assert main(["compare", *runs, "--open"]) == 0
+    page = recorded / "good" / "comparison.html"
+    assert "<!DOCTYPE html>" in page.read_text()
+    for name in ("comparison.html", "report.html"):
+        (recorded / "good" / name).unlink(missing_ok=True)
+        (recorded / "good" / name).symlink_to(kept)
+    assert main(["compare", *runs, "--open"]) == 1
+    assert main(["compare", *runs[::-1], "-o", str(page)]) == 1
+    assert main(["report", runs[0]]) == 1
+    assert "is a symbolic link" in capsys.readouterr().err
+    assert kept.read_text() == "mine"
+    (tmp_path / "link.html").symlink_to(kept)
+    assert main(["compare", *runs, "-o", str(tmp_path / "link.html")]) == 0
+    assert kept.read_text() != "mine"
+    for name in ("comparison.html", "report.html"):
+        (recorded / "good" / name).unlink()
+
+
 def test_watch_follows_until_the_end(recorded, capsys) -> None:
     assert main(["watch", str(recorded / "good"), "--every", "0.01"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
@@ -389,13 +418,56 @@ def test_detect_matches_writes_and_gates(nets, capsys) -> None:
     assert main(["detect", "cli_nets:small", "--fail-on", "opaque,withdrawn,none"]) == 0
 
 
-def test_the_users_own_error_is_told_with_the_users_frames(nets, capsys) -> None:
-    (nets / "cli_boom.py").write_text("def boom():\n    raise KeyError('my own')\n")
-    assert main(["detect", "cli_boom:boom"]) == 1
+BOOM = """
+import torch
+from torch import nn
+
+class Model(nn.Linear):
+    def forward(self, x):
+        return deep(x)
+
+def deep(x):
+    raise KeyError("my own")
+
+def boom():
+    deep(None)
+
+def model():
+    return Model(4, 4), torch.randn(2, 4)
+
+def loss():
+    return nn.Linear(4, 4), torch.randn(2, 4), lambda out, target: deep(out), torch.zeros(2, 4)
+
+def leaving():
+    raise SystemExit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["boom"], "cli_boom:boom raised KeyError: 'my own'"),
+        (["model"], "the forward of Model failed while it was recorded: KeyError: 'my own'"),
+        (["model", "--loss", "mse"], "cli_boom:model raised KeyError: 'my own'"),
+        (["loss"], "the loss failed on the output of Linear: KeyError: 'my own'"),
+    ],
+)
+def test_the_users_own_error_is_told_with_the_users_frames(nets, capsys, monkeypatch, arguments, said) -> None:
+    (nets / "cli_boom.py").write_text(BOOM)
+    monkeypatch.delitem(sys.modules, "cli_boom", raising=False)
+    assert main(["detect", f"cli_boom:{arguments[0]}", *arguments[1:]]) == 1
     err = capsys.readouterr().err
-    assert "cli_boom:boom raised KeyError: 'my own'" in err
-    assert "cli_boom.py" in err
-    assert "neuromech/cli" not in err
+    assert said in err
+    assert 'cli_boom.py", line 10, in deep\n' in err
+    assert "neuromech/" not in err
+    assert "site-packages" not in err
+
+
+def test_a_model_that_leaves_python_is_an_error_as_any_other(nets, capsys, monkeypatch) -> None:
+    (nets / "cli_boom.py").write_text(BOOM)
+    monkeypatch.delitem(sys.modules, "cli_boom", raising=False)
+    assert main(["detect", "cli_boom:leaving"]) == 1
+    assert "cli_boom:leaving raised SystemExit: 7" in capsys.readouterr().err
 
 
 # -- warnings

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
+import traceback
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from neuromech.cli.parser import parser
@@ -29,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except NeuromechError as error:
-        print(f"neuromech: {error}", file=sys.stderr)
+        print("\n".join([f"neuromech: {error}", *_users_frames(error)]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("neuromech: interrupted; what was recorded until now is kept", file=sys.stderr)
@@ -48,6 +51,15 @@ def _work(command: str) -> Any:
     else:
         from neuromech.cli import run_commands as module  # type: ignore[no-redef]
     return getattr(module, command)
+
+
+def _users_frames(error: BaseException) -> list[str]:
+    """Where in the user's own files it came from: the last four places, if it came from there."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    here = [str(Path(__file__).parents[1]), *(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib")), "<"]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(tuple(here))]
+    return "".join(traceback.format_list(frames[-4:])).splitlines()
 
 
 def _plain_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:

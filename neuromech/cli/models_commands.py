@@ -6,7 +6,6 @@ import argparse
 import fnmatch
 import json
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
@@ -39,7 +38,8 @@ def detect(options: argparse.Namespace) -> int:
     with users_errors(options.model):
         model, example, loss, target = load(options.model, options.meta)
     if options.loss and loss is None:
-        loss, target = _loss(options.loss, model, example)
+        with users_errors(options.model):
+            loss, target = _loss(options.loss, model, example)
     with tqdm(desc="recording and solving", leave=False, disable=None, unit="check") as bar:
 
         def progress(done: int, total: int) -> None:
@@ -63,16 +63,13 @@ def detect(options: argparse.Namespace) -> int:
 
 @contextmanager
 def users_errors(where: str) -> Iterator[None]:
-    """What the user's own code raises, told with the user's own frames."""
+    """What the user's own code raises, and where it leaves by itself, is said as such."""
     try:
         yield
     except NeuromechError:
         raise
-    except Exception as error:
-        inside = str(Path(__file__).parents[1])
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(inside)]
-        told = "".join(traceback.format_list(frames[-4:])).rstrip()
-        raise NeuromechError(f"{where} raised {type(error).__name__}: {error}\n{told}") from error
+    except (Exception, SystemExit) as error:
+        raise NeuromechError(f"{where} raised {type(error).__name__}: {error}") from error
 
 
 def _loss(name: str, model: Any, example: Any) -> tuple[Any, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from neuromech.errors import NeuromechError, RecordError
-from neuromech.record import Run, plain, read
+from neuromech.record import Run, plain, read, refuse_link
 
 FOUND = 3  # exit code
 
@@ -75,6 +75,8 @@ def compare(options: argparse.Namespace) -> int:
         return 0
     from neuromech.cli.models_commands import write
 
+    for run in opened.values():
+        refuse_link(output, run)
     write(output, comparison_page(opened, compared))
     return _open(output, None, options.open)
 

@@ -168,6 +168,7 @@ def analyse(
         )
     reached = {name for v in graph.ancestors(graph.outputs) for name in v.names}
     inactive = tuple(name for name, p in model.named_parameters() if p.requires_grad and name not in reached)
+    touched = {name for node in graph.nodes for v in node.inputs for name in v.names}
     if passed_over := [v.names[0] for v in graph.parameters if v.trainable and not can_move(v)]:
         notes = (*notes, f"nothing is claimed about {', '.join(passed_over)}: complex numbers, or no elements")
     return Findings(
@@ -178,6 +179,7 @@ def analyse(
         dimensions,
         notes,
         tuple(places),
+        never_read=tuple(name for name in inactive if name not in touched),
     )
 
 

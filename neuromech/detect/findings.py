@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, overload
@@ -25,9 +25,10 @@ class Findings(Sequence[Symmetry]):
     """What detection found: the families themselves, and what qualifies them.
 
     `symmetries`: the families that may be claimed. `rejected`: claims that failed verification, with their defect.
-    `opaque`: operators that no claim passes. `inactive`: parameters that do not reach the result. `dimension`: number
-    of independent one-parameter symmetries by domain. `notes`: how the loss was known, and what limits the answer.
-    `permutations`: hidden units that may change places, whatever lies between the layers that write and read them.
+    `opaque`: operators that no claim passes. `inactive`: parameters that do not reach the result; `never_read`: those
+    of them that nothing in the forward reads. `dimension`: number of independent one-parameter symmetries by domain.
+    `notes`: how the loss was known, and what limits the answer. `permutations`: hidden units that may change places,
+    whatever lies between the layers that write and read them.
     """
 
     symmetries: SymmetrySet
@@ -37,6 +38,7 @@ class Findings(Sequence[Symmetry]):
     dimension: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     permutations: tuple[Permutation, ...] = ()
+    never_read: tuple[str, ...] = ()
     experiments: tuple[Experiment, ...] = field(default=(), repr=False, compare=False)  # what `complete` samples
 
     @overload
@@ -77,6 +79,7 @@ class Findings(Sequence[Symmetry]):
             "inactive": list(self.inactive),
             "dimension": dict(self.dimension),
             "notes": list(self.notes),
+            "never_read": list(self.never_read),
             "permutations": [p.to_dict() for p in self.permutations],
         }
 
@@ -90,7 +93,12 @@ class Findings(Sequence[Symmetry]):
             dict(data["dimension"]),
             tuple(data["notes"]),
             tuple(map(Permutation.from_dict, data.get("permutations", ()))),
+            never_read=tuple(data.get("never_read", ())),
         )
+
+    def _page(self) -> Iterator[str]:
+        some = self.symmetries, self.rejected, self.opaque, self.inactive, self.dimension, self.notes
+        return page(*some, self.never_read)
 
     def _repr_html_(self) -> str:
         first, *rest = str(self).splitlines()
@@ -100,4 +108,4 @@ class Findings(Sequence[Symmetry]):
 
     def __str__(self) -> str:
         """A page of at most 120 columns: families by kind and module, then what is withdrawn, blocked or left out."""
-        return "\n".join(page(self.symmetries, self.rejected, self.opaque, self.inactive, self.dimension, self.notes))
+        return "\n".join(self._page())

@@ -27,6 +27,7 @@ def page(
     inactive: Sequence[str],
     dimension: Mapping[str, int],
     notes: Sequence[str],
+    never_read: Sequence[str] = (),
 ) -> Iterator[str]:
     """The lines of the page; what is what: see `Findings`."""
     words = {"matrix": "mixing"}
@@ -48,9 +49,13 @@ def page(
             shut_in = sorted({name for o in some for name in o.blocks})
             inside = f"; it shuts in {_shortened(shut_in)}" if shut_in else ""
             yield from _wrapped(f"{op} in {where}: {why}{inside}")
-    if inactive:
-        verb = "do" if len(inactive) > 1 else "does"
-        yield from ("", *_wrapped(f"inactive: {_shortened(inactive)} {verb} not reach the result", ""))
+    unread = [name for name in inactive if name in set(never_read)]
+    cut_off = [name for name in inactive if name not in set(never_read)]
+    if unread:
+        yield from ("", *_wrapped(f"never read by the forward: {_shortened(unread)}", ""))
+    if cut_off:
+        verb = "do" if len(cut_off) > 1 else "does"
+        yield from ("", *_wrapped(f"inactive: {_shortened(cut_off)} {verb} not reach the result", ""))
 
 
 def _section(title: str, meaning: str, families: Sequence[Symmetry]) -> Iterator[str]:

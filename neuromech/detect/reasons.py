@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from neuromech.detect.abstract import Event
 from neuromech.detect.equations import Component, Row, components
 from neuromech.detect.expr import Number, expand
+from neuromech.detect.patterns import compressed
 from neuromech.symmetry import Kind, Term
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,7 +38,7 @@ def reason(kind: Kind, terms: Sequence[Term], events: Sequence[Event], shapes: S
     up, down = ([t for t in terms if t.weight * sign > 0] for sign in (1, -1))
 
     def why(verb: str) -> str:
-        return _listed(list(dict.fromkeys(e.words for e in events if e.verb == verb)))
+        return _listed(compressed(e.words for e in events if e.verb == verb))
 
     through = f"positive factors pass through {why('passes')}" if why("passes") else ""
     if kind == "translation":
@@ -66,7 +67,7 @@ def _words(terms: Sequence[Term], shapes: Shapes) -> str:
     groups: dict[str, list[str]] = {}
     for t in terms:
         groups.setdefault(_slices(t, shapes[t.parameter]), []).append(t.parameter)
-    words = [f"{_listed(names)} {which}".strip() for which, names in groups.items()]
+    words = [f"{_listed(compressed(names))} {which}".strip() for which, names in groups.items()]
     return ", and ".join(words) if any(" and " in w for w in words) else _listed(words)
 
 

@@ -33,6 +33,7 @@ from .rows import Rows as Rows
 from .rows import Totals as Totals
 from .rows import relative as relative
 from .scalars import scalars_of as scalars_of
+from .scalars import spread as spread
 from .sides import Sides as Sides
 from .updates import Moving as Moving
 from .updates import Update as Update

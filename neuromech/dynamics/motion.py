@@ -48,11 +48,15 @@ def regime(gamma: float, omega2: float) -> Regime:
 
 @dataclass(frozen=True)
 class Drift:
-    """One step of an optimizer other than SGD: theta+ = decay * theta - rate * u; `late`: u is known after the step."""
+    """One step of an optimizer other than SGD: theta+ = decay * theta - rate * u; `late`: u is known after the step.
+
+    `flow`: of the SGD whose gradient flow the step was put on; what turns it there is then no torque of the loss.
+    """
 
     decay: float = 1.0
     rate: float = 1.0
     late: bool = True
+    flow: Settings | None = None
 
 
 class Motion(NamedTuple):
@@ -83,7 +87,7 @@ def law_of(optimizer: Optimizer) -> Law:
     """
     if taught(optimizer) is not None:
         return "rebuilt"
-    rule = _rule_of(optimizer)
+    rule = None if _on_flow(optimizer) else rule_of(optimizer)
     return "measured" if rule is None else "exact" if rule.exact else "rebuilt"
 
 
@@ -94,7 +98,8 @@ def read(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Motion]
     """
     if skips(optimizer):
         return {}
-    rule, own, scale = _rule_of(optimizer), taught(optimizer), grad_scale(optimizer)
+    rule, own, scale = rule_of(optimizer), taught(optimizer), grad_scale(optimizer)
+    on_flow = _on_flow(optimizer)
     motions: dict[str, Motion] = {}
     for group in optimizer.param_groups:
         told: dict[torch.dtype, Settings] = {}
@@ -110,7 +115,12 @@ def read(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Motion]
                 if p.dtype not in told:
                     decay = decay_factor(group, p.dtype) if rule.decoupled(group) else None
                     told[p.dtype] = settings_of(group, scale, decay)
-                motion = Motion(told[p.dtype], optimizer.state.get(p, {}).get("momentum_buffer"))
+                if on_flow:
+                    motion = Motion(Drift(flow=told[p.dtype]))
+                else:
+                    motion = Motion(told[p.dtype], optimizer.state.get(p, {}).get("momentum_buffer"))
+            elif on_flow:
+                motion = Motion(Drift())
             else:
                 motion = _drift(rule, ParameterReader(rule, optimizer, group, p, scale))
             motions[names[p]] = motion
@@ -125,9 +135,9 @@ def buffers(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tens
     return {name: b for name, b in held.items() if b is not None}
 
 
-def _rule_of(optimizer: Optimizer) -> Rule | None:
-    """Not so the base of an `EoMOptimizer`: no symmetry of the loss protects the gradients that it is handed."""
-    return None if getattr(optimizer, "follows_flow", False) else rule_of(optimizer)
+def _on_flow(optimizer: Optimizer) -> bool:
+    """The base of an `EoMOptimizer`: no symmetry of the loss protects the gradients that it is handed."""
+    return bool(getattr(optimizer, "follows_flow", False))
 
 
 def _drift(rule: Rule, reader: ParameterReader) -> Motion:

@@ -113,7 +113,11 @@ def advance_drift(track: Track, d: DisplacementForms, drift: Drift, degree: int)
     """
     gains = of_drift(track.charge[0], d, drift.decay, degree)
     charge = drift_step(track.charge, d, drift.decay, degree)
-    flow = drift_flow(track.flow, d, drift.decay, degree)
+    flow = (
+        drift_flow(track.flow, d, drift.decay, degree)
+        if drift.flow is None
+        else gradient_flow(track.flow, 0.0, drift.flow, degree)
+    )
     continuous = drift_flow(track.continuous, d, drift.decay, degree) + d.square
     none, velocity = torch.zeros_like(charge), torch.full_like(flow, math.nan)
     return Track(charge, none, none, flow, continuous, velocity, none[0], none[0]), gains

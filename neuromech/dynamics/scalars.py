@@ -51,13 +51,13 @@ def scalars_of(
     for kind in dict.fromkeys(evidence):
         out[f"residual/{kind}"] = float(np.max([r for r, e in zip(residual, evidence, strict=True) if e == kind]))
     scale = np.array([s.kind == "scale" for s in symmetries])
-    out |= _spread("norm", np.sqrt(now[scale].clip(0)))
+    out |= spread("norm", np.sqrt(now[scale].clip(0)))
     with np.errstate(divide="ignore", invalid="ignore"):
-        out |= _spread("update_to_weight", np.sqrt((square / before)[scale]))
-    out |= _spread("angle", np.sqrt(turn[scale]))
+        out |= spread("update_to_weight", np.sqrt((square / before)[scale]))
+    out |= spread("angle", np.sqrt(turn[scale]))
     sizes = np.array([s.size for s in symmetries])
     rates = [_effective(t, c) for t, c in zip(held, now / sizes, strict=True)]
-    return out | _spread("effective_lr", np.array(rates)[scale])
+    return out | spread("effective_lr", np.array(rates)[scale])
 
 
 def _moved(rows: Rows, reading: Reading) -> Tensor:
@@ -74,6 +74,7 @@ def _effective(told: Hyperparameters | None, length2: float) -> float:
     return effective_lr(told.lr, length2, told.memory, told.power)
 
 
-def _spread(tag: str, values: np.ndarray) -> dict[str, float]:
+def spread(tag: str, values: np.ndarray) -> dict[str, float]:
+    """`tag`/smallest, median and largest of those values that are finite."""
     values = values[np.isfinite(values)]
     return {f"{tag}/{name}": float(of(values)) for name, of in SPREAD.items()} if len(values) else {}

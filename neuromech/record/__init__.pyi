@@ -11,4 +11,5 @@ from .record import how_it_ended as how_it_ended
 from .run import Run as Run
 from .run import plain as plain
 from .run import read as read
+from .run import refuse_link as refuse_link
 from .sinks import Sinks as Sinks

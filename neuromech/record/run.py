@@ -72,6 +72,12 @@ def read(path: str | Path) -> Run:
     return Run(path, sessions)
 
 
+def refuse_link(path: Path, run: Run) -> None:
+    """Raises `RecordError` if `path`, which is about to be written, is a link in the run's own directory."""
+    if run.path is not None and path.is_symlink() and path.absolute().parent.resolve() == run.path.resolve():
+        raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
+
+
 def read_sessions(path: Path) -> list[Session]:
     """What `write_sessions` wrote, [] if it never did. Raises `RecordError` if the file is something else."""
     try:

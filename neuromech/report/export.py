@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neuromech.errors import RecordError
-from neuromech.record import Run
+from neuromech.record import Run, refuse_link
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +21,7 @@ def export_run(run: Run, to: str, path: Path) -> Path:
 
     Raises `RecordError` if the tool is not installed, or if nothing can be written.
     """
-    if path.is_symlink() and run.path is not None and path.absolute().parent.resolve() == run.path.resolve():
-        raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
+    refuse_link(path, run)
     try:
         path.mkdir(parents=True, exist_ok=True)
         if to in ("parquet", "csv"):

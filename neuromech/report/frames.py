@@ -148,6 +148,14 @@ class RunFrames:
         rows = self.history
         return rows[rows["member"] < 0].groupby("symmetry", as_index=False).tail(1).reset_index(drop=True)
 
+    def scalars(self) -> dict[str, float]:
+        """At most 30 numbers of the last recorded step, by the tags of `neuromech.dynamics.scalars_of`."""
+        from neuromech.report.facts import gather
+        from neuromech.report.newest import newest
+
+        run = self._recorded()
+        return newest(gather(run), run.frame("sides"))
+
     def plot(self, what: str | int | None = None) -> list[Axes]:
         """Matplotlib axes of a figure. `what`: part of a family's name, or its number, or a logged number as "loss";
         None: how far off every law was. Raises `RecordError` if there is no such thing; says what there is."""

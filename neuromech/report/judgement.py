@@ -76,16 +76,17 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
     for evidence in ("predicted", "checked", "measured"):
         own = [f for f in holding if f.evidence == evidence]
         if own:
-            yield _held(own, sum(f.evidence == evidence for f in judged), evidence, bool(little))
+            lost = [f for f in seen if f.verdict.status == "diverged"]
+            of = sum(f.evidence == evidence for f in judged + lost)
+            yield _held(own, of, evidence, bool(little))
 
 
 def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterator[Statement]:
     """`noticed`: a practice that the monitor has seen, which may be why."""
     if broken:
         since, worst = min(f.verdict.since or 0 for f in broken), max(f.verdict.worst for f in broken)
-        which = listing([f.name for f in broken[:NAMES]]) + (
-            f" and {len(broken) - NAMES} more" if len(broken) > NAMES else ""
-        )
+        more = [f"{len(broken) - NAMES} more"] if len(broken) > NAMES else []
+        which = listing([f.name for f in broken[:NAMES]] + more)
         count = f"{len(broken)} of {many(judged, 'law')} {be(len(broken))} broken"
         text = f"{count}, from step {since} on, by up to {share(worst)}"
         do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
@@ -125,9 +126,11 @@ def _motionless(facts: RunFacts) -> Statement | None:
 def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[Statement]:
     """Steps that follow the gradient flow: how closely, and how far plain steps would be off."""
     w = facts.wrapper
-    off = [f.worst("flow") for f in judged if not math.isnan(f.worst("flow"))]
+    off = [x for f in judged if not math.isnan(x := _off_the_flow(f))]
     times = float(w.get("plain", math.nan))  # with momentum plain steps are off by more than their finite size
     plain = [] if math.isnan(times) else [times * x for f in judged if not math.isnan(x := _discretization(f))]
+    if plain and _decay_of_finite_steps(facts) > 0.1 * max(plain):
+        plain = []  # weight decay in finite steps is off as well, and may make up for it
     name = f"{w.get('class', 'EoMOptimizer')} (order {w.get('order', '?')}, {w.get('backend', '?')})"
     if not off:
         yield Statement("laws", "none", f"{name}: no charge was followed.")
@@ -193,6 +196,18 @@ def _discretization(f: FamilyRecord) -> float:
     whole = f.terms[f.terms["member"] < 0] if "discretization" in f.terms else f.terms[:0]
     scale = float(f.whole["scale"].max()) if len(f.whole) else 0.0
     return abs(float(whole["discretization"].iloc[-1])) / scale if len(whole) and scale > 0 else math.nan
+
+
+def _off_the_flow(f: FamilyRecord) -> float:
+    """The furthest that the charge of the whole family was from the flow, relative to its size."""
+    return float(((f.whole["flow"] - f.whole["observed"]).abs() / f.whole["scale"].max()).max())
+
+
+def _decay_of_finite_steps(facts: RunFacts) -> float:
+    """By how much weight decay in finite steps shrinks a charge beyond the flow: at most 2 (lr decay)^2 each."""
+    groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]
+    speed = max((float(g.get("weight_decay") or 0) / (1 - float(g.get("momentum") or 0)) for g in groups), default=0.0)
+    return 2 * speed**2 * float((facts.steps["lr"] ** 2).sum()) if speed and "lr" in facts.steps else 0.0
 
 
 def _any_rate(facts: RunFacts) -> bool:

@@ -23,11 +23,13 @@ SAYS = {
     "observed": ("none", "–", "no prediction"),
     "empty": ("none", "–", "not followed"),
 }
+IDENTITY = ("none", "=", "balances")  # as it would whatever happened
+NOTHING = ("none", "–", "no symmetry")
 
 
 def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """Layers of one form as one row, as `detect` prints them; what is broken comes first."""
-    keys = [((x.kind, x.shapes, x.status, x.evidence, len(x.families)), (x.name,)) for x in layers]
+    keys = [((x.kind, x.shapes, x.status, x.rests_on, len(x.families)), (x.name,)) for x in layers]
     out = []
     for which, (name,) in merged(keys) if layers else ():
         own = [layers[i] for i in which]
@@ -43,9 +45,9 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
                 "size": sum(x.size for x in own),
                 "families": sum(len(x.families) for x in own),
                 "kinds": ", ".join(kinds),
-                "says": SAYS[own[0].status],
+                "says": says(own[0]),
                 "status": own[0].status,
-                "evidence": own[0].evidence if own[0].families else "",
+                "evidence": ", ".join(own[0].rests_on),
                 "worst": max(worst, default=math.nan),
                 "strip": furthest.strip,
                 "text": " ".join([name, *(x.name for x in own[:3]), own[0].kind, *kinds]).lower(),
@@ -55,6 +57,14 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     return sorted(out, key=lambda r: order.get(r["status"], 2))
 
 
+def says(layer: Layer) -> tuple[str, str, str]:
+    """Tone, sign and word."""
+    if not layer.families:
+        return NOTHING
+    holds = layer.status in ("rounding", "close")
+    return IDENTITY if holds and layer.rests_on == ("measured",) else SAYS[layer.status]
+
+
 def place(facts: RunFacts, index: int) -> int:
     return next((k for k, f in enumerate(facts.families) if f.index == index), 0)
 
@@ -62,7 +72,7 @@ def place(facts: RunFacts, index: int) -> int:
 def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """By layer: which share of all that moved its charges came from which cause, at the end of the run."""
     by_index = {f.index: f for f in facts.families}
-    keys = [((x.kind, x.shapes, x.status, x.evidence, len(x.families)), (x.name,)) for x in layers]
+    keys = [((x.kind, x.shapes, x.status, x.rests_on, len(x.families)), (x.name,)) for x in layers]
     out = []
     for which, (name,) in merged(keys) if layers else ():
         total = dict.fromkeys(TERMS, 0.0)

@@ -19,12 +19,13 @@ BINS = 60  # of a heat strip
 DECADES = 6.0  # that a strip shows, to either side of what rounding can do
 NONE = 255  # a bin without a value
 ORDER: tuple[Status, ...] = ("broken", "diverged", "close", "rounding", "observed", "empty")
-_WEAK: tuple[Evidence, ...] = ("found", "measured", "checked", "predicted")
+_STRONG: tuple[Evidence, ...] = ("predicted", "checked", "measured", "found")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One module that owns parameters, with the families that move them. `size`: number of its parameters."""
+    """One module that owns parameters, with the families that move them. `size`: number of its parameters.
+    `rests_on`: the evidence on laws that fared as `status` says, the strongest first."""
 
     name: str
     kind: str
@@ -32,7 +33,7 @@ class Layer:
     size: int
     families: tuple[int, ...]
     status: Status
-    evidence: Evidence
+    rests_on: tuple[Evidence, ...]
     worst: float
     strip: str
 
@@ -60,7 +61,7 @@ def _layer(name: str, module: Mapping[str, Any], found: Sequence[FamilyRecord], 
         size=sum(math.prod(v) for v in shapes.values()),
         families=tuple(f.index for f in found),
         status=status,
-        evidence=min((f.evidence for f in same), key=_WEAK.index, default="found"),
+        rests_on=tuple(sorted({f.evidence for f in same}, key=_STRONG.index)),
         worst=max(worst, default=math.nan),
         strip=strip(found, n_steps),
     )

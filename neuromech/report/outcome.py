@@ -39,8 +39,10 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
         if lost.any():
             at = int(step[int(np.argmax(lost))])
             tone: Tone = "bad" if name in (LOSS, WEIGHTS) else "mixed"
-            when = f"from step {at} on" if lost[step >= at].all() else f"at step {at} and {int(lost.sum()) - 1} others"
-            yield Statement("not finite", tone, f"{shown} is not finite {when.removesuffix(' and 0 others')}.", at)
+            more = int(lost.sum()) - 1
+            when = f"at step {at}" + (f" and {many(more, 'other')}" if more else "")
+            when = f"from step {at} on" if lost[step >= at].all() else when
+            yield Statement("not finite", tone, f"{shown} is not finite {when}.", at)
         if name in SHOWN:
             yield from _exploded(name, step[~lost], np.abs(value[~lost]))
     yield from _charges_lost(facts)

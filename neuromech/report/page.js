@@ -22,12 +22,12 @@ function shape(tag, attributes = {}, text) {
 const floats = s => new Float32Array(bytes(s).buffer);
 const SUPER = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 const power = d => "10" + String(d).split("").map(c => SUPER[c]).join("");
-function say(x) {
+function say(x, digits = 4) {
   if (!Number.isFinite(x)) return "not a number";
   if (x === 0) return "0";
   const a = Math.abs(x);
-  if (a >= 1e-3 && a < 1e5) return String(+x.toPrecision(4));
-  const [m, e] = x.toExponential(2).split("e");
+  if (a >= 1e-3 && a < 1e5) return String(+x.toPrecision(digits));
+  const [m, e] = x.toExponential(digits - 2).split("e");
   return `${+m}×${power(+e)}`;
 }
 
@@ -39,6 +39,12 @@ function ticks(low, high, n) {
   const out = [];
   for (let t = Math.ceil(low / step) * step; t <= high + 1e-9 * step; t += step) out.push(Math.abs(t) < 1e-9 * step ? 0 : t);
   return out;
+}
+
+function told(values) {
+  const apart = d => new Set(values.map(v => say(v, d))).size === values.length;
+  const digits = [3, 4, 5, 6, 7, 8].find(apart) || 9;
+  return values.map(v => [v, say(v, digits)]);
 }
 
 function chart(host, spec) {
@@ -66,7 +72,7 @@ function chart(host, spec) {
   button("figure", () => save(`${spec.file}.svg`, "image/svg+xml", standalone(svg)));
 
   function draw() {
-    const W = Math.max(280, box.clientWidth || 600), H = spec.height || 220, L = 62, R = 12, T = 10, B = 34;
+    const W = Math.max(280, box.clientWidth || 600), H = spec.height || 220, L = 74, R = 12, T = 10, B = 34;
     const [x0, x1] = window || all;
     whole.hidden = !window;
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
@@ -88,7 +94,7 @@ function chart(host, spec) {
     const X = v => L + (v - x0) / (x1 - x0) * (W - L - R), Y = v => H - B - (f(v) - y0) / (y1 - y0) * (H - T - B);
     const clip = v => Math.min(Math.max(v, T), H - B);
     scale = { X, L, R, W, x0, x1 };
-    const yt = log ? range(y0, y1) : ticks(y0, y1, 4).map(v => [v, say(v)]);
+    const yt = log ? range(y0, y1) : told(ticks(y0, y1, 4));
     for (const [v, text] of yt) {
       const y = H - B - ((log ? Math.log10(v) : v) - y0) / (y1 - y0) * (H - T - B);
       svg.append(shape("line", { class: "grid", x1: L, x2: W - R, y1: y, y2: y }), shape("text", { x: L - 6, y: y + 4, "text-anchor": "end" }, text));
@@ -125,7 +131,6 @@ function chart(host, spec) {
         const every = Math.max(1, Math.floor(l.y.length / 26));
         for (let i = 0; i < l.y.length; i += every) if (Number.isFinite(l.y[i]) && inside(l, i) && (!log || l.y[i] > 0))
           svg.append(shape("circle", { class: "dot", cx: X(l.x[i]), cy: clip(Y(l.y[i])), r: l.small ? 2 : 3.2 }));
-        if (l.y.length === 1) every;
       }
     }
     if (spec.direct) {

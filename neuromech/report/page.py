@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from neuromech.detect import compressed
 from neuromech.errors import RecordError
-from neuromech.record import BACKWARDS, GRADIENT, LOSS, WEIGHTS, Run, read
+from neuromech.record import BACKWARDS, GRADIENT, LOSS, WEIGHTS, Run, read, refuse_link
 from neuromech.report import curves, settings, words
 from neuromech.report.advice import advice
 from neuromech.report.canvas import corners, drawable
@@ -58,8 +59,7 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     """
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
-    if run.path is not None and path.is_symlink() and path.absolute().parent.resolve() == run.path.resolve():
-        raise RecordError(f"{path} is a symbolic link, and those in a run directory are not followed: remove it")
+    refuse_link(path, run)
     return write(path, render(run))
 
 
@@ -196,7 +196,7 @@ def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
     text = curves.told(step, value)
     packed = {"step": curves.packed(step[shown]), "value": curves.packed(value[shown])}
-    return packed | {"name": name, "title": f"{name.capitalize()}, step by step", "alt": f"{name}: {text}.", "log": log}
+    return packed | {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}.", "log": log}
 
 
 def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
@@ -252,10 +252,16 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     events = facts.events[facts.events["kind"] != "fault"]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
-        out.append({"step": step, "tone": "none", "text": f"{row.kind}: {row.message}", "do": ""})
+        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message)), "do": ""})
     if len(events) > EVENTS:
         out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
     return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
+
+
+def _sentence(text: str) -> str:
+    """As it stands in a list of its own; where the step stands before it, it is not told again."""
+    text = re.sub(r"^step \d+: ", "", text.strip())
+    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _explained(facts: RunFacts) -> FamilyRecord | None:

@@ -20,9 +20,18 @@ def rendered(name: str, data: dict[str, Any], **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": words.number, "share": words.share, "unbroken": words.unbroken}
+    environment.filters |= {"number": words.number, "share": words.share, "unbroken": words.unbroken, "marked": marked}
     fixed = {kind: markupsafe.Markup(resource(f"page.{kind}")) for kind in ("css", "js")}
     return environment.from_string(resource(f"{name}.html.j2")).render(**fixed, data=compressed(data), **values)
+
+
+def marked(text: str) -> Any:
+    """Text whose words in `backticks` are code."""
+    import markupsafe
+
+    code = markupsafe.Markup("<code>{}</code>")
+    parts = enumerate(re.split(r"`([^`\n]+)`", text))
+    return markupsafe.Markup("").join(code.format(x) if k % 2 else x for k, x in parts)
 
 
 def resource(name: str) -> str:

@@ -34,8 +34,8 @@ def power_of_ten(exponent: int) -> str:
 
 
 def share(x: float) -> str:
-    """A relative size: 3.2 % if that says something to a person, else as a number."""
-    return f"{number(100 * x)} %" if 1e-4 <= x < 10 else number(x)
+    """A relative size: 3.2 % if that says something to a person, 16 times if it is large, else as a number."""
+    return f"{number(100 * x)} %" if 1e-4 <= x < 10 else f"{number(x)} times" if 10 <= x < math.inf else number(x)
 
 
 def exactly(x: float) -> str:

@@ -186,6 +186,15 @@ def test_a_branch_taken_by_the_input_alone_blocks_nothing() -> None:
     assert names(of(lambda m, x: plain(m, x) if x.sum() > -1e9 else m.a(x))) == [RESCALE]
 
 
+def test_what_is_never_read_is_called_that() -> None:
+    model = Net(lambda m, x: m.b(x) + m.a(x).detach(), a=nn.Linear(4, 3), b=nn.Linear(4, 3), c=nn.Linear(2, 2))
+    found = find_symmetries(model, torch.randn(5, 4))
+    assert found.inactive == ("a.weight", "a.bias", "c.weight", "c.bias")
+    assert found.never_read == ("c.weight", "c.bias")
+    assert "never read by the forward: c.weight, c.bias" in str(found)
+    assert "inactive: a.weight, a.bias do not reach the result" in str(found)
+
+
 def test_what_is_not_reached_is_inactive() -> None:
     found = find_symmetries(Net(plain, **two_layers(), c=(3,)), x())
     assert (names(found), found.inactive) == ([RESCALE], ("c",))

@@ -33,7 +33,7 @@ rescale: a positive factor on what stands left of the slash is undone by its inv
 
 ~ true but for the eps of a norm, which breaks it by this much
 
-inactive: spare.weight, spare.bias do not reach the result"""
+never read by the forward: spare.weight, spare.bias"""
 
 
 def convolution() -> Net:

@@ -152,7 +152,7 @@ def test_of_an_optimizer_that_looks_ahead_the_first_loss_counts() -> None:
     (described,) = probe._record.meta["optimizers"]
     assert described["wrapper"] | {"base": "SGD"} == {
         "base": "SGD",
-        "class": "EoMOptimizer", "order": 1, "follow": "flow", "backend": "gradients"
+        "class": "EoMOptimizer", "order": 1, "follow": "flow", "backend": "gradients", "plain": 1.0
     }  # fmt: skip
 
 

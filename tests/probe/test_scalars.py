@@ -72,3 +72,38 @@ def test_a_family_is_read_where_it_moved_and_not_in_the_step_of_another_optimize
         first.step()
         second.step()
     assert probe.scalars()["angle/median"] > 0
+
+
+def test_a_run_on_disk_has_the_same_numbers(tmp_path) -> None:
+    """Its rate of change is over the length in the middle of a step, that of the live run over the one before."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5, eps=1e-30), nn.ReLU(), nn.Linear(5, 3))
+    made = torch.optim.SGD(model.double().parameters(), lr=0.03, weight_decay=0.1)
+    with neuromech.instrument(model, run=tmp_path / "run") as probe:
+        probe.monitor(lambda fault: None)
+        for _ in range(12):
+            made.zero_grad()
+            F.cross_entropy(model(torch.randn(16, 6, dtype=torch.float64)), torch.randint(0, 3, (16,))).backward()
+            made.step()
+        live = probe.scalars()
+    opened = neuromech.open_run(tmp_path / "run")
+    on_disk = opened.scalars()
+    assert on_disk.keys() == live.keys()
+    assert all(type(x) is float for x in on_disk.values())
+    for tag in live:
+        assert on_disk[tag] == pytest.approx(live[tag], rel=0.02 if tag.startswith("update") else 1e-9), tag
+    newest = opened.latest()
+    assert newest["step"].tolist() == [12] * len(newest)
+    assert newest.equals(probe.latest())
+
+
+def test_every_door_of_a_probe_to_its_records_is_there_for_a_run_on_disk() -> None:
+    alive = {"averaging", "flush", "load_state_dict", "log", "monitor", "remove", "state_dict", "symmetries"}
+    doors = {name for name in dir(neuromech.Probe) if not name.startswith("_")}
+    assert doors - set(dir(neuromech.report.OpenedRun)) == alive
+
+
+def test_a_run_without_a_step_has_no_numbers(tmp_path) -> None:
+    with neuromech.instrument(nn.Linear(2, 2), run=tmp_path / "run"):
+        pass
+    assert neuromech.open_run(tmp_path / "run").scalars() == {}

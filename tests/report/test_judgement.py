@@ -6,16 +6,18 @@ import math
 import random
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+import neuromech
 from neuromech.record import Record
 from neuromech.report import render
 from neuromech.report.facts import RunFacts, gather
-from neuromech.report.judgement import decide
+from neuromech.report.judgement import _broken, decide
 from neuromech.report.statements import Judgement
 
 from .simulate import FAMILIES, meta, train
@@ -72,12 +74,22 @@ def test_laws_of_both_kinds_are_told_apart() -> None:
     assert said.tone == "ok"
     assert "2 laws predicted" in said.headline
     assert "1 law was only measured" in said.headline
+    told = [s.text for s in said.limits]
+    assert [t for t in told if "an identity" in t and t.startswith("1 law is measured: ")]
+    assert not any("predicted" in t or "checked" in t for t in told)
+    told = [s.text for s in judged(train(5, **optimizers("measured"))).limits]
+    assert [t for t in told if t.startswith("3 laws are measured: ")]
+    assert not any("measured" in s.text for s in judged(train(0, **optimizers("measured"))).limits)
 
 
 def test_some_laws_hold_less_closely() -> None:
     said = judged(train(54, meddle=touching(10, "2.bias", 1e-11)))
     assert said.tone == "mixed"
     assert "held to rounding, but for 1 within" in said.headline
+    assert any(s.text.startswith("1 law holds less closely than the rounding") for s in said.limits)
+    assert not any("less closely" in s.text for s in judged(train(54)).limits)
+    both = judged(train(54, meddle=touching(10, "2.weight", 1e-11)))
+    assert any(s.text.startswith("2 laws hold less closely") for s in both.limits)
 
 
 def test_a_law_breaks() -> None:
@@ -85,6 +97,15 @@ def test_a_law_breaks() -> None:
     assert said.tone == "bad"
     assert "2 of 3 laws are broken, from step 10 on, by up to" in said.headline
     assert [s.step for s in said.wrong] == [10]
+    assert not re.search(r"\d more", said.wrong[0].text)
+
+
+def test_of_many_broken_laws_five_are_named() -> None:
+    found = gather(train(54, meddle=touching(10, "2.weight", 0.1))).families
+    family = next(f for f in found if f.verdict.status == "broken")
+    (said,) = _broken([replace(family, name=f"w{i}") for i in range(7)], 9, "")
+    assert "7 of 9 laws are broken" in said.text
+    assert ": w0, w1, w2, w3, w4 and 2 more." in said.text
 
 
 def test_a_practice_that_breaks_laws_is_named_beside_them() -> None:
@@ -117,6 +138,15 @@ def test_a_run_that_diverges() -> None:
     assert "until then 3 of 3 laws held to rounding" in said.headline
 
 
+def test_laws_whose_charge_was_lost_are_counted_among_all() -> None:
+    record = train(12)
+    charges = record.frame("charges")
+    charges.loc[(charges["step"] >= 7) & (charges["symmetry"] == 1), "observed"] = math.nan
+    lost = Record(None, record.meta)
+    lost.append("charges", {str(c): charges[c] for c in charges if c != "session"})
+    assert "2 of 3 laws predicted ahead of every step held to rounding" in judged(lost).headline
+
+
 def test_an_explosion_is_told_though_every_law_holds() -> None:
     said = judged(with_loss(train(20), 1.6, 1e17))
     assert said.tone == "bad"
@@ -130,7 +160,7 @@ def test_what_comes_back_is_not_told_as_lasting() -> None:
     said = judged(with_loss(train(20), 1.6, math.nan, 1.2))
     assert "The loss is not finite at step 2." in said.headline
     said = judged(with_loss(train(20), 1.6, math.nan, 1.2, math.inf, 1.1))
-    assert "The loss is not finite at step 2 and 1 others." in said.headline
+    assert "The loss is not finite at step 2 and 1 other." in said.headline
     record = train(20)
     charges = record.frame("charges")
     charges.loc[charges["step"] == 7, "observed"] = math.nan
@@ -236,6 +266,48 @@ def test_steps_on_a_flow_are_told_as_such() -> None:
     wrapper = {"class": "EoMOptimizer", "order": 1, "follow": "flow", "backend": "hvp"}
     said = judged(train(5, **optimizers("measured", wrapper=wrapper)))
     assert "EoMOptimizer (order 1, hvp): charges stay within" in said.headline
+
+
+def off_the_flow(momentum: float, on_flow: bool, weight_decay: float = 0.0) -> tuple[neuromech.Probe, float]:
+    """A real run of 20 steps, and how far its charges end from the flow of the loss, worked out from the weights."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    x, y = torch.randn(32, 4, dtype=torch.float64), torch.randint(0, 3, (32,))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=momentum, weight_decay=weight_decay)
+    stepper = neuromech.EoMOptimizer(optimizer, order=1) if on_flow else optimizer
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(x), y)
+        if not on_flow:
+            loss.backward()
+        return loss
+
+    def charge() -> float:
+        first, bias, last = (model.get_parameter(n).detach() for n in ("0.weight", "0.bias", "2.weight"))
+        return float(first.square().sum() + bias.square().sum() - last.square().sum())
+
+    before = charge() * math.exp(-2 * weight_decay * 20 * 0.02 / (1 - momentum))
+    with neuromech.instrument(model) as probe:
+        for _ in range(20):
+            stepper.step(closure)
+    return probe, abs(charge() - before)
+
+
+@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.0, 0.0), (0.5, 0.0), (0.5, 1e-3), (0.0, 0.05)])
+def test_how_much_closer_steps_lie_to_the_flow_is_what_plain_steps_show(momentum: float, weight_decay: float) -> None:
+    probe, near = off_the_flow(momentum, True, weight_decay)
+    _, far = off_the_flow(momentum, False, weight_decay)
+    rows = probe.history.query("member < 0 and step == 20 and name.str.contains('0.weight')", engine="python")
+    assert float((rows["flow"] - rows["observed"]).abs().iloc[0]) == pytest.approx(near, rel=1e-3)
+    said = decide(gather(probe._record))
+    assert said.tone == "none"
+    assert re.search(r"charges stay within \S+(?: %)? of the gradient flow", said.headline)
+    times = re.search(r"plain steps would be off by about \S+(?: %)?, (\S+) times as far", said.headline)
+    if weight_decay > 0.01:
+        assert times is None  # decay in finite steps is as far off, the other way
+    else:
+        assert float(times[1].replace(",", "")) == pytest.approx(far / near, rel=0.2), said.headline
 
 
 def test_nothing_to_tell() -> None:

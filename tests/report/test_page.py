@@ -22,7 +22,7 @@ from torch import nn
 from neuromech.errors import RecordError
 from neuromech.record import Record, Run, read
 from neuromech.report import render, write_report
-from neuromech.report.rendering import decompressed
+from neuromech.report.rendering import decompressed, marked
 
 from .simulate import meta, train
 
@@ -212,11 +212,30 @@ def test_events_stand_in_the_timeline_and_as_marks() -> None:
     record = train(3)
     record.append("events", {"step": 2, "kind": "settings", "message": ["momentum is 0.5"]})
     page = look(record)
-    assert "step 2 settings: momentum is 0.5" in page.text
+    assert "step 2 Momentum is 0.5." in page.text
     assert page.data["marks"] == [{"step": 2, "text": "settings", "soft": True}]
     record.append("events", {"step": range(300), "kind": "note", "message": [f"event {i}" for i in range(300)]})
     page = look(record)
     assert "101 more events" in page.text
+
+
+def test_an_identity_does_not_wear_the_tick_of_a_prediction() -> None:
+    """Each layer says what its laws rest on; one without a symmetry says so."""
+    record = train(5)
+    record.meta["modules"] = [{"name": "9", "type": "Tanh", "shapes": {}}]
+    page = look(record)
+    assert "✓ holds predicted" in page.text
+    assert "– no symmetry" in page.text
+    assert "balances" not in page.text.split("The model, layer by layer")[1].split("Limits")[0]
+    measured = train(5, optimizers=[{"class": "Mine", "law": "measured", "groups": [{"lr": 0.1}]}])
+    table = look(measured).text.split("The model, layer by layer")[1].split("Limits")[0]
+    assert "= balances measured" in table
+    assert "✓" not in table
+
+
+def test_words_in_backticks_are_code() -> None:
+    assert str(marked("call `probe.monitor()` <now>")) == "call <code>probe.monitor()</code> &lt;now&gt;"
+    assert str(marked("`<b>`` alone")) == "<code>&lt;b&gt;</code>` alone"
 
 
 def test_names_and_messages_are_text_never_markup() -> None:
