@@ -97,7 +97,9 @@ def main() -> int:
     for what, held in (("orders", slopes), ("prediction", predicted), ("each counter term is nearer", nearer)):
         print("held  " if held else "MISSED", what)
     kept = "gradient descent is where the equation of motion says, order by order"
-    return verdict(slopes and predicted and nearer, kept, "GRADIENT DESCENT IS NOT WHERE THE SERIES SAYS")
+    fitted = ", ".join(f"{rows[f'slope {p}'].min():.2f} to {rows[f'slope {p}'].max():.2f}" for p in NAMES)
+    missed = "GRADIENT DESCENT IS NOT WHERE THE SERIES SAYS"
+    return verdict(slopes and predicted and nearer, kept, missed, f"slopes {fitted}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,9 @@ def main() -> int:
             goals[f"forecast, AUC above {AUC}: {area:.3f} ({what})"] = area > AUC
     for goal, held in goals.items():
         print("held  " if held else "MISSED", goal)
-    return verdict(all(goals.values()), "the flows follow the optimizer past the edge", "A GOAL IS MISSED")
+    return verdict(
+        all(goals.values()), "the flows follow the optimizer past the edge", "A GOAL IS MISSED", "; ".join(goals)
+    )
 
 
 if __name__ == "__main__":

@@ -224,7 +224,7 @@ class Recorder(TorchDispatchMode):
         node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
-        node.random = torch.Tag.nondeterministic_seeded in func.tags
+        node.random = _draws(func, args, kwargs)
         random = node.random or name in _UNFILLED
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
@@ -298,6 +298,17 @@ class _MemoryEscapes(TorchFunctionMode):
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+
+
+def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Does this call draw random numbers? A dropout of nothing, or outside of training, does not."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
+    arguments = schema_of(func).arguments
+    given = {a.name: a.default_value for a in arguments if a.has_default_value()}
+    given |= dict(zip([a.name for a in arguments], args, strict=False)) | kwargs
+    off = given.get("train", given.get("training")) is False
+    return not off and given.get("dropout_p", given.get("p")) != 0
 
 
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:

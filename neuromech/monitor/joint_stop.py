@@ -39,7 +39,8 @@ class JointStop:
             who = self._ranks.total(found).nonzero().flatten().tolist()
         except (InstrumentError, RuntimeError) as error:
             self._alone = True
-            warn(f"on_fault='raise' stops this process alone: {error}", "stops alone")
+            short = "on_fault='raise' stops this process alone"
+            warn(f"{short}: {error}", "stops alone", short=short)
             return
         if who and fault is None:
             names = f"rank {', '.join(map(str, who))}"

@@ -87,10 +87,9 @@ def test_the_exit_code_and_the_page(names, code, claims, tmp_path, monkeypatch, 
 
 def test_every_experiment_has_its_claim_and_its_analysis() -> None:
     shared = {"__init__", "evidence", "motions", "runs", "seeds", "tiny_imagenet", "training"}
-    unjudged = {"loss_spikes"}  # it has no analysis yet
+    unclaimed = {"loss_spikes"}  # asked, and answered by no: nothing foresees them well enough to claim it
     made = {p.stem for p in (ROOT / "experiments").glob("*.py")} - shared
-    assert set(CLAIMS) == (made - unjudged) | {"silent_bugs"}
-    assert not any((ROOT / "analysis" / f"{name}.py").exists() for name in unjudged)
+    assert set(CLAIMS) == (made - unclaimed) | {"silent_bugs"}
     assert all((ROOT / "analysis" / f"{name}.py").exists() for name in CLAIMS)
 
 

@@ -20,6 +20,13 @@ from neuromech.physics.energy.transposes import TRANSPOSES
 FILLED = 16  # times as many samples as were given, at most
 KEPT = 4  # traces of one energy in different moods, as training and evaluation
 
+# Asked of the tensor itself a size is that of one sample inside of vmap; torch's own operators have no rule there.
+_ASKED: dict[Any, Any] = {
+    torch.ops.aten.sym_size.int: Tensor.size,
+    torch.ops.aten.sym_numel.default: Tensor.numel,
+    torch.ops.aten.sym_stride.int: Tensor.stride,
+}
+
 
 class Sweep:
     """The traced discrete gradient, a graph of (tensors of the energy..., condition, u, v); `sizes`: of its batches."""
@@ -91,6 +98,8 @@ def traced_sweep(
             node.replace_all_uses_with(node.args[0])
     fuse(module.graph)
     simplify(module.graph)
+    for node in module.graph.nodes:
+        node.target = _ASKED.get(node.target, node.target)
     module.recompile()
     if isinstance(sizes, AnySize) and not sizes.admits(2 * len(u) + 1):
         sizes = len(u)
