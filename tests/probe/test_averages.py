@@ -64,7 +64,7 @@ def test_an_average_that_does_otherwise_breaks_its_law() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("taken", [0.01, 0.0])
-def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: float) -> None:
+def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: float, tmp_path) -> None:
     """Whatever its format: one that takes in nothing, too, as where a small weight is lost to rounding."""
     model = small()
     probe, optimizer, mean = neuromech.instrument(model), sgd(model), copy.deepcopy(model).to(dtype)
@@ -77,7 +77,7 @@ def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: 
                 p.copy_(p.double().lerp(q.double(), taken))
     assert [fault.cause for fault in faults] == ["average"]
     assert "0.3" in str(faults[0])
-    assert "takes them in otherwise" in probe.report().read_text()
+    assert "takes them in otherwise" in probe.report(tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
