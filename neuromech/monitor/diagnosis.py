@@ -324,10 +324,9 @@ def _laws(e: Evidence) -> Iterator[Suspect]:
         worst = max(e.laws, key=lambda b: b.excess)
         text = f"the exact law of {worst.name} was left in this step by {worst.excess:.2g} times what rounding allows"
         text += f" ({worst.counted})" if worst.of else ""
-        few = all(b.members == 1 for b in e.laws)
-        if few:
+        if few := all(b.members == 1 for b in e.laws):
             yield Suspect("bit flip in weight", POSSIBLE, names, text)
-        yield Suspect("wrong step", LIKELY if not few else POSSIBLE, names, text)
+        yield Suspect("wrong step", POSSIBLE if few else LIKELY, names, text)
 
 
 _RULES: tuple[Callable[[Evidence], Iterator[Suspect]], ...] = (

@@ -138,9 +138,7 @@ class StepReader:
         self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
         self._left_marks: dict[str, Mark] = {}
 
-    def arm(
-        self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None = None, every: bool = True
-    ) -> None:
+    def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None, every: bool) -> None:
         """The symmetries are known, with their rows in a reading, of `every` member; `total`: see `TorqueMeter`."""
         self._lent = every
         self.meter, self._known = TorqueMeter(symmetries, self.params, total), True
