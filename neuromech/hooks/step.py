@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,31 @@ from torch.optim.optimizer import (
 
 from neuromech.compat import left_uncompiled
 from neuromech.hooks.guard import Guard
+
+
+class _Everywhere:
+    """One hook of torch's for the steps of all optimizers, which calls those that are added.
+
+    It stays for good: the garbage collector may forget a probe while torch goes through its hooks, and to take one away
+    just then would end the step of whoever is training.
+    """
+
+    def __init__(self, register: Callable[[Callable[..., Any]], Any]) -> None:
+        self._register, self._hooks, self._registered = register, dict[object, Callable[..., None]](), False
+
+    def add(self, owner: object, hook: Callable[..., None]) -> Callable[[], None]:
+        """Calls `hook` until `owner` is forgotten, or what is returned is called."""
+        if not self._registered:
+            self._registered = True
+            self._register(_Left(self._call))
+        self._hooks[key := object()] = hook
+        remove = partial(self._hooks.pop, key, None)
+        weakref.finalize(owner, remove)
+        return remove
+
+    def _call(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        for hook in list(self._hooks.values()):
+            hook(optimizer, args, kwargs)
 
 
 class StepWatch:
@@ -36,6 +62,7 @@ class StepWatch:
         self._attached: weakref.WeakKeyDictionary[Optimizer, tuple[Any, Any]] = weakref.WeakKeyDictionary()
         self._measured: Optimizer | None = None
         self._depth = 0  # of steps within a step of the same optimizer
+        self._removed = False
         # The registry of torch lives for ever: it must not keep a forgotten model alive.
         me = weakref.ref(self)
 
@@ -43,8 +70,7 @@ class StepWatch:
             if (watch := me()) is not None:
                 watch._guard(watch.consider, optimizer)
 
-        self._everywhere = register_optimizer_step_pre_hook(left_uncompiled(discover))
-        weakref.finalize(self, self._everywhere.remove)
+        self._forget = _ahead.add(self, discover)
 
     def consider(self, optimizer: Optimizer) -> None:
         """Attach to `optimizer` if it holds one of our parameters; if attached already, go behind its other hooks."""
@@ -63,6 +89,8 @@ class StepWatch:
     def _begin(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self._removed:
+            return None
         if self._measured is not None and hasattr(self._measured, "consolidate_state_dict"):
             return None  # ZeroRedundancyOptimizer steps its share by this one, and then fetches that of the others
         if self._measured is optimizer and _wrappers(optimizer) > 1:
@@ -87,6 +115,8 @@ class StepWatch:
             self._before(optimizer)
 
     def _end(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._removed:
+            return
         if self._measured is optimizer and self._depth:
             self._depth -= 1
         elif self._measured is optimizer:  # else it steps by means of another optimizer, which was measured
@@ -94,10 +124,12 @@ class StepWatch:
             self._after(optimizer)
 
     def remove(self) -> None:
-        self._everywhere.remove()
-        for handles in self._attached.values():
-            for handle in handles:
-                handle.remove()
+        self._forget()
+        self._removed = True
+        for optimizer, handles in self._attached.items():
+            if not _wrappers(optimizer):  # torch is going through these hooks just now: they stay, and do nothing
+                for handle in handles:
+                    handle.remove()
         self._attached.clear()
 
 
@@ -125,16 +157,11 @@ class ForeignSteps:
             if (watch := foreign(optimizer)) is not None:
                 watch._stepped(optimizer)
 
-        self._handles = (
-            register_optimizer_step_pre_hook(_Left(ahead)),
-            register_optimizer_step_post_hook(_Left(behind)),
-        )
-        for handle in self._handles:
-            weakref.finalize(self, handle.remove)
+        self._forget = _ahead.add(self, ahead), _behind.add(self, behind)
 
     def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+        for forget in self._forget:
+            forget()
 
 
 class OuterSteps:
@@ -148,11 +175,10 @@ class OuterSteps:
             if (watch := me()) is not None and any(id(p) in mine for p in _params_of(optimizer)):
                 watch._stepped(optimizer)
 
-        self._everywhere = register_optimizer_step_post_hook(_Left(hook))
-        weakref.finalize(self, self._everywhere.remove)
+        self._forget = _behind.add(self, hook)
 
     def remove(self) -> None:
-        self._everywhere.remove()
+        self._forget()
 
 
 def _wrappers(optimizer: Optimizer) -> int:
@@ -180,6 +206,10 @@ class _Left:
     @left_uncompiled
     def _run(self, *args: Any) -> Any:
         return self._hook(*args)
+
+
+_ahead = _Everywhere(register_optimizer_step_pre_hook)
+_behind = _Everywhere(register_optimizer_step_post_hook)
 
 
 def held(optimizer: Optimizer, parameters: list[nn.Parameter]) -> bool:

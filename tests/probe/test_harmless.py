@@ -1,6 +1,7 @@
 """First, do no harm: whatever is instrumented trains to the same bits, and no failure of the instrument ends a run."""
 
 import collections
+import gc
 import itertools
 import random
 import threading
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.checkpoint import checkpoint
 
 import neuromech
@@ -326,3 +328,44 @@ def test_whatever_fails_in_mid_run_is_kept_from_the_run(place: str, monkeypatch:
         same(plain)
     with pytest.raises(ZeroDivisionError):
         trained(plain, True, strict=True)
+
+
+def test_a_probe_that_is_forgotten_in_the_middle_of_a_step_ends_no_step() -> None:
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    optimizer, late = torch.optim.SGD(other.parameters(), lr=0.1), []
+    kept = [neuromech.instrument(model)]
+    kept[0].monitor()
+
+    def forget(*args: object) -> None:  # as the garbage collector may at any time
+        late.append(len(kept))
+        kept.clear()
+        gc.collect()
+
+    handles = [register_optimizer_step_pre_hook(forget), register_optimizer_step_post_hook(forget)]
+    last = register_optimizer_step_pre_hook(lambda *args: None), register_optimizer_step_post_hook(lambda *args: None)
+    try:
+        for _ in range(2):
+            other(torch.ones(4, 3)).sum().backward()
+            optimizer.step()
+    finally:
+        for handle in (*handles, *last):
+            handle.remove()
+    assert late == [1, 0, 0, 0]
+
+
+def test_a_probe_that_is_removed_in_the_middle_of_a_step_ends_no_step() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    probe = neuromech.instrument(model, optimizer=optimizer)
+
+    def remove(*args: object) -> None:
+        if steps == 2:
+            probe.remove()
+
+    optimizer.register_step_pre_hook(lambda *args: None)
+    optimizer.register_step_post_hook(remove)
+    optimizer.register_step_post_hook(lambda *args: None)
+    for steps in range(4):  # noqa: B007
+        model(torch.ones(4, 3)).sum().backward()
+        optimizer.step()
+    assert probe.history["step"].max() == 3
