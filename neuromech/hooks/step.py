@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -29,15 +28,13 @@ class _Everywhere:
     def __init__(self, register: Callable[[Callable[..., Any]], Any]) -> None:
         self._register, self._hooks, self._registered = register, dict[object, Callable[..., None]](), False
 
-    def add(self, owner: object, hook: Callable[..., None]) -> Callable[[], None]:
+    def add(self, owner: object, hook: Callable[..., None]) -> Callable[[], Any]:
         """Calls `hook` until `owner` is forgotten, or what is returned is called."""
         if not self._registered:
             self._registered = True
             self._register(_Left(self._call))
         self._hooks[key := object()] = hook
-        remove = partial(self._hooks.pop, key, None)
-        weakref.finalize(owner, remove)
-        return remove
+        return weakref.finalize(owner, self._hooks.pop, key, None)
 
     def _call(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for hook in list(self._hooks.values()):
