@@ -34,7 +34,7 @@ from neuromech.eom.flow import VELOCITY, Flow, Startup, descend
 from neuromech.eom.integrate import integrate
 from neuromech.eom.lanczos import random_like
 from neuromech.eom.landscape import LossFunction, PureLandscape
-from neuromech.eom.rule import Rule, check_lr
+from neuromech.eom.rule import Rule, check_lr, rule_and_lr
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, dot, norm
 
@@ -248,11 +248,7 @@ def _first_swing(rule: Rule, loss: LossFunction, start: Params, lr: float, start
 
 def edge_rule(rule: Rule | Optimizer, lr: float | None, what: str) -> tuple[Rule, float]:
     """The rule and the one lr of a flow at the edge. Raises `EoMError` for rules whose edge is not known."""
-    if isinstance(rule, Optimizer):
-        rates = {float(group["lr"]) for group in rule.param_groups}
-        if lr is None and len(rates) > 1:
-            raise EoMError(f"the parameter groups have different lr, {sorted(rates)}: one flow needs one; pass lr")
-        lr, rule = rates.pop() if lr is None else lr, Rule.of(rule)
+    rule, lr = rule_and_lr(rule, lr)
     check_lr(float("nan") if lr is None else lr)
     assert lr is not None
     if rule.kind not in ("sgd", "rmsprop"):

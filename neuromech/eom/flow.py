@@ -21,7 +21,7 @@ from neuromech.eom.derivatives import HVPForm, Point, gradient_at
 from neuromech.eom.integrate import integrate
 from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.memory import CLOCK, memory_field, startup_shift
-from neuromech.eom.rule import Rule, check_lr, check_order
+from neuromech.eom.rule import Rule, check_lr, check_order, rule_and_lr
 from neuromech.eom.terms import Backend, VectorField, decayed, motion, motion_by_gradients
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine
@@ -135,11 +135,7 @@ def flow_of(
 
     Raises `EoMError` for a rule, lr, order or backend without a flow.
     """
-    if isinstance(rule, Optimizer):
-        rates = {float(group["lr"]) for group in rule.param_groups}
-        if lr is None and len(rates) > 1:
-            raise EoMError(f"the parameter groups have different lr, {sorted(rates)}: one flow needs one; pass lr")
-        lr, rule = rates.pop() if lr is None else lr, Rule.of(rule)
+    rule, lr = rule_and_lr(rule, lr)
     if startup not in ("torch", "matched"):
         raise EoMError(f"startup is {startup!r}: it has to be 'torch' or 'matched'")
     check_order(order, 1 if rule.kind != "sgd" else 6)

@@ -14,7 +14,7 @@ from neuromech.eom.bseries import GRADIENT
 from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.memory import ages
-from neuromech.eom.rule import Rule, check_lr
+from neuromech.eom.rule import Rule, check_lr, rule_and_lr
 from neuromech.errors import EoMError
 from neuromech.params import Params, norm
 
@@ -24,11 +24,7 @@ def implicit_penalty(rule: Rule | Optimizer, loss: LossFunction, params: Params,
 
     Raises `EoMError` for decoupled decay, and for rules whose flow is not a gradient of anything (Lion, Muon).
     """
-    if isinstance(rule, Optimizer):
-        rates = {float(group["lr"]) for group in rule.param_groups}
-        if lr is None and len(rates) > 1:
-            raise EoMError(f"the parameter groups have different lr, {sorted(rates)}: pass lr")
-        lr, rule = rates.pop() if lr is None else lr, Rule.of(rule)
+    rule, lr = rule_and_lr(rule, lr, "pass lr")
     check_lr(float("nan") if lr is None else lr)
     rate = float(lr or 0.0)
     if rule.decoupled and rule.weight_decay:

@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from neuromech import optimizers
 from neuromech.eom.bseries import GRADIENT, IDENTITY, Series, add, lie
@@ -205,3 +206,15 @@ def _fields(rule: Rule, order: int) -> tuple[Series, ...]:
             terms += [((-1) ** i * mu / factorial(i), at(pulled, i, n - i)) for i in range(n + 1)]
         fields.append(add(*((c / (1 - mu), series) for c, series in terms)))
     return tuple(fields)
+
+
+def rule_and_lr(
+    rule: Rule | Optimizer, lr: float | None, todo: str = "one flow needs one; pass lr"
+) -> tuple[Rule, float | None]:
+    """The rule, and `lr` or that of the optimizer. Raises `EoMError` if its groups have several; `todo`: what then."""
+    if not isinstance(rule, Optimizer):
+        return rule, lr
+    rates = {float(group["lr"]) for group in rule.param_groups}
+    if lr is None and len(rates) > 1:
+        raise EoMError(f"the parameter groups have different lr, {sorted(rates)}: {todo}")
+    return Rule.of(rule), rates.pop() if lr is None else lr

@@ -10,13 +10,7 @@ from torch import Tensor
 from neuromech.errors import PhysicsError
 from neuromech.physics import DivergenceFree, EnergyModel, audit, mlp, rollout, systems
 
-
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def energy(u: Tensor) -> Tensor:

@@ -58,6 +58,15 @@ for _p in (0.02, 0.1, 0.5):
         PRACTICES[_name] = partial(_dropped, p=_p, python=_python)
 
 
+def learn_words(model: Language, watched: Watched, optimizer: torch.optim.Optimizer) -> Watched:
+    for k in watched.until(STEPS):
+        optimizer.zero_grad()
+        ids = tokens(16, k)
+        F.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
+        optimizer.step()
+    return watched
+
+
 @practice
 def sparse_embedding(seed: int) -> Watched:
     torch.manual_seed(seed)
@@ -74,12 +83,7 @@ def sparse_embedding(seed: int) -> Watched:
 def sparse_words(seed: int) -> Watched:
     model = Language(seed, sparse=True)
     watched, optimizer = Watched(model), torch.optim.SGD(model.parameters(), lr=0.1)
-    for k in watched.until(STEPS):
-        optimizer.zero_grad()
-        ids = tokens(16, k)
-        F.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
-        optimizer.step()
-    return watched
+    return learn_words(model, watched, optimizer)
 
 
 def _padded(seed: int, lowest: int) -> Watched:
@@ -143,9 +147,4 @@ def autocast_of_words(seed: int) -> Watched:
     model = Language(seed)
     lower_inside(model)
     watched, optimizer = Watched(model), torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for k in watched.until(STEPS):
-        optimizer.zero_grad()
-        ids = tokens(16, k)
-        F.cross_entropy(model(ids).flatten(0, 1), ids.roll(-1, 1).flatten()).backward()
-        optimizer.step()
-    return watched
+    return learn_words(model, watched, optimizer)

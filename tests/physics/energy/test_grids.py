@@ -6,13 +6,7 @@ import torch
 from neuromech.errors import PhysicsError
 from neuromech.physics import CentralDifference, ConvEnergy, ConvField, EnergyModel, Laplacian, Symplectic, rollout
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.mark.parametrize("boundary", ["periodic", "neumann", "dirichlet"])

@@ -20,11 +20,7 @@ from neuromech.physics.energy.guards import facts
 SCALE = 1.0  # a global that an energy reads
 
 
-@pytest.fixture(autouse=True)
-def _double() -> Any:
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Knobs:

@@ -10,13 +10,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics import Constrained, EnergyModel, Keeping, LearnedMatrix, LiePoisson, Metriplectic, rollout
 from neuromech.physics.energy.systems import Hamiltonian
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 class Quartic(nn.Module):

@@ -11,13 +11,7 @@ from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.prediction import Extrapolation
 from neuromech.physics.energy.traces import traced_sweep
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture

@@ -19,13 +19,7 @@ from neuromech.physics import (
 )
 from neuromech.physics.fields.layers import Sin
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 WIDE = Box(2, low=(0.0, -1.0), high=(3.0, 1.0))

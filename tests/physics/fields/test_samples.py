@@ -8,13 +8,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics import MovingMixture, couple, fit_mixture, gaussian, gaussian_cost, kinetic_energy, sample_plan
 from neuromech.physics.fields.mixture import aligned, positive, turned
 
-
-@pytest.fixture(autouse=True)
-def _double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def spread(d: int):
