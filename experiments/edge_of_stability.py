@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -158,6 +158,16 @@ def binomial(values: Iterable[tuple[float, Params]], sign: float) -> Params:
     return combine([(c * sign**j, x) for j, (c, x) in enumerate(values)])
 
 
+def both_sides(values: Sequence[Any], k: int) -> Any:
+    """The mean of a quantity over both sides of the swing at step k: one is read there, the other is interpolated.
+
+    To the sixth order, from five steps on either side: a mean over neighbours is 12 % too large where a burst falls by
+    half within three steps. Numbers or tensors.
+    """
+    other = sum(c / 256 * (values[k - j] + values[k + j]) for j, c in ((1, 150), (3, -25), (5, 3)))
+    return 0.5 * (values[k] + other)
+
+
 def follow(config: Config, record: Record) -> None:
     """Tables path (by series and step) and charges."""
     torch.manual_seed(config.seed)
@@ -168,7 +178,7 @@ def follow(config: Config, record: Record) -> None:
     params = settled(loss, params, config.settle)
     top = sharpness(loss, params)
     lr = config.begin * rule.edge / top.value
-    path = [params, *descend(rule, loss, params, lr, config.steps + 2)]
+    path = [params, *descend(rule, loss, params, lr, config.steps + 5)]
     losses = [float(loss(p)) for p in path]
     weights = [math.comb(4, j) / 16 for j in range(5)]
     shown = range(config.every, config.steps + 1, config.every)
@@ -188,14 +198,12 @@ def follow(config: Config, record: Record) -> None:
     rows = []
     for k in shown:
         near = list(zip(weights, path[k - 2 : k + 3], strict=True))
-        mean = sum(c * v for c, v in zip(weights, losses[k - 2 : k + 3], strict=True))
-        rows.append((k, mean, sharp(binomial(near, 1.0)), float(norm(binomial(near, -1.0)))))
+        rows.append((k, both_sides(losses, k), sharp(binomial(near, 1.0)), float(norm(binomial(near, -1.0)))))
     write("steps", rows)
     between = range(0, config.steps + 1, 2)
     kept: dict[str, list[Any]] = {"step": list(shown)}
-    true = {
-        k: torch.stack([c * charge(p) for c, p in zip(weights, path[k - 2 : k + 3], strict=True)]).sum(0) for k in shown
-    }
+    charged = [charge(p) for p in path]
+    true = {k: both_sides(charged, k) for k in shown}
     start = charge(params)
     scale = float(torch.stack([true[k] for k in shown]).norm(dim=1).max())
 

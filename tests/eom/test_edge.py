@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.edge_of_stability import both_sides
 from neuromech import EoMError
 from neuromech.eom import Rule, as_function, central_flow, charge_rate, descend, edge_flow, gradient_flow, sharpness
 from neuromech.eom.central import complementary
@@ -34,15 +35,6 @@ def steepening(rule: Rule, start: float = 1.001):
 def binomial(path: list[Params], k: int, sign: float) -> Params:
     """The centre (1) or the swing (-1) of steps around step k, to the fourth order."""
     return combine([(sign**j * math.comb(4, j) / 16, path[k - 2 + j]) for j in range(5)])
-
-
-def both_sides(values: list[float], k: int) -> float:
-    """The mean of a quantity over both sides of the swing at step k: one is read there, the other is interpolated.
-
-    To the sixth order: a mean over neighbours is 12 % too large where a burst falls by half within three steps.
-    """
-    far = sum(c * (values[k - j] + values[k + j]) for j, c in ((1, 150), (3, -25), (5, 3))) / 256
-    return 0.5 * (values[k] + far)
 
 
 @pytest.mark.parametrize("name", RULES)
