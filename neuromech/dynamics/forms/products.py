@@ -55,7 +55,9 @@ class Products:
             read = slice(members.start // each, -(-members.stop // each))
             self._shape.append((read.stop - read.start, m))
             self._own.append(slice(members.start - read.start * each, members.stop - read.start * each))
-            self._along.append(mixing.directions(n, m).T.to(first.device) if b.directions else None)
+            # One copy a matrix: a product that broadcasts takes twice as long.
+            each_along = mixing.directions(n, m).T.expand(read.stop - read.start, m, n) if b.directions else None
+            self._along.append(None if each_along is None else each_along.contiguous().to(first.device))
             for t in b.terms:
                 self._uses.setdefault(t.parameter, []).append(_Use(i, t, read))
         devices = [params[name].device for name in self._uses]
@@ -78,10 +80,11 @@ class Products:
                     for k in asked:
                         a, b = (rows.get(id(v)) for v in pairs[k])
                         if a is not None and b is not None:
-                            out[block][k] += (float(term.weight) * (a @ b.mT)).to(self.device)
+                            x, y = a.to(self.device), b.to(self.device)
+                            out[block][k].baddbmm_(x, y.mT, alpha=float(term.weight))
                     a = rows.get(id(pairs[0][0])) if pairs else None
                     if a is not None:
-                        square[block] += (float(abs(term.weight)) * a.square().sum(-1)).to(self.device)
+                        square[block].add_(a.square().sum(-1).to(self.device), alpha=float(abs(term.weight)))
         signed, unsigned = [], []
         for i, (b, own) in enumerate(zip(self._blocks, self._own, strict=True)):
             length = square[i].sqrt()
@@ -111,4 +114,4 @@ class Products:
         many = max(1, limit // max(1, count * n))
         for start in range(0, columns, many):
             wide = {key: x[..., start : start + many].double() for key, x in there.items()}
-            yield wide if along is None else {key: along @ x for key, x in wide.items()}
+            yield wide if along is None else {key: torch.bmm(along.to(x.device), x) for key, x in wide.items()}
