@@ -24,6 +24,7 @@ from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings, turned_axes
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
 from neuromech.detect.refine import NonNested, unify
 
@@ -78,6 +79,7 @@ class Walk:
     moving: list[Value] = field(default_factory=list)
     varying: set[Value] = field(default_factory=set)
     live: set[Value] = field(default_factory=set)
+    rotary: dict[Node, Rotary] = field(default_factory=dict)
     node: Node | None = None
 
     def run(self) -> Walk:
@@ -91,8 +93,11 @@ class Walk:
         self.varying = self.graph.descendants(self.moving)
         escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
         live = self.live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
+        self.rotary = rotary_embeddings(self.graph, self.varying)
+        inside = {node for r in self.rotary.values() for node in r.inside}
         for node in self.graph.nodes:
-            if any(v in self.varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
+            moves = node not in inside and any(v in self.varying for v in node.inputs)
+            if moves and (node.escape or any(v in live for v in node.outputs)):
                 self._visit(node)
         for value in self.graph.outputs:
             self.fix(self.indexed(value).labels)
@@ -109,7 +114,10 @@ class Walk:
         self.node = node
         operator = operator_of(node.op)
         try:
-            self._apply(self._rule(node, operator), node)
+            if node in self.rotary:
+                self.known[node.outputs[0]] = Indexed(turned_axes(self, self.rotary[node]))
+            else:
+                self._apply(self._rule(node, operator), node)
         except (Unsupported, NonNested) as error:
             for v in node.outputs:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
