@@ -35,6 +35,9 @@ class Operator:
     of a factor that a shift has turned into (`Abstract.growth`). `sees_rows`: it does not compare rows of a table that
     the data chose (`Abstract.rows`).
 
+    `rows`: which rows of its inputs some rows of its result are made of, `(node, rows) -> needs` (unread.py); None: all
+    of them, unless it acts on entries one by one.
+
     Of what it does with the content of its inputs: `no_content`: none of it flows on. `unfilled`: what it makes holds
     whatever was in memory. `escapes`: content leaves the graph, to where it may steer the control flow; `as_number`: as
     one number. `stops`: no gradient flows through it. `is_metadata`: what it says is about the tensor, not its content,
@@ -44,6 +47,7 @@ class Operator:
     rule: OperatorRule | None
     mixing: OperatorRule | None = None
     apart: OperatorRule | None = None
+    rows: OperatorRule | None = None
     same_content: bool = False
     for_complex: bool = False
     with_empty: bool = False

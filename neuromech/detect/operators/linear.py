@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from neuromech.detect import told_apart
+from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Expr
@@ -268,8 +268,16 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
 
 
-define("linear", linear, mixing.linear, for_complex=True, sees_growth=True, apart=told_apart.nothing)
-define("matmul mm bmm mv dot vdot", matmul, mixing.matmul, for_complex=True, sees_growth=True, apart=told_apart.nothing)
+define("linear", linear, mixing.linear, for_complex=True, sees_growth=True, apart=told_apart.nothing, rows=unread.last)
+define(
+    "matmul mm bmm mv dot vdot",
+    matmul,
+    mixing.matmul,
+    for_complex=True,
+    sees_growth=True,
+    apart=told_apart.nothing,
+    rows=unread.product,
+)
 define("_grouped_mm", grouped, mixing.grouped)
 define("addmm", addmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
 define("baddbmm", baddbmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from neuromech.detect import told_apart
+from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Event
 from neuromech.detect.axes import Label, count
 from neuromech.detect.interpret import Interpreter
@@ -160,15 +160,16 @@ def cosine_similarity(s: Interpreter, x: Abstract, y: Abstract, dim: int = 1, ep
 
 define("batch_norm", batch_norm, mixing.keeps_axes, apart=told_apart.nothing)
 define("instance_norm", instance_norm, mixing.keeps_axes, apart=told_apart.nothing)
-define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing)
+define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
 define("group_norm", group_norm, mixing.keeps_axes, apart=told_apart.nothing)
-define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing)
+define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
 define(
     "softmax _softmax _safe_softmax special_softmax",
     softmax,
     mixing.keeps_axes,
     sees_masked=True,
     apart=told_apart.nothing,
+    rows=unread.last,
 )
 define(
     "log_softmax _log_softmax special_log_softmax",
