@@ -14,16 +14,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterator
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from neuromech.detect.graph import Graph, Node, Value
 from neuromech.detect.operator import is_elementwise, short
-from neuromech.detect.refine import regroup
-
-if TYPE_CHECKING:
-    from neuromech.detect.axes import Axis
-    from neuromech.detect.matrix.walk import Walk
-
 
 _IN_PLACE = ("unsqueeze", "to", "_to_copy")  # entries stay where they are along the last axis
 
@@ -52,22 +46,6 @@ def rotary_embeddings(graph: Graph, varying: Container[Value]) -> dict[Node, Rot
 def _unread(v: Value, r: Rotary, end: Node, uses: Counter[Value]) -> bool:
     """True if nobody outside of an embedding reads `v`."""
     return uses[v] == sum(v in n.inputs for n in (*r.inside, end))
-
-
-def turned_axes(m: Walk, r: Rotary) -> tuple[Axis, ...]:
-    """The axes of what comes out."""
-    x = m.indexed(r.x)
-    *rest, pairs = x.axes
-    n = r.x.shape[-1] // 2
-    pair, among = regroup(pairs, (2, n), nested=True)[0]
-    m.fix(among)
-    m.dual(pair, pair)
-    for factor in r.factors:
-        missing = len(rest) + 1 - len(factor.shape)
-        for d, axis in enumerate(rest):
-            if d >= missing and factor.shape[d - missing] > 1:
-                m.fix(axis)
-    return (*rest, (*pair, *among))
 
 
 def _ended_by(node: Node) -> Iterator[Rotary]:

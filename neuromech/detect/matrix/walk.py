@@ -24,9 +24,9 @@ from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.graph import Graph, Node, Value, known_number
-from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings, turned_axes
+from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
-from neuromech.detect.refine import NonNested, unify
+from neuromech.detect.refine import NonNested, regroup, unify
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ class Walk:
         operator = operator_of(node.op)
         try:
             if node in self.rotary:
-                self.known[node.outputs[0]] = Indexed(turned_axes(self, self.rotary[node]))
+                self.known[node.outputs[0]] = self._turned(self.rotary[node])
             else:
                 self._apply(self._rule(node, operator), node)
         except (Unsupported, NonNested) as error:
@@ -123,6 +123,19 @@ class Walk:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
             labels = [x for v in (*node.inputs, *node.outputs) for x in self.indexed(v).labels]
             self.blocked.append(Blocked(node, str(error), labels))
+
+    def _turned(self, r: Rotary) -> Indexed:
+        """What a rotary embedding makes of a tensor: two entries each are mixed by rotations, the others by nothing."""
+        *rest, entries = self.indexed(r.x).axes
+        pair, among = regroup(entries, (2, r.x.shape[-1] // 2), nested=True)[0]
+        self.fix(among)
+        self.dual(pair, pair)
+        for factor in r.factors:
+            missing = len(r.x.shape) - len(factor.shape)
+            for d, tokens in enumerate(rest):
+                if d >= missing and factor.shape[d - missing] > 1:
+                    self.fix(tokens)
+        return Indexed((*rest, (*pair, *among)))
 
     def _rule(self, node: Node, operator: Operator | None) -> OperatorRule:
         """The rule for a call. Raises `Unsupported` if there is none."""
