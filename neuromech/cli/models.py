@@ -90,7 +90,7 @@ def _from_program(path: Path) -> LoadedModel:
     """A `torch.export` program with the example that it was exported with."""
     if not path.is_file():
         raise NeuromechError(f"there is no file {path}")
-    log = logging.getLogger("torch.export")  # of what is no program it tells at length
+    log = logging.getLogger("torch.export")  # of what is not a program it tells at length
     before = log.level
     try:
         log.setLevel(logging.CRITICAL)

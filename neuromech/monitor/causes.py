@@ -171,8 +171,8 @@ CAUSES: dict[str, Cause] = {
     ),
     "average": Cause(
         "an average of the weights takes them in otherwise than declared",
-        "compare its decay with what probe.averaging() is told (1 - decay); keep averages in float32, where a small "
-        "weight is not lost to rounding",
+        "compare its decay with the weight given to probe.averaging() (1 - decay); keep averages in float32, where a "
+        "small weight is not lost to rounding",
         lasting=True,
     ),
     "doubled gradient": Cause(
