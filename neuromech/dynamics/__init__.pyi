@@ -22,6 +22,8 @@ from .growth import Growth as Growth
 from .growth import growth_of as growth_of
 from .laws import Laws as Laws
 from .laws import Reading as Reading
+from .matrices import Matrices as Matrices
+from .matrices import followed as followed
 from .motion import Drift as Drift
 from .motion import Motion as Motion
 from .motion import Settings as Settings

@@ -51,16 +51,21 @@ def how(coverage: float, path: Path | None) -> str:
     return part + (f", records in {path}" if path else "")
 
 
-def of_findings(found: Findings, params: dict[str, nn.Parameter], members: Sequence[range]) -> dict[str, Any]:
-    """`members`: those that are measured, of each family that has laws; these come first."""
+def of_findings(
+    found: Findings, params: dict[str, nn.Parameter], followed: Sequence[Symmetry], members: Sequence[range]
+) -> dict[str, Any]:
+    """`followed`: the families that have laws, which come first, as they are followed; `members`: those of each that
+    are measured."""
 
     def dtype(s: Symmetry) -> str:
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    measured = told(found.symmetries, members)
+    measured = told(followed, members)
+    listed = [*followed, *found.symmetries[len(followed) :]]
     symmetries = [
-        s.to_dict() | {"dtype": dtype(s)} | own for s, own in zip(found, [*measured, *[{}] * len(found)], strict=False)
+        s.to_dict() | {"dtype": dtype(s)} | ({"of": full.size} if s.directions else {}) | own
+        for s, full, own in zip(listed, found, [*measured, *[{}] * len(found)], strict=False)
     ]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 

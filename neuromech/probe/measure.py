@@ -12,7 +12,21 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import own_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
+from neuromech.dynamics import (
+    FIELDS,
+    Laws,
+    Matrices,
+    Motion,
+    Reading,
+    Rows,
+    Sides,
+    Totals,
+    buffers,
+    followed,
+    law_of,
+    read,
+    scalars_of,
+)
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
@@ -46,11 +60,11 @@ class Measurement:
         self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = owners(model, self.params)
-        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
-        self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
+        # Those that have laws. Matrix families come last: an earlier version had none, nor have states that it saved.
+        self.symmetries = SymmetrySet(followed(found.symmetries, self.params, ranks is None)[: len(members)])
         self._observed: Tensor | None = None
         self._coverage = float(asked.coverage)
-        record.update_meta(describe.of_findings(found, self.params, members))
+        record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         eps = [*map(eps_of, formats)][: len(self.symmetries)]
         self._laws = Laws(self.symmetries, self.params, eps, ranks is None, members)
@@ -58,8 +72,8 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, members)
-        self.beside(self._bring_sides)
+        self._sides, self._matrices = Sides(self.symmetries, members), Matrices(self.symmetries)
+        self.beside(self._bring_beside)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
@@ -93,6 +107,8 @@ class Measurement:
         self._laws.before(self.params, gradients, motions, changed)
         if self._ranks is None and self._sides.due(self.step + 1):
             self._sides.measure(self.step + 1, self.params, gradients)
+        if self._ranks is None and self._matrices.due(self.step + 1):
+            self._matrices.measure(self.step, self.params)  # the weights are those that the last step left
 
     @property
     def laws(self) -> Laws:
@@ -106,9 +122,10 @@ class Measurement:
         """Call `flush` whenever what was measured is brought to the record."""
         self._writer.beside.append(flush)
 
-    def _bring_sides(self) -> None:
-        if columns := self._sides.take():
-            self._record.append("sides", columns)
+    def _bring_beside(self) -> None:
+        for table, kept in (("sides", self._sides), ("matrices", self._matrices)):
+            if columns := kept.take():
+                self._record.append(table, columns)
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""
