@@ -30,8 +30,8 @@ COLUMNS = ("size", "trace", "norm", "largest", "estimated")
 def followed(symmetries: Iterable[Symmetry], params: Values, whole: bool = True) -> list[Symmetry]:
     """The families that have laws, as they are followed; matrix families, large ones along directions, come last.
 
-    Not `whole`: parameters lie in parts on several processes, and none has a matrix to multiply: these families are
-    left out.
+    Rotations have no charge, and are left out. Not `whole`: parameters lie in parts on several processes, none has a
+    matrix to multiply: all matrix families are left out.
     """
     every = list(symmetries)
     matrices = [s for s in every if s.kind == "matrix" and not s.skew] if whole else []

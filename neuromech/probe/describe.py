@@ -62,10 +62,12 @@ def of_findings(
         return str(coarsest).removeprefix("torch.")
 
     measured = told(followed, members)
-    listed = [*followed, *found.symmetries[len(followed) :]]
+    whole = {(s.kind, s.name): s for s in found}
+    rest = whole.keys() - {(s.kind, s.name) for s in followed}
+    listed = [*followed, *(s for key, s in whole.items() if key in rest)]
     symmetries = [
-        s.to_dict() | {"dtype": dtype(s)} | ({"of": full.size} if s.directions else {}) | own
-        for s, full, own in zip(listed, found, [*measured, *[{}] * len(found)], strict=False)
+        s.to_dict() | {"dtype": dtype(s)} | ({"of": whole[s.kind, s.name].size} if s.directions else {}) | own
+        for s, own in zip(listed, [*measured, *[{}] * len(listed)], strict=False)
     ]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 

@@ -22,6 +22,7 @@ this order. A term's `matrices` are [blocks, n, rest]: rows are mixed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -37,7 +38,7 @@ SEED = 0x51D  # of a generator of our own: every run looks along the same direct
 def directions(n: int, k: int) -> Tensor:
     """The k directions along which matrices of n x n are followed: [n, k], float64, columns of length one."""
     drawn = torch.randint(2, (n, k), generator=torch.Generator().manual_seed(SEED))
-    return (2.0 * drawn.double() - 1.0) / n**0.5
+    return (2.0 * drawn.double() - 1.0) / math.sqrt(n)
 
 
 def members(blocks: int, n: int, skew: bool) -> int:

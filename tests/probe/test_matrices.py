@@ -134,3 +134,32 @@ def test_resuming_goes_on() -> None:
     for column in ("observed", "exact"):
         assert [*probe.latest()[column]] == [*wanted[column]]
     probe.remove()
+
+
+def test_rotations_have_no_charge_and_do_not_shift_the_others() -> None:
+    """Embeddings compared with each other: O(n), between two families with laws."""
+
+    class Compared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.e, self.a, self.b = nn.Linear(5, 4, bias=False), nn.Linear(5, 3, bias=False), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = (self.e(x) @ self.e(x).mT).sum() + self.b(self.a(x)).square().sum()
+            return out
+
+    torch.manual_seed(0)
+    model = Compared()
+    probe = neuromech.instrument(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(7, 5)).backward()
+        optimizer.step()
+    rows = probe.verdicts.query("kind == 'matrix'")
+    assert [(n, "rotation" in name) for n, name in zip(rows["size"], rows["name"], strict=True)] == [
+        (6, False), (6, True),
+    ]  # fmt: skip
+    assert [*rows["evidence"]] == ["predicted", "found"]
+    assert rows["worst"].iloc[0] < 1e-6
+    probe.remove()

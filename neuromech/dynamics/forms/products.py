@@ -86,10 +86,10 @@ class Products:
                     if a is not None:
                         square[block].add_(a.square().sum(-1).to(self.device), alpha=float(abs(term.weight)))
         signed, unsigned = [], []
-        for i, (b, own) in enumerate(zip(self._blocks, self._own, strict=True)):
+        for i, (kind, own) in enumerate(zip(self._blocks, self._own, strict=True)):
             length = square[i].sqrt()
             sizes = mixing.upper(length[..., :, None] * length[..., None, :])[own]
-            if b.lengths:
+            if kind.lengths:
                 found = [out[i][k].diagonal(dim1=-2, dim2=-1).clamp(min=0.0).sqrt() for k in range(len(pairs))]
                 signed.append(torch.stack([mixing.upper(x[..., :, None] * x[..., None, :])[own] for x in found]))
             else:
