@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech._version import __version__
 from neuromech.detect import Findings
-from neuromech.dynamics import law_of, told
+from neuromech.dynamics import law_of, listed
 from neuromech.optimizers import plain, rule_of
 from neuromech.params import named_parameters
 from neuromech.probe.arguments import Asked
@@ -61,14 +61,8 @@ def of_findings(
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    measured = told(followed, members)
-    whole = {(s.kind, s.name): s for s in found}
-    rest = whole.keys() - {(s.kind, s.name) for s in followed}
-    listed = [*followed, *(s for key, s in whole.items() if key in rest)]
-    symmetries = [
-        s.to_dict() | {"dtype": dtype(s)} | ({"of": whole[s.kind, s.name].size} if s.directions else {}) | own
-        for s, own in zip(listed, [*measured, *[{}] * len(listed)], strict=False)
-    ]
+    every = listed(found.symmetries, followed, members)
+    symmetries = [s.to_dict() | {"dtype": dtype(s)} | extra for s, extra in every]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 
 

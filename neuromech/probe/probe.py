@@ -283,11 +283,10 @@ class Probe(RunFrames):
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
-        whole = self._waiting.ranks is None
-        have_laws = followed(found.symmetries, named_parameters(self._model), whole)
+        have_laws = followed(found.symmetries, named_parameters(self._model), (ranks := self._waiting.ranks) is None)
         members = members or drawn(have_laws, self._asked.coverage)
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
         )
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
