@@ -78,7 +78,7 @@ def energy_curve(motion: Any, energy: Callable[[Tensor], Tensor], axes: Axes | N
         values = torch.stack([energy(x) for x in u]).cpu()
     axes = _axes(axes)
     for k, how in zip(range(u.shape[1]), _lines(axes, label), strict=False):
-        axes.plot(t[:, k], values[:, k] - values[0, k], **how)
+        axes.plot(t[:, k].numpy(), (values[:, k] - values[0, k]).numpy(), **how)
     axes.set_xlabel("time")
     axes.set_ylabel("energy - energy at the start")
     return axes
@@ -93,7 +93,14 @@ def space_time(motion: Any, sample: int = 0, dx: float = 1.0, axes: Axes | None 
     far = float(u.abs().max())
     place = dx * torch.arange(u.shape[1])
     shown = axes.pcolormesh(
-        place, t[:, sample], u, shading="nearest", cmap="RdBu_r", vmin=-far, vmax=far, rasterized=True
+        place.numpy(),
+        t[:, sample].numpy(),
+        u.numpy(),
+        shading="nearest",
+        cmap="RdBu_r",
+        vmin=-far,
+        vmax=far,
+        rasterized=True,
     )
     axes.figure.colorbar(shown, ax=axes, label="u")
     axes.set_xlabel("place")
