@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter
+from neuromech.compat import keeps_parameter
 from neuromech.detect import Findings
 from neuromech.dynamics import FIELDS, Laws, Looks, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks, rank
@@ -278,7 +278,7 @@ class Measurement:
                     self._journal.warn_once("moving", message)
                 self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
-            if own_parameter(owner, attribute) is not self.params[name]:
+            if not keeps_parameter(owner, attribute, self.params[name]):
                 self._journal.once(
                     f"replaced {name}",
                     self.step + 1,
