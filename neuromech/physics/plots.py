@@ -29,7 +29,7 @@ def _axes(axes: Axes | None, size: tuple[float, float] = (5.0, 3.6)) -> Axes:
 def _time_first(motion: Any) -> tuple[Tensor, Tensor]:
     """t [T, B], each sample's own, and u [T, B, ...] of a `Rollout`, `Trajectories` or `Paths`."""
     from neuromech.physics.energy import Rollout, Trajectories
-    from neuromech.physics.fields.conservation import Paths
+    from neuromech.physics.fields import Paths
 
     if isinstance(motion, Paths):
         t, u = motion.times, motion.positions
