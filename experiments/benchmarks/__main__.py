@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -244,7 +245,7 @@ def scaling(rounds: int) -> Iterator[tuple[str, int, Row]]:
     """Instrumented over bare steps, as the model grows in width and in depth."""
     for axis, sizes in (("width", (64, 128, 256, 512)), ("depth", (2, 4, 8, 16))):
         for size in sizes:
-            make = (lambda s=size: perceptron(s)) if axis == "width" else (lambda s=size: perceptron(64, s))
+            make = partial(perceptron, size) if axis == "width" else partial(perceptron, 64, size)
             watched = make()
             neuromech.instrument(watched)
             found = in_turns({"ours": training(watched), "bare": training(make())}, rounds, axis)
