@@ -203,8 +203,11 @@ class Monitor:
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)
-        moved, self._moved_on = self._moved_on, False
-        return bool(found.edits or found.lost or found.returned or moved) if known else None
+        edited, self._moved_on = bool(found.edits or found.lost or found.returned or self._moved_on), False
+        if self._total is not None:
+            # A law of sharded parameters holds for sums over all processes: all start over, or none.
+            edited = bool(self._total(torch.tensor([edited], dtype=torch.float64, device=self._reader.device)))
+        return edited if known else None
 
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""
