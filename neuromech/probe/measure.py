@@ -58,7 +58,7 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, members)
+        self._sides = Sides(self.symmetries, self._laws.slices)
         self.beside(self._bring_sides)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
@@ -92,7 +92,7 @@ class Measurement:
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
         if self._ranks is None and self._sides.due(self.step + 1):
-            self._sides.measure(self.step + 1, self.params, gradients)
+            self._sides.keep(self.step + 1, *self._laws.squares(gradients))
 
     @property
     def laws(self) -> Laws:

@@ -138,18 +138,21 @@ class Sums:
                     continue
                 for r in reads.whole:
                     to = whole.as_strided(r.size, r.stride, i * held + r.offset - self._shared)
-                    x = _summed(_shown(z, r), r.sums[:-1])
+                    x = _summed(_shown(z, r, chunk.length), r.sums[:-1])
                     torch.sum(x, r.sums[-1], out=to) if r.sums else to.copy_(x)
                 for r in reads.shared:
                     to = shared.as_strided(r.size, r.stride, i * self._shared + r.offset)
-                    to.add_(_summed(_shown(z, r), r.sums))
+                    to.add_(_summed(_shown(z, r, chunk.length), r.sums))
         return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
         """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
+        if len(chunk.ranges) == 1 and not self._scattered:
+            only = reader.read(chunk.ranges[0])
+            if only is None or only.dtype is self._dtype:
+                return only
+            return self._scratch.vector(chunk.length, self._dtype, self.device, slot).copy_(only)
         found = [reader.read(r) for r in chunk.ranges]
-        if len(found) == 1 and not self._scattered and (only := found[0]) is not None and only.dtype == self._dtype:
-            return only
         if all(v is None for v in found):
             return None
         parts = [
@@ -159,7 +162,7 @@ class Sums:
         if self._scattered:
             parts = [v.to(self.device, non_blocking=True) for v in parts]
         out = self._scratch.vector(chunk.length, self._dtype, self.device, slot)
-        return torch.cat(parts, out=out) if len(parts) > 1 else out.copy_(parts[0])
+        return torch.cat(parts, out=out)
 
     def _divided(self, reads: Iterable[Read]) -> _Reads:
         reads = tuple(reads)
@@ -168,8 +171,10 @@ class Sums:
         )
 
 
-def _shown(z: Tensor, r: Read) -> Tensor:
-    return (z if r.stop - r.start == len(z) else z[r.start : r.stop]).view(r.shape)
+def _shown(z: Tensor, r: Read, length: int) -> Tensor:
+    """What is read of a chunk `z` of `length`. Called for every read of every step: `len(z)` would cost as much."""
+    n = r.stop - r.start
+    return (z if n == length else z.narrow(0, r.start, n)).view(r.shape)
 
 
 def _summed(x: Tensor, axes: Iterable[int]) -> Tensor:

@@ -6,7 +6,7 @@ one when it is read. None is ever made whole; a name that a vector lacks counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,9 +47,11 @@ class Scratch:
     def vector(self, length: int, dtype: torch.dtype, device: torch.device, slot: int = 0) -> Tensor:
         """[length], of any content; what has another slot lies elsewhere."""
         kept = self._kept.get((slot, dtype, device))
-        if kept is None or kept.numel() < length:
-            kept = self._kept[slot, dtype, device] = torch.empty(length, dtype=dtype, device=device)
-        return kept[:length]
+        size = 0 if kept is None else kept.numel()
+        if kept is None or size < length:
+            kept, size = torch.empty(length, dtype=dtype, device=device), length
+            self._kept[slot, dtype, device] = kept
+        return kept if size == length else kept.narrow(0, 0, length)
 
 
 class Cuts(NamedTuple):
@@ -82,7 +84,7 @@ class Reader:
             (name, start): piece
             for name, x in vector.items()
             if name in cuts and isinstance(x, Tensor) and _in_one_piece(x) and not is_elsewhere(name)
-            for start, piece in zip(cuts[name].starts, x.view(-1).split(cuts[name].lengths), strict=True)
+            for start, piece in zip(cuts[name].starts, _pieces(x, cuts[name].lengths), strict=True)
         }
         self._name = ""
         self._made: dict[int, tuple[object, Tensor]] = {}
@@ -119,6 +121,11 @@ class Reader:
         if made is None:
             made = self._made[id(key)] = key, make()  # the key is kept, so that its id is not given away
         return made[1]
+
+
+def _pieces(x: Tensor, lengths: tuple[int, ...]) -> Sequence[Tensor]:
+    flat = x.view(-1)
+    return (flat,) if len(lengths) == 1 else flat.split_with_sizes(lengths)
 
 
 def _in_one_piece(x: Tensor) -> bool:
