@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.forms.chunks import Chunk, Piece, Read, chunks, piece_of, places
-from neuromech.dynamics.forms.vectors import Pair, Reader, Scratch, Values, Vector, cuts_of
+from neuromech.dynamics.forms.vectors import Pair, Reader, Scratch, Values, Vector, cuts_of, shown
 from neuromech.symmetry import Symmetry, Term
 
 # Elements of a chunk. On a CPU what a thread has of it should stay in its cache, and the whole be a small part of the
@@ -60,6 +60,9 @@ class _Reads(NamedTuple):
     whole: tuple[Read, ...]
     shared: tuple[Read, ...]
 
+    def __bool__(self) -> bool:
+        return bool(self.whole or self.shared)
+
 
 class Sums:
     """The compiled sums of blocks of one kind; those numbered `few` can be asked for alone."""
@@ -92,7 +95,8 @@ class Sums:
         keys = [(id(a), id(b)) for a, b in pairs]
 
         def product(flat: Flat, i: int, out: Tensor) -> Tensor | None:
-            x, y = (flat[k] for k in keys[i])
+            a, b = keys[i]
+            x, y = flat[a], flat[b]
             return None if x is None or y is None else torch.mul(x, y, out=out)
 
         return self._reduce([x for pair in pairs for x in pair], product, len(pairs), few)
@@ -133,16 +137,21 @@ class Sums:
             out = self._scratch.vector(chunk.length, self._dtype, self.device)
             for i in range(n):
                 reads = some if i in few else every
-                z = made(flat, i, out) if any(reads) else None
+                z = made(flat, i, out) if reads else None
                 if z is None:
                     continue
+                look = self._scratch.shown if z is out else shown
                 for r in reads.whole:
                     to = whole.as_strided(r.size, r.stride, i * held + r.offset - self._shared)
-                    x = _summed(_shown(z, r, chunk.length), r.sums[:-1])
+                    x = look(z, r)
+                    for axis in r.sums[:-1]:
+                        x = x.sum(axis)
                     torch.sum(x, r.sums[-1], out=to) if r.sums else to.copy_(x)
                 for r in reads.shared:
-                    to = shared.as_strided(r.size, r.stride, i * self._shared + r.offset)
-                    to.add_(_summed(_shown(z, r, chunk.length), r.sums))
+                    x = look(z, r)
+                    for axis in r.sums:
+                        x = x.sum(axis)
+                    shared.as_strided(r.size, r.stride, i * self._shared + r.offset).add_(x)
         return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
@@ -169,18 +178,6 @@ class Sums:
         return _Reads(
             tuple(r for r in reads if r.offset >= self._shared), tuple(r for r in reads if r.offset < self._shared)
         )
-
-
-def _shown(z: Tensor, r: Read, length: int) -> Tensor:
-    """What is read of a chunk `z` of `length`. Called for every read of every step: `len(z)` would cost as much."""
-    n = r.stop - r.start
-    return (z if n == length else z.narrow(0, r.start, n)).view(r.shape)
-
-
-def _summed(x: Tensor, axes: Iterable[int]) -> Tensor:
-    for axis in axes:
-        x = x.sum(axis)
-    return x
 
 
 def _place(r: Read) -> tuple[tuple[int, ...], tuple[int, ...], int]:
