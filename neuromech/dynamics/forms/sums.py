@@ -132,7 +132,11 @@ class Sums:
         shared = torch.zeros(n * self._shared, dtype=torch.float64, device=self.device)
         whole = torch.zeros(n * held, dtype=self._dtype, device=self.device)
         readers = {id(x): Reader(x, self._cuts) for x in vectors}
+        partial, name = _Partial(shared), ""
         for chunk, every, some in zip(self._chunks, self._all, self._few, strict=True):
+            if chunk.ranges[0].name != name:
+                name = chunk.ranges[0].name
+                partial.flush()
             flat = {k: self._flat(reader, chunk, slot) for slot, (k, reader) in enumerate(readers.items(), 1)}
             out = self._scratch.vector(chunk.length, self._dtype, self.device)
             for i in range(n):
@@ -151,7 +155,8 @@ class Sums:
                     x = look(z, r)
                     for axis in r.sums:
                         x = x.sum(axis)
-                    shared.as_strided(r.size, r.stride, i * self._shared + r.offset).add_(x)
+                    partial.add(x, r, i * self._shared + r.offset)
+        partial.flush()
         return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
@@ -178,6 +183,25 @@ class Sums:
         return _Reads(
             tuple(r for r in reads if r.offset >= self._shared), tuple(r for r in reads if r.offset < self._shared)
         )
+
+
+class _Partial:
+    """What chunks add to the same places of `out`, float64: those of one parameter are added up together."""
+
+    def __init__(self, out: Tensor) -> None:
+        self._out = out
+        self._waiting: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[Tensor]] = {}
+
+    def add(self, x: Tensor, r: Read, offset: int) -> None:
+        if r.sums:
+            self._waiting.setdefault((r.size, r.stride, offset), []).append(x)
+        else:  # a view of what will be written to
+            self._out.as_strided(r.size, r.stride, offset).add_(x)
+
+    def flush(self) -> None:
+        for place, xs in self._waiting.items():
+            self._out.as_strided(*place).add_(torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0])
+        self._waiting.clear()
 
 
 def _place(r: Read) -> tuple[tuple[int, ...], tuple[int, ...], int]:
