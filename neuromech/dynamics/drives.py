@@ -15,8 +15,8 @@ from neuromech.dynamics.splits import Layout
 
 class Measured(NamedTuple):
     """Drives of quadratic and linear rows; torques [1, rows] of directions that are known ahead; the rows that the
-    gradients do not leave alone, though the symmetry says so: [rows] bool. `squares`: <x, D x> of what the step follows,
-    and the same with absolute values: [quadratic rows]."""
+    gradients do not leave alone, though the symmetry says so: [rows] bool. `squares`: <x, D x> of what the step
+    follows, and the same with absolute values: [quadratic rows]."""
 
     drives: tuple[Drives, Drives]
     pulls: Tensor | None = None

@@ -3,8 +3,8 @@
 A rescale charge is a difference. Gradient noise moves it to where the two sides carry the same energy of gradients
 (Ziyin et al. 2024: the noise equilibrium of SGD): their ratio is 1 there.
 
-At few steps, 8 for every doubling of their number, and for nothing where laws read the gradients anyhow: a charge is the
-difference of its sides, and the same sum with absolute values, which every reading has too, is what they sum up to.
+At few steps, 8 for every doubling of their number, and for nothing where laws read the gradients anyhow: a charge is
+the difference of its sides, and the same sum with absolute values, which every reading has, is what they sum up to.
 """
 
 from __future__ import annotations
