@@ -29,7 +29,7 @@ def marks(tensors: Mapping[str, Tensor]) -> dict[str, Mark]:
 class _End:
     """Calls `done()` once at the end of every backward that it is told of while that runs."""
 
-    def __init__(self, done: Callable[[], object]) -> None:
+    def __init__(self, done: Callable[[], None]) -> None:
         self._done, self._task = done, -1
 
     def ahead(self) -> None:
@@ -136,7 +136,8 @@ class HandedGradients:
     def __init__(self, params: Iterable[nn.Parameter], guard: Guard) -> None:
         self._params = [p for p in params if p.is_floating_point()]
         self._left: list[Mark | None] | None = None
-        self._end = _End(lambda: guard(self._note))
+        self._guard = guard
+        self._end = _End(self._ended)
         self._handles: dict[nn.Parameter, RemovableHandle] = {}
         # The parameter keeps its hook for ever: it must not keep a forgotten probe alive.
         me = weakref.ref(self._end)
@@ -164,6 +165,9 @@ class HandedGradients:
         for p in self._params:
             if p.requires_grad and p not in self._handles:
                 self._handles[p] = p.register_post_accumulate_grad_hook(self._hook)
+
+    def _ended(self) -> None:
+        self._guard(self._note)
 
     def _note(self) -> None:
         self._left = self._marks()
