@@ -23,6 +23,12 @@ Signed = tuple[Tensor, Tensor]
 """Sums <x, D x> by row, and the same with the absolute values of the weights of D."""
 
 
+def is_due(step: int) -> bool:
+    """True for `PER_OCTAVE` steps of every doubling of their number, evenly apart; for all of the first ones."""
+    stride: int = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    return step % stride == 0
+
+
 class Sides:
     """The rescale families among `symmetries`, by their numbers there; family i has the rows `slices[i]`."""
 
@@ -33,8 +39,7 @@ class Sides:
 
     def due(self, step: int) -> bool:
         """Whether a step is one of those that are measured."""
-        stride = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
-        return bool(self.families) and step % stride == 0
+        return bool(self.families) and is_due(step)
 
     def keep(self, step: int, weights: Signed, gradients: Signed) -> None:
         """Keep the squares of weights and gradients on both sides: nothing here waits for the device."""
