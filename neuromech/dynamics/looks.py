@@ -17,7 +17,7 @@ class Looks:
         self._sides, self._matrices = Sides(symmetries, slices), Matrices(symmetries)
 
     def measure(self, step: int, params: Values, squares: Callable[[], tuple[Signed, Signed]]) -> None:
-        """Ahead of step `step`, if one of these is due; `squares()`: of weights and gradients, see `Laws.squares`. A row
+        """Ahead of step `step`, if one of these is due; `squares()`: of weights and gradients, as `Laws.squares`. A row
         of sides is numbered by the step that they drive, one of matrices by the step that left them."""
         if self._sides.due(step):
             self._sides.keep(step, *squares())
