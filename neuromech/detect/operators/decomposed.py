@@ -58,7 +58,7 @@ def mixed(rule: Callable[..., Indexed]) -> Callable[..., list[Indexed]]:
     return whole
 
 
-_NORM = {"mixing": mixed(mixing.keeps_axes), "apart": told_apart.nothing}
+_NORM: dict[str, Any] = {"mixing": mixed(mixing.keeps_axes), "apart": told_apart.nothing}
 define("_native_batch_norm_legit_no_training", first(batch_norm_at_rest), **_NORM)
 define("native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_functional", first(batch_norm), **_NORM)
 define("native_layer_norm", first(layer_norm), **_NORM, sees_rows=True)
