@@ -109,7 +109,7 @@ def render(record: Run) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[str(n) for n in facts.meta.get("notes") or ()],
+        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or ()],
         nothing=_why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
