@@ -45,9 +45,10 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
         return
     if not found:
-        yield Statement(
-            "nothing", "none", "No symmetry was found in this model, so there is no conservation law to follow."
-        )
+        withdrawn = len(facts.meta.get("rejected") or ())
+        why = f": {many(withdrawn, 'claim')} failed when tried and {was(withdrawn)} withdrawn" if withdrawn else ""
+        text = f"No symmetry was found in this model{why}, so there is no conservation law to follow."
+        yield Statement("nothing", "none", text)
         return
     if n == 0:
         here = many(len(found), "family of symmetries was", "families of symmetries were")

@@ -26,10 +26,12 @@ SAYS = {
 IDENTITY = ("none", "=", "balances")  # as it would whatever happened
 LITTLE = ("none", "≈", "within coarse rounding")
 NOTHING = ("none", "–", "no symmetry")
+NOT_LOOKED = ("none", "–", "not looked for")
 
 
 def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """Layers of one form as one row, as `detect` prints them; what is broken comes first."""
+    looked = "symmetries" in facts.meta or bool(facts.families)
     out = []
     for which, name in _alike(layers):
         own = [layers[i] for i in which]
@@ -45,7 +47,7 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
                 "size": sum(x.size for x in own),
                 "families": sum(len(x.families) for x in own),
                 "kinds": ", ".join(kinds),
-                "says": says(own[0]),
+                "says": says(own[0]) if looked else NOT_LOOKED,
                 "status": own[0].status,
                 "evidence": ", ".join(own[0].rests_on),
                 "worst": max(worst, default=math.nan),

@@ -124,7 +124,8 @@ function chart(host, spec) {
       let d = "", pen = false;
       for (let i = 0; i < l.y.length; i++) {
         const good = Number.isFinite(l.y[i]) && inside(l, i) && (!log || l.y[i] >= 0);
-        if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}`;
+        const alone = good && !pen && !(Number.isFinite(l.y[i + 1]) && inside(l, i + 1) && (!log || l.y[i + 1] >= 0));
+        if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}${alone ? "h0" : ""}`;
         pen = good;
       }
       if (!l.dots) svg.append(shape("path", { class: `line ${l.name}`, d }));

@@ -40,13 +40,11 @@ def curve(
     def up(v: float) -> float:
         return HEIGHT - BOTTOM - ((math.log10(v) if log else v) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    path, pen = [], "M"
-    for a, b in zip(x, seen, strict=True):
-        if np.isfinite(b):
-            path.append(f"{pen}{across(a):.1f},{up(b):.1f}")
-            pen = "L"
-        else:
-            pen = "M"  # a gap, never a zero
+    path, drawn = [], np.isfinite(seen)
+    for k in np.flatnonzero(drawn):  # a gap, never a zero; what stands alone is a dot
+        pen = "L" if k and drawn[k - 1] else "M"
+        alone = pen == "M" and not drawn[k + 1 : k + 2].any()
+        path.append(f"{pen}{across(x[k]):.1f},{up(seen[k]):.1f}{'h0' if alone else ''}")
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(alt)}">']
     for v, label in zip(levels, labels, strict=True):
         parts += [

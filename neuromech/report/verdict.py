@@ -115,7 +115,8 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
         if bound >= TELLS_LITTLE:
-            text = f"was off by up to {share(worst)}, and rounding in {dtype} alone can do {share(bound)}: that says little"
+            can = f"rounding in {dtype} alone can do {share(bound)}"
+            text = f"was off by up to {share(worst)}, and {can}: that says little"
         return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
     if worst <= half or worst <= bound:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"

@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Sequence
 
+from neuromech.detect import compressed
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -52,6 +54,11 @@ def exactly(x: float) -> str:
 def unbroken(name: str) -> str:
     """A name that lines do not break inside of brackets: `fc.weight[:, i]`."""
     return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+
+
+def short(name: str) -> str:
+    """The name of a family with repeated layers as one: `layers.0-11.out.weight`."""
+    return ", ".join(compressed(re.split(r", (?![^\[]*\])", name), 3))
 
 
 def many(n: int, one: str, more: str | None = None) -> str:
