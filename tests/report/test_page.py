@@ -206,7 +206,7 @@ def test_what_limits_the_answer_is_listed() -> None:
         assert said in text
     assert "it looked like it" in text
     assert "d.bias , e.bias" in text
-    assert "dropout was off while measuring" in text
+    assert "Dropout was off while measuring." in text
 
 
 def test_events_stand_in_the_timeline_and_as_marks() -> None:
@@ -309,9 +309,8 @@ def test_importing_the_report_is_cheap_and_its_template_is_there() -> None:
 
 def test_before_the_first_forward_nothing_is_denied() -> None:
     """That no symmetry is there can only be said once one has looked."""
-    waiting = Record(
-        None, {"model": "Sequential", "modules": [{"name": "0", "type": "Linear", "shapes": {"weight": [3, 2]}}]}
-    )
+    layer = {"name": "0", "type": "Linear", "shapes": {"weight": [3, 2]}}
+    waiting = Record(None, {"model": "Sequential", "modules": [layer]})
     waiting.append("events", {"step": 0, "kind": "nothing measured", "message": "no forward has been seen: call it"})
     page = look(waiting)
     assert "Nothing was measured in this run: no forward has been seen: call it." in page.text
