@@ -118,7 +118,7 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
             can = f"rounding in {dtype} alone can do {share(bound)}"
             text = f"was off by up to {share(worst)}, and {can}: that says little"
         return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
-    if worst <= half or worst <= bound:
+    if worst <= half:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
         return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])
