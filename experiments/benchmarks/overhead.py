@@ -28,6 +28,7 @@ from torch.optim.optimizer import Optimizer
 
 import neuromech
 from experiments.benchmarks.models import Transformer, resnet18
+from neuromech.compat import storage_id
 from neuromech.demo import digits, vgg
 
 
@@ -112,7 +113,7 @@ def paired(a: Callable[[], None], b: Callable[[], None], config: Config, repeats
 def kept() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _tensors()}
+    storages = {storage_id(t): t.untyped_storage().nbytes() for t in _tensors()}
     return sum(storages.values())
 
 
