@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter
+from neuromech.compat import keeps_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
+from neuromech.dynamics import FIELDS, Laws, Looks, Motion, Reading, Rows, Totals, buffers, law_of, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
@@ -22,7 +22,7 @@ from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
-from neuromech.symmetry import SymmetrySet
+from neuromech.symmetry import Symmetry, SymmetrySet
 
 
 class Measurement:
@@ -35,10 +35,11 @@ class Measurement:
         record: Record,
         journal: Journal,
         asked: Asked,
+        have_laws: Sequence[Symmetry],
         members: Sequence[range],
         ranks: Ranks | None = None,
     ) -> None:
-        """`members`: those that are measured, of each family that has laws. `ranks`: the processes over which the
+        """`members`: those that are measured, of each family that `have_laws`. `ranks`: the processes over which the
         parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
@@ -46,11 +47,11 @@ class Measurement:
         self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = owners(model, self.params)
-        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
-        self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
+        # States of an earlier version have no matrix families, which come last.
+        self.symmetries = SymmetrySet(have_laws[: len(members)])
         self._observed: Tensor | None = None
         self._coverage = float(asked.coverage)
-        record.update_meta(describe.of_findings(found, self.params, members))
+        record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
         formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
         eps = [*map(eps_of, formats)][: len(self.symmetries)]
         self._laws = Laws(self.symmetries, self.params, eps, ranks is None, members)
@@ -58,8 +59,8 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, members)
-        self.beside(self._bring_sides)
+        self._looks = Looks(self.symmetries, members)
+        self.beside(self._bring_looks)
         # Weakly: an optimizer that is no longer used must give its momentum buffers back.
         self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
@@ -91,8 +92,8 @@ class Measurement:
             self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
-        if self._ranks is None and self._sides.due(self.step + 1):
-            self._sides.measure(self.step + 1, self.params, gradients)
+        if self._ranks is None:
+            self._looks.measure(self.step + 1, self.params, gradients)
 
     @property
     def laws(self) -> Laws:
@@ -106,9 +107,9 @@ class Measurement:
         """Call `flush` whenever what was measured is brought to the record."""
         self._writer.beside.append(flush)
 
-    def _bring_sides(self) -> None:
-        if columns := self._sides.take():
-            self._record.append("sides", columns)
+    def _bring_looks(self) -> None:
+        for table, columns in self._looks.take().items():
+            self._record.append(table, columns)
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""
@@ -277,7 +278,7 @@ class Measurement:
                     self._journal.warn_once("moving", message)
                 self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
-            if own_parameter(owner, attribute) is not self.params[name]:
+            if not keeps_parameter(owner, attribute, self.params[name]):
                 self._journal.once(
                     f"replaced {name}",
                     self.step + 1,

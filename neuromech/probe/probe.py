@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
-from neuromech.dynamics import counted_elsewhere, drawn, read, resumed
+from neuromech.dynamics import counted_elsewhere, drawn, followed, read, resumed
 from neuromech.errors import InstrumentError, RecordError, kept_from_the_run, stood_aside
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
@@ -168,7 +168,7 @@ class Probe(RunFrames):
         gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
         may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
-        torch.distributed; all have to. `ignore`: causes that are no faults here. `allow`: what is done on purpose
+        torch.distributed; all have to. `ignore`: causes that are not faults here. `allow`: what is done on purpose
         ("sam", "penalty", "freezing", "handover", "noise", ...: see `neuromech.monitor.PRACTICES`).
 
         Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
@@ -283,9 +283,10 @@ class Probe(RunFrames):
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
-        members = members or drawn([s for s in found.symmetries if s.kind != "matrix"], self._asked.coverage)
+        have_laws = followed(found.symmetries, named_parameters(self._model), (ranks := self._waiting.ranks) is None)
+        members = members or drawn(have_laws, self._asked.coverage)
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
         )
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
