@@ -309,7 +309,7 @@ class Probe(RunFrames):
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if monitor is not None and self._found is not None:
                 monitor.arm(measured.laws, self._found.inactive, self._waiting.ranks)
-                edited, changed = monitor.before(optimizer), changed or monitor.changed
+                edited, changed = monitor.before(optimizer, changed)
             measured.before(optimizer, edited, changed)
 
     def _after(self, optimizer: Optimizer) -> None:
