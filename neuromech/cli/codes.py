@@ -88,6 +88,12 @@ SAID: dict[str, tuple[str, str]] = {
         "loss, or a backward of your own is not the derivative of its forward, that is the reason; else please "
         "report the model.",
     ),
+    "budget": (
+        "the time to look for symmetries was up",
+        "Permuted channels and long chains of concatenations cut axes into so many pieces that a search may take "
+        "hours. Beyond the budget axes are taken as wholes, and what is not settled is not claimed; what is claimed "
+        "holds. instrument(..., budget=600) and find_symmetries(..., budget=None) take longer.",
+    ),
     "rule untested": (
         "the rule of an optimizer could not be tested against it",
         "It is registered as it is. Pass register_optimizer(..., make=lambda params: ...), which makes one, so that "

@@ -54,6 +54,7 @@ def instrument(
     config: Mapping[str, Any] | None = None,
     to: Any = None,
     coverage: float = 1.0,
+    budget: float | None = 60.0,
 ) -> Probe:
     """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
 
@@ -66,12 +67,13 @@ def instrument(
     in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
     `name`, `config`: what you call the run, and its settings, for the records and the report. `to`: where `scalars()`
     go at every recorded step: a `SummaryWriter`, `wandb` or a run of it, `mlflow`, a logger, f(dict, step), or a list.
-    `coverage`: share of the members of each family to measure, in (0, 1]: a random run of them, drawn once.
+    `coverage`: share of the members of each family to measure, in (0, 1]: a random run of them, drawn once. `budget`:
+    seconds of CPU time, about, that finding symmetries may take; what is not settled by then is not claimed, and said.
 
     Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
     optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
-    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage)
+    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage, budget)
     check(model, asked)
     if unwrapped(model) in _watched:
         name = type(model).__name__
@@ -91,7 +93,7 @@ class Probe(RunFrames):
         self._asked = asked
         self._reason = ""  # why the instrument has stood aside, if it has
         self._guard = Guard(self._stand_aside)
-        self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example)
+        self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example, asked.budget)
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
         self._removed = False
@@ -100,7 +102,7 @@ class Probe(RunFrames):
         self._journal = Journal(self._record)
         self._sinks = Sinks(asked.to if rank() == 0 else None, self._journal)
         self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
-        self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None)
+        self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None, asked.budget)
         self._waiting.found = self._found
         self._loss = LossWatch()
         self._handed = HandedGradients(named_parameters(self._model), self._guard)
