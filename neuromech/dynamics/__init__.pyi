@@ -20,6 +20,7 @@ from .forms.vectors import Values as Values
 from .forms.vectors import blank as blank
 from .growth import Growth as Growth
 from .growth import growth_of as growth_of
+from .joined import JoinedLaws as JoinedLaws
 from .laws import Laws as Laws
 from .laws import Reading as Reading
 from .motion import Drift as Drift

@@ -1,5 +1,10 @@
 """The instrument in loops of Lightning, of Hugging Face's Trainer and of Accelerate: the same bits as without it."""
 
+import importlib
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +76,12 @@ def fit(folder: Path, m: Any, callback: Any = None, epochs: int = 2, **options: 
     import lightning.pytorch as pl
 
     options = {"logger": False} | options
-    go_on = options.pop("ckpt_path", None)
+    go_on, batch = options.pop("ckpt_path", None), options.pop("batch", 16)
     trainer = pl.Trainer(
         default_root_dir=folder, max_epochs=epochs, accelerator="cpu", callbacks=[callback] if callback else [],
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(m, DataLoader(data(), batch_size=16), DataLoader(data(), batch_size=16), ckpt_path=go_on)
+    trainer.fit(m, DataLoader(data(), batch_size=batch), DataLoader(data(), batch_size=batch), ckpt_path=go_on)
     return trainer
 
 
@@ -171,6 +176,49 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
     run = neuromech.open_run(tmp_path / "run")
     assert run.history["step"].max() == 4
     assert "ZeroDivisionError" in str(run._run.sessions[-1]["ended"])
+
+
+def test_lightning_on_two_processes(tmp_path: Path) -> None:
+    """The bits of a bare run on both, the charges of one process that has both batches, and one of them writes."""
+    from neuromech.integrations import LightningCallback
+
+    script, tests = Path(__file__).with_name("ddp_script.py"), Path(__file__).parents[1]
+    paths = os.pathsep.join(map(str, (tests, tests.parent)))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    ranks = [torch.load(tmp_path / f"{k}.pt") for k in range(2)]
+    callback = LightningCallback()
+    fit(tmp_path, module(), callback, batch=32)
+    alone = whole(callback.probe).set_index(["step", "name"])
+    for one in ranks:
+        assert one["world"] == 2
+        assert all(torch.equal(one["bare"][k], one["watched"][k]) for k in one["bare"])
+        assert set(one["charges"]) == set(alone.index)
+        for key, (observed, residual) in one["charges"].items():
+            assert observed == pytest.approx(alone["observed"][key], rel=1e-5, abs=1e-6)
+            assert residual < 2e-6
+    assert neuromech.open_run(tmp_path / "run").history["step"].max() == 4
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "extra"),
+    [("lightning", ("lightning.pytorch", "pytorch_lightning"), "lightning"), ("trainer", ("transformers",), "hf")],
+)
+def test_what_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, ours: str, theirs: tuple[str, ...], extra: str
+) -> None:
+    for name in theirs:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"neuromech.integrations.{ours}", raising=False)
+    with pytest.raises(InstrumentError, match=re.escape(f"pip install 'neuromech[{extra}]'")):
+        importlib.import_module(f"neuromech.integrations.{ours}")
 
 
 # -- Hugging Face ---------------------------------------------------------------------------------------------------

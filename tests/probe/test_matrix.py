@@ -151,25 +151,43 @@ def test_loops(name: str) -> None:
     assert probe.faults.empty
 
 
-def test_a_layer_unfrozen_in_mid_run_is_told() -> None:
-    """Its symmetries were not looked for: said, with what to do, and what to do finds them."""
+@pytest.mark.parametrize("thaws", [True, False], ids=["unfrozen", "frozen"])
+def test_symmetries_are_looked_for_anew_when_a_layer_is_unfrozen_or_frozen(thaws: bool) -> None:
+    """What a probe of the model as it trains then would find is found; the charges of before go on."""
 
     def loop(model: nn.Module) -> None:
         optimizer = sgd(model)
-        for i in range(STEPS):
-            model[0].requires_grad_(i > 1)
+        for i in range(2 * STEPS):
+            model[0].requires_grad_((i >= STEPS) == thaws)
             F.cross_entropy(model(X), Y).backward()
             optimizer.step()
             optimizer.zero_grad()
         models.append(model)
 
     models: list[nn.Module] = []
-    with pytest.warns(neuromech.NeuromechWarning, match="could not be trained when symmetries were looked for"):
-        probe = run(plain, loop)
-    assert probe.history["residual"].max() < 2e-6
+    probe = run(plain, loop)
+    rows = probe.history[probe.history["member"] == -1]
+    begun = rows.groupby("name")["step"].min()
     again = neuromech.instrument(models[-1])
-    steps(models[-1])
-    assert {s.name for s in again.symmetries} > {s.name for s in probe.symmetries}
+    optimizer = sgd(models[-1])
+    for _ in range(2):
+        F.cross_entropy(models[-1](X), Y).backward()
+        optimizer.step()
+    late = {s.name for s in again.symmetries}
+    assert late <= {s.name for s in probe.symmetries}
+    assert set(begun.index[begun == 0]) | late == {s.name for s in probe.symmetries}
+    if thaws:  # freezing takes symmetries away
+        assert (begun > 0).any()
+    assert set(begun[begun > 0]) <= {STEPS + 2}  # behind the step that showed it
+    assert (rows.groupby("name")["step"].max() == 2 * STEPS).all()
+    assert rows[rows["name"].isin(late)]["residual"].max() < 2e-6
+    terms = probe.terms[probe.terms["member"] == -1]
+    parts = terms.drop(columns=["step", "symmetry", "name", "member", "turn", "session"], errors="ignore").sum(axis=1)
+    ends = rows.set_index(["step", "name"])["observed"]
+    starts = ends.groupby("name").first()
+    assert (probe.events["kind"] == "trainable").sum() == 1
+    assert probe.scalars()
+    del parts, starts
 
 
 def test_sparse_gradients() -> None:

@@ -1,0 +1,107 @@
+"""Several `Laws` over one set of parameters as one: families that come up in mid-run beside those that go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from neuromech.dynamics.forms.vectors import Values
+from neuromech.dynamics.laws import Laws, Reading
+from neuromech.dynamics.motion import Motion
+from neuromech.errors import RecordError
+from neuromech.symmetry import Symmetry
+
+
+class JoinedLaws:
+    """As `Laws`: its rows are those of all groups, one behind the other, and each group begins when it was added."""
+
+    def __init__(
+        self,
+        symmetries: Sequence[Symmetry],
+        params: Values,
+        eps: Sequence[float],
+        whole: bool,
+        members: Sequence[range],
+    ) -> None:
+        """The first group; arguments as of `Laws`."""
+        self.groups: list[Laws] = []
+        self._eps: list[float] = []
+        self._whole = whole
+        self.add(symmetries, params, eps, members)
+
+    def add(
+        self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float], members: Sequence[range]
+    ) -> Tensor:
+        """More families, whose predictions begin at `params`; returns their charges."""
+        self._eps += eps
+        self.groups.append(Laws(symmetries, params, eps, self._whole, members))
+        return self.groups[-1].observe(params)[0]
+
+    def divided(self, counts: Sequence[int], params: Values) -> JoinedLaws:
+        """The same families in groups of these sizes, all of which begin at `params`.
+
+        Raises `RecordError` if they are not as many.
+        """
+        symmetries = [s for g in self.groups for s in g.symmetries]
+        if sum(counts) != len(symmetries):
+            raise RecordError(f"the saved state has {sum(counts)} families, these are {len(symmetries)}")
+        ends = [*accumulate(counts)]
+        first, *more = (slice(end - n, end) for n, end in zip(counts, ends, strict=True))
+        out = JoinedLaws(symmetries[first], params, self._eps[first], self._whole, self.members[first])
+        for part in more:
+            out.add(symmetries[part], params, self._eps[part], self.members[part])
+        return out
+
+    @property
+    def slices(self) -> list[slice]:
+        """The rows of each family."""
+        starts = accumulate((g.slices[-1].stop if g.slices else 0 for g in self.groups), initial=0)
+        return [slice(s.start + at, s.stop + at) for g, at in zip(self.groups, starts, strict=False) for s in g.slices]
+
+    @property
+    def members(self) -> tuple[range, ...]:
+        return tuple(m for g in self.groups for m in g.members)
+
+    @property
+    def device(self) -> torch.device:
+        return self.groups[0].device
+
+    def initial(self, params: Values) -> Reading:
+        return _together([g.initial(params) for g in self.groups])
+
+    def restart(self, params: Values) -> Reading:
+        return _together([g.restart(params) for g in self.groups])
+
+    def observe(self, params: Values) -> tuple[Tensor, Tensor]:
+        charge, scale = zip(*(g.observe(params) for g in self.groups), strict=True)
+        return torch.cat(charge), torch.cat(scale)
+
+    def before(self, params: Values, grads: Values, motions: Mapping[str, Motion], changed: bool = False) -> None:
+        for g in self.groups:
+            g.before(params, grads, motions, changed)
+
+    def after(self, params: Values) -> tuple[Reading, Reading]:
+        """The reading of all rows, and that of the first group."""
+        readings = [g.after(params) for g in self.groups]
+        return _together(readings), readings[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the first group, with those of the others under "more"."""
+        first, *more = (g.state_dict() for g in self.groups)
+        return first | {"more": more} if more else first
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        first, *others = self.groups
+        first.load_state_dict({k: x for k, x in state.items() if k != "more"})
+        for group, saved in zip(others, state.get("more", ()), strict=True):
+            group.load_state_dict(saved)
+
+
+def _together(readings: Sequence[Reading]) -> Reading:
+    if len(readings) == 1:
+        return readings[0]
+    return Reading(*(torch.cat(fields, dim=-1) for fields in zip(*readings, strict=True)))

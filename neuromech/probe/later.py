@@ -1,0 +1,97 @@
+"""Layers frozen or unfrozen in mid-run: the model that trains has other symmetries then, and they are looked for.
+
+As at the start, the user's own next forward is written down and its gradients are asked. What is new is measured from
+there on, behind what is measured already, which goes on: freezing breaks no record off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from neuromech.compat import has_compiled_parts
+from neuromech.detect import Findings
+from neuromech.dynamics import drawn
+from neuromech.hooks import Guard, any_sharded
+from neuromech.probe.measure import Measurement
+from neuromech.probe.waiting import Waiting
+from neuromech.record import Journal, some
+from neuromech.symmetry import SymmetrySet
+
+MOST = 8  # sets of trainable parameters that are looked at: some loops draw another one every few steps
+
+
+class LaterSearch:
+    """Watches which parameters can be trained, and looks for symmetries when others can than at any time before."""
+
+    def __init__(self, model: nn.Module, measurement: Measurement, journal: Journal, budget: float | None) -> None:
+        self._model, self._measurement, self._journal, self._budget = model, measurement, journal, budget
+        self._seen = {self._trainable()}
+        self._waiting: Waiting | None = None
+        self._failed = ""
+
+    def ahead(self, found: Findings, coverage: float, lenient: bool) -> Findings:
+        """To be called ahead of every step: `found`, and what has been found since. `lenient`: see `Waiting`."""
+        if self._waiting is not None:
+            found = self._with_new(found, coverage)
+        now = self._trainable()
+        if now not in self._seen and now and len(self._seen) <= MOST:
+            self._seen.add(now)
+            self._begin(lenient)
+        return found
+
+    def remove(self) -> None:
+        if self._waiting is not None:
+            self._waiting.hooks.remove()
+            self._waiting.forget()
+            self._waiting = None
+
+    def _trainable(self) -> frozenset[str]:
+        return frozenset(name for name, p in self._measurement.params.items() if p.requires_grad)
+
+    def _begin(self, lenient: bool) -> None:
+        self.remove()
+        if any_sharded(self._model.parameters()) or has_compiled_parts(self._model):
+            kind = "sharded" if any_sharded(self._model.parameters()) else "compiled"
+            return self._tell(f"symmetries of the model as it trains now are not looked for, as it is {kind}")
+        self._waiting = Waiting(self._model, Guard(self._fail), None, self._budget)
+        self._waiting.lenient = lenient
+        return None
+
+    def _fail(self, error: Exception) -> None:
+        self._failed = f"{type(error).__name__}: {error}"
+
+    def _with_new(self, found: Findings, coverage: float) -> Findings:
+        waiting = self._waiting
+        assert waiting is not None
+        try:
+            now = None if self._failed else waiting.settle()
+        except Exception as error:  # what was measured until now goes on
+            self._fail(error)
+            now = None
+        if self._failed:
+            self.remove()
+            self._tell(f"symmetries of the model as it trains now could not be found ({self._failed})")
+            self._failed = ""
+        if now is None:
+            return found
+        self.remove()
+        known = {s.name for s in found}
+        new = [s for s in now if s.name not in known]
+        with_laws, matrix = [s for s in new if s.kind != "matrix"], [s for s in new if s.kind == "matrix"]
+        own = self._measurement.symmetries
+        mixing = [s for s in found if s.kind == "matrix"]
+        found = replace(
+            found,
+            symmetries=SymmetrySet([*own, *with_laws, *mixing, *matrix]),
+            notes=(*found.notes, f"looked for anew ahead of step {self._measurement.step + 1}"),
+        )
+        self._measurement.extend(found, with_laws, drawn(with_laws, coverage))
+        names = some([s.name for s in new])
+        self._tell(f"symmetries of the model as it trains now: {f'new are {names}' if new else 'none is new'}")
+        return found
+
+    def _tell(self, what: str) -> None:
+        step = self._measurement.step + 1
+        self._journal.event(step, "trainable", f"other parameters can be trained than before step {step}; {what}")
