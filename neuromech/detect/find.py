@@ -62,7 +62,7 @@ def settled(found: Findings, spent: Effort) -> Findings:
         "were taken as wholes and were not cut into pieces, and what was not settled is not claimed. What is claimed "
         "holds; budget= takes more seconds, None for no limit"
     )
-    warn(message, "budget")
+    warn(message, "budget", short=f"{spent.budget:g} s of CPU time did not suffice to find all symmetries")
     return replace(found, notes=(*found.notes, message))
 
 

@@ -75,6 +75,8 @@ class LaterSearch:
             self._tell(f"symmetries of the model as it trains now could not be found ({self._failed})")
             self._failed = ""
         if now is None:
+            if self._waiting is not None:
+                self._waiting.follow_parts()
             return found
         self.remove()
         known = {s.name for s in found}
