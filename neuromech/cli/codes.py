@@ -96,8 +96,8 @@ SAID: dict[str, tuple[str, str]] = {
     ),
     "trainable": (
         "other parameters can be trained than before",
-        "Layers were frozen or unfrozen. The symmetries of the model as it trains now were looked for in its next forward "
-        "and backward; what is new is measured from there on. What was measured before goes on.",
+        "Layers were frozen or unfrozen. The symmetries of the model as it trains now were looked for in its next "
+        "forward and backward; what is new is measured from there on. What was measured before goes on.",
     ),
     "rule untested": (
         "the rule of an optimizer could not be tested against it",

@@ -3,6 +3,7 @@
 Real gloo processes, each scenario under a limit of time.
 """
 
+import faulthandler
 import os
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import neuromech
 
 pytestmark = pytest.mark.slow
 WORLD = 2
-LIMIT = 240.0  # s, on a busy machine: without an end of its own a collective of gloo waits for half an hour
+LIMIT = 600.0  # s, on a busy machine: without an end of its own a collective of gloo waits for half an hour
 STEPS = 6
 
 
@@ -107,6 +108,7 @@ def quiet(kind: str, rank: int, folder: str) -> None:
 def _work(rank: int, scenario: Callable[..., None], args: tuple[str, ...], folder: str) -> None:
     from neuromech.hooks import ranks
 
+    faulthandler.dump_traceback_later(LIMIT / 2)
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     ranks.PATIENCE = timedelta(seconds=10)
