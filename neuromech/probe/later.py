@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from torch import nn
 
-from neuromech.compat import has_compiled_parts
 from neuromech.detect import Findings
 from neuromech.dynamics import drawn
 from neuromech.hooks import Guard, any_sharded
@@ -25,7 +24,11 @@ MOST = 8  # sets of trainable parameters that are looked at: some loops draw ano
 class LaterSearch:
     """Watches which parameters can be trained, and looks for symmetries when others can than at any time before."""
 
-    def __init__(self, model: nn.Module, measurement: Measurement, journal: Journal, budget: float | None) -> None:
+    def __init__(
+        self, model: nn.Module, measurement: Measurement, journal: Journal, budget: float | None, first: Waiting
+    ) -> None:
+        """`first`: that found the symmetries which are measured already."""
+        self._first = first
         self._model, self._measurement, self._journal, self._budget = model, measurement, journal, budget
         self._seen = {self._trainable()}
         self._waiting: Waiting | None = None
@@ -36,9 +39,12 @@ class LaterSearch:
         if self._waiting is not None:
             found = self._with_new(found, coverage)
         now = self._trainable()
-        if now not in self._seen and now and len(self._seen) <= MOST:
+        if now and now not in self._seen and len(self._seen) <= MOST:
             self._seen.add(now)
-            self._begin(lenient)
+            if len(self._seen) <= MOST:
+                self._begin(lenient)
+            else:
+                self._tell("as that happens so often, symmetries are not looked for any more")
         return found
 
     def remove(self) -> None:
@@ -52,11 +58,13 @@ class LaterSearch:
 
     def _begin(self, lenient: bool) -> None:
         self.remove()
-        if any_sharded(self._model.parameters()) or has_compiled_parts(self._model):
-            kind = "sharded" if any_sharded(self._model.parameters()) else "compiled"
+        if any_sharded(self._model.parameters()) or self._first.compiled:
+            kind = "compiled" if self._first.compiled else "sharded"
             return self._tell(f"symmetries of the model as it trains now are not looked for, as it is {kind}")
         self._waiting = Waiting(self._model, Guard(self._fail), None, self._budget)
         self._waiting.lenient = lenient
+        if self._first.by_parts:
+            self._waiting.follow_parts()
         return None
 
     def _fail(self, error: Exception) -> None:
@@ -75,8 +83,6 @@ class LaterSearch:
             self._tell(f"symmetries of the model as it trains now could not be found ({self._failed})")
             self._failed = ""
         if now is None:
-            if self._waiting is not None:
-                self._waiting.follow_parts()
             return found
         self.remove()
         known = {s.name for s in found}

@@ -249,7 +249,7 @@ class Probe(RunFrames):
         self._measurement = Measurement(
             self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
         )
-        self._later = LaterSearch(self._model, self._measurement, self._journal, self._asked.budget)
+        self._later = LaterSearch(self._model, self._measurement, self._journal, self._asked.budget, self._waiting)
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
         return self._measurement

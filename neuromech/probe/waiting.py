@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from neuromech.compat import has_compiled_parts
 from neuromech.detect import (
     Effort,
     Experiment,
@@ -65,6 +66,7 @@ class Waiting:
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self.ranks: Ranks | None = None  # over which the parameters are sharded
+        self.compiled = has_compiled_parts(model)  # some of its forward runs where no hook does
         self._model, self._sharded = model, any_sharded(model.parameters())
         self._seen: Forward | None = None
         if example is not None:
@@ -78,10 +80,15 @@ class Waiting:
         if is_never_called(model):
             self.follow_parts()
 
+    @property
+    def by_parts(self) -> bool:
+        """Are calls of its parts followed, in place of its own?"""
+        return isinstance(self.forwards, PartsWatch)
+
     def follow_parts(self) -> bool:
         """If no call of the model itself was seen: follow those of its parts, from now on. False: there was one, or
         parts are followed already."""
-        if self._seen is not None or isinstance(self.forwards, PartsWatch):
+        if self._seen is not None or self.by_parts:
             return False
         self.hooks.listeners.remove(self.forwards)
         self.forwards = PartsWatch(self._model, self._guard, self._on_forward, self._on_backward)
@@ -132,6 +139,7 @@ class Waiting:
             self._seen = forward
 
     def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.compiled = True
         if self.found is None and self._seen is None:
             self._seen = Forward(args, kwargs, self._model.training)
 
