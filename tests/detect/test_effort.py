@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 
@@ -99,7 +101,8 @@ def test_a_budget_is_kept_and_said(capsys: pytest.CaptureFixture[str], monkeypat
         found = neuromech.find_symmetries(Shuffled(4, 48), torch.randn(2, 48), budget=0.2, verify=False)
     assert time.thread_time() - begun < 3
     assert "from some point on axes were taken as wholes" in str(found)
-    assert "neuromech: still looking for symmetries after 0 s: operator" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert re.search(r"^neuromech: still looking for symmetries after \d+ s: operator \d+ of \d+$", said, re.M)
 
 
 def test_a_first_step_does_not_stall() -> None:
@@ -121,8 +124,10 @@ def test_a_first_step_does_not_stall() -> None:
             assert any("did not suffice" in note for note in probe._record.meta["notes"])  # which the report prints
         return [p.detach() for p in model.parameters()]
 
-    with pytest.warns(NeuromechWarning, match="did not suffice to find all symmetries"):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         watched = trained(True)
+    assert any("did not suffice to find all symmetries" in str(w.message) for w in said)
     assert all(torch.equal(a, b) for a, b in zip(trained(False), watched, strict=True))
 
 
