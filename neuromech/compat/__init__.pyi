@@ -25,6 +25,7 @@ from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked
 from .modules import is_persistent as is_persistent
+from .modules import keeps_parameter as keeps_parameter
 from .modules import module_machinery as module_machinery
 from .modules import own_parameter as own_parameter
 from .modules import own_parts as own_parts

@@ -22,6 +22,11 @@ def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     return module._parameters.get(name)
 
 
+def keeps_parameter(module: nn.Module, name: str, p: nn.Parameter) -> bool:
+    """Does `p` hang at `module` under `name`, or under another one, as masks and parametrisations rename it?"""
+    return own_parameter(module, name) is p or any(q is p for q in module.parameters())
+
+
 def own_parts(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """The parameters, buffers and modules that hang at `module` itself, None where one is registered as such.
 

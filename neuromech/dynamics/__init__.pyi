@@ -6,9 +6,9 @@ from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
 from .coverage import check_share as check_share
 from .coverage import drawn as drawn
+from .coverage import listed as listed
 from .coverage import resumed as resumed
 from .coverage import share_of as share_of
-from .coverage import told as told
 from .extrapolation import outlook as outlook
 from .forecast import Balance as Balance
 from .forecast import effective_lr as effective_lr
@@ -23,6 +23,9 @@ from .growth import growth_of as growth_of
 from .joined import JoinedLaws as JoinedLaws
 from .laws import Laws as Laws
 from .laws import Reading as Reading
+from .looks import Looks as Looks
+from .matrices import Matrices as Matrices
+from .matrices import followed as followed
 from .motion import Drift as Drift
 from .motion import Motion as Motion
 from .motion import Settings as Settings

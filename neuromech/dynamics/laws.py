@@ -87,7 +87,7 @@ class _Held(NamedTuple):
 class Laws:
     """The charges of `symmetries` over `params`, and their laws. Predictions start at `params`, as with `restart`.
 
-    Raises `SymmetryError` if a symmetry does not fit the parameters, or is of kind "matrix".
+    Raises `SymmetryError` if a symmetry does not fit the parameters, or is a family of rotations, which has no charge.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class Laws:
         `members`: those of each family that are measured; None: all."""
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
-            if s.kind == "matrix":
+            if s.skew:
                 raise SymmetryError(
-                    f"{s.name}: there is no law for the charges of matrix families yet; pass those of the other kinds, "
-                    "symmetries.of(kind=...)"
+                    f"{s.name}: rotations have no charge, their angular momentum is zero under gradient flow, always; "
+                    "pass the matrix family that they are of"
                 )
             s.check(params)
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:

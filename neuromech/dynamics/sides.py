@@ -23,6 +23,12 @@ PER_OCTAVE = 8
 SIDES = ("up", "down")
 
 
+def is_due(step: int) -> bool:
+    """True for `PER_OCTAVE` steps of every doubling of their number, evenly apart; for all of the first ones."""
+    stride: int = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
+    return step % stride == 0
+
+
 class Sides:
     """The rescale families among `symmetries`, by their numbers there."""
 
@@ -35,8 +41,7 @@ class Sides:
 
     def due(self, step: int) -> bool:
         """Whether a step is one of those that are measured."""
-        stride = max(1, 2 ** (max(step, 1).bit_length() - 1) // PER_OCTAVE)
-        return bool(self.families) and step % stride == 0
+        return bool(self.families) and is_due(step)
 
     def measure(self, step: int, params: Values, grads: Values) -> None:
         """Keep the squares of weights and gradients on both sides: nothing here waits for the device."""

@@ -125,9 +125,8 @@ class Layout:
         self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
         self._charges = sum(map(len, own))
         count = torch.ones(rows, dtype=torch.float64)
-        for (f, _), block, here in zip(parts, blocks, self.forms.slices, strict=True):
-            size = symmetries[f].size
-            count[here] = sum(float(abs(t.weight)) * params[t.parameter].numel() / size for t in block.terms)
+        for block, here in zip(blocks, self.forms.slices, strict=True):
+            count[here] = block.elements(params)
         self.count = count.to(self.forms.device)
         self.torque_known = self.total(self.torque[0].double()) > 0
 

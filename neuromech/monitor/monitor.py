@@ -163,8 +163,7 @@ class Monitor:
         reader.arm(symmetries, laws.slices, self._total, measured == 1)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
-        uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
-        torque = TorqueCheck(reader.params, reader.judge, self._history, uncleared, drew)
+        torque = TorqueCheck(reader.params, reader.judge, self._history, lambda: self._backward.uncleared, self._modes)
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
@@ -205,7 +204,7 @@ class Monitor:
         if not new:
             self._judge(step.number, found)
         moved, self._moved_on = self._moved_on, False
-        return bool(found.edits or found.lost or moved) if known else None
+        return bool(found.edits or found.lost or found.returned or moved) if known else None
 
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""

@@ -8,6 +8,7 @@ fails is unknown.
 from __future__ import annotations
 
 import difflib
+import inspect
 from itertools import chain
 from weakref import WeakKeyDictionary
 
@@ -97,6 +98,17 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
         if cls in RULES and takes_step_of(optimizer, cls):
             return RULES[cls]
     return _by_name(optimizer)
+
+
+def inherited_rule(optimizer: Optimizer) -> Rule | None:
+    """The rule of the nearest class that an optimizer is made from and shares its settings with, if that is replayed
+    element by element; its step may be another one."""
+    cls = next((cls for cls in type(optimizer).__mro__ if cls in RULES), None)
+    if cls is None:
+        return None
+    asked = inspect.signature(cls).parameters.keys() - {"params"}
+    rule = RULES[cls]
+    return rule if rule.local and rule.replayed and all(asked <= g.keys() for g in optimizer.param_groups) else None
 
 
 def rule_named(name: str) -> Rule:

@@ -13,7 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech._version import __version__
 from neuromech.detect import Findings
-from neuromech.dynamics import law_of, told
+from neuromech.dynamics import law_of, listed
 from neuromech.optimizers import plain, rule_of
 from neuromech.params import named_parameters
 from neuromech.probe.arguments import Asked
@@ -51,17 +51,18 @@ def how(coverage: float, path: Path | None) -> str:
     return part + (f", records in {path}" if path else "")
 
 
-def of_findings(found: Findings, params: dict[str, nn.Parameter], members: Sequence[range]) -> dict[str, Any]:
-    """`members`: those that are measured, of each family that has laws; these come first."""
+def of_findings(
+    found: Findings, params: dict[str, nn.Parameter], followed: Sequence[Symmetry], members: Sequence[range]
+) -> dict[str, Any]:
+    """`followed`: the families that have laws, which come first, as they are followed; `members`: those of each that
+    are measured."""
 
     def dtype(s: Symmetry) -> str:
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    measured = told(found.symmetries, members)
-    symmetries = [
-        s.to_dict() | {"dtype": dtype(s)} | own for s, own in zip(found, [*measured, *[{}] * len(found)], strict=False)
-    ]
+    every = listed(found.symmetries, followed, members)
+    symmetries = [s.to_dict() | {"dtype": dtype(s)} | extra for s, extra in every]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
 
 

@@ -6,29 +6,46 @@ there on, behind what is measured already, which goes on: freezing breaks no rec
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 from torch import nn
 
 from neuromech.detect import Findings
-from neuromech.dynamics import drawn
+from neuromech.dynamics import drawn, followed
 from neuromech.hooks import Guard, any_sharded
+from neuromech.params import Params
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, some
-from neuromech.symmetry import SymmetrySet
+from neuromech.symmetry import Symmetry, SymmetrySet
 
 MOST = 8  # sets of trainable parameters that are looked at: some loops draw another one every few steps
+
+
+def in_order(found: Sequence[Symmetry], searches: Sequence[int], params: Params, whole: bool) -> list[Symmetry]:
+    """The families that have laws, search by search; see `followed`."""
+    ends = [*accumulate(searches)]
+    parts = [found[end - n : end] for n, end in zip(searches, ends, strict=True)]
+    return [s for part in parts for s in followed(part, params, whole)]
 
 
 class LaterSearch:
     """Watches which parameters can be trained, and looks for symmetries when others can than at any time before."""
 
     def __init__(
-        self, model: nn.Module, measurement: Measurement, journal: Journal, budget: float | None, first: Waiting
+        self,
+        model: nn.Module,
+        measurement: Measurement,
+        journal: Journal,
+        budget: float | None,
+        first: Waiting,
+        searches: Sequence[int],
     ) -> None:
-        """`first`: that found the symmetries which are measured already."""
-        self._first = first
+        """`first`: that found the symmetries which are measured already. `searches`: how many families each search has
+        found so far."""
+        self._first, self.searches = first, [*searches]
         self._model, self._measurement, self._journal, self._budget = model, measurement, journal, budget
         self._seen = {self._trainable()}
         self._waiting: Waiting | None = None
@@ -85,17 +102,16 @@ class LaterSearch:
         if now is None:
             return found
         self.remove()
-        known = {s.name for s in found}
-        new = [s for s in now if s.name not in known]
-        with_laws, matrix = [s for s in new if s.kind != "matrix"], [s for s in new if s.kind == "matrix"]
-        own = self._measurement.symmetries
-        mixing = [s for s in found if s.kind == "matrix"]
+        known = {(s.kind, s.name) for s in found}
+        new = [s for s in now if (s.kind, s.name) not in known]
+        self.searches.append(len(new))
         found = replace(
             found,
-            symmetries=SymmetrySet([*own, *with_laws, *mixing, *matrix]),
+            symmetries=SymmetrySet([*found, *new]),
             notes=(*found.notes, f"looked for anew ahead of step {self._measurement.step + 1}"),
         )
-        self._measurement.extend(found, with_laws, drawn(with_laws, coverage))
+        have_laws = followed(new, self._measurement.params)
+        self._measurement.extend(found, have_laws, drawn(have_laws, coverage))
         names = some([s.name for s in new])
         self._tell(f"symmetries of the model as it trains now: {f'new are {names}' if new else 'none is new'}")
         return found

@@ -9,21 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter
+from neuromech.compat import keeps_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import (
-    FIELDS,
-    JoinedLaws,
-    Laws,
-    Motion,
-    Reading,
-    Rows,
-    Sides,
-    Totals,
-    buffers,
-    read,
-    scalars_of,
-)
+from neuromech.dynamics import FIELDS, JoinedLaws, Laws, Looks, Motion, Reading, Rows, Totals, buffers, read, scalars_of
 from neuromech.hooks import Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
@@ -47,18 +35,19 @@ class Measurement:
         record: Record,
         journal: Journal,
         asked: Asked,
+        have_laws: Sequence[Symmetry],
         members: Sequence[range],
         ranks: Ranks | None = None,
     ) -> None:
-        """`members`: those that are measured, of each family that has laws. `ranks`: the processes over which the
+        """`members`: those that are measured, of each family that `have_laws`. `ranks`: the processes over which the
         parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
         self.params = named_parameters(model)
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = owners(model, self.params)
-        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
-        self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
+        # States of an earlier version have no matrix families, which come last.
+        self.symmetries = SymmetrySet(have_laws[: len(members)])
         self._observed: Tensor | None = None
         self._coverage, self._members = float(asked.coverage), asked.members
         eps = self._describe(found, members)
@@ -67,8 +56,8 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, members)
-        self.beside(self._bring_sides)
+        self._looks = Looks(self.symmetries, members)
+        self.beside(self._bring_looks)
         self._known = KnownOptimizers(record, journal, self._names)
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
@@ -98,8 +87,8 @@ class Measurement:
             self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
-        if self._ranks is None and self._sides.due(self.step + 1):
-            self._sides.measure(self.step + 1, self.params, gradients)
+        if self._ranks is None:
+            self._looks.measure(self.step + 1, self.params, gradients)
 
     @property
     def iteration(self) -> int:
@@ -120,9 +109,9 @@ class Measurement:
         """Call `flush` whenever what was measured is brought to the record."""
         self._writer.beside.append(flush)
 
-    def _bring_sides(self) -> None:
-        if columns := self._sides.take():
-            self._record.append("sides", columns)
+    def _bring_looks(self) -> None:
+        for table, columns in self._looks.take().items():
+            self._record.append(table, columns)
 
     def extend(self, found: Findings, new: Sequence[Symmetry], members: Sequence[range]) -> None:
         """Measure the families `new` too, from here on; `found` has all, those that are measured already first."""
@@ -136,12 +125,12 @@ class Measurement:
         self._totals = self._totals.extended(rows, eps, charges)
         self._observed = None if self._observed is None else torch.cat((self._observed, charges))
         self._unprotected = torch.cat((self._unprotected, self._unprotected.new_zeros(len(new))))
-        self._sides = Sides(self.symmetries, every)
+        self._looks = Looks(self.symmetries, every)
         self._newest.clear()  # readings of fewer rows
 
     def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
         """Tell the records what is measured; returns the eps of each family."""
-        self._record.update_meta(describe.of_findings(found, self.params, members))
+        self._record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
         meta = self._record.meta
         formats = [f"{s['dtype']}, {meta.get('autocast') or ''}" for s in meta["symmetries"]]
         return [*map(eps_of, formats)][: len(self.symmetries)]
@@ -279,7 +268,7 @@ class Measurement:
                 message = f"from step {self.step + 1} on {some(sorted(names))} {what}"
                 self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
-            if own_parameter(owner, attribute) is not self.params[name]:
+            if not keeps_parameter(owner, attribute, self.params[name]):
                 self._journal.once(
                     f"replaced {name}",
                     self.step + 1,

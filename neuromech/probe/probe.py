@@ -28,7 +28,7 @@ from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import Asked, find_now, findings_in
 from neuromech.probe.averages import Averages
-from neuromech.probe.later import LaterSearch
+from neuromech.probe.later import LaterSearch, in_order
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, Sinks, how_it_ended
@@ -204,6 +204,7 @@ class Probe(RunFrames):
         if self._measurement is None or self._found is None:
             return {}
         state = {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
+        state["searches"] = self._later.searches if self._later is not None else []
         return state | ({"monitor": self._monitor.state_dict()} if self._monitor else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ class Probe(RunFrames):
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         found, members = findings_in(state, self._model), resumed(state["measurement"], self._asked.coverage)
         self._waiting.meet(found)
-        self._measure(found, members).load_state_dict(state["measurement"])
+        self._measure(found, members, state.get("searches", ())).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -240,16 +241,22 @@ class Probe(RunFrames):
         self._measure(self._found).begin()
         return True
 
-    def _measure(self, found: Findings, members: Sequence[range] | None = None) -> Measurement:
+    def _measure(
+        self, found: Findings, members: Sequence[range] | None = None, searches: Sequence[int] = ()
+    ) -> Measurement:
         self._found = found
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
-        members = members or drawn([s for s in found.symmetries if s.kind != "matrix"], self._asked.coverage)
+        searches, ranks = searches or [len(found)], self._waiting.ranks
+        have_laws = in_order(list(found), searches, named_parameters(self._model), ranks is None)
+        members = members or drawn(have_laws, self._asked.coverage)
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
         )
-        self._later = LaterSearch(self._model, self._measurement, self._journal, self._asked.budget, self._waiting)
+        self._later = LaterSearch(
+            self._model, self._measurement, self._journal, self._asked.budget, self._waiting, searches
+        )
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
         return self._measurement

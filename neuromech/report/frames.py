@@ -25,6 +25,7 @@ COLUMNS = {
     "history": [*KEY, *STEP, "observed", "exact", "ideal", "continuous", "flow", "scale", "residual"],
     "averages": ["step", "average", "symmetry", "name", "observed", "exact", "spread", "scale", "residual"],
     "terms": KEY,
+    "matrices": ["step", "symmetry", "name", "size", "trace", "norm", "largest", "estimated"],
     "metrics": ["step", "name", "value"],
     "events": ["step", "kind", "message"],
     "faults": ["fault", "step", "last", "times", "cause", "strength", "title", "parameters", "evidence", "advice",
@@ -68,6 +69,12 @@ class RunFrames:
     def terms(self) -> pd.DataFrame:
         """What each cause has moved each charge by since the start; see `neuromech.record` for the columns."""
         return _named(self._recorded(), "terms")
+
+    @property
+    def matrices(self) -> pd.DataFrame:
+        """One row per matrix family and step, 8 for every doubling: size, trace, norm and largest eigenvalue of its
+        charges as a whole; `estimated`: the norm is (dynamics/matrices.py)."""
+        return _named(self._recorded(), "matrices")
 
     @property
     def metrics(self) -> pd.DataFrame:

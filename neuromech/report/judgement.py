@@ -197,6 +197,14 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"{there:,} (coverage={facts.meta.get('coverage', '?')}): nothing is said of the others, and a law that "
             "holds, or is broken, was judged by these alone. Sums over a family are sums over its measured members.",
         )  # fmt: skip
+    if large := [s for s in known if s.get("directions")]:
+        seen, there = sum(map(followed_of, large)), sum(int(s.get("of") or 0) for s in large)
+        yield Statement(
+            "limit", "none",
+            f"Of {many(len(large), 'matrix family', 'matrix families')} {seen:,} charges along fixed random "
+            f"directions were followed, for {there:,} entries: a matrix that is changed anywhere changes them, "
+            "but which entries did is not told.",
+        )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 

@@ -97,7 +97,7 @@ def reduction(how: str, dim: int | Sequence[int], keepdim: bool = False) -> Spec
 def like(name: str) -> Specification:
     """An operator of PyTorch, with its arguments in the same order: `like("aten::layer_norm")`."""
     operator = operator_of(name.replace("::", "."))
-    if operator is None:
+    if operator is None or operator.rule is None:
         raise DetectionError(f"{name} has no rule either: say what the operator does in another way")
     return Specification(operator)
 

@@ -16,6 +16,7 @@ import ctypes
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -36,17 +37,38 @@ Flat = Mapping[int, Tensor | None]
 
 
 class Block(NamedTuple):
-    """Terms that are summed together: a family, or a part of one."""
+    """Terms that are summed together: a family, or a part of one. What mixes elements is summed in products.py."""
 
     size: int
     linear: bool
     terms: tuple[Term, ...]
     members: range | None = None  # that are summed, of more than there are of them; None: all
+    directions: int | None = None  # of a matrix family, 0: its members are entries; None: it is none
+    lengths: bool = False  # of a matrix family: |x_a| |x_b| in place of entry (a, b), terms without their signs
 
     @classmethod
     def of(cls, s: Symmetry, members: range | None = None) -> Block:
         every = members is None or len(members) == s.size
-        return cls(s.size if members is None else len(members), s.is_linear, s.terms, None if every else members)
+        size, directions = s.size if members is None else len(members), s.directions if s.kind == "matrix" else None
+        return cls(size, s.is_linear, s.terms, None if every else members, directions)
+
+    @property
+    def mixes(self) -> bool:
+        return self.directions is not None
+
+    def unsigned(self) -> Block:
+        """What the charge is at most: the same with the absolute values of weights, quadratic if it was linear."""
+        terms = tuple(replace(t, weight=abs(t.weight)) for t in self.terms)
+        return self._replace(linear=False, terms=terms, lengths=self.mixes)
+
+    def elements(self, params: Values) -> float:
+        """How many elements stand behind each member, in the mean."""
+        shapes = [(t, params[t.parameter].shape) for t in self.terms]
+        rows = [t.view(shape)[t.along] if t.along is not None else 1 for t, shape in shapes]
+        return sum(
+            float(abs(t.weight)) * math.prod(shape) / (n * t.size(shape))
+            for (t, shape), n in zip(shapes, rows, strict=True)
+        )
 
     def places(self, t: Term, piece: Piece) -> Tensor:
         """See `chunks.places`: of the members that are summed."""

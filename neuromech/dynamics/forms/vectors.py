@@ -71,6 +71,20 @@ def cuts_of(ranges: Iterable[Range], params: Values) -> dict[str, Cuts]:
     }
 
 
+def whole(vector: Vector, name: str) -> Tensor | None:
+    """All of one entry of a vector, for what mixes its elements; None: it is zero."""
+    entry = vector.get(name)
+    if entry is None or is_elsewhere(name):
+        return None
+
+    def dense(t: Tensor) -> Tensor:
+        if is_sharded(t):
+            raise InstrumentError(f"the charges of matrices need all of {name}, which lies on several processes")
+        return t if t.layout is torch.strided else t.to_dense()
+
+    return dense(entry) if isinstance(entry, Tensor) else entry.of(dense)
+
+
 class Reader:
     """Reads flat pieces of one vector. What does not lie in one piece, or is computed as a whole, is made once a
     parameter, not once a chunk: ranges of one parameter should be read in a row."""
