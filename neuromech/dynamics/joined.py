@@ -12,7 +12,6 @@ from torch import Tensor
 from neuromech.dynamics.forms.vectors import Values
 from neuromech.dynamics.laws import Laws, Reading
 from neuromech.dynamics.motion import Motion
-from neuromech.errors import RecordError
 from neuromech.symmetry import Symmetry
 
 
@@ -26,40 +25,26 @@ class JoinedLaws:
         eps: Sequence[float],
         whole: bool,
         members: Sequence[range],
+        counts: Sequence[int],
     ) -> None:
-        """The first group; arguments as of `Laws`."""
+        """Arguments as of `Laws`; `counts`: how many families each group has."""
         self.groups: list[Laws] = []
-        self._eps: list[float] = []
         self._whole = whole
-        self.add(symmetries, params, eps, members)
+        for n, end in zip(counts, accumulate(counts), strict=True):
+            part = slice(end - n, end)
+            self.add(symmetries[part], params, eps[part], members[part])
 
     def add(
         self, symmetries: Sequence[Symmetry], params: Values, eps: Sequence[float], members: Sequence[range]
     ) -> Tensor:
         """More families, whose predictions begin at `params`; returns their charges."""
-        self._eps += eps
         self.groups.append(Laws(symmetries, params, eps, self._whole, members))
         return self.groups[-1].observe(params)[0]
-
-    def divided(self, counts: Sequence[int], params: Values) -> JoinedLaws:
-        """The same families in groups of these sizes, all of which begin at `params`.
-
-        Raises `RecordError` if they are not as many.
-        """
-        symmetries = [s for g in self.groups for s in g.symmetries]
-        if sum(counts) != len(symmetries):
-            raise RecordError(f"the saved state has {sum(counts)} families, these are {len(symmetries)}")
-        ends = [*accumulate(counts)]
-        first, *more = (slice(end - n, end) for n, end in zip(counts, ends, strict=True))
-        out = JoinedLaws(symmetries[first], params, self._eps[first], self._whole, self.members[first])
-        for part in more:
-            out.add(symmetries[part], params, self._eps[part], self.members[part])
-        return out
 
     @property
     def slices(self) -> list[slice]:
         """The rows of each family."""
-        starts = accumulate((g.slices[-1].stop if g.slices else 0 for g in self.groups), initial=0)
+        starts = accumulate((sum(map(len, g.members)) for g in self.groups), initial=0)
         return [slice(s.start + at, s.stop + at) for g, at in zip(self.groups, starts, strict=False) for s in g.slices]
 
     @property
@@ -95,9 +80,8 @@ class JoinedLaws:
         return first | {"more": more} if more else first
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        first, *others = self.groups
-        first.load_state_dict({k: x for k, x in state.items() if k != "more"})
-        for group, saved in zip(others, state.get("more", ()), strict=True):
+        first = {k: x for k, x in state.items() if k != "more"}
+        for group, saved in zip(self.groups, (first, *state.get("more", ())), strict=True):
             group.load_state_dict(saved)
 
 

@@ -24,11 +24,11 @@ from neuromech.symmetry import Symmetry, SymmetrySet
 MOST = 8  # sets of trainable parameters that are looked at: some loops draw another one every few steps
 
 
-def in_order(found: Sequence[Symmetry], searches: Sequence[int], params: Params, whole: bool) -> list[Symmetry]:
+def by_search(found: Sequence[Symmetry], searches: Sequence[int], params: Params, whole: bool) -> list[list[Symmetry]]:
     """The families that have laws, search by search; see `followed`."""
     ends = [*accumulate(searches)]
     parts = [found[end - n : end] for n, end in zip(searches, ends, strict=True)]
-    return [s for part in parts for s in followed(part, params, whole)]
+    return [followed(part, params, whole) for part in parts]
 
 
 class LaterSearch:

@@ -35,11 +35,11 @@ class Measurement:
         record: Record,
         journal: Journal,
         asked: Asked,
-        have_laws: Sequence[Symmetry],
+        have_laws: Sequence[Sequence[Symmetry]],
         members: Sequence[range],
         ranks: Ranks | None = None,
     ) -> None:
-        """`members`: those that are measured, of each family that `have_laws`. `ranks`: the processes over which the
+        """`have_laws`: families, search by search. `members`: those of each that are measured. `ranks`: the processes over which the
         parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
@@ -47,11 +47,11 @@ class Measurement:
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = owners(model, self.params)
         # States of an earlier version have no matrix families, which come last.
-        self.symmetries = SymmetrySet(have_laws[: len(members)])
+        self.symmetries = SymmetrySet([s for some in have_laws for s in some][: len(members)])
         self._observed: Tensor | None = None
         self._coverage, self._members = float(asked.coverage), asked.members
         eps = self._describe(found, members)
-        self._laws = JoinedLaws(self.symmetries, self.params, eps, ranks is None, members)
+        self._laws = JoinedLaws(self.symmetries, self.params, eps, ranks is None, members, [*map(len, have_laws)])
         rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, members)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
@@ -221,8 +221,6 @@ class Measurement:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         laws, tally = state["laws"], state["tally"]
-        counts = [len(group["families"]) for group in (laws, *laws.get("more", ()))]
-        self._laws = self._laws.divided(counts, self.params)
         if self._ranks is not None and rank():  # sums begin where they are, on the first process
             laws = laws | {"state": 0 * laws["state"]}
             tally = {key: 0 * x for key, x in tally.items()}

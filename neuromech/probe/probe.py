@@ -28,7 +28,7 @@ from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import Asked, find_now, findings_in
 from neuromech.probe.averages import Averages
-from neuromech.probe.later import LaterSearch, in_order
+from neuromech.probe.later import LaterSearch, by_search
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, Sinks, how_it_ended
@@ -249,8 +249,8 @@ class Probe(RunFrames):
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         searches, ranks = searches or [len(found)], self._waiting.ranks
-        have_laws = in_order(list(found), searches, named_parameters(self._model), ranks is None)
-        members = members or drawn(have_laws, self._asked.coverage)
+        have_laws = by_search(list(found), searches, named_parameters(self._model), ranks is None)
+        members = members or drawn([s for some in have_laws for s in some], self._asked.coverage)
         self._measurement = Measurement(
             self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
         )
