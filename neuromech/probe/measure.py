@@ -39,8 +39,8 @@ class Measurement:
         members: Sequence[range],
         ranks: Ranks | None = None,
     ) -> None:
-        """`have_laws`: families, search by search. `members`: those of each that are measured. `ranks`: the processes over which the
-        parameters are sharded; each measures its part."""
+        """`have_laws`: families, search by search. `members`: those of each that are measured. `ranks`: the processes
+        over which the parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
         self.params = named_parameters(model)
