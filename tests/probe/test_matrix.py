@@ -1,5 +1,6 @@
 """The ways in which people train, each with and without the one line: the same bits, and laws that hold."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -186,6 +187,40 @@ def test_symmetries_are_looked_for_anew_when_a_layer_is_unfrozen_or_frozen(thaws
     assert any(tag.startswith("residual/") for tag in probe.scalars())
     last = probe.terms[(probe.terms["member"] == -1) & (probe.terms["step"] == 2 * STEPS)].set_index("name")
     assert last["unexplained"][sorted(late)].abs().max() < 1e-6  # terms count from where each family begins
+
+
+def test_what_was_found_later_goes_on_to_the_bit_when_resumed() -> None:
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = plain()
+        model[0].requires_grad_(False)
+        return model, sgd(model)
+
+    def go(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for i in range(first, last):
+            model[0].requires_grad_(i >= 2)
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole = begun()
+    through = neuromech.instrument(whole[0], strict=True)
+    go(*whole, 0, 8)
+    half = begun()
+    with neuromech.instrument(half[0], strict=True) as probe:
+        go(*half, 0, 5)
+        saved = copy.deepcopy((half[0].state_dict(), half[1].state_dict(), probe.state_dict()))
+    rest = begun()
+    rest[0].load_state_dict(saved[0])
+    rest[1].load_state_dict(saved[1])
+    rest[0][0].requires_grad_(True)
+    resumed = neuromech.instrument(rest[0], strict=True)
+    resumed.load_state_dict(saved[2])
+    go(*rest, 5, 8)
+    columns = ["step", "symmetry", "member", "iteration", "observed", "exact", "ideal", "flow", "continuous"]
+    expected, found = (p.history.query("step > 5")[columns].to_numpy() for p in (through, resumed))
+    assert len(set(expected[:, 1])) == len(resumed.symmetries) > 2
+    assert (expected == found).all()
 
 
 def test_sparse_gradients() -> None:
