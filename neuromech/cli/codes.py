@@ -75,7 +75,7 @@ SAID: dict[str, tuple[str, str]] = {
     ),
     "practice": (
         "the monitor noticed something that is often meant, such as an L2 term in the loss",
-        "It is listed beside what it may explain, and is no fault. probe.monitor(allow=...) declares what is meant; "
+        "It is listed beside what it may explain, and is not a fault. probe.monitor(allow=...) declares what is meant; "
         "neuromech.monitor.PRACTICES lists the words.",
     ),
     "fault": (

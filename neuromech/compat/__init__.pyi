@@ -47,6 +47,7 @@ from .tensors import is_composite as is_composite
 from .tensors import is_sharded as is_sharded
 from .tensors import local as local
 from .tensors import most_repeated as most_repeated
+from .tensors import operator_libraries as operator_libraries
 from .tensors import overload_name as overload_name
 from .tensors import place_of as place_of
 from .tensors import schema_of as schema_of
@@ -54,6 +55,7 @@ from .tensors import storage_id as storage_id
 from .tensors import version as version
 from .torchs import HigherOrderOperator as HigherOrderOperator
 from .torchs import OpOverload as OpOverload
+from .torchs import PyTorchFileReader as PyTorchFileReader
 from .torchs import TorchDispatchMode as TorchDispatchMode
 from .torchs import tree_leaves as tree_leaves
 from .torchs import tree_map as tree_map

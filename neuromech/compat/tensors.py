@@ -142,3 +142,8 @@ class AnySize:
             asked = [guard.expr.subs(self._symbol, length) for guard in self._shapes.guards]
             self._known[length] = length > 1 and all(bool(is_so) for is_so in asked)
         return self._known[length]
+
+
+def operator_libraries() -> set[str]:
+    """The libraries of operators that are there: aten, and those that were imported. Nothing public lists them."""
+    return {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}

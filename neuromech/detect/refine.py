@@ -105,7 +105,7 @@ def intervals(labels: Sequence[Label], cuts: Iterable[int]) -> list[Interval]:
 
 
 def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
-    """A label that is no product, cut into segments."""
+    """A label that is not a product, cut into segments."""
     inner = sorted({c for c in cuts if 0 < c < label.n})
     if not inner:
         return [Interval((), (label,), 0)]
@@ -152,7 +152,7 @@ def joined(axes: Sequence[Axis]) -> tuple[Label, list[Regrouping]]:
 
 
 def _undivided(labels: Sequence[Label]) -> list[Interval]:
-    """The intervals of an axis that are no sums; those of a product are not looked for."""
+    """The intervals of an axis that are not sums; those of a product are not looked for."""
     labels = leaves(labels)
     if len(labels) != 1 or not labels[0].segments:
         return [Interval((), tuple(labels), 0)]

@@ -43,7 +43,7 @@ class Reading(NamedTuple):
     at finite lr. `scale` is what a residual is divided by. `leak` is the torque <g, D theta> or <c, g> of this step;
     nan: the symmetry says that it is zero, or the optimizer does not care, so it was not measured. `gains` [5, rows]
     are the terms of what the exact law gained in this step, see attribution.TERMS; `turn` is sin^2 of the angle by
-    which the step turned the weights, nan where the charge is no squared length. `broken` is 1 where
+    which the step turned the weights, nan where the charge is not a squared length. `broken` is 1 where
     the gradients of the step did not leave the loss alone, though the symmetry says so: `exact` followed their torque,
     no flow did.
     """

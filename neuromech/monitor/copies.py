@@ -1,7 +1,7 @@
 """Does an optimizer hold another copy of the model, while the one that learns is stepped by nobody?
 
 An optimizer built before the model was copied, or before its parameters were replaced, steps tensors to which no
-backward of this loop leads. Two models of one shape in one process are no fault: a teacher and its student, twins, an
+backward of this loop leads. Two models of one shape in one process are fine: a teacher and its student, twins, an
 ensemble. So equal shapes are only where suspicion begins. It needs, over `PATIENCE` backward passes of our model:
 
     gradients of ours wait, and no step takes them; our weights stay, whoever might move them by hand

@@ -32,7 +32,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Broken:
-    """A family whose torque is no rounding error: `members` of its `size`, by `excess` times what is allowed.
+    """A family whose torque is not a rounding error: `members` of its `size`, by `excess` times what is allowed.
 
     `of`: how many members it has, where only `size` of them are measured."""
 

@@ -42,7 +42,7 @@ def hint(cause: str) -> str:
 
 
 def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
-    """(practice, what was seen of it): what explains itself is no fault, and is noted once."""
+    """(practice, what was seen of it): what explains itself is not a fault, and is noted once."""
     if e.elsewhere:
         yield "sam", f"the gradients of {some(e.elsewhere)} were taken at other weights than those that they step"
     if e.rounded:

@@ -128,7 +128,7 @@ class Probe(RunFrames):
         gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
         may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
-        torch.distributed; all have to. `ignore`: causes that are no faults here. `allow`: what is done on purpose
+        torch.distributed; all have to. `ignore`: causes that are not faults here. `allow`: what is done on purpose
         ("sam", "penalty", "freezing", "handover", "noise", ...: see `neuromech.monitor.PRACTICES`).
 
         Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make

@@ -70,7 +70,7 @@ def _layer(name: str, module: Mapping[str, Any], found: Sequence[FamilyRecord], 
 def strip(found: Sequence[FamilyRecord], n_steps: int) -> str:
     """How far off the exact law was in each stretch of the run, relative to what rounding can do: bytes, as base64.
 
-    The largest ratio, as decades: 0 to 254 are those from -`DECADES` to `DECADES`; `NONE` is no value.
+    The largest ratio, as decades: 0 to 254 are those from -`DECADES` to `DECADES`; `NONE` is not a value.
     """
     worst = np.full(BINS, -np.inf)
     for f in found:

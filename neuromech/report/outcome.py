@@ -31,7 +31,7 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
 
 
 def diverged(facts: RunFacts) -> Iterator[Statement]:
-    """What explodes, or is no number any more: a loss, a norm, a charge."""
+    """What explodes, or is not a number any more: a loss, a norm, a charge."""
     for name, rows in facts.metrics.items():
         value, step = rows["value"].to_numpy(float), rows["step"].to_numpy(int)
         lost = ~np.isfinite(value)
