@@ -82,7 +82,7 @@ def limited(
 ) -> Iterator[Effort]:
     """Inside, a search for symmetries takes about `budget` seconds of CPU time at most; see `Effort`.
 
-    Raises `DetectionError` for a budget that is no time.
+    Raises `DetectionError` for a budget that cannot be one.
     """
     check_budget(budget)
     before = _effort.set(made := Effort(budget, tell, clock))
@@ -118,7 +118,7 @@ def cut_allowed() -> None:
 
 
 def check_budget(budget: float | None) -> None:
-    """Raise `DetectionError` for what is no time."""
+    """Raise `DetectionError` for what cannot be a budget."""
     if budget is None or (isinstance(budget, (int, float)) and not isinstance(budget, bool) and budget > 0):
         return
     raise DetectionError(f"budget={budget!r}: pass seconds of CPU time, as in budget=60, or None for no limit")
