@@ -6,16 +6,15 @@ there on, behind what is measured already, which goes on: freezing breaks no rec
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 
-from torch import nn
+from torch import Tensor, nn
 
 from neuromech.detect import Findings
 from neuromech.dynamics import drawn, followed
 from neuromech.hooks import Guard, any_sharded
-from neuromech.params import Params
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, some
@@ -24,7 +23,9 @@ from neuromech.symmetry import Symmetry, SymmetrySet
 MOST = 8  # sets of trainable parameters that are looked at: some loops draw another one every few steps
 
 
-def by_search(found: Sequence[Symmetry], searches: Sequence[int], params: Params, whole: bool) -> list[list[Symmetry]]:
+def by_search(
+    found: Sequence[Symmetry], searches: Sequence[int], params: Mapping[str, Tensor], whole: bool
+) -> list[list[Symmetry]]:
     """The families that have laws, search by search; see `followed`."""
     ends = [*accumulate(searches)]
     parts = [found[end - n : end] for n, end in zip(searches, ends, strict=True)]

@@ -203,8 +203,8 @@ class Probe(RunFrames):
         """
         if self._measurement is None or self._found is None:
             return {}
-        state = {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
-        state["searches"] = self._later.searches if self._later is not None else []
+        searches = self._later.searches if self._later is not None else []
+        state = {"found": self._found.to_dict(), "searches": searches, "measurement": self._measurement.state_dict()}
         return state | ({"monitor": self._monitor.state_dict()} if self._monitor else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
