@@ -137,6 +137,14 @@ class Interpreter:
         nodes = (n for n in self.graph.nodes if any(v in self._varying for v in n.inputs))
         return [n for n in nodes if all(v in self._known for v in n.outputs)]
 
+    def byproducts(self) -> list[Abstract]:
+        """All results of the operator at hand but the first. Raises `Unsupported` if anybody reads them."""
+        assert self.node is not None
+        rest = self.node.outputs[1:]
+        if any(v in self._live for v in rest):
+            raise Unsupported("what it has measured on the way is read too")
+        return [self.constant(v.shape, v) for v in rest]
+
     @property
     def at(self) -> str:
         """The module at hand, to be put behind the name of an operator in an explanation."""

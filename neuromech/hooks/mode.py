@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -48,7 +48,7 @@ class ForwardModes:
         if not torch.is_grad_enabled():
             return
         self._last = {name: m.training for name, m in self._modules.items()}
-        self._last_sizes = [t.shape[1:] for t in tensors_of((args, kwargs))]
+        self._last_sizes = _sizes((args, kwargs))
         self.resized = self._sizes is not None and self._last_sizes != self._sizes
         self.steps = self.now
         self.count += 1
@@ -60,6 +60,14 @@ class ForwardModes:
         if torch.is_grad_enabled():
             self.drew = self._random is not None and not same(self._random, states([self._device]))
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
+
+
+def _sizes(inputs: Any) -> list[torch.Size]:
+    """Of the tensors among the inputs, but for their first axis, that of batches."""
+    if isinstance(inputs, Tensor):
+        return [inputs.shape[1:]]
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [size for part in parts for size in _sizes(part)]
 
 
 _MODAL = (

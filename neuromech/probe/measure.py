@@ -56,7 +56,7 @@ class Measurement:
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._looks = Looks(self.symmetries, members)
+        self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
         self._known = KnownOptimizers(record, journal, self._names)
         self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
@@ -88,7 +88,7 @@ class Measurement:
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
         if self._ranks is None:
-            self._looks.measure(self.step + 1, self.params, gradients)
+            self._looks.measure(self.step + 1, self.params, lambda: self._laws.squares(gradients))
 
     @property
     def iteration(self) -> int:

@@ -63,7 +63,7 @@ class Probe(RunFrames):
         self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None, asked.budget)
         self._waiting.found = self._found
         self._loss = LossWatch()
-        self._handed = HandedGradients(named_parameters(self._model), self._guard)
+        self._handed = HandedGradients(named_parameters(self._model).values(), self._guard)
         self._waiting.hooks.listeners.append(self._loss)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()),
@@ -280,7 +280,7 @@ class Probe(RunFrames):
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if monitor is not None and self._found is not None:
                 monitor.arm(measured.laws, self._found.inactive, self._waiting.ranks)
-                edited, changed = monitor.before(optimizer), changed or monitor.changed
+                edited, changed = monitor.before(optimizer, changed)
             measured.before(optimizer, edited, changed)
 
     def _after(self, optimizer: Optimizer) -> None:

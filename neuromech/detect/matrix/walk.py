@@ -78,6 +78,7 @@ class Walk:
     known: dict[Value, Indexed] = field(default_factory=dict)
     moving: list[Value] = field(default_factory=list)
     varying: set[Value] = field(default_factory=set)
+    live: set[Value] = field(default_factory=set)
     node: Node | None = None
 
     def run(self) -> Walk:
@@ -90,7 +91,7 @@ class Walk:
         ]
         self.varying = self.graph.descendants(self.moving)
         escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
-        live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
+        live = self.live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
         for node in self.graph.nodes:
             if any(v in self.varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
                 self._visit(node)
@@ -119,7 +120,8 @@ class Walk:
 
     def _rule(self, node: Node, operator: Operator | None) -> OperatorRule:
         """The rule for a call. Raises `Unsupported` if there is none."""
-        empty = [*node.outputs, *(() if operator and operator.with_empty else node.inputs)]
+        used = [v for v in node.outputs if v in self.live]
+        empty = [*used, *(() if operator and operator.with_empty else node.inputs)]
         if any(v.dtype.is_complex for v in (*node.inputs, *node.outputs)) and not (operator and operator.for_complex):
             raise Unsupported("there are no rules for complex numbers")
         if any(0 in v.shape for v in empty):
@@ -185,6 +187,11 @@ class Walk:
         new = Indexed(tuple(axis(n) for n in shape))
         self.fix(new.labels)
         return new
+
+    def byproducts(self) -> list[Indexed]:
+        """All results of the operator at hand but the first, about which nothing is known."""
+        assert self.node is not None
+        return [self.unrelated(v.shape) for v in self.node.outputs[1:]]
 
     def free(self, n: int) -> Axis:
         """The axis of zeros: mixed by anything."""
