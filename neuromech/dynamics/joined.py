@@ -12,6 +12,7 @@ from torch import Tensor
 from neuromech.dynamics.forms.vectors import Values
 from neuromech.dynamics.laws import Laws, Reading
 from neuromech.dynamics.motion import Motion
+from neuromech.dynamics.sides import Signed
 from neuromech.symmetry import Symmetry
 
 
@@ -65,6 +66,18 @@ class JoinedLaws:
         charge, scale = zip(*(g.observe(params) for g in self.groups), strict=True)
         return torch.cat(charge), torch.cat(scale)
 
+    def squares(self, grads: Values) -> tuple[Signed, Signed]:
+        """As of `Laws`; of all rows."""
+        every = [g.squares(grads) for g in self.groups]
+        if len(every) == 1:
+            return every[0]
+        rows = [len(weights[0]) for weights, _ in every]
+        signed, whole, of_grads, of_grads_whole = (
+            torch.cat([_filled(x, n) for x, n in zip(column, rows, strict=True)])
+            for column in zip(*((*weights, *gradients) for weights, gradients in every), strict=True)
+        )
+        return (signed, whole), (of_grads, of_grads_whole)
+
     def before(self, params: Values, grads: Values, motions: Mapping[str, Motion], changed: bool = False) -> None:
         for g in self.groups:
             g.before(params, grads, motions, changed)
@@ -83,6 +96,11 @@ class JoinedLaws:
         first = {k: x for k, x in state.items() if k != "more"}
         for group, saved in zip(self.groups, (first, *state.get("more", ())), strict=True):
             group.load_state_dict(saved)
+
+
+def _filled(x: Tensor, rows: int) -> Tensor:
+    """With zeros behind it, up to so many rows."""
+    return torch.cat((x, x.new_zeros(rows - len(x))))
 
 
 def _together(readings: Sequence[Reading]) -> Reading:

@@ -125,7 +125,7 @@ class Measurement:
         self._totals = self._totals.extended(rows, eps, charges)
         self._observed = None if self._observed is None else torch.cat((self._observed, charges))
         self._unprotected = torch.cat((self._unprotected, self._unprotected.new_zeros(len(new))))
-        self._looks = Looks(self.symmetries, every)
+        self._looks = Looks(self.symmetries, self._laws.slices)
         self._newest.clear()  # readings of fewer rows
 
     def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
