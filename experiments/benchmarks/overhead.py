@@ -34,6 +34,7 @@ from torch.optim.optimizer import Optimizer
 
 import neuromech
 from experiments.benchmarks.models import Transformer, resnet18
+from neuromech.compat import storage_id
 from neuromech.demo import digits, vgg
 
 
@@ -142,7 +143,7 @@ def ratio(a: list[float], b: list[float], wanted: float) -> str:
 def kept() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _tensors()}
+    storages = {storage_id(t): t.untyped_storage().nbytes() for t in _tensors()}
     return sum(storages.values())
 
 

@@ -50,8 +50,8 @@ def test_noise_brings_the_sides_to_the_same_energy() -> None:
         model[0].weight.fill_(2.0)
         model[2].weight.fill_(0.5)
     probe = neuromech.instrument(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
-    for _ in range(1200):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(400):
         x = torch.rand(4, 1, dtype=torch.float64) + 0.5
         y = x + torch.randn(4, 1, dtype=torch.float64)
         optimizer.zero_grad()
