@@ -47,3 +47,4 @@ from .sides import Sides as Sides
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register
+from .writer import ReadingWriter as ReadingWriter

@@ -11,14 +11,25 @@ from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import keeps_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, JoinedLaws, Laws, Looks, Motion, Reading, Rows, Totals, buffers, read, scalars_of
-from neuromech.hooks import Mark, Ranks, marks, rank
+from neuromech.dynamics import (
+    FIELDS,
+    JoinedLaws,
+    Laws,
+    Looks,
+    Motion,
+    Reading,
+    ReadingWriter,
+    Rows,
+    Totals,
+    buffers,
+    read,
+    scalars_of,
+)
+from neuromech.hooks import GroupSettings, Known, KnownOptimizers, Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
 from neuromech.probe import describe
 from neuromech.probe.arguments import Asked
-from neuromech.probe.known import Known, KnownOptimizers
-from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
@@ -59,7 +70,7 @@ class Measurement:
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
         self._known = KnownOptimizers(record, journal, self._names)
-        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
+        self._newest: dict[int, tuple[Reading, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"

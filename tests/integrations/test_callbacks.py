@@ -1,9 +1,7 @@
 """The instrument in loops of Lightning, of Hugging Face's Trainer and of Accelerate: the same bits as without it."""
 
 import importlib
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -176,35 +174,6 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
     run = neuromech.open_run(tmp_path / "run")
     assert run.history["step"].max() == 4
     assert "ZeroDivisionError" in str(run._run.sessions[-1]["ended"])
-
-
-def test_lightning_on_two_processes(tmp_path: Path) -> None:
-    """The bits of a bare run on both, the charges of one process that has both batches, and one of them writes."""
-    from neuromech.integrations import LightningCallback
-
-    script, tests = Path(__file__).with_name("ddp_script.py"), Path(__file__).parents[1]
-    paths = os.pathsep.join(map(str, (tests, tests.parent)))
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    ranks = [torch.load(tmp_path / f"{k}.pt") for k in range(2)]
-    callback = LightningCallback()
-    fit(tmp_path, module(), callback, batch=32)
-    alone = whole(callback.probe).set_index(["step", "name"])
-    for one in ranks:
-        assert one["world"] == 2
-        assert all(torch.equal(one["bare"][k], one["watched"][k]) for k in one["bare"])
-        assert set(one["charges"]) == set(alone.index)
-        for key, (observed, residual) in one["charges"].items():
-            assert observed == pytest.approx(alone["observed"][key], rel=1e-5, abs=1e-6)
-            assert residual < 2e-6
-    assert neuromech.open_run(tmp_path / "run").history["step"].max() == 4
 
 
 @pytest.mark.parametrize(

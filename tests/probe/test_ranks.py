@@ -151,7 +151,8 @@ def test_a_process_that_dies_takes_nothing_along(kind: str, after: int) -> None:
 def test_processes_that_instrument_different_models_are_refused() -> None:
     with together(differ) as folder:
         for rank in range(WORLD):
-            assert "have found different symmetries" in (Path(folder) / f"said{rank}").read_text()
+            said = (Path(folder) / f"said{rank}").read_text()
+            assert "have found different symmetries" in said or "not every process has instrumented it" in said
 
 
 def test_one_process_alone_may_instrument_what_is_not_sharded() -> None:

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_m
 
 import neuromech
 from neuromech.dynamics import FIELDS, Rows, relative
-from neuromech.probe.writer import ReadingWriter, _stride
+from neuromech.dynamics.writer import ReadingWriter, _stride
 from neuromech.record import Record, read
 from neuromech.record.events import Journal
 

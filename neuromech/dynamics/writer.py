@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuromech.dynamics import FIELDS, PREDICTIONS, RESIDUALS, REST, SUMS, Rows
+from neuromech.dynamics.rows import FIELDS, PREDICTIONS, RESIDUALS, REST, SUMS, Rows
 from neuromech.record import Journal, Record
 
 INTERVAL_STEPS = 64

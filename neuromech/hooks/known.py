@@ -14,15 +14,50 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer
 
 from neuromech.dynamics import law_of
-from neuromech.hooks import Mark
-from neuromech.probe import describe
+from neuromech.hooks.backward import Mark
+from neuromech.optimizers import plain, rule_of
 from neuromech.record import Journal, Record
+
+
+def _described(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
+    groups = [
+        dict(one) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
+        for one, group in zip(_settings_of(optimizer), optimizer.param_groups, strict=True)
+    ]
+    rule = rule_of(optimizer)
+    known = {} if rule is None else {"rule": rule.key}
+    flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
+    wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
+    return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups} | wrapper
+
+
+GroupSettings = list[dict[str, Any]]
+"""What each param group of an optimizer is told, as plain data, without how it is to be computed."""
+
+_HOW = {"foreach", "fused", "capturable", "differentiable"}
+
+
+def _settings_of(optimizer: Optimizer) -> GroupSettings:
+    return [{k: x for k, x in plain(g, wait=False).items() if k not in _HOW} for g in optimizer.param_groups]
+
+
+def _changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]]:
+    """What is told otherwise than before, but for the learning rate, as (which setting, words)."""
+    out = [
+        (f"group {i} {key}", f"{key} of parameter group {i} is {new[key]} (it was {old.get(key)})")
+        for i, (old, new) in enumerate(zip(before, after, strict=False))
+        for key in new
+        if key != "lr" and new[key] != old.get(key)
+    ]
+    if len(after) > len(before):
+        out.append((f"groups {len(after)}", f"the optimizer has {len(after)} parameter groups (it had {len(before)})"))
+    return out
 
 
 class Known:
     """What is known of one optimizer: its place in the records, what it is told, what it moves, its buffers."""
 
-    def __init__(self, index: int, settings: describe.GroupSettings) -> None:
+    def __init__(self, index: int, settings: GroupSettings) -> None:
         self.index, self.settings = index, settings
         self.moving: frozenset[str] | None = None
         self.buffers: dict[str, Mark] = {}
@@ -57,10 +92,10 @@ class KnownOptimizers:
         """What is known of an optimizer that takes the step `step`; what it is goes to the records, and what of it
         changes in mid-run."""
         known = self._all.get(optimizer)
-        settings = describe.settings(optimizer)
+        settings = _settings_of(optimizer)
         if known is not None and known.settings == settings:
             return known
-        description = describe.of_optimizer(optimizer, self._names)
+        description = _described(optimizer, self._names)
         if known is None:
             known = self._all[optimizer] = Known(len(self.described), settings)
             if description in self.described:  # made anew with equal settings, as at every epoch
@@ -69,7 +104,7 @@ class KnownOptimizers:
             self.described.append(description)
             self._explain(optimizer, step)
         else:
-            for key, change in describe.changes(known.settings, settings):
+            for key, change in _changes(known.settings, settings):
                 self._journal.once(
                     f"{known.index} {key}",
                     step,
