@@ -54,7 +54,7 @@ def optimizers() -> str:
 
 def silent_bugs() -> str:
     """The score of the monitor on public bugs, as `analysis.silent_bugs` left it."""
-    bugs = list(csv.DictReader((SCORES / "silent_bugs.csv").open()))
+    bugs = list(csv.DictReader((SCORES / "silent_bugs.csv").read_text().splitlines()))
     told, first = sum(row["delay"] in ("0", "1") for row in bugs), sum(row["rank"] == "1" for row in bugs)
     head = (
         "# Public silent bugs\n\n"
@@ -75,7 +75,10 @@ def _clean_runs() -> str:
     """The table of runs without a fault, if they were made."""
     if not (path := SCORES / "clean_runs.csv").exists():
         return "\n"
-    rows = (f"| {r['kind']} | {r['runs']} | {r['steps']} | {r['alarms']} |" for r in csv.DictReader(path.open()))
+    rows = (
+        f"| {r['kind']} | {r['runs']} | {r['steps']} | {r['alarms']} |"
+        for r in csv.DictReader(path.read_text().splitlines())
+    )
     table = "\n\n## Clean runs\n\n| kind | runs | steps | alarms |\n| --- | --- | --- | --- |\n"
     return table + "\n".join(rows) + "\n"
 
