@@ -36,7 +36,10 @@ def local(t: Tensor) -> Tensor:
 
 def is_sharded(t: Tensor) -> bool:
     """True for a DTensor, of which this process holds a part."""
-    return isinstance(getattr(t, "_local_tensor", None), Tensor)
+    return type(t) not in _WHOLE and isinstance(getattr(t, "_local_tensor", None), Tensor)
+
+
+_WHOLE = (Tensor, torch.nn.Parameter)  # asked of every tensor of every step: what they lack is looked up slowly
 
 
 def place_of(t: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -41,7 +41,7 @@ class Operator:
     Of what it does with the content of its inputs: `no_content`: none of it flows on. `unfilled`: what it makes holds
     whatever was in memory. `escapes`: content leaves the graph, to where it may steer the control flow; `as_number`: as
     one number. `stops`: no gradient flows through it. `is_metadata`: what it says is about the tensor, not its content,
-    and it is no part of the graph at all.
+    and it is not part of the graph at all.
     """
 
     rule: OperatorRule | None

@@ -58,7 +58,7 @@ class Permutation:
         return f"permutation of {self.size:,} units: {self.name}"
 
     def transform(self, params: Mapping[str, Tensor], order: Sequence[int] | Tensor) -> Params:
-        """All `params`, where unit i is what unit `order[i]` was. Raises `SymmetryError` if that is no permutation."""
+        """All `params`, where unit i is what unit `order[i]` was; `SymmetryError` unless that is a permutation."""
         order = torch.as_tensor(order)
         if sorted(order.tolist()) != list(range(self.size)):
             raise SymmetryError(f"{self.name}: the order must name each of the {self.size} units once")

@@ -41,7 +41,7 @@ def resumed(saved: Mapping[str, Any], share: float) -> list[range] | None:
 
 
 def check_share(share: Any) -> None:
-    """Raise `InstrumentError` for what is no share of the members."""
+    """Raise `InstrumentError` for what is not a share of the members."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise InstrumentError(
             f"coverage={share!r}: pass the share of the members of each family to measure, above 0 and at most 1 "

@@ -135,10 +135,11 @@ class Layout:
         return x if self._to is None else x[self._to]
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum over parts: from [..., rows] to [..., charges]."""
+        """Sum over parts: from [..., rows] to [..., charges]; of the first rows only, if there are no more."""
         if self._to is None:
             return x
-        return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, self._to, x)
+        to = self._to[: x.shape[-1]]
+        return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, to, x)
 
 
 def regroup(state: Tensor, old: Layout, new: Layout, read: Tensor) -> Tensor:

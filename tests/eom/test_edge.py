@@ -36,6 +36,15 @@ def binomial(path: list[Params], k: int, sign: float) -> Params:
     return combine([(sign**j * math.comb(4, j) / 16, path[k - 2 + j]) for j in range(5)])
 
 
+def both_sides(values: list[float], k: int) -> float:
+    """The mean of a quantity over both sides of the swing at step k: one is read there, the other is interpolated.
+
+    To the sixth order: a mean over neighbours is 12 % too large where a burst falls by half within three steps.
+    """
+    far = sum(c * (values[k - j] + values[k + j]) for j, c in ((1, 150), (3, -25), (5, 3))) / 256
+    return 0.5 * (values[k] + far)
+
+
 @pytest.mark.parametrize("name", RULES)
 def test_steps_stay_around_the_edge_flow(name: str) -> None:
     """From the first swing to the burst that pushes the curvature back: both as the steps have it."""
@@ -160,7 +169,10 @@ def test_complementary_matrices() -> None:
 
 @pytest.mark.slow
 def test_on_a_network_loss_and_sharpness_are_those_of_the_steps() -> None:
-    """A perceptron driven past the edge and through its first burst, from where training has become smooth."""
+    """A perceptron driven past the edge and through its first burst, from where training has become smooth.
+
+    The swing grows by six decades and dies again; sharpness comes back from 14 % past the edge.
+    """
     torch.manual_seed(0)
     x, teacher = torch.randn(32, 6).double(), nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 2)).double()
     net = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 2)).double()
@@ -172,13 +184,24 @@ def test_on_a_network_loss_and_sharpness_are_those_of_the_steps() -> None:
             break
     count = 200
     path = [params, *descend(Rule(), loss, params, lr, count + 4)]
-    times = range(10, count, 10)
-    for k, point in zip(times, edge_flow(Rule(), loss, params, lr).points([lr * k for k in times]), strict=True):
-        mean = sum(math.comb(4, j) / 16 * float(loss(path[k - 2 + j])) for j in range(5))
-        assert float(point.mean_of(loss)) == pytest.approx(mean, rel=0.02)
+    losses = [float(loss(p)) for p in path]
+    every = 10
+    times = range(every, count, every)
+    points = edge_flow(Rule(), loss, params, lr).points([lr * k for k in times])
+    before, left_out, bursting = points[0].amplitude, 0.0, 0
+    for k, point in zip(times, points, strict=True):
+        # The flow has the first two powers of the growth per step; a swing is off by what the third adds up to.
+        left_out += every * abs(math.log(point.amplitude / before) / every) ** 3 / 6
+        before = point.amplitude
+        mean = both_sides(losses, k)
+        of_swing = 1 - float(loss(point.centre)) / mean
+        bursting += of_swing > 0.1
+        assert float(point.mean_of(loss)) == pytest.approx(mean, rel=0.01 + 2 * left_out * of_swing)
         assert sharpness(loss, point.centre).value == pytest.approx(
-            sharpness(loss, binomial(path, k, 1.0)).value, rel=0.02
+            sharpness(loss, binomial(path, k, 1.0)).value, rel=0.01
         )
+    assert max(p.amplitude for p in points) > 1e5 * min(p.amplitude for p in points)
+    assert bursting <= 3
 
 
 def test_what_has_no_edge_flow_is_refused() -> None:
