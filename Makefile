@@ -40,7 +40,9 @@ test-newest:
 evidence: $(STAMP)
 	$(PYTHON) -m experiments.evidence
 
+# The first line is one table beside peers, those that are installed; --write makes docs/benchmarks.md of it.
 bench: $(STAMP)
+	$(PYTHON) -m experiments.benchmarks
 	$(PYTHON) -m experiments.benchmarks.overhead
 	$(PYTHON) -m experiments.benchmarks.eom
 	$(PYTHON) -m experiments.predicted_charges --out runs/predicted_charges-$$$$ && \
@@ -56,4 +58,4 @@ zoo: $(STAMP)
 	cd tests && ../$(PYTHON) -m architectures --misses
 
 clean:
-	rm -rf $(VENV) .venv-newest site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest site docs/reports runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

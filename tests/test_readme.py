@@ -212,6 +212,15 @@ def test_generated_pages_are_up_to_date() -> None:
         assert (ROOT / "docs" / name).read_text() == page(), f"python docs/generate.py writes {name} anew"
 
 
+def test_inner_products_are_no_tags() -> None:
+    spec = importlib.util.spec_from_file_location("inner_products", ROOT / "docs/inner_products.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = '<p>With <g, D theta> = <DH(u, v), u - v> <a href="x, y">there</a><br /></p>'
+    shown = module.on_page_content(page, page=None, config=None, files=None)
+    assert shown == '<p>With &lt;g, D theta&gt; = &lt;DH(u, v), u - v&gt; <a href="x, y">there</a><br /></p>'
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="comes with the extra `docs`")
@@ -220,3 +229,5 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site" / "api" / "index.html").exists()
+    assert "&lt;g, D theta&gt; = 0" in (tmp_path / "site" / "theory" / "index.html").read_text()
+    assert len(list((tmp_path / "site" / "reports").glob("*.html"))) == 4

@@ -88,6 +88,17 @@ SAID: dict[str, tuple[str, str]] = {
         "loss, or a backward of your own is not the derivative of its forward, that is the reason; else please "
         "report the model.",
     ),
+    "budget": (
+        "the time to look for symmetries was up",
+        "Permuted channels and long chains of concatenations cut axes into so many pieces that a search may take "
+        "hours. Beyond the budget axes are taken as wholes, and what is not settled is not claimed; what is claimed "
+        "holds. instrument(..., budget=600) and find_symmetries(..., budget=None) take longer.",
+    ),
+    "trainable": (
+        "other parameters can be trained than before",
+        "Layers were frozen or unfrozen. The symmetries of the model as it trains now were looked for in its next "
+        "forward and backward; what is new is measured from there on. What was measured before goes on.",
+    ),
     "rule untested": (
         "the rule of an optimizer could not be tested against it",
         "It is registered as it is. Pass register_optimizer(..., make=lambda params: ...), which makes one, so that "

@@ -17,6 +17,7 @@ from functools import partial
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Data, Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
@@ -153,8 +154,9 @@ class Interpreter:
 
     def run(self, outputs: Sequence[Invariance]) -> None:
         """Interpret every node that the outputs depend on, then require what the loss requires of the outputs."""
-        for node in self.graph.nodes:
+        for i, node in enumerate(self.graph.nodes):
             if node.escape or any(v in self._live for v in node.outputs):
+                effort().now(f"operator {i + 1} of {len(self.graph.nodes)}")
                 self._interpret(node)
         for value, free in zip(self.graph.outputs, outputs, strict=True):
             t = self.abstract(value)
@@ -205,7 +207,7 @@ class Interpreter:
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
             if operator.rule and operator.same_content and all(node.inputs[0].shape):
-                with suppress(Unsupported, NonNested):
+                with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return
         if node.outputs and all(0 in v.shape for v in node.outputs):
@@ -225,8 +227,9 @@ class Interpreter:
             self._block(node, "no gradient flows through it" if node.stop else "there is no rule for it")
         else:
             try:
-                self._apply(operator.rule, node)
-            except (Unsupported, NonNested) as error:
+                with until(FOLLOWING):
+                    self._apply(operator.rule, node)
+            except (Unsupported, NonNested, OutOfTime) as error:
                 self._block(node, str(error))
 
     def _touches_nothing(self, node: Node, inputs_too: bool) -> bool:

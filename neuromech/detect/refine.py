@@ -15,6 +15,7 @@ from math import prod
 from typing import NamedTuple
 
 from neuromech.detect.axes import Atom, Axis, Label, axis, count, leaves
+from neuromech.detect.effort import checkpoint, cut_allowed
 
 MANY = 4096  # segments that an axis may be cut into: beyond, explicit indices cost too much
 
@@ -109,6 +110,7 @@ def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
     if not inner:
         return [Interval((), (label,), 0)]
     if not label.root.segments:
+        cut_allowed()
         bounds = [0, *inner, label.n]
         label.root.cut(b - a for a, b in pairwise(bounds))
     out, start = [], 0
@@ -163,6 +165,7 @@ def _undivided(labels: Sequence[Label]) -> list[Interval]:
 
 def sum_of(lengths: Sequence[int]) -> Label:
     """A fresh label with segments of these lengths."""
+    cut_allowed()
     whole = Label(Atom(sum(lengths)))
     whole.root.cut(lengths)
     return whole
@@ -180,6 +183,7 @@ def unify(f: Sequence[Label], g: Sequence[Label], nested: bool = False) -> Renam
     same: dict[Label, Label] = {}
     regroupings: list[Regrouping] = []
     while left:
+        checkpoint()
         a, b = _pop(left), _pop(right)
         if a.n == b.n and _merge(a, b):
             same[b] = a

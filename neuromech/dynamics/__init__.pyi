@@ -20,6 +20,7 @@ from .forms.vectors import Values as Values
 from .forms.vectors import blank as blank
 from .growth import Growth as Growth
 from .growth import growth_of as growth_of
+from .joined import JoinedLaws as JoinedLaws
 from .laws import Laws as Laws
 from .laws import Reading as Reading
 from .looks import Looks as Looks
@@ -46,3 +47,4 @@ from .sides import Sides as Sides
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register
+from .writer import ReadingWriter as ReadingWriter

@@ -36,6 +36,7 @@ class Layer:
     rests_on: tuple[Evidence, ...]
     worst: float
     strip: str
+    little: bool = False  # within what rounding can do, which is so much that it says little
 
 
 def layers_of(meta: Mapping[str, Any], found: Sequence[FamilyRecord], n_steps: int) -> list[Layer]:
@@ -64,6 +65,7 @@ def _layer(name: str, module: Mapping[str, Any], found: Sequence[FamilyRecord], 
         rests_on=tuple(sorted({f.evidence for f in same}, key=_STRONG.index)),
         worst=max(worst, default=math.nan),
         strip=strip(found, n_steps),
+        little=any(f.verdict.little for f in same),
     )
 
 

@@ -23,6 +23,7 @@ from typing import NamedTuple
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
 from neuromech.detect.refine import NonNested, unify
@@ -109,8 +110,9 @@ class Walk:
         self.node = node
         operator = operator_of(node.op)
         try:
-            self._apply(self._rule(node, operator), node)
-        except (Unsupported, NonNested) as error:
+            with until(1.0):
+                self._apply(self._rule(node, operator), node)
+        except (Unsupported, NonNested, OutOfTime) as error:
             for v in node.outputs:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
             labels = [x for v in (*node.inputs, *node.outputs) for x in self.indexed(v).labels]
