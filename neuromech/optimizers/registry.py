@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import code_of
 from neuromech.errors import InstrumentError, warn
 from neuromech.optimizers.adafactor import ADAFACTOR
 from neuromech.optimizers.adagrad import ADADELTA, ADAGRAD
@@ -101,10 +102,11 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
 
 
 def inherited_rule(optimizer: Optimizer) -> Rule | None:
-    """The rule of the nearest class that an optimizer is made from and shares its settings with, if that is replayed
-    element by element; its step may be another one."""
+    """The rule of the nearest class that an optimizer is made from, shares its settings with, and hands its step on to,
+    if that is replayed element by element. A step that does all by itself is held to nothing."""
     cls = next((cls for cls in type(optimizer).__mro__ if cls in RULES), None)
-    if cls is None:
+    code = code_of(type(optimizer).step)
+    if cls is None or code is None or "super" not in code.co_names:
         return None
     asked = inspect.signature(cls).parameters.keys() - {"params"}
     rule = RULES[cls]
