@@ -3,8 +3,9 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # One thread per worker: many small tensors gain nothing from more, and workers must not fight over cores. Who is done
-# takes work from the others, so that the last dear test does not keep all cores waiting.
-PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal
+# takes work from the others, so that the last dear test does not keep all cores waiting. Bytecode is kept, whatever the
+# environment says: without it every worker and every fresh interpreter of a test compiles the package and the tests anew.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n auto --dist worksteal
 
 .PHONY: demo evidence test test-all test-newest lint docs bench zoo clean
 
@@ -39,7 +40,9 @@ test-newest:
 evidence: $(STAMP)
 	$(PYTHON) -m experiments.evidence
 
+# The first line is one table beside peers, those that are installed; --write makes docs/benchmarks.md of it.
 bench: $(STAMP)
+	$(PYTHON) -m experiments.benchmarks
 	$(PYTHON) -m experiments.benchmarks.overhead
 	$(PYTHON) -m experiments.benchmarks.eom
 	$(PYTHON) -m experiments.predicted_charges --out runs/predicted_charges-$$$$ && \
@@ -55,4 +58,4 @@ zoo: $(STAMP)
 	cd tests && ../$(PYTHON) -m architectures --misses
 
 clean:
-	rm -rf $(VENV) .venv-newest site runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-newest site docs/reports runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@
 
 Every fault of `experiments.faults` is injected into runs of random models, optimizers and precisions, at a random step;
 clean runs are those of `experiments.faults.clean`. One row a run: what was told, when, and where the true cause stood.
+Runs that are there are not made again, so that a run that was broken off goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 
 from experiments.faults import INJECTIONS, Injection
 from experiments.faults.clean import clean
-from experiments.runs import command, next_command, run_of
+from experiments.runs import command, next_command, outstanding, run_of
 from neuromech.errors import NeuromechWarning
 
 
@@ -93,10 +94,13 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
     torch.set_num_threads(1)
     with run_of(directory, config) as record, warnings.catch_warnings():
         warnings.simplefilter("ignore", NeuromechWarning)
-        cases = [(injection, seed) for injection in INJECTIONS.values() for seed in range(config.seeds)]
-        for injection, seed in tqdm(cases, unit="fault", disable=not progress):
-            record.append("trials", {k: [v] for k, v in asdict(trial(injection, seed, config)).items()})
-        for seed in tqdm(range(config.clean), unit="clean run", disable=not progress):
+        cases = [(name, seed) for seed in range(config.seeds) for name in INJECTIONS]
+        for name, seed in tqdm(
+            outstanding(record, "trials", ("fault", "seed"), cases), unit="fault", disable=not progress
+        ):
+            record.append("trials", {k: [v] for k, v in asdict(trial(INJECTIONS[name], seed, config)).items()})
+        seeds = outstanding(record, "clean", ("seed",), [(seed,) for seed in range(config.clean)])
+        for (seed,) in tqdm(seeds, unit="clean run", disable=not progress):
             record.append("clean", {k: [v] for k, v in asdict(silence(seed, config)).items()})
     return directory
 

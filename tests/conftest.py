@@ -1,7 +1,10 @@
 """Every test starts from the same random numbers, on one thread; hypothesis takes the time that it needs."""
 
+import gc
 import random
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,25 @@ from neuromech import errors
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported until here stays for good: the garbage collector need not go through it after every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where the time goes, by folder, at the end of a run of several."""
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in (r for r in reports if isinstance(r, pytest.TestReport)):
+            path = Path(report.nodeid.split("::")[0])
+            spent[str(path.parent)] += report.duration
+    if len(spent) > 2:
+        terminalreporter.write_sep("=", "seconds by folder, all workers together")
+        for folder, seconds in spent.most_common():
+            terminalreporter.write_line(f"{seconds:8.1f}  {folder}")
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 """The command line, as a person types it."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -134,8 +136,8 @@ def test_report_of_nothing(tmp_path, capsys) -> None:
 
 
 def test_demo_ends_with_the_path_of_its_report(tmp_path) -> None:
-    """In a process of its own, as `make demo` runs it, but for two epochs only."""
-    command = [sys.executable, "-m", "neuromech", "demo", "--epochs", "2", "--run", str(tmp_path / "run")]
+    """In a process of its own, as `make demo` runs it, but for one epoch only."""
+    command = [sys.executable, "-m", "neuromech", "demo", "--epochs", "1", "--run", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     last = done.stdout.strip().splitlines()[-1]
     path = Path(re.fullmatch(r"report: (.+)", last).group(1))
@@ -473,12 +475,20 @@ def test_a_model_that_leaves_python_is_an_error_as_any_other(nets, capsys, monke
 # -- warnings
 
 
+@functools.cache
+def all_calls() -> dict[str, list[tuple[Path, ast.Call]]]:
+    """Every call in the package, by the last name of the function or method."""
+    found: dict[str, list[tuple[Path, ast.Call]]] = defaultdict(list)
+    for file in sorted(Path(neuromech.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                found[getattr(node.func, "attr", getattr(node.func, "id", ""))].append((file, node))
+    return found
+
+
 def calls(name: str) -> list[tuple[Path, ast.Call]]:
     """Every call of a function or method called `name` in the package."""
-    root = Path(neuromech.__file__).parent
-    trees = [(file, ast.parse(file.read_text())) for file in sorted(root.rglob("*.py"))]
-    found = [(f, n) for f, tree in trees for n in ast.walk(tree) if isinstance(n, ast.Call)]
-    return [(f, n) for f, n in found if getattr(n.func, "attr", getattr(n.func, "id", "")) == name]
+    return all_calls()[name]
 
 
 def test_every_warning_of_the_package_has_a_code_that_is_explained(capsys) -> None:

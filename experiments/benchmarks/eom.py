@@ -29,7 +29,7 @@ from neuromech.params import Params, combine, norm
 
 @dataclass(frozen=True)
 class Config:
-    pairs: Pairs = field(default_factory=lambda: Pairs(pairs=20, warmup=2))
+    pairs: Pairs = field(default_factory=lambda: Pairs(rounds=20, warmup=2))
     batch: int = 128
     time: float = 1.0
     tolerances: tuple[float, ...] = (1e-2, 1e-4, 1e-6)

@@ -1,23 +1,29 @@
-"""What the instrument costs: an instrumented training step against a bare one, paired; its memory; and the import.
+"""What the instrument costs: an instrumented training step against a bare one, a monitored one against an instrumented
+one; its memory; and the import.
 
-    python -m experiments.benchmarks.overhead [--pairs 30]
+    python -m experiments.benchmarks.overhead [--rounds 30] [--warmup 3] [--only ResNet] [--coverage]
 
-Two training runs take turns, step by step, so that the drift of a shared machine hits both alike; what is printed are
-medians of paired ratios and their quartiles. Absolute times are of no use to anyone else. All families are measured at
-every step. Memory counts the tensors that the instrument keeps and the largest chunk that it holds on the way.
+The training runs take turns, step by step and in random order, so that the drift of a shared machine hits all alike.
+What is printed are medians of paired ratios of CPU time, with their quartiles: absolute times are of no use to anyone
+else. All families are measured at every step. The first steps of a run are the dearest, as records are densest there:
+`--warmup 64` shows later ones. Memory counts the tensors that the instrument keeps and the largest chunk that it holds
+on the way.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +34,16 @@ from torch.optim.optimizer import Optimizer
 
 import neuromech
 from experiments.benchmarks.models import Transformer, resnet18
+from neuromech.compat import storage_id
 from neuromech.demo import digits, vgg
 
 
 @dataclass(frozen=True)
 class Config:
-    pairs: int = 30
+    rounds: int = 30
     warmup: int = 3
     imports: int = 7
+    coverage: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,14 @@ def tokens() -> tuple[Tensor, Tensor]:
     return torch.randint(0, 256, (8, 128)), torch.randint(0, 256, (8, 128))
 
 
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def vectors() -> tuple[Tensor, Tensor]:
+    return torch.randn(64, 64), torch.randint(0, 10, (64,))
+
+
 CASES = {
     "VGG of the demo, batch 128, SGD with momentum": Case(
         vgg, lambda: (digits()[0][:128], digits()[1][:128]), sgd, 1.10, 10
@@ -73,7 +89,9 @@ CASES = {
     "ResNet-18, batch 32, AdamW": Case(resnet18, images, adamw, 1.05),
     "transformer, batch 8 x 128, AdamW": Case(Transformer, tokens, adamw, 1.05),
     "transformer, batch 8 x 128, SGD with momentum": Case(Transformer, tokens, sgd, 1.05),
+    "perceptron of 26,000 weights, batch 64, SGD with momentum": Case(perceptron, vectors, sgd, math.inf, 20),
 }
+MONITORED, COVERED = 1.05, 1.01  # wanted, of an instrumented step and of a bare one
 
 
 def training_step(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -87,32 +105,45 @@ def training_step(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor) 
     return step
 
 
+def interleaved(steps: dict[str, Callable[[], None]], config: Config, repeats: int) -> dict[str, list[float]]:
+    """CPU seconds of each of `steps`, round by round, in an order that is drawn anew for each round."""
+    for _ in range(config.warmup):
+        for step in steps.values():
+            step()
+    order, draw = list(steps), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(config.rounds):
+        draw.shuffle(order)
+        for name in order:
+            start = time.process_time()
+            for _ in range(repeats):
+                steps[name]()
+            seconds[name].append(time.process_time() - start)
+    return seconds
+
+
 def paired(a: Callable[[], None], b: Callable[[], None], config: Config, repeats: int) -> list[float]:
-    """Ratios time(a) / time(b) of neighbouring calls, the order within a pair alternating."""
+    """Ratios a / b of CPU time, round by round, in order of their size."""
+    spent = interleaved({"a": a, "b": b}, config, repeats)
+    return quotients(spent["a"], spent["b"])
 
-    def timed(f: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        for _ in range(repeats):
-            f()
-        return time.perf_counter() - start
 
-    for f in (a, b):
-        for _ in range(config.warmup):
-            f()
-    ratios = []
-    for k in range(config.pairs):
-        if k % 2:
-            first, second = timed(a), timed(b)
-        else:
-            second, first = timed(b), timed(a)
-        ratios.append(first / second)
-    return sorted(ratios)
+def quotients(a: list[float], b: list[float]) -> list[float]:
+    return sorted(x / y for x, y in zip(a, b, strict=True))
+
+
+def ratio(a: list[float], b: list[float], wanted: float) -> str:
+    """In words: the median of a / b over the rounds, its quartiles, and what is wanted."""
+    ratios = quotients(a, b)
+    low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
+    asked = f"; wanted: <= {wanted:.2f}" if wanted < math.inf else ""
+    return f"{statistics.median(ratios):.3f} (quartiles {low:.3f} to {high:.3f}{asked})"
 
 
 def kept() -> int:
     """Bytes of all tensors that are alive."""
     gc.collect()
-    storages = {t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in _tensors()}
+    storages = {storage_id(t): t.untyped_storage().nbytes() for t in _tensors()}
     return sum(storages.values())
 
 
@@ -122,20 +153,25 @@ def _tensors() -> Iterator[Tensor]:
             yield x
 
 
-def measure(case: Case, config: Config) -> tuple[list[float], float]:
-    """Paired ratios of instrumented to bare steps, and the memory kept, as a share of that of the parameters."""
+def measure(case: Case, config: Config) -> tuple[dict[str, list[float]], float]:
+    """CPU seconds of bare, instrumented and monitored steps; the memory kept by the instrument, as a share of that of
+    the parameters."""
     x, y = case.batch()
-    bare, model = case.model(), case.model()
-    steps = []
-    optimizers = [case.optimizer(m) for m in (model, bare)]
-    for m, optimizer in zip((model, bare), optimizers, strict=True):
-        steps.append(training_step(m, optimizer, x, y))
-        steps[-1]()  # gradients and buffers are there from now on
-    before = kept()
-    with tempfile.TemporaryDirectory() as directory, neuromech.instrument(model, run=Path(directory) / "run"):
-        ratios = paired(steps[0], steps[1], config, case.repeats)
-        parameters = sum(p.numel() * p.element_size() for p in model.parameters())
-        return ratios, (kept() - before) / parameters
+    models = {name: case.model() for name in ("bare", "instrumented", "monitored", "covered")[: 3 + config.coverage]}
+    steps = {name: training_step(m, case.optimizer(m), x, y) for name, m in models.items()}
+    for step in steps.values():
+        step()  # gradients and buffers are there from now on
+    with tempfile.TemporaryDirectory() as directory, ExitStack() as probes:
+        before = kept()
+        probes.enter_context(neuromech.instrument(models["instrumented"], run=Path(directory) / "run"))
+        for _ in range(config.warmup):
+            steps["instrumented"]()
+        parameters = sum(p.numel() * p.element_size() for p in models["bare"].parameters())
+        memory = (kept() - before) / parameters
+        probes.enter_context(neuromech.instrument(models["monitored"], run=Path(directory) / "monitored")).monitor()
+        if config.coverage:
+            probes.enter_context(neuromech.instrument(models["covered"], coverage=0.1))
+        return interleaved(steps, config, case.repeats), memory
 
 
 def import_ratio(config: Config) -> float:
@@ -155,18 +191,21 @@ def import_ratio(config: Config) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=Config.pairs)
+    parser.add_argument("--rounds", type=int, default=Config.rounds)
+    parser.add_argument("--warmup", type=int, default=Config.warmup, help="steps ahead of those that are timed")
     parser.add_argument("--only", default="", help="only the cases whose name contains this")
+    parser.add_argument("--coverage", action="store_true", help="measure a run with coverage=0.1 too")
     options = parser.parse_args()
-    config = Config(pairs=options.pairs)
+    config = Config(options.rounds, options.warmup, coverage=options.coverage)
     for name, case in CASES.items():
         if options.only in name:
-            ratios, memory = measure(case, config)
-            low, high = ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]
-            print(
-                f"{name}: instrumented step / bare step {statistics.median(ratios):.3f} (quartiles {low:.3f} to "
-                f"{high:.3f}; wanted: <= {case.wanted:.2f}); memory {100 * memory:.2f} % of the parameters"
-            )
+            spent, memory = measure(case, config)
+            bare, instrumented = spent["bare"], spent["instrumented"]
+            print(f"{name}:\n  instrumented step / bare step {ratio(instrumented, bare, case.wanted)}")
+            print(f"  monitored step / instrumented step {ratio(spent['monitored'], instrumented, MONITORED)}")
+            if config.coverage:
+                print(f"  step with coverage=0.1 / bare step {ratio(spent['covered'], bare, COVERED)}")
+            print(f"  memory {100 * memory:.2f} % of the parameters")
     if not options.only:
         print(f"import neuromech.probe / import torch: {import_ratio(config):.3f} (wanted: <= 1.15)")
 

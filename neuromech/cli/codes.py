@@ -75,7 +75,7 @@ SAID: dict[str, tuple[str, str]] = {
     ),
     "practice": (
         "the monitor noticed something that is often meant, such as an L2 term in the loss",
-        "It is listed beside what it may explain, and is no fault. probe.monitor(allow=...) declares what is meant; "
+        "It is listed beside what it may explain, and is not a fault. probe.monitor(allow=...) declares what is meant; "
         "neuromech.monitor.PRACTICES lists the words.",
     ),
     "fault": (
@@ -87,6 +87,17 @@ SAID: dict[str, tuple[str, str]] = {
         "Nothing is said about them. found.rejected lists them with what was measured. If an L2 penalty is in the "
         "loss, or a backward of your own is not the derivative of its forward, that is the reason; else please "
         "report the model.",
+    ),
+    "budget": (
+        "the time to look for symmetries was up",
+        "Permuted channels and long chains of concatenations cut axes into so many pieces that a search may take "
+        "hours. Beyond the budget axes are taken as wholes, and what is not settled is not claimed; what is claimed "
+        "holds. instrument(..., budget=600) and find_symmetries(..., budget=None) take longer.",
+    ),
+    "trainable": (
+        "other parameters can be trained than before",
+        "Layers were frozen or unfrozen. The symmetries of the model as it trains now were looked for in its next "
+        "forward and backward; what is new is measured from there on. What was measured before goes on.",
     ),
     "rule untested": (
         "the rule of an optimizer could not be tested against it",

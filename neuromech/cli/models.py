@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from neuromech.cli.programs import checked
 from neuromech.compat import tree_map_only
 from neuromech.errors import NeuromechError
 
@@ -90,11 +91,12 @@ def _from_program(path: Path) -> LoadedModel:
     """A `torch.export` program with the example that it was exported with."""
     if not path.is_file():
         raise NeuromechError(f"there is no file {path}")
+    content = checked(path)
     log = logging.getLogger("torch.export")  # of what is no program it tells at length
     before = log.level
     try:
         log.setLevel(logging.CRITICAL)
-        program = torch.export.load(path)
+        program = torch.export.load(content)
     except Exception as error:  # whatever a file that is no program makes it say
         raise NeuromechError(
             f"{path} could not be read as a program saved by torch.export.save ({type(error).__name__}: {error})"

@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--epochs", type=positive, default=40, help="passes over the data (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0, help="of initialisation and batches (default: %(default)s)")
 
-    runs = command("runs", "list the runs in a directory: how each went, and what is to be said of it")
+    runs = command("runs", "list the runs in a directory: how each went, and its verdict")
     runs.add_argument("directory", type=Path, metavar="DIR", nargs="?", default=Path("runs"), help="default: runs")
     runs.add_argument("--json", action="store_true", help="machine-readable output, one entry a run")
 

@@ -21,7 +21,7 @@ def runs(options: argparse.Namespace) -> int:
 
     directory: Path = options.directory
     if not directory.is_dir():
-        raise NeuromechError(f"there is no directory {directory}: runs are where instrument(run=...) was told to write")
+        raise NeuromechError(f"there is no directory {directory}: runs are where instrument(run=...) writes")
     found = sorted({p.parent for p in directory.glob("**/run.json")})
     entries = []
     for path in found:

@@ -15,6 +15,7 @@ from .modes import saving_is_hooked as saving_is_hooked
 from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
+from .modules import BOOKKEEPING as BOOKKEEPING
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import drop_hooks as drop_hooks
@@ -25,6 +26,7 @@ from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked
 from .modules import is_persistent as is_persistent
+from .modules import keeps_parameter as keeps_parameter
 from .modules import module_machinery as module_machinery
 from .modules import own_parameter as own_parameter
 from .modules import own_parts as own_parts
@@ -46,6 +48,7 @@ from .tensors import is_composite as is_composite
 from .tensors import is_sharded as is_sharded
 from .tensors import local as local
 from .tensors import most_repeated as most_repeated
+from .tensors import operator_libraries as operator_libraries
 from .tensors import overload_name as overload_name
 from .tensors import place_of as place_of
 from .tensors import schema_of as schema_of
@@ -53,6 +56,7 @@ from .tensors import storage_id as storage_id
 from .tensors import version as version
 from .torchs import HigherOrderOperator as HigherOrderOperator
 from .torchs import OpOverload as OpOverload
+from .torchs import PyTorchFileReader as PyTorchFileReader
 from .torchs import TorchDispatchMode as TorchDispatchMode
 from .torchs import tree_leaves as tree_leaves
 from .torchs import tree_map as tree_map

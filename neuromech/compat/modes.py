@@ -54,7 +54,7 @@ def unobserved() -> Iterator[None]:
 
 @contextmanager
 def unprofiled() -> Iterator[None]:
-    """What is done inside is no event to a profiler."""
+    """What is done inside is not an event to a profiler."""
     if _quiet.get() or not torch._C._autograd._profiler_enabled():
         yield
         return

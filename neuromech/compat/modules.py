@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.utils import checkpoint
 
+# Attributes of a module that say nothing of what it computes beside its parts, which `own_parts` gives. No public form.
+BOOKKEEPING = frozenset({"_parameters", "_buffers", "_modules", "_version", "_is_full_backward_hook"})
+
 
 def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     """The parameter that hangs at `module` itself under `name`: a look into its dictionary, as it is asked each step.
@@ -20,6 +23,11 @@ def own_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     `getattr` would run the property of a parametrized weight instead.
     """
     return module._parameters.get(name)
+
+
+def keeps_parameter(module: nn.Module, name: str, p: nn.Parameter) -> bool:
+    """Does `p` hang at `module` under `name`, or under another one, as masks and parametrisations rename it?"""
+    return own_parameter(module, name) is p or any(q is p for q in module.parameters())
 
 
 def own_parts(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -36,7 +36,10 @@ def local(t: Tensor) -> Tensor:
 
 def is_sharded(t: Tensor) -> bool:
     """True for a DTensor, of which this process holds a part."""
-    return isinstance(getattr(t, "_local_tensor", None), Tensor)
+    return type(t) not in _WHOLE and isinstance(getattr(t, "_local_tensor", None), Tensor)
+
+
+_WHOLE = (Tensor, torch.nn.Parameter)  # asked of every tensor of every step: what they lack is looked up slowly
 
 
 def place_of(t: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -142,3 +145,8 @@ class AnySize:
             asked = [guard.expr.subs(self._symbol, length) for guard in self._shapes.guards]
             self._known[length] = length > 1 and all(bool(is_so) for is_so in asked)
         return self._known[length]
+
+
+def operator_libraries() -> set[str]:
+    """The libraries of operators that are there: aten, and those that were imported. Nothing public lists them."""
+    return {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}

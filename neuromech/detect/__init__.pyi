@@ -8,11 +8,16 @@ from .capture import record as record
 from .capture import tensors_of as tensors_of
 from .capture import why_not as why_not
 from .certificate import Certificate as Certificate
+from .effort import Effort as Effort
+from .effort import check_budget as check_budget
+from .effort import limited as limited
+from .effort import to_stderr as to_stderr
 from .find import analyse as analyse
 from .find import arguments as arguments
 from .find import custom_claims as custom_claims
 from .find import find_symmetries as find_symmetries
 from .find import find_under as find_under
+from .find import settled as settled
 from .find import wants_target as wants_target
 from .findings import Findings as Findings
 from .follow import Follower as Follower

@@ -159,7 +159,7 @@ def term(block: StridedBlock, shape: tuple[int, ...]) -> Term:
 
 
 def _words(shape: Sequence[int], view: Sequence[int], strides: Sequence[int], start: int) -> str:
-    """A block in the words of slices: "[0:64]", "[:, 1::2]"; as a strided view where it is no slice."""
+    """A block in the words of slices: "[0:64]", "[:, 1::2]"; as a strided view where it is not a slice."""
     left, words, k = start, [], 0
     for d, n in enumerate(shape):
         step = prod(shape[d + 1 :])

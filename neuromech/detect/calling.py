@@ -114,7 +114,7 @@ def beside(model: nn.Module, inputs: Any) -> Any:
 
 
 def is_our_call() -> bool:
-    """True inside `call`: a forward of neuromech's own, which is no step of anyone's training."""
+    """True inside `call`: a forward of neuromech's own, which is not a step of anyone's training."""
     return _calling.get()
 
 

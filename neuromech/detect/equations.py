@@ -15,6 +15,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, leaves
+from neuromech.detect.effort import checkpoint
 from neuromech.detect.expr import Data, Expr, Factor, Number, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
@@ -134,6 +135,7 @@ def _cases(terms: list[_Term], wanted: Callable[[Label], bool]) -> Iterator[list
         return
     assert outer.owner is not None
     for segment in outer.owner.segments:
+        checkpoint()
         yield from _cases([u for t in terms if (u := t.within(segment))], wanted)
 
 

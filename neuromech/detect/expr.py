@@ -19,6 +19,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, by_parts, count, leaves
+from neuromech.detect.effort import checkpoint
 from neuromech.detect.refine import Interval, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
@@ -182,6 +183,7 @@ class Factor(NamedTuple):
 
 def expand(f: Factor, c: Number = 1) -> Iterator[tuple[Factor, Number]]:
     """The factor as a sum of factors none of which has a sum for an index."""
+    checkpoint()
     position, parts = f.unknown.parts()
     if not parts:
         yield f, c

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from neuromech.detect import operators as operators  # fills the table
 from neuromech.detect.capture import tensors_of
+from neuromech.detect.effort import Effort, effort, limited, to_stderr
 from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value, together
@@ -23,7 +24,7 @@ from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 from neuromech.detect.unread import without_unread
-from neuromech.detect.verify import Experiment, outputs_as_they_are, tried, verify
+from neuromech.detect.verify import Experiment, is_watched, outputs_as_they_are, tried, verify
 from neuromech.errors import DetectionError, warn
 from neuromech.symmetry import Symmetry, SymmetrySet
 
@@ -34,6 +35,7 @@ def find_symmetries(
     loss: Callable[..., Any] | None = None,
     target: Any = None,
     verify: bool = True,
+    budget: float | None = None,
 ) -> Findings:
     """The translation, scale, rescale and matrix symmetries of a model's parameters.
 
@@ -41,10 +43,30 @@ def find_symmetries(
     where one does not show all that the model does: claims hold for all of them. `target` is a list then, too. `loss`:
     `loss(output, target)` or `loss(output)`, a scalar; without it the output itself must be left unchanged (or its
     scalar `.loss`, if it has one). `verify=False` skips the numerical check; on the meta device there is none.
+    `budget`: seconds of CPU time, about; where they do not suffice, axes are taken as wholes from some point on, only
+    what is settled is claimed, and a note and a warning say so.
 
     Raises `DetectionError` for a model without trainable parameters or a loss that is not a scalar, `CaptureError` if
     the forward cannot be recorded faithfully.
     """
+    with limited(budget, None if is_watched() else to_stderr) as spent:
+        return settled(_found(model, example, loss, target, verify), spent)
+
+
+def settled(found: Findings, spent: Effort) -> Findings:
+    """The findings, which say that the time was up, and warn of it, if it was."""
+    if not spent.over:
+        return found
+    message = (
+        f"the budget of {spent.budget:g} s of CPU time did not suffice to find all symmetries: from some point on axes "
+        "were taken as wholes and were not cut into pieces, and what was not settled is not claimed. What is claimed "
+        "holds; budget= takes more seconds, None for no limit"
+    )
+    warn(message, "budget", short=f"{spent.budget:g} s of CPU time did not suffice to find all symmetries")
+    return replace(found, notes=(*found.notes, message))
+
+
+def _found(model: nn.Module, example: Any, loss: Callable[..., Any] | None, target: Any, verify: bool) -> Findings:
     _check_trainable(model)
     graphs: list[Graph] = []
     experiments: list[Experiment] = []
@@ -133,7 +155,7 @@ def analyse(
     claims = [claim.symmetry for _, claim in drawn]
     matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
-    true = [True] * len(claims)
+    true, undecided = [True] * len(claims), frozenset[int]()
     meta = any(p.is_meta for p in model.parameters())
     if meta:
         notes = (*notes, "parameters on the meta device have no values: nothing was verified")
@@ -142,6 +164,8 @@ def analyse(
         defects = (max(some) for some in zip(*(v.defects for v in verdicts), strict=True))
         claims = [replace(s, defect=d) for s, d in zip(claims, defects, strict=True)]
         true = [all(some) for some in zip(*(v.true for v in verdicts), strict=True)]
+        undecided = frozenset().union(*(v.open for v in verdicts))
+        effort().over |= bool(undecided)
         notes = (*notes, *(f"nothing was verified: {v.unjudged}" for v in verdicts if v.unjudged))
     dimensions = {
         domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
@@ -155,7 +179,7 @@ def analyse(
         places = tried(checks, places)
     mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
     dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
-    rejected = [s for s, t in zip(claims, true, strict=True) if not t]
+    rejected = [s for i, (s, t) in enumerate(zip(claims, true, strict=True)) if not t and i not in undecided]
     if rejected:
         escapes = any(node.escape for node in graph.nodes)
         other = "the forward reads numbers off tensors, and may have taken another way when it was called again; or "

@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from neuromech.compat import schema_of, tree_map, tree_map_only
+from neuromech.compat import OpOverload, schema_of, tree_map, tree_map_only
 from neuromech.detect.experts import GROUPED, products_of_blocks
 
 _NARROW = {torch.float32, torch.float16, torch.bfloat16}
 _CASTS = {Tensor.float, Tensor.half, Tensor.bfloat16}
 # They ask which tensor it is, not what it holds: a widened copy would be another one.
 _IDENTITY = {"__hash__", "untyped_storage", "data_ptr"}
-_NORMS = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"}
+_NORMS = {"batch_norm", "instance_norm", "layer_norm", "group_norm", "rms_norm"} | {
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_functional"),
+    *("native_layer_norm", "native_group_norm"),
+}
 _ADDITIONS = {"add", "add_", "__add__", "__radd__", "__iadd__", "clamp", "clamp_", "clamp_min", "clamp_min_", "clip"}
 _SMALL = 1e-3  # as detection has it: numbers up to here that are added, or bound from below, are an eps
 
@@ -43,16 +46,17 @@ class Precise(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in _IDENTITY:
+        name = getattr(func, "__name__", "").partition(".")[0]  # exported programs name the overload too
+        if name in _IDENTITY:
             return func(*args, **kwargs)
         args, kwargs = tree_map(_wide, (args, kwargs))
         if func in _CASTS:
             func = Tensor.double
-        if getattr(func, "__name__", "") in GROUPED:
+        if name in GROUPED:
             func = products_of_blocks
-        if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _NORMS:
+        if self.eps_factor != 1.0 and name in _NORMS:
             args, kwargs = _with_eps(func, args, kwargs, self.eps_factor)
-        if self.eps_factor != 1.0 and getattr(func, "__name__", "") in _ADDITIONS:
+        if self.eps_factor != 1.0 and name in _ADDITIONS:
             args, kwargs = tree_map(self._small, (args, kwargs))
         return tree_map_only(Tensor, _wide, func(*args, **kwargs))
 
@@ -83,6 +87,8 @@ def _with_eps(
 
 def _defaults(func: Any) -> Mapping[str, Any]:
     """The arguments of a norm by name, in order, with their defaults."""
+    if isinstance(func, OpOverload):
+        return {a.name: a.default_value for a in schema_of(func).arguments}
     if inspect.isbuiltin(func):
         schema = schema_of(getattr(torch.ops.aten, func.__name__).default)
         return {a.name: a.default_value for a in schema.arguments}

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Data, Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
-from neuromech.detect.operator import Operator, OperatorRule, operator_of, short
+from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
 
 
@@ -137,6 +137,14 @@ class Interpreter:
         nodes = (n for n in self.graph.nodes if any(v in self._varying for v in n.inputs))
         return [n for n in nodes if all(v in self._known for v in n.outputs)]
 
+    def byproducts(self) -> list[Abstract]:
+        """All results of the operator at hand but the first. Raises `Unsupported` if anybody reads them."""
+        assert self.node is not None
+        rest = self.node.outputs[1:]
+        if any(v in self._live for v in rest):
+            raise Unsupported("what it has measured on the way is read too")
+        return [self.constant(v.shape, v) for v in rest]
+
     @property
     def at(self) -> str:
         """The module at hand, to be put behind the name of an operator in an explanation."""
@@ -146,8 +154,9 @@ class Interpreter:
 
     def run(self, outputs: Sequence[Invariance]) -> None:
         """Interpret every node that the outputs depend on, then require what the loss requires of the outputs."""
-        for node in self.graph.nodes:
+        for i, node in enumerate(self.graph.nodes):
             if node.escape or any(v in self._live for v in node.outputs):
+                effort().now(f"operator {i + 1} of {len(self.graph.nodes)}")
                 self._interpret(node)
         for value, free in zip(self.graph.outputs, outputs, strict=True):
             t = self.abstract(value)
@@ -191,14 +200,14 @@ class Interpreter:
 
     def _interpret(self, node: Node) -> None:
         self.node = node
-        operator = operator_of(node.op) or _UNKNOWN
+        operator = operator_of(node.op) or UNKNOWN
         if not any(v in self._varying for v in node.inputs):
             # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers.
             if is_one_hot(node, self.graph):
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
-            if operator.same_content and all(node.inputs[0].shape):
-                with suppress(Unsupported, NonNested):
+            if operator.rule and operator.same_content and all(node.inputs[0].shape):
+                with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return
         if node.outputs and all(0 in v.shape for v in node.outputs):
@@ -212,14 +221,15 @@ class Interpreter:
             self._block(node, "there are no rules for complex numbers")
         elif self._touches_nothing(node, operator.with_empty):
             self._block(node, "it handles an empty tensor")
-        elif operator is _UNKNOWN and not node.outputs[0].dtype.is_floating_point:
+        elif operator.rule is None and not node.outputs[0].dtype.is_floating_point:
             self._block(node, f"its result is {str(node.outputs[0].dtype).removeprefix('torch.')}, without a gradient")
-        elif operator is _UNKNOWN:
+        elif operator.rule is None:
             self._block(node, "no gradient flows through it" if node.stop else "there is no rule for it")
         else:
             try:
-                self._apply(operator.rule, node)
-            except (Unsupported, NonNested) as error:
+                with until(FOLLOWING):
+                    self._apply(operator.rule, node)
+            except (Unsupported, NonNested, OutOfTime) as error:
                 self._block(node, str(error))
 
     def _touches_nothing(self, node: Node, inputs_too: bool) -> bool:
@@ -256,7 +266,7 @@ class Interpreter:
             # it is multiplied by a number of its own, which no other data can cancel.
             held = self._held.setdefault(value, Data(("held", value), ()))
             t = replace(t, scale=t.scale.times(held), shift=t.shift.times(held), growth=t.growth.times(held))
-        operator = operator_of(node.op) or _UNKNOWN
+        operator = operator_of(node.op) or UNKNOWN
         seen = t
         if t.rows and not (operator.same_content or operator.sees_rows):
             seen = replace(seen, scale=self.scaling.uniform(t.scale, t.rows), rows=())
@@ -286,11 +296,6 @@ class Interpreter:
         self.opaque.append(Opaque(short(node.op), node.module, why, blocks))
 
 
-def _unknown(*_: Any, **__: Any) -> Any:
-    raise Unsupported("there is no rule for it")
-
-
-_UNKNOWN = Operator(_unknown)
 _LOWEST = -1e4  # exp of it is zero in any precision
 
 

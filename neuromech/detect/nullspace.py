@@ -12,6 +12,8 @@ from fractions import Fraction
 from math import gcd, lcm
 from typing import TypeVar
 
+from neuromech.detect.effort import checkpoint
+
 K = TypeVar("K", bound=Hashable)
 
 
@@ -49,6 +51,7 @@ def echelon(vectors: Iterable[Mapping[K, int]], order: Mapping[K, int] | None = 
     pivots: dict[K, dict[K, int]] = {}
     uses: dict[K, set[K]] = {}  # component -> pivots whose row holds it
     for vector in sorted(vectors, key=len):
+        checkpoint()
         row = dict(vector)
         for k in [k for k in row if k in pivots]:
             row = without(row, pivots[k], k)
@@ -56,6 +59,7 @@ def echelon(vectors: Iterable[Mapping[K, int]], order: Mapping[K, int] | None = 
             continue
         pivot = max(row, key=order.__getitem__) if order else next(iter(row))
         for other in list(uses.get(pivot, ())):
+            checkpoint()
             for k in pivots[other]:
                 uses[k].discard(other)
             pivots[other] = without(pivots[other], row, pivot)
@@ -120,6 +124,7 @@ def sparsified(
         for i in range(first, len(table)):
             near = set().union(*(holding[k] for k in table[i])) - {i}
             for j in sorted(near if i in before | moved else near & (before | moved)):
+                checkpoint()
                 if (best := _shorter(table[i], table[j], counted)) is not None:
                     for k in table[i]:
                         holding[k].discard(i)

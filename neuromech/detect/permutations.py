@@ -24,6 +24,7 @@ from neuromech.detect.blocks import StridedBlock, joined, term
 from neuromech.detect.graph import Node, known_number
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.operator import is_elementwise, operator_of, short
+from neuromech.detect.told_apart import everything
 from neuromech.errors import SymmetryError
 from neuromech.params import Params
 from neuromech.symmetry import Symmetry, Term
@@ -57,7 +58,7 @@ class Permutation:
         return f"permutation of {self.size:,} units: {self.name}"
 
     def transform(self, params: Mapping[str, Tensor], order: Sequence[int] | Tensor) -> Params:
-        """All `params`, where unit i is what unit `order[i]` was. Raises `SymmetryError` if that is no permutation."""
+        """All `params`, where unit i is what unit `order[i]` was; `SymmetryError` unless that is a permutation."""
         order = torch.as_tensor(order)
         if sorted(order.tolist()) != list(range(self.size)):
             raise SymmetryError(f"{self.name}: the order must name each of the {self.size} units once")
@@ -96,20 +97,6 @@ def permutations(interpreter: Interpreter, shapes: Mapping[str, tuple[int, ...]]
     ]
 
 
-# Each index of the result comes from that of an input, and entries along it are treated alike.
-_EQUIVARIANT = set(
-    "linear matmul mm bmm mv dot vdot addmm baddbmm inner outer ger bilinear einsum dropout batch_norm instance_norm "
-    "layer_norm group_norm rms_norm softmax _softmax log_softmax _log_softmax sum mean amax amin max min var std "
-    "var_mean std_mean norm linalg_vector_norm logsumexp where masked_fill lerp addcmul addcdiv prelu".split()
-)
-# Batch, channels, and space, along which it matters where an entry stands.
-_OVER_SPACE = ("conv", "avg_pool", "max_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample", "_upsample")
-# Some entries of an axis go elsewhere: what is cut is told apart by its pieces.
-_CUTS = set(
-    "slice select narrow split split_with_sizes chunk unsafe_split unsafe_chunk unbind cat concat stack".split()
-)
-
-
 def _fixed(s: Interpreter) -> set[Atom]:
     """The index sets whose members somebody tells apart."""
     out: set[Atom] = set()
@@ -135,23 +122,12 @@ def _told_apart(s: Interpreter, node: Node) -> list[Label]:
     """The indices whose entries an operator does not treat alike."""
     op = short(node.op)
     operator = operator_of(op)
-    into = [x for v in node.inputs for x in s.abstract(v).labels]
-    made = [x for v in node.outputs for x in s.abstract(v).labels]
-    if node.escape or node.opaque or operator is None or id(node) in s.blocked:
-        return [*into, *made]
-    if op.startswith(_OVER_SPACE):
-        return [x for v in (*node.inputs[:2], *node.outputs) for x in s.abstract(v).along(range(2, len(v.shape)))]
-    if op == "embedding":
-        return s.abstract(node.inputs[0]).along([0])
-    if op == "scaled_dot_product_attention":  # a mask tells tokens apart, and may tell heads
-        masked = len(node.inputs) > 3 and len(node.inputs[0].shape) > 2
-        return [x for v in (*node.inputs, *node.outputs) for x in s.abstract(v).along([-2, -3] if masked else [-2])]
-    if op in _CUTS:
-        kept = {x.root for x in made} & {x.root for x in into}
-        return [x for x in (*into, *made) if x.root not in kept and not x.segments]
-    if op in _EQUIVARIANT or operator.same_content or is_elementwise(op):
-        return []
-    return [*into, *made]
+    if node.escape or node.opaque or operator is None or operator.rule is None or id(node) in s.blocked:
+        return everything(s, node)
+    if operator.apart:
+        labels: list[Label] = operator.apart(s, node)
+        return labels
+    return [] if operator.same_content or is_elementwise(op) else everything(s, node)
 
 
 def checked(

@@ -28,23 +28,12 @@ from neuromech.compat import (
 from neuromech.detect import constant_folding as shadow
 from neuromech.detect.experts import products_of_blocks
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
-from neuromech.detect.operator import operator_of
+from neuromech.detect.operator import UNKNOWN, operator_of
 from neuromech.errors import CaptureError
 
-# They read metadata only: nothing of the tensor's content flows on.
-_METADATA = {"aten.sym_size", "aten.sym_stride", "aten.sym_numel", "aten.sym_storage_offset", "aten.is_same_size"}
-# So do these, and what they make is filled with a number, random numbers, or whatever was in memory.
-_FILLS = {f"aten.{op}_like" for op in ("zeros", "ones", "full", "rand", "randn", "randint", "empty")} | {
-    f"aten.new_{op}" for op in ("zeros", "ones", "full", "empty", "empty_strided")
-}
-_UNFILLED = {"aten.empty", "aten.empty_like", "aten.empty_strided", "aten.new_empty", "aten.new_empty_strided"}
-# The content of a tensor leaves the graph as a Python number, which may steer the control flow ...
-_ESCAPES = {"aten.item", "aten._local_scalar_dense", "aten.equal", "aten.is_nonzero", "aten.allclose"}
-_SCALARS = {"aten.item", "aten._local_scalar_dense", "aten.is_nonzero"}
-# ... or as bare memory, which the dispatcher never hears of.
+# The content of a tensor leaves the graph as bare memory, which the dispatcher never hears of.
 _MEMORY_ESCAPES = {"numpy", "__array__", "tolist", "__dlpack__", "data_ptr"}
 CUSTOM = "it is part of the custom autograd function"  # why no claim passes an operator
-_STOPS = {"aten.detach", "aten.detach_"}
 
 
 def storage_of(t: Tensor) -> int:
@@ -190,11 +179,13 @@ class Recorder(TorchDispatchMode):
                 "write it with plain control flow"
             )
         name = f"{func.namespace}.{schema_of(func).name.split('::')[1]}"
-        if name in _METADATA:
+        operator = operator_of(name)
+        told = operator or UNKNOWN
+        if told.is_metadata:
             return func(*args, **kwargs)
         asked = [(t, self.read(t)) for t in _tensors((args, kwargs))]
         before = {id(t): v for t, v in asked}
-        if operator_of(name) is None and name not in _ESCAPES and any(v.content is None for _, v in asked):
+        if operator is None and any(v.content is None for _, v in asked):
             with self:  # what no rule knows is recorded as what it is made of, if it is made of others
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -203,13 +194,13 @@ class Recorder(TorchDispatchMode):
         def content(t: Tensor) -> Tensor | None:
             return before[id(t)].content
 
-        if name in _ESCAPES and any(v.content is not None and t.is_meta for t, v in asked):
+        if told.escapes and any(v.content is not None and t.is_meta for t, v in asked):
             with suppress(shadow.UnknownContent):
                 self.answers.append(shadow.compute(func, args, kwargs, content))
                 return self.answers[-1]
         wide = func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
         out = (products_of_blocks if wide else func)(*args, **kwargs)
-        if name in _SCALARS:
+        if told.as_number:
             out = self._decided(out, [v for _, v in asked])
         written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
@@ -219,19 +210,19 @@ class Recorder(TorchDispatchMode):
         read = args, {k: v for k, v in kwargs.items() if k not in filled}
         values, named = tree_map_only(Tensor, lambda t: before[id(t)], read)
         function = "" if torch.is_grad_enabled() else running_function()
-        stop = not function and (not torch.is_grad_enabled() or name in _STOPS)
-        inputs = [] if name in _FILLS else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
-        node = Node(name, values, named, inputs, [], self.modules[-1], stop, name in _ESCAPES)
+        stop = not function and (not torch.is_grad_enabled() or told.stops)
+        inputs = [] if told.no_content else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
+        node = Node(name, values, named, inputs, [], self.modules[-1], stop, told.escapes)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
         node.random = _draws(func, args, kwargs)
-        random = node.random or name in _UNFILLED
+        random = node.random or told.unfilled
         fixed = not random and all(v.content is not None for v in node.inputs)
         known = shadow.tensors(func, args, kwargs, content, made) if fixed else [None] * len(made)
         for t, c in zip(made, known, strict=True):
             node.outputs.append(self.bind(t, Value(tuple(t.shape), t.dtype, node=node, content=c)))
         for t in written:
-            same = before[id(t)].content if name in _STOPS else None  # `detach_` writes nothing
+            same = before[id(t)].content if told.stops else None  # `detach_` writes nothing
             if same is None:
                 self._forget(t)
             value = Value(tuple(t.shape), t.dtype, node=node, content=same)

@@ -15,6 +15,7 @@ from math import prod
 from typing import NamedTuple
 
 from neuromech.detect.axes import Atom, Axis, Label, axis, count, leaves
+from neuromech.detect.effort import checkpoint, cut_allowed
 
 MANY = 4096  # segments that an axis may be cut into: beyond, explicit indices cost too much
 
@@ -104,11 +105,12 @@ def intervals(labels: Sequence[Label], cuts: Iterable[int]) -> list[Interval]:
 
 
 def _segmented(label: Label, cuts: Iterable[int]) -> list[Interval]:
-    """A label that is no product, cut into segments."""
+    """A label that is not a product, cut into segments."""
     inner = sorted({c for c in cuts if 0 < c < label.n})
     if not inner:
         return [Interval((), (label,), 0)]
     if not label.root.segments:
+        cut_allowed()
         bounds = [0, *inner, label.n]
         label.root.cut(b - a for a, b in pairwise(bounds))
     out, start = [], 0
@@ -150,7 +152,7 @@ def joined(axes: Sequence[Axis]) -> tuple[Label, list[Regrouping]]:
 
 
 def _undivided(labels: Sequence[Label]) -> list[Interval]:
-    """The intervals of an axis that are no sums; those of a product are not looked for."""
+    """The intervals of an axis that are not sums; those of a product are not looked for."""
     labels = leaves(labels)
     if len(labels) != 1 or not labels[0].segments:
         return [Interval((), tuple(labels), 0)]
@@ -163,6 +165,7 @@ def _undivided(labels: Sequence[Label]) -> list[Interval]:
 
 def sum_of(lengths: Sequence[int]) -> Label:
     """A fresh label with segments of these lengths."""
+    cut_allowed()
     whole = Label(Atom(sum(lengths)))
     whole.root.cut(lengths)
     return whole
@@ -180,6 +183,7 @@ def unify(f: Sequence[Label], g: Sequence[Label], nested: bool = False) -> Renam
     same: dict[Label, Label] = {}
     regroupings: list[Regrouping] = []
     while left:
+        checkpoint()
         a, b = _pop(left), _pop(right)
         if a.n == b.n and _merge(a, b):
             same[b] = a

@@ -67,10 +67,10 @@ def register_module(
     `(module, *inputs) -> tuple` of the operation's tensors; by default the inputs, then the module's own parameters. A
     subclass has a forward of its own, and needs a rule of its own.
 
-    Raises `DetectionError` if this is no class of modules, if it has a rule already, or if the numbers contradict it.
+    Raises `DetectionError` unless this is a class of modules without a rule, and the numbers agree with it.
     """
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise DetectionError(f"{cls!r} is no class of modules: register_operator takes operators")
+        raise DetectionError(f"{cls!r} is not a class of modules: register_operator takes operators")
     if cls in MODULES:
         raise DetectionError(f"{cls.__name__} has a rule already: unregister_module({cls.__name__}) first")
     if not (isinstance(example, tuple) and example and type(example[0]) is cls):

@@ -15,6 +15,7 @@ from itertools import combinations
 from math import gcd, prod
 
 from neuromech.detect.axes import Atom, leaves
+from neuromech.detect.effort import SOLVING, OutOfTime, effort, until
 from neuromech.detect.equations import Component, Equation, Row, rows
 from neuromech.detect.expr import BlockId, Unknown
 from neuromech.detect.nullspace import beyond, echelon, integral, null_space, satisfied
@@ -77,9 +78,13 @@ class SolutionFamily:
 def solve(
     unknowns: Sequence[Unknown], equations: Iterable[Equation], auxiliary: Sequence[Unknown]
 ) -> list[SolutionFamily]:
-    """A sparse basis of all solutions, in the order of `unknowns` (auxiliary ones are eliminated)."""
+    """A sparse basis of all solutions, in the order of `unknowns` (auxiliary ones are eliminated).
+
+    Of those that the time suffices for, where it is limited: a block that is not settled by then has none.
+    """
     system: dict[int, list[IntegerRow]] = {}
-    for row in {frozenset(row.items()): row for e in equations for row in map(integral, rows(e))}.values():
+    effort().now("writing equations")
+    for row in {frozenset(row.items()): row for e in equations for row in map(integral, _rows_in_time(e))}.values():
         system.setdefault(len(next(iter(row))[1]), []).append(row)
     touching: dict[Component, list[IntegerRow]] = {}
     for row in (r for rs in system.values() for r in rs):
@@ -93,7 +98,13 @@ def solve(
         mine = [c for c in every if len(c[1]) == degree]
         implied = [integral(v) for family in found for v in family.restrictions(degree)]
         for block, equal_zero, known in _blocks(mine, system.get(degree, []), implied):
-            for vector in beyond(null_space(block, equal_zero, order), known, _is_of_a_parameter):
+            effort().now("solving equations")
+            try:
+                with until(SOLVING):
+                    vectors = beyond(null_space(block, equal_zero, order), known, _is_of_a_parameter)
+            except OutOfTime:
+                continue
+            for vector in vectors:
                 family = SolutionFamily(_primitive(vector, order))
                 if family.vector and all(
                     satisfied(v, (row for k in v for row in touching.get(k, ())))
@@ -119,6 +130,17 @@ def without(families: Sequence[SolutionFamily], blocks: Iterable[BlockId]) -> li
     """The families with some blocks of parameters at rest, and what is left of each once."""
     left = [replace(f, at_rest=frozenset(blocks)) for f in families]
     return list({frozenset(f.vector.items()): f for f in left if f.vector}.values())
+
+
+def _rows_in_time(equation: Equation) -> Iterable[Row]:
+    """The rows of an equation; if there is no time to write it out, all that it is about is held at zero, which solves
+    it."""
+    try:
+        with until(SOLVING):
+            return list(rows(equation))
+    except OutOfTime:
+        blocks = dict.fromkeys(b for f in equation.expr.terms for b in f.unknown.blocks())
+        return [{c: 1} for b in blocks for c in _components_of(b)]
 
 
 def _components_of(u: Unknown) -> Iterable[Component]:

@@ -6,7 +6,6 @@ graph finds which rows of each value are read at all; a forward pass computes th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 from neuromech.compat import tree_map_only
 from neuromech.detect.graph import Graph, Node, Value
-from neuromech.detect.operator import is_elementwise, short
+from neuromech.detect.operator import is_elementwise, operator_of, short
 
 
 class ReadRows(NamedTuple):
@@ -104,13 +103,13 @@ def _selection(node: Node) -> ReadRows | None:
 
 def _row_by_row(node: Node, rows: ReadRows) -> Needs | None:
     """Which rows of its inputs some rows of an operator's result are made of; None if that is not known."""
-    op, out = short(node.op), node.outputs[0]
+    operator, out = operator_of(node.op), node.outputs[0]
     if any(a is not v for a, v in zip(_values(node.args), node.inputs, strict=False)):
         return None
-    if op in _RULES:
-        needed = _RULES[op](node, rows)
+    if operator and operator.rows:
+        needed = operator.rows(node, rows)
         return None if needed is None else dict.fromkeys(node.inputs) | needed
-    if is_elementwise(op) or op in ("dropout", "to", "_to_copy", "clone", "contiguous"):
+    if is_elementwise(node.op) or short(node.op) in ("dropout", "to", "_to_copy", "clone", "contiguous"):
         needs: Needs = {}
         for v in node.inputs:
             d = rows.dim - (len(out.shape) - len(v.shape))
@@ -123,17 +122,17 @@ def _values(args: Any) -> list[Value]:
     return [a for a in args if isinstance(a, Value)]
 
 
-def _last(node: Node, rows: ReadRows) -> Needs | None:
+def last(node: Node, rows: ReadRows) -> Needs | None:
     """Linear maps and softmax: the last axis is used up."""
-    dim = node.args[1] if short(node.op) in ("softmax", "_softmax") else -1
+    dim = -1 if short(node.op) == "linear" else node.args[1]
     return None if rows.dim == dim % len(node.outputs[0].shape) else {node.args[0]: rows}
 
 
-def _normalised(node: Node, rows: ReadRows) -> Needs | None:
+def normalised(node: Node, rows: ReadRows) -> Needs | None:
     return {node.args[0]: rows} if rows.dim < len(node.outputs[0].shape) - len(node.args[1]) else None
 
 
-def _viewed(node: Node, rows: ReadRows) -> Needs | None:
+def viewed(node: Node, rows: ReadRows) -> Needs | None:
     """The same axis before a reshape: as long, and behind as many entries."""
     x, y = node.inputs[0].shape, node.outputs[0].shape
     ahead = prod(y[: rows.dim])
@@ -141,7 +140,7 @@ def _viewed(node: Node, rows: ReadRows) -> Needs | None:
     return {node.inputs[0]: rows._replace(dim=same[0])} if same else None
 
 
-def _permuted(node: Node, rows: ReadRows) -> Needs | None:
+def permuted(node: Node, rows: ReadRows) -> Needs | None:
     order = list(range(len(node.outputs[0].shape)))
     if short(node.op) == "permute":
         order = [d % len(order) for d in node.args[1]]
@@ -151,13 +150,13 @@ def _permuted(node: Node, rows: ReadRows) -> Needs | None:
     return {node.inputs[0]: rows._replace(dim=order[rows.dim])}
 
 
-def _product(node: Node, rows: ReadRows) -> Needs | None:
+def product(node: Node, rows: ReadRows) -> Needs | None:
     x, y = node.args[:2]
     n = len(node.outputs[0].shape)
     return {x: rows, y: None} if x is not y and rows.dim == n - 2 and len(x.shape) == n and len(y.shape) > 1 else None
 
 
-def _attention(node: Node, rows: ReadRows) -> Needs | None:
+def attention(node: Node, rows: ReadRows) -> Needs | None:
     """ReadRows of the result are rows of the queries, and of the mask."""
     query, *others = node.args
     if rows.dim != len(node.outputs[0].shape) - 2 or any(v is query for v in others):
@@ -167,18 +166,3 @@ def _attention(node: Node, rows: ReadRows) -> Needs | None:
     if isinstance(mask, Value):
         needs[mask] = rows._replace(dim=len(mask.shape) - 2) if mask.shape[-2] > 1 else None
     return needs
-
-
-_RULES: dict[str, Callable[[Node, ReadRows], Needs | None]] = {
-    "linear": _last,
-    "softmax": _last,
-    "_softmax": _last,
-    "layer_norm": _normalised,
-    "rms_norm": _normalised,
-    "permute": _permuted,
-    "transpose": _permuted,
-    "matmul": _product,
-    "bmm": _product,
-    "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("view", "reshape", "_unsafe_view", "flatten", "unflatten"), _viewed),
-}

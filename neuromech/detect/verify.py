@@ -33,6 +33,7 @@ from neuromech import params as P
 from neuromech.compat import tree_map_only
 from neuromech.detect.calling import call, state_of
 from neuromech.detect.capture import tensors_of
+from neuromech.detect.effort import effort
 from neuromech.detect.float64 import Precise, widened
 from neuromech.detect.permutations import Permutation, checked
 from neuromech.params import Params
@@ -68,11 +69,15 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Verification:
-    """Claim by claim the measured defect, and whether it is true; or, for all, why nothing could be measured."""
+    """Claim by claim the measured defect, and whether it is true; or, for all, why nothing could be measured.
+
+    `open`: the time was up before these, that are not known to be true, could be told from what is false.
+    """
 
     defects: list[float]
     true: list[bool]
     unjudged: str = ""
+    open: frozenset[int] = frozenset()
 
 
 def outputs_as_they_are(output: Any) -> list[Tensor]:
@@ -88,6 +93,10 @@ def watched(progress: Callable[[int, int], None]) -> Iterator[None]:
         yield
     finally:
         _watcher.reset(before)
+
+
+def is_watched() -> bool:
+    return _watcher.get() is not None
 
 
 _watcher: ContextVar[Callable[[int, int], None] | None] = ContextVar("watcher", default=None)
@@ -121,11 +130,14 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
     if unjudged:
         return Verification([math.nan] * len(claims), [True] * len(claims), unjudged)
     tick = _Ticks(2 * len(claims))
+    effort().now(f"verification of {len(claims)} families")
     defects: dict[int, float] = {}
     torques: dict[int, float] = {}
     for i, move in moves.items():
         defects[i], torques[i] = plain.first_order(*move), plain.torque(*move)
         tick()
+
+    undecided: set[int] = set()
 
     def confirm(point: _BasePoint, group: list[int]) -> list[int]:
         """Those of `group` that are true at this eps; their defect includes the finite one."""
@@ -143,6 +155,7 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         for some, defect in _finite(point, moves, group, line):
             defects.update((i, max(defects[i], defect)) for i in some)
             true += some if defect <= line else []
+            undecided.update(some if defect > line and len(some) > 1 else ())
         tick(len(true))
         return true
 
@@ -151,7 +164,8 @@ def verify(experiment: Experiment, claims: Sequence[Symmetry], seed: int = 0) ->
         if left := [i for i, s in enumerate(claims) if s.broken_by and i not in true]:
             true += confirm(plain if factor == 1.0 else _BasePoint(experiment, theta, factor, random), left)
     tick(tick.total - tick.done)  # what is false has been checked as well
-    return Verification([defects[i] for i in moves], [i in true for i in moves])
+    left_open = frozenset(undecided.difference(true))
+    return Verification([defects[i] for i in moves], [i in true for i in moves], open=left_open)
 
 
 def tried(experiments: Sequence[Experiment], found: Sequence[Permutation]) -> list[Permutation]:
@@ -193,11 +207,12 @@ def _moves(claims: Sequence[Symmetry], params: Params, generator: torch.Generato
 def _finite(
     point: _BasePoint, moves: Mapping[int, Excursion], group: list[int], line: float
 ) -> list[tuple[list[int], float]]:
-    """The finite defect of all claims of `group` in one transformation, halved until the false ones stand alone."""
+    """The finite defect of all claims of `group` in one transformation, halved until the false ones stand alone, or the
+    time is up."""
     if not group:
         return []
     defect = point.finite_defect([moves[i] for i in group])
-    if defect <= line or len(group) == 1:
+    if defect <= line or len(group) == 1 or effort().used() > 1:
         return [(group, defect)]
     half = len(group) // 2
     return [r for part in (group[:half], group[half:]) for r in _finite(point, moves, part, line)]

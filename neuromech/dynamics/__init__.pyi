@@ -6,9 +6,9 @@ from .average import averaging_weight as averaging_weight
 from .charge import Forms as Forms
 from .coverage import check_share as check_share
 from .coverage import drawn as drawn
+from .coverage import listed as listed
 from .coverage import resumed as resumed
 from .coverage import share_of as share_of
-from .coverage import told as told
 from .extrapolation import outlook as outlook
 from .forecast import Balance as Balance
 from .forecast import effective_lr as effective_lr
@@ -20,8 +20,12 @@ from .forms.vectors import Values as Values
 from .forms.vectors import blank as blank
 from .growth import Growth as Growth
 from .growth import growth_of as growth_of
+from .joined import JoinedLaws as JoinedLaws
 from .laws import Laws as Laws
 from .laws import Reading as Reading
+from .looks import Looks as Looks
+from .matrices import Matrices as Matrices
+from .matrices import followed as followed
 from .motion import Drift as Drift
 from .motion import Motion as Motion
 from .motion import Settings as Settings
@@ -43,3 +47,4 @@ from .sides import Sides as Sides
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register
+from .writer import ReadingWriter as ReadingWriter

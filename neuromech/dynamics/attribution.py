@@ -84,7 +84,7 @@ def of_drift(charge: Tensor, d: DisplacementForms, decay: float, degree: int) ->
 
 
 def turn(before: Tensor, after: Tensor, square: Tensor, pull: Tensor) -> Tensor:
-    """sin^2 of the angle by which a step turns weights of squared length `before`; nan where a charge is no length.
+    """sin^2 of the angle by which a step turns weights of squared length `before`; nan where a charge is not a length.
 
     With theta+ = a theta - d: sin^2 = (|d|^2 |theta|^2 - <d, theta>^2) / (|theta|^2 |theta+|^2), without cancellation.
     """

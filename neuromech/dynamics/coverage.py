@@ -41,7 +41,7 @@ def resumed(saved: Mapping[str, Any], share: float) -> list[range] | None:
 
 
 def check_share(share: Any) -> None:
-    """Raise `InstrumentError` for what is no share of the members."""
+    """Raise `InstrumentError` for what is not a share of the members."""
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
         raise InstrumentError(
             f"coverage={share!r}: pass the share of the members of each family to measure, above 0 and at most 1 "
@@ -49,10 +49,18 @@ def check_share(share: Any) -> None:
         )
 
 
-def told(symmetries: Sequence[Symmetry], members: Sequence[range]) -> list[dict[str, list[int]]]:
-    """For the records, of each family: [first, stop) of what is measured, where that is not all."""
-    both = zip(symmetries, members, strict=False)
-    return [{} if len(own) == s.size else {"measured": [own.start, own.stop]} for s, own in both]
+def listed(
+    found: Sequence[Symmetry], followed: Sequence[Symmetry], members: Sequence[range]
+) -> list[tuple[Symmetry, dict[str, Any]]]:
+    """For the records: every family that was found, those that are `followed` first and as they are, each with
+    `measured` [first, stop), where that is not all, and `of` how many members there are behind directions."""
+    rest = {(s.kind, s.name): s for s in found}
+    out: list[tuple[Symmetry, dict[str, Any]]] = []
+    for s, own in zip(followed, members, strict=True):
+        behind = {"of": rest.pop((s.kind, s.name), s).size}
+        part = {} if len(own) == s.size else {"measured": [own.start, own.stop]}
+        out.append((s, (behind if s.directions else {}) | part))
+    return [*out, *((s, {}) for s in rest.values())]
 
 
 def share_of(symmetries: Sequence[Symmetry], members: Sequence[range]) -> float:

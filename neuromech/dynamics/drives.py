@@ -15,11 +15,13 @@ from neuromech.dynamics.splits import Layout
 
 class Measured(NamedTuple):
     """Drives of quadratic and linear rows; torques [1, rows] of directions that are known ahead; the rows that the
-    gradients do not leave alone, though the symmetry says so: [rows] bool."""
+    gradients do not leave alone, though the symmetry says so: [rows] bool. `squares`: <x, D x> of what the step
+    follows, and the same with absolute values: [quadratic rows]."""
 
     drives: tuple[Drives, Drives]
     pulls: Tensor | None = None
     broken: Tensor | None = None
+    squares: tuple[Tensor, Tensor] | None = None
 
 
 NOTHING = Measured((Drives(0.0, 0.0, 0.0), Drives(0.0, 0.0, 0.0)))
@@ -66,4 +68,4 @@ def measure(
         Drives(0.0, 0.0, torque[:, n:], flow[n:]),
     )
     pulls = torch.cat((forms[-1:], sums), dim=1) if early and sums is not None else None
-    return Measured(drives, pulls, broken)
+    return Measured(drives, pulls, broken, (forms[0], squares))

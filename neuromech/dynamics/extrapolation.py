@@ -2,7 +2,7 @@
 
 A step of squared length d^2 lengthens weights in the long run by d^2 times its optimizer's accumulation (`Rule`). What
 it turns them by is thus a better estimate of what will drive their length than their lengthening itself, which early in
-a run has a part that goes with the descent and does not last. Where updates are no linear function of gradients (Lion,
+a run has a part that goes with the descent and does not last. Where updates are not linear in the gradients (Lion,
 Muon) the accumulation is that of white gradients at first, and the measured one by and by.
 
 The constants were chosen on the first seed of experiments.norm_forecasts; analysis.norm_forecasts tests them on others.

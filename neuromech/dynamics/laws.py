@@ -23,9 +23,10 @@ from torch import Tensor
 from neuromech.dynamics.attribution import Gains, turn
 from neuromech.dynamics.drives import Measured, measure
 from neuromech.dynamics.forms.vectors import Computed, Scratch, Values, Vector, blank
-from neuromech.dynamics.motion import Drift, Motion, displacement_of
-from neuromech.dynamics.predictions import Track, advance_drift, advance_linear, advance_quadratic
+from neuromech.dynamics.motion import Drift, Motion, displacement, displacement_of
+from neuromech.dynamics.predictions import Track, advance_drift, advance_linear, advance_quadratic, with_ideal
 from neuromech.dynamics.protection import Protection
+from neuromech.dynamics.sides import Signed
 from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.optimizers import Settings
@@ -43,7 +44,7 @@ class Reading(NamedTuple):
     at finite lr. `scale` is what a residual is divided by. `leak` is the torque <g, D theta> or <c, g> of this step;
     nan: the symmetry says that it is zero, or the optimizer does not care, so it was not measured. `gains` [5, rows]
     are the terms of what the exact law gained in this step, see attribution.TERMS; `turn` is sin^2 of the angle by
-    which the step turned the weights, nan where the charge is no squared length. `broken` is 1 where
+    which the step turned the weights, nan where the charge is not a squared length. `broken` is 1 where
     the gradients of the step did not leave the loss alone, though the symmetry says so: `exact` followed their torque,
     no flow did.
     """
@@ -87,7 +88,7 @@ class _Held(NamedTuple):
 class Laws:
     """The charges of `symmetries` over `params`, and their laws. Predictions start at `params`, as with `restart`.
 
-    Raises `SymmetryError` if a symmetry does not fit the parameters, or is of kind "matrix".
+    Raises `SymmetryError` if a symmetry does not fit the parameters, or is a family of rotations, which has no charge.
     """
 
     def __init__(
@@ -102,10 +103,10 @@ class Laws:
         `members`: those of each family that are measured; None: all."""
         self.symmetries = tuple(symmetries)
         for s in self.symmetries:
-            if s.kind == "matrix":
+            if s.skew:
                 raise SymmetryError(
-                    f"{s.name}: there is no law for the charges of matrix families yet; pass those of the other kinds, "
-                    "symmetries.of(kind=...)"
+                    f"{s.name}: rotations have no charge, their angular momentum is zero under gradient flow, always; "
+                    "pass the matrix family that they are of"
                 )
             s.check(params)
             if bad := [name for name in s.parameters if not params[name].is_floating_point()]:
@@ -148,8 +149,7 @@ class Laws:
         self._layout = self._whole
         self._met: dict[str, _Held] = {}
         self._step: _Step | None = None
-        charge, scale = self.observe(params)
-        self._scale = scale
+        charge, scale = self._weights = self.observe(params)
         zero, unknown = torch.zeros_like(charge), torch.full_like(charge, math.nan)
         self._unpack(self._states(charge, zero, zero))
         return self._reading(charge, scale, unknown, torch.zeros(5, len(charge), dtype=charge.dtype), unknown, zero)
@@ -157,6 +157,17 @@ class Laws:
     def observe(self, params: Values) -> tuple[Tensor, Tensor]:
         """The charges at `params`, and the scale of their rounding: both [rows]. Predictions go on."""
         return self._whole.forms.charges(params)[:2]
+
+    def squares(self, grads: Values) -> tuple[Signed, Signed]:
+        """<x, D x>, and the same with absolute values, for the weights and the gradients of the step that `before` was
+        told of: [rows], of gradients at least those of quadratic charges."""
+        step = self._step
+        if step is not None and step.measured.squares is not None and not step.drifting:
+            signed, whole = step.measured.squares
+        else:
+            signed, whole = self._whole.forms.with_magnitudes([(grads, grads)])
+            return self._weights, (signed[0], whole)
+        return self._weights, (self._layout.total(signed), self._layout.total(whole))
 
     def before(self, params: Values, grads: Values, motions: Mapping[str, Motion], changed: bool = False) -> None:
         """Measure what the step about to be taken will do. Mappings by parameter name; `motions` as from `read`.
@@ -190,11 +201,11 @@ class Laws:
         self._met |= {name: _Held(weakref.ref(b)) for name, b in buffers.items()}
 
         drifts = {n: (told.late, m.direction) for n, m in moving.items() if isinstance(told := m.settings, Drift)}
-        late = {n: u or _displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}
+        late = {n: u or displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}
         early = {n: u for n, (is_late, u) in drifts.items() if not is_late and u is not None}
         followed: Vector = early | {name: grads[name] for name in moving if name not in drifts}
         sgd = changed and not drifts
-        found = measure(self._layout, self._protection, params, followed, buffers, self._scale, bool(early), sgd)
+        found = measure(self._layout, self._protection, params, followed, buffers, self._weights[1], bool(early), sgd)
         self._step = _Step(now, settings, found, late, tuple(drifts))
 
     def after(self, params: Values) -> Reading:
@@ -206,7 +217,7 @@ class Laws:
             raise InstrumentError(
                 "after() found no step: call before() ahead of each optimizer step, after() behind it"
             )
-        (now, settings, (drives, pulls, unprotected), late, drifting), self._step = self._step, None
+        (now, settings, (drives, pulls, unprotected, _), late, drifting), self._step = self._step, None
         observed, scale, moved = self._look(params, late)
         torques = [torch.zeros_like(track.flow) for track in self._tracks]
         gains = [torch.zeros(len(Gains._fields), len(t), dtype=t.dtype, device=t.device) for t in torques]
@@ -240,7 +251,7 @@ class Laws:
         if unprotected is not None:
             broken = self._layout.total(unprotected.double())
             leak = torch.where(broken > 0, self._layout.total(torch.cat(torques)), leak)
-        self._scale = scale
+        self._weights = observed, scale
         return self._reading(observed, scale, leak, torch.stack(terms), turn(before, observed, terms[0], pull), broken)
 
     def state_dict(self) -> dict[str, Any]:
@@ -266,7 +277,7 @@ class Laws:
         self._layout = Layout(self.symmetries, divisions, self._like, self._scratch, self.members)
         self._plans.clear()
         self._step = None
-        self._unpack(_with_ideal(state["state"]).to(device=self._whole.forms.device, copy=True))
+        self._unpack(with_ideal(state["state"], LAWS).to(device=self._whole.forms.device, copy=True))
         self._met = dict.fromkeys(state["met"], _Held())
         self._split_ever = frozenset(state["split_ever"])
 
@@ -336,13 +347,3 @@ class Laws:
         rows = [torch.cat((t.charge, t.flow[None], t.continuous[None])) for t in self._tracks]
         *discrete, flow, continuous = self._layout.total(torch.cat(rows, dim=1)).unbind()
         return Reading(observed, discrete[0], discrete[-1], flow, continuous, scale, leak, gains, turned, broken)
-
-
-def _displacement(p: Tensor) -> Computed:
-    """How far a parameter will have been moved back from where it is now: a copy of it is kept."""
-    before = p.detach().clone()
-    return Computed(lambda w: w(before) - w(p))
-
-
-def _with_ideal(state: Tensor) -> Tensor:  # earlier versions kept none where it was the exact one
-    return state if len(state) == Track.height(LAWS) else state[[0, 0, 1, 1, 2, 2, *range(3, len(state))]]

@@ -159,3 +159,9 @@ def displacement_of(drift: Drift, torque: Tensor, square: Tensor | float, degree
         along, square = drift.rate * torque[0], drift.rate**2 * torque[1]
         return DisplacementForms(along + square, square)
     return DisplacementForms(drift.decay ** (degree - 1) * drift.rate * torque[0], drift.rate**2 * square)
+
+
+def displacement(p: Tensor) -> Computed:
+    """How far a parameter will have been moved back from where it is now: a copy of it is kept."""
+    before = p.detach().clone()
+    return Computed(lambda w: w(before) - w(p))

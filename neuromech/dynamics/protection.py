@@ -2,7 +2,7 @@
 
 Under SGD a law reads no torque: the symmetry protects it, <g, D theta> = 0 and <c, g> = 0. What is done to a gradient
 behind the backward (clipping by value or tensor by tensor, noise, projections), a gradient that was taken at other
-weights (SAM), and a loss that moves along what was taken for a translation all break this: the torque is no rounding
+weights (SAM), and a loss that moves along what was taken for a translation all break this: the torque is not rounding
 any more, and the law has to follow what was measured.
 
 A torque is rounding while half of the digits are right: up to sqrt(eps) |theta| |g|, with at least the gradient of the
@@ -34,7 +34,7 @@ class Protection:
         self._rows: tuple[Layout, Tensor, Tensor] | None = None
 
     def broken(self, layout: Layout, torque: Tensor, squares: Tensor, scale: Tensor) -> Tensor:
-        """The rows whose torque is no rounding: [rows] bool. Never those of split families, whose parts have torques,
+        """The rows whose torque is not rounding: [rows] bool. Never those of split families, whose parts have torques,
         nor of symmetries that an operator breaks: their laws take the torque anyhow.
 
         `torque`: [rows], 0 where it was not measured; `squares`: |g|^2 of the quadratic rows; `scale`: |theta|^2.

@@ -91,6 +91,22 @@ class Totals:
         self._start = self._kept(observed)
         self._sums = self._start.new_zeros(len(SUMS), len(self._start))
 
+    def extended(self, rows: Rows, eps: Sequence[float], charges: Tensor) -> Totals:
+        """The same with more families behind those that there are, which begin at `charges`: [their rows]."""
+        out = Totals(rows, eps)
+        if self._start is not None and self._sums is not None:
+            n, new = self._rows.families, rows.families - self._rows.families
+            zeros = charges.new_zeros(int(rows.sizes[:n].sum()))
+            start = out._kept(torch.cat((zeros, charges)))
+            # Families come ahead of single members, on both sides.
+            old = [*range(n), *range(n + new, n + new + len(self._rows.member))]
+            out._start, out._sums = start, start.new_zeros(len(SUMS), len(start))
+            out._start[old], out._sums[:, old] = self._start, self._sums
+            if self._largest is not None:
+                out._largest = torch.full_like(start, torch.nan)
+                out._largest[old] = self._largest
+        return out
+
     def add(self, reading: Reading) -> None:
         """One step: its gains, and by how much it turned the weights (the mean over the members of a family)."""
         if self._sums is None:

@@ -125,9 +125,8 @@ class Layout:
         self.torque, self._to = torque.to(self.forms.device), to.to(self.forms.device) if self.split else None
         self._charges = sum(map(len, own))
         count = torch.ones(rows, dtype=torch.float64)
-        for (f, _), block, here in zip(parts, blocks, self.forms.slices, strict=True):
-            size = symmetries[f].size
-            count[here] = sum(float(abs(t.weight)) * params[t.parameter].numel() / size for t in block.terms)
+        for block, here in zip(blocks, self.forms.slices, strict=True):
+            count[here] = block.elements(params)
         self.count = count.to(self.forms.device)
         self.torque_known = self.total(self.torque[0].double()) > 0
 
@@ -136,10 +135,11 @@ class Layout:
         return x if self._to is None else x[self._to]
 
     def total(self, x: Tensor) -> Tensor:
-        """Sum over parts: from [..., rows] to [..., charges]."""
+        """Sum over parts: from [..., rows] to [..., charges]; of the first rows only, if there are no more."""
         if self._to is None:
             return x
-        return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, self._to, x)
+        to = self._to[: x.shape[-1]]
+        return torch.zeros(*x.shape[:-1], self._charges, dtype=x.dtype, device=x.device).index_add_(-1, to, x)
 
 
 def regroup(state: Tensor, old: Layout, new: Layout, read: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How what drives the length of weights goes on from where it was seen: the part of a forecast that is no law.
+"""How what drives the length of weights goes on from where it was seen: the part of a forecast that is not a law.
 
 gradients drive (SGD)         they fade with the loss, once that is low: as L / (L + knee), where the loss goes on
                               falling by the power of the step number with which it was seen to, and falls by the

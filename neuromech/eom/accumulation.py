@@ -65,7 +65,7 @@ class Pending:
         return len(self._parts)
 
     def add(self, closures: Closure | Iterable[Closure], weights: float | Sequence[float] | None) -> None:
-        """Raises `EoMError` for what is no closure, or weights that do not belong to them."""
+        """Raises `EoMError` for what is not a closure, or weights that do not belong to them."""
         many = [closures] if callable(closures) else list(closures)
         if not many or not all(map(callable, many)):
             raise EoMError("accumulate() takes functions that return the loss of a micro-batch each, at least one")

@@ -47,7 +47,7 @@ def sharpness(
 
     Stops at a residual of `tolerance` times the largest eigenvalue seen, or after `most` products. `start`: a guess of
     the vector. The uncertainty is the residual, and the error of products where they are differences. Raises `EoMError`
-    for what is no loss, or if a product is not finite.
+    for what is not a loss, or if a product is not finite.
     """
     with _point(loss, at, hvp) as (point, here), _bar(most, progress) as tick:
 

@@ -39,7 +39,7 @@ class Point:
     `loss`: 0-d tensor. `gradient`: by name, zeros for `unused` parameters. Tensors carry no graph. `once`: one product
     is all that will be asked for; memory is then free earlier.
 
-    Raises `EoMError` for a loss that is no scalar, or that does not depend on any parameter.
+    Raises `EoMError` for a loss that is not a scalar, or that does not depend on any parameter.
     """
 
     def __init__(self, loss: LossFunction, params: Params, hvp: HVPForm = "auto", once: bool = False) -> None:
@@ -57,7 +57,7 @@ class Point:
         """The point where `landscape` stands. "gradient": no derivatives will be asked for.
 
         `trusted`: the graph is known to have all derivatives, and is not searched for operators that lack them.
-        `lenient`: if it lacks some, there will be none to ask for, but it is no error.
+        `lenient`: if it lacks some, there will be none to ask for, but it is not an error.
         """
         point = cls.__new__(cls)
         point._begin(landscape, hvp, trusted, once, lenient)

@@ -147,7 +147,7 @@ def edge_flow(
     is far, relative to |params|; by default the precision of the parameters. `startup`: "torch" begins with an empty
     buffer, "matched" with that of a steady gradient (of RMSprop: always matched).
 
-    A swing that dies within a few steps is no slow motion: begin where training is smooth, with a curvature below
+    A swing that dies within a few steps is not a slow motion: begin where training is smooth, with a curvature below
     half of the edge, or close to the edge. Raises `EoMError` for other rules and for decoupled decay.
     """
     rule, lr = edge_rule(rule, lr, "edge flow")

@@ -114,7 +114,7 @@ class ErrorMeter:
     those of gradient descent in the time of the flow, lr * speed per step; the edge of stability is that of the
     optimizer with its momentum. The closure is a loss that need not call backward; nothing of the run changes.
 
-    Raises `EoMError` for an optimizer that is no SGD, or with groups of different settings.
+    Raises `EoMError` for an optimizer that is not SGD, or with groups of different settings.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, order: int = 0, hvp: HVPForm = "auto") -> None:

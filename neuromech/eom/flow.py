@@ -100,7 +100,7 @@ class Flow:
 def gradient_flow(loss: LossFunction, params: Params) -> Flow:
     """theta' = -g: the limit of infinitesimal steps of gradient descent.
 
-    Raises `EoMError` for a loss that is no scalar or does not depend on the parameters.
+    Raises `EoMError` for a loss that is not a scalar or does not depend on the parameters.
     """
     return flow_of(Rule(), loss, params, lr=0.0, order=0)
 

@@ -75,7 +75,7 @@ def check_parameters(params: Params) -> None:
 
 
 def check_loss(loss: Any) -> None:
-    """Raises `EoMError` for what is no scalar tensor."""
+    """Raises `EoMError` for what is not a scalar tensor."""
     if not isinstance(loss, Tensor):
         raise EoMError(f"the loss has to be a scalar tensor; got {type(loss).__name__}")
     if loss.numel() != 1:

@@ -174,7 +174,7 @@ class EoMOptimizer(Optimizer):
         """Add micro-batches to the next step, which follows the flow of their mean, or of sum(weight * loss).
 
         Each closure is as that of `step`, and is called in the step only: do not run backward meanwhile. Raises
-        `EoMError` for what is no closure, or weights that do not belong to them.
+        `EoMError` for what is not a closure, or weights that do not belong to them.
         """
         self._pending.add(closures, weights)
 
@@ -186,7 +186,7 @@ class EoMOptimizer(Optimizer):
     def evaluate(self, closure: Closure) -> Tensor:
         """The loss of a closure where the parameters stand; nothing is changed by it, buffers and generators included.
 
-        Raises `EoMError` for what is no loss.
+        Raises `EoMError` for what is not a loss.
         """
         values = {name: role.parameter for name, role in roles_of(self.param_groups).items()}
         before = {name: p.grad for name, p in values.items()}

@@ -28,7 +28,7 @@ def implicit_penalty(rule: Rule | Optimizer, loss: LossFunction, params: Params,
     check_lr(float("nan") if lr is None else lr)
     rate = float(lr or 0.0)
     if rule.decoupled and rule.weight_decay:
-        raise EoMError("decoupled decay is no part of the loss, and mixes with its penalty: take weight_decay=0")
+        raise EoMError("decoupled decay is not part of the loss, and mixes with its penalty: take weight_decay=0")
     landscape = PureLandscape(loss, params)
     g = gradient_at(landscape)
     force = {n: x + rule.weight_decay * landscape.here[n] for n, x in g.items()}

@@ -39,7 +39,7 @@ MAX_ORDER = 6  # the series is asymptotic, and a term of order n costs about 3^n
 
 
 def check_order(order: int, most: int = MAX_ORDER) -> None:
-    """Raises `EoMError` for an order that is no whole number from 0 to `most`."""
+    """Raises `EoMError` for an order that is not a whole number from 0 to `most`."""
     if isinstance(order, bool) or not isinstance(order, int) or not 0 <= order <= most:
         why = (
             "the Adam family is worked out to order 1" if most == 1 else "the series is asymptotic: more makes it worse"

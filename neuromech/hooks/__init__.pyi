@@ -8,6 +8,9 @@ from .forward import ForwardHooks as ForwardHooks
 from .forward import ForwardWatch as ForwardWatch
 from .forward import Hook as Hook
 from .guard import Guard as Guard
+from .known import GroupSettings as GroupSettings
+from .known import Known as Known
+from .known import KnownOptimizers as KnownOptimizers
 from .loss import LossWatch as LossWatch
 from .loss import running_scaler as running_scaler
 from .mode import ForwardModes as ForwardModes

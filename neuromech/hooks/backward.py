@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,20 @@ def marks(tensors: Mapping[str, Tensor]) -> dict[str, Mark]:
     return {name: mark(t) for name, t in tensors.items()}
 
 
+class _End:
+    """Calls `done()` once at the end of every backward that it is told of while that runs."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done, self._task = done, -1
+
+    def ahead(self) -> None:
+        task = backward_id()
+        if task != self._task:
+            self._task = task
+            # Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them.
+            at_end_of_backward(lambda: at_end_of_backward(self._done))
+
+
 class BackwardWatch:
     """Calls `done()` at the end of every backward that reaches one of `params`, once gradients are complete.
 
@@ -42,7 +56,7 @@ class BackwardWatch:
         self.finished = 0
         self._params, self._done, self._guard = params, done, guard
         self._used: dict[str, Mark] = {}
-        self._task = -1
+        self._end = _End(self._finish)
         self._full: set[str] = set()
         self._handles: dict[str, tuple[RemovableHandle, RemovableHandle]] = {}
         self.attach()
@@ -95,19 +109,12 @@ class BackwardWatch:
             self.dropped.add(name)
 
     def _arrived(self, name: str) -> None:
-        task = backward_id()
-        if task != self._task:
-            self._task = task
-            at_end_of_backward(self._wait)
+        self._end.ahead()
         if name in self._full:
             self.uncleared.add(name)
         self.arrived[name] += 1
         if (g := self._params[name].grad) is not None:
             self._last[name] = mark(g)
-
-    def _wait(self) -> None:
-        """Others have work to do at the end of the backward too, as DistributedDataParallel has: go behind them."""
-        at_end_of_backward(self._finish)
 
     def _finish(self) -> None:
         self.finished += 1
@@ -126,25 +133,44 @@ class HandedGradients:
     By the places of tensors and the writes that are counted: writes by way of `.data` are not seen.
     """
 
-    def __init__(self, params: Mapping[str, nn.Parameter], guard: Guard) -> None:
-        self._params = {n: p for n, p in params.items() if p.is_floating_point()}
-        self._left: tuple[dict[str, Mark], dict[str, Mark]] | None = None
-        self._watch = BackwardWatch(self._params, self._note, guard)
+    def __init__(self, params: Iterable[nn.Parameter], guard: Guard) -> None:
+        self._params = [p for p in params if p.is_floating_point()]
+        self._left: list[Mark | None] | None = None
+        self._guard = guard
+        self._end = _End(self._ended)
+        self._handles: dict[nn.Parameter, RemovableHandle] = {}
+        # The parameter keeps its hook for ever: it must not keep a forgotten probe alive.
+        me = weakref.ref(self._end)
+
+        def arrived(_: Tensor) -> None:
+            if (end := me()) is not None:
+                end.ahead()
+
+        self._hook = arrived
+        self._attach()
 
     @property
     def changed(self) -> bool:
         """True too if no backward was seen: nobody knows then where they come from."""
-        self._watch.attach()
-        if self._left is None:
-            return True
-        weights, gradients = self._left
-        return marks(self._params) != weights or marks(self._gradients()) != gradients
+        self._attach()
+        return self._left is None or self._left != self._marks()
 
     def remove(self) -> None:
-        self._watch.remove()
+        for handle in self._handles.values():
+            handle.remove()
+        self._handles.clear()
+
+    def _attach(self) -> None:
+        """Watch the parameters that require a gradient by now: one call each, of every backward of the run."""
+        for p in self._params:
+            if p.requires_grad and p not in self._handles:
+                self._handles[p] = p.register_post_accumulate_grad_hook(self._hook)
+
+    def _ended(self) -> None:
+        self._guard(self._note)
 
     def _note(self) -> None:
-        self._left = marks(self._params), marks(self._gradients())
+        self._left = self._marks()
 
-    def _gradients(self) -> dict[str, Tensor]:
-        return {n: g for n, p in self._params.items() if (g := p.grad) is not None}
+    def _marks(self) -> list[Mark | None]:
+        return [*map(mark, self._params), *(None if (g := p.grad) is None else mark(g) for p in self._params)]

@@ -125,7 +125,7 @@ class ForwardWatch:
     One whose gradient overflowed gives way to the next: a `GradScaler` finds its scale by such steps, and skips them.
     The first forward is written down as it runs, and the first in another mode again, until one has trained; `seen`
     hears of each. `backward` is called at the end of every backward in which the forward that trains got its gradient.
-    Evaluation under `no_grad` is no candidate.
+    Evaluation under `no_grad` is not a candidate.
     """
 
     def __init__(self, guard: Guard, seen: Callable[[Forward], None], backward: Callable[[], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ class ForwardModes:
         self.now = 0  # how many steps have been taken: told from outside
         self.count = 0  # of such forwards
         self.drew = False  # the last one drew random numbers
+        self.resized = False  # the last one met inputs of another size than the first that trained, but for batches
+        self._sizes: list[torch.Size] | None = None  # in the first that trained
+        self._last_sizes: list[torch.Size] = []
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
         self._training: dict[str, bool] | None = None
@@ -36,7 +39,7 @@ class ForwardModes:
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
         if self._training is None:
-            self._training = self._last
+            self._training, self._sizes = self._last, self._last_sizes
         names = [name for name, mode in self._last.items() if self._training.setdefault(name, mode) != mode]
         leaves = [n for n in names if not any(other.startswith(f"{n}." if n else "") and other != n for other in names)]
         return tuple(n for n in leaves if _mode_matters(self._modules[n]))
@@ -45,6 +48,8 @@ class ForwardModes:
         if not torch.is_grad_enabled():
             return
         self._last = {name: m.training for name, m in self._modules.items()}
+        self._last_sizes = _sizes((args, kwargs))
+        self.resized = self._sizes is not None and self._last_sizes != self._sizes
         self.steps = self.now
         self.count += 1
         self._random = states([self._device])
@@ -55,6 +60,14 @@ class ForwardModes:
         if torch.is_grad_enabled():
             self.drew = self._random is not None and not same(self._random, states([self._device]))
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
+
+
+def _sizes(inputs: Any) -> list[torch.Size]:
+    """Of the tensors among the inputs, but for their first axis, that of batches."""
+    if isinstance(inputs, Tensor):
+        return [inputs.shape[1:]]
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
+    return [size for part in parts for size in _sizes(part)]
 
 
 _MODAL = (

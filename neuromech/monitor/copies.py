@@ -1,7 +1,7 @@
 """Does an optimizer hold another copy of the model, while the one that learns is stepped by nobody?
 
 An optimizer built before the model was copied, or before its parameters were replaced, steps tensors to which no
-backward of this loop leads. Two models of one shape in one process are no fault: a teacher and its student, twins, an
+backward of this loop leads. Two models of one shape in one process are fine: a teacher and its student, twins, an
 ensemble. So equal shapes are only where suspicion begins. It needs, over `PATIENCE` backward passes of our model:
 
     gradients of ours wait, and no step takes them; our weights stay, whoever might move them by hand
@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -84,14 +84,18 @@ class OtherCopies:
         mine = set(map(id, self._params.values()))
 
         def holds(x: Optimizer | None) -> bool:
-            return x is not None and hasattr(x, "param_groups") and any(id(p) in mine for p in held_by(x))
+            return x is not None and any(id(p) in mine for p in held_by(x))
 
         if self._holder is not None and holds(self._holder()):
             return True
-        living = (x for x in gc.get_objects() if issubclass(type(x), Optimizer))
-        found = next(filter(holds, living), None)
+        found = next(filter(holds, living_optimizers()), None)
         self._holder = None if found is None else weakref.ref(found)
         return found is not None
+
+
+def living_optimizers() -> Iterator[Optimizer]:
+    """Of the whole process: looks through all objects."""
+    return (x for x in gc.get_objects() if issubclass(type(x), Optimizer) and hasattr(x, "param_groups"))
 
 
 def held_by(optimizer: Optimizer) -> list[Tensor]:

@@ -2,21 +2,21 @@
 
 Every rule looks at the evidence for the signature of one cause, and says how strong it is:
 
-    CERTAIN   only this cause leaves this trace
-    LIKELY    the trace is this cause's, and another one could leave it too
+    CERTAIN   bits that were compared, or exact counts, show what the title says
+    LIKELY    the trace is this cause's, and another one could leave it too; or it was told by a bound on rounding
     POSSIBLE  it could be; something else explains the evidence better
 
-Rules know nothing of each other; where two are equally strong, the order of the list decides: a cause stands before
-those that are its consequences.
+Rules know nothing of each other; of two that are equally strong the first in the list goes first, as a cause stands
+before its consequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from neuromech.monitor.evidence import Broken, Edit, Evidence, Names
-from neuromech.monitor.replay import Difference
-from neuromech.monitor.suspect import CERTAIN, LIKELY, LOW_BITS, POSSIBLE, Suspect, told
+from neuromech.monitor.edits import bit_flips, edited_state, edited_weights, names_of
+from neuromech.monitor.evidence import Broken, Evidence, Names
+from neuromech.monitor.suspect import CERTAIN, LIKELY, POSSIBLE, Suspect, told
 from neuromech.record import some
 
 
@@ -35,19 +35,21 @@ def diagnose(found: Evidence) -> tuple[Suspect, ...]:
 
 
 def _where(e: Evidence) -> Names:
-    names = [*_of(e.edits), *_of(e.steps), *(n for b in (*e.torques, *e.laws) for n in b.parameters)]
-    return tuple(dict.fromkeys([*names, *(e.gradient_edit.names if e.gradient_edit else ())]))
+    edited = e.gradient_edit.names if e.gradient_edit else ()
+    return tuple(dict.fromkeys([*names_of(e.edits), *names_of(e.steps), *_parameters((*e.torques, *e.laws)), *edited]))
 
 
-def _of(edits: Sequence[Edit | Difference]) -> Names:
-    return tuple(dict.fromkeys(x.name for x in edits))
+def _parameters(broken: Sequence[Broken]) -> Names:
+    return tuple(dict.fromkeys(n for b in broken for n in b.parameters))
 
 
 _STANDING = told(
     ("replaced", "replaced", CERTAIN, "{} of the model is another tensor than the one that is stepped"),
     ("frozen", "frozen", CERTAIN, "{} no longer require a gradient"),
-    ("silent", "detached", CERTAIN, "{} require a gradient and receive none, for longer than chance explains"),
-)
+    ("silent", "detached", LIKELY, "{} require a gradient and receive none, for longer than chance explains"),
+    ("dead", "dead gradient", LIKELY,
+     "every backward reaches {}, and every element of what it brings is zero, for longer than chance explains"),
+)  # fmt: skip
 
 
 # -- between a backward and the weights --------------------------------------------------------------------------------
@@ -82,65 +84,7 @@ def _averages(e: Evidence) -> Iterator[Suspect]:
         yield Suspect("average", CERTAIN, (), text)
 
 
-# -- memory ------------------------------------------------------------------------------------------------------------
-
-
-def _bit_flips(e: Evidence) -> Iterator[Suspect]:
-    kinds = {"weight": "bit flip in weight", "gradient": "bit flip in gradient"}
-    for x in e.edits:
-        if x.bit is not None:
-            key = kinds.get(x.what, "bit flip in momentum")
-            alone = len(e.edits) == 1 and x.by_code is not True
-            if x.by_code and x.bit <= LOW_BITS:
-                continue  # that is what rounding does
-            said = "no code wrote to it" if x.by_code is False else "its checksum changed by a power of two"
-            text = f"bit {x.bit} of one element of {_noun(x.what)} {x.name} changed, and nothing else: {said}"
-            strength = POSSIBLE if x.by_code else CERTAIN if alone else LIKELY
-            yield Suspect(key, strength, (x.name,), text)
-
-
-def _noun(what: str) -> str:
-    return {"weight": "the weight", "gradient": "the gradient of"}.get(what, f"{what} of")
-
-
-def _edited_weights(e: Evidence) -> Iterator[Suspect]:
-    edits = [x for x in e.edits if x.what == "weight"]
-    if not edits:
-        return
-    hows = [x.how for x in edits if x.how]
-    along = [h for h in hows if h.by in ("gradient", "step")]
-    scaled = [h for h in hows if h.by == "weights"]
-    lone = all(x.bit is not None for x in edits)
-    if along and len(along) == len(hows):
-        text = f"between two steps {some(_of(along))} moved along the last gradient, by {-along[0].factor:.3g} of it"
-        yield Suspect("second optimizer", LIKELY, _of(edits), text)
-    if e.restored:
-        text = f"{some(_of(edits))} differ from what they were when the probe's state was saved"
-        yield Suspect("wrong checkpoint", CERTAIN, _of(edits), text)
-    text = f"between two steps {some(_of(edits))} changed"
-    if scaled and len(scaled) == len(hows):
-        text += f", to {1 + scaled[0].factor:.6g} of what they were"
-    elif len(hows) == 1 or (hows and max(h.share for h in hows) < 0.5):
-        text += f" ({max(h.share for h in hows):.0%} of the elements)"
-    yield Suspect("edited weights", POSSIBLE if lone or along or e.restored else LIKELY, _of(edits), text)
-
-
-def _edited_state(e: Evidence) -> Iterator[Suspect]:
-    edits = [x for x in e.edits if x.what not in ("weight", "gradient")]
-    if e.lost:
-        text = f"{some(e.lost)} had an optimizer state after their last step, and have none now"
-        yield Suspect("momentum lost", LIKELY if e.kept else CERTAIN, e.lost, text)
-    zeroed = [x for x in edits if x.how and x.how.by == "momentum" and abs(x.how.factor + 1) < 1e-6]
-    if zeroed and len(zeroed) == len(edits):
-        text = f"the {zeroed[0].what} of {some(_of(zeroed))} is zero: it was not when the last step left it"
-        yield Suspect("momentum lost", CERTAIN if len(zeroed) > 1 else LIKELY, _of(zeroed), text)
-    if edits:
-        lone = all(x.bit is not None for x in edits)
-        strength = POSSIBLE if lone or zeroed else LIKELY
-        text = f"between two steps the {some([x.what for x in edits])} of {some(_of(edits))} changed"
-        yield Suspect("edited state", strength, _of(edits), text)
-        if not lone and not zeroed:
-            yield Suspect("momentum lost", POSSIBLE, _of(edits), text)
+# -- memory: edits.py tells of weights and state ---------------------------------------------------------------------
 
 
 def _clock(e: Evidence) -> Iterator[Suspect]:
@@ -153,7 +97,7 @@ def _clock(e: Evidence) -> Iterator[Suspect]:
         text = (
             f"the learning rate was {e.restarted.expected:.6g} and is that of the first step, {e.restarted.found:.6g}"
         )
-        yield Suspect("schedule lost", CERTAIN, (), text)
+        yield Suspect("schedule lost", LIKELY, (), text)
 
 
 # -- who steps, and when -----------------------------------------------------------------------------------------------
@@ -228,11 +172,11 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
             "norm": f"the gradients have norm {edit.norm:.6g} at the step, after clipping to {edit.allowed:.6g}",
         }
         if edit.how == "before":
-            yield Suspect("stale gradient", CERTAIN, edit.names, hows["before"])
+            yield Suspect("stale gradient", LIKELY, edit.names, hows["before"])
         yield Suspect("modified gradient", strength, edit.names, hows[edit.how])
     elif edits:
-        text = f"the gradients of {some(_of(edits))} changed between the backward and the step"
-        yield Suspect("modified gradient", strength, _of(edits), text)
+        text = f"the gradients of {some(names_of(edits))} changed between the backward and the step"
+        yield Suspect("modified gradient", strength, names_of(edits), text)
 
 
 def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
@@ -241,7 +185,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
             text = f"{some(e.mode)} changed between training and evaluation mode"
             yield Suspect("evaluation mode", CERTAIN, (), text)
         return
-    names = tuple(dict.fromkeys(n for b in e.torques for n in b.parameters))
+    names = _parameters(e.torques)
     worst = max(e.torques, key=lambda b: b.excess)
     said = (
         f"{len(e.torques)} of {max(e.families, len(e.torques))} families of symmetries are violated by the gradient "
@@ -251,16 +195,16 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
     known = bool(e.mode or e.penalty or e.delayed or e.between or e.cut or others)
     if e.cut:
         text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
-        yield Suspect("detached", CERTAIN, e.cut, text)
+        yield Suspect("detached", LIKELY, e.cut, text)
     if e.mode:
         text = f"{some(e.mode)} changed between training and evaluation mode; {said}"
         yield Suspect("evaluation mode", CERTAIN, names, text)
     if e.penalty is not None:
         text = f"all torques are {e.penalty:.3g} times the charges, as of an L2 term with that coefficient; {said}"
-        yield Suspect("penalty", CERTAIN, names, text)
+        yield Suspect("penalty", LIKELY, names, text)
     if e.delayed or e.between:
         why = "the torques vanish at the weights of one step before" if e.delayed else "a step lies in between"
-        yield Suspect("stale gradient", CERTAIN, names, f"{why}; {said}")
+        yield Suspect("stale gradient", CERTAIN if e.between else LIKELY, names, f"{why}; {said}")
     last = all(b.kind == "translation" for b in e.torques) and not e.since_start
     if last and not known:
         yield Suspect("other loss", LIKELY, names, said)
@@ -285,23 +229,23 @@ def _wrong_step(e: Evidence) -> Iterator[Suspect]:
     if not e.steps:
         return
     weights, state = [d for d in e.steps if d.what == "weight"], [d for d in e.steps if d.what != "weight"]
-    names = _of(e.steps)
+    names = names_of(e.steps)
     by = {d.by for d in weights}
-    tail = f" ({some(_of(weights or state))})"
+    tail = f" ({some(names_of(weights or state))})"
     if weights and by == {"step"}:
         factors = [1 + d.factor for d in weights]
         if max(map(abs, factors)) < 1e-6:
             text = f"the weights did not move, at a learning rate of {e.lr:.6g}{tail}"
         else:
             text = f"the weights moved as with a learning rate of {factors[0] * e.lr:.6g}, it is {e.lr:.6g}{tail}"
-        yield Suspect("learning rate", CERTAIN if not state else LIKELY, names, text)
+        yield Suspect("learning rate", LIKELY, names, text)
     elif weights and by <= {"weights", "end"}:
         amount = -weights[0].factor / e.lr if e.lr else float("nan")
         text = f"the weights shrank by {amount:.3g} * lr more than the weight decay that is set{tail}"
-        yield Suspect("weight decay", CERTAIN, names, text)
+        yield Suspect("weight decay", LIKELY, names, text)
     elif weights and by == {"momentum"}:
         text = f"the momentum entered the step by another factor than is set{tail}"
-        yield Suspect("momentum", CERTAIN, names, text)
+        yield Suspect("momentum", LIKELY, names, text)
     elif weights and by == {"gradient"}:
         text = f"the step went another {-weights[0].factor:.3g} along the gradient{tail}"
         yield Suspect("second optimizer", LIKELY, names, text)
@@ -309,7 +253,7 @@ def _wrong_step(e: Evidence) -> Iterator[Suspect]:
     if state:
         made = {d.by for d in state}
         key = {"weights": "weight decay", "momentum": "momentum"}.get(made.pop() if len(made) == 1 else "", "")
-        text = f"the {some([d.what for d in state])} of {some(_of(state))} is not what the settings make of it"
+        text = f"the {some([d.what for d in state])} of {some(names_of(state))} is not what the settings make of it"
         if key and not weights:
             yield Suspect(key, LIKELY, names, f"{text}: it differs by {state[0].factor:.3g} of the {state[0].by}")
         yield Suspect("wrong step", POSSIBLE if key and not weights else LIKELY, names, text)
@@ -320,7 +264,7 @@ def _wrong_step(e: Evidence) -> Iterator[Suspect]:
 
 def _laws(e: Evidence) -> Iterator[Suspect]:
     if e.laws and not e.steps:
-        names = tuple(dict.fromkeys(n for b in e.laws for n in b.parameters))
+        names = _parameters(e.laws)
         worst = max(e.laws, key=lambda b: b.excess)
         text = f"the exact law of {worst.name} was left in this step by {worst.excess:.2g} times what rounding allows"
         text += f" ({worst.counted})" if worst.of else ""
@@ -334,14 +278,14 @@ _RULES: tuple[Callable[[Evidence], Iterator[Suspect]], ...] = (
     _zeroed,
     _DELIVERY,
     _movement,
-    _bit_flips,
+    bit_flips,
     _clock,
     _settings,
     _ranks,
     _hands,
     _STANDING,
-    _edited_state,
-    _edited_weights,
+    edited_state,
+    edited_weights,
     _modified,
     _wrong_gradient,
     _wrong_step,

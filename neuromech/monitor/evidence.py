@@ -32,7 +32,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class Broken:
-    """A family whose torque is no rounding error: `members` of its `size`, by `excess` times what is allowed.
+    """A family whose torque is not a rounding error: `members` of its `size`, by `excess` times what is allowed.
 
     `of`: how many members it has, where only `size` of them are measured."""
 
@@ -105,6 +105,8 @@ class Evidence:
 
     edits: tuple[Edit, ...] = ()
     rounded: Names = ()  # weights that code wrote to and put back, up to rounding
+    followed: Names = ()  # weights without a gradient that code has written to
+    returned: bool = False  # weights and state are, bit for bit, those that an earlier step left
     restored: bool = False  # the comparison is with a saved state, not with the last step
     lost: Names = ()  # parameters whose optimizer state has gone
     kept: str = ""  # the optimizer that holds the state that is lost elsewhere
@@ -131,7 +133,8 @@ class Evidence:
     copied: str = ""  # the optimizer that steps other tensors of the same shapes
     mode: Names = ()  # modules that went from training to evaluation, or back
     frozen: Names = ()
-    silent: Names = ()
+    silent: Names = ()  # no gradient arrives any more
+    dead: Names = ()  # gradients arrive, and are exactly zero since some time
     repeated: Names = ()  # stepped again without a new gradient
     uncleared: Names = ()  # a backward added to a gradient that a step had used
     shared: Names = ()  # held by two optimizers
@@ -164,8 +167,8 @@ class Evidence:
 
 
 _NO_FAULT = frozenset(
-    "zeroed_all copied rounded terms restored families since_start lr kept cut delayed between skipped elsewhere "
-    "handover".split()
+    "zeroed_all copied rounded followed returned terms restored families since_start lr kept cut delayed between "
+    "skipped elsewhere handover".split()
 )
 _FIELDS = tuple(f.name for f in fields(Evidence))
 _FAULTS = tuple(name for name in _FIELDS if name not in _NO_FAULT)

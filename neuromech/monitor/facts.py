@@ -76,6 +76,7 @@ class Step:
     weight_marks: dict[str, Mark]
     state_sums: dict[Entry, int]
     theta: dict[str, Tensor]
+    sampled: Tensor  # the same, end to end
     lr: float
     eps: float
     # ahead of the step only
@@ -113,6 +114,7 @@ class Left(NamedTuple):
     weight_sums: dict[str, int]
     weight_marks: dict[str, Mark]
     theta: dict[str, Tensor]
+    sampled: Tensor
     state_sums: dict[Entry, int]
     state: OptimizerState
 
@@ -135,8 +137,7 @@ class StepReader:
         self._forwards = 0
         self._used: dict[str, Mark] = {}
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
-        self._left: tuple[dict[str, int], dict[str, Tensor]] | None = None  # checksums, samples of the weights
-        self._left_marks: dict[str, Mark] = {}
+        self._left: dict[str, Mark] | None = None  # the weights as they were read behind the last step
 
     def arm(self, symmetries: Sequence[Symmetry], slices: Sequence[slice], total: Total | None, every: bool) -> None:
         """The symmetries are known, with their rows in a reading, of `every` member; `total`: see `TorqueMeter`."""
@@ -191,8 +192,7 @@ class StepReader:
         grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
         self._eps, here = eps, marks(self.params)
         weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
-        left = self._left
-        theta = left[1] if left is not None and left[0] == weights else self._split(self._sampled())
+        theta = self._sampled()
         moving = [name for group in groups for name in group.moving]
         scale = grad_scale(optimizer)
         raw = self.backward
@@ -222,6 +222,7 @@ class StepReader:
             weights,
             here,
             entries,
+            self._split(theta),
             theta,
             _rate(optimizer),
             eps,
@@ -240,9 +241,8 @@ class StepReader:
         optimizer = ahead.optimizer
         state = state_of(optimizer, self.names)
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
-        theta = self._split(self._sampled())
-        self._left, here = (weights, theta), marks(self.params)
-        self._left_marks = here
+        theta, here = self._sampled(), marks(self.params)
+        self._left = here
         if reading is not None and self._known and self._lent:
             rows = self._rows.to(reading.observed.device)
             self._charges = here, Charges(reading.observed[rows], reading.scale[rows])
@@ -254,6 +254,7 @@ class StepReader:
             weights,
             here,
             entries,
+            self._split(theta),
             theta,
             _rate(optimizer),
             ahead.eps,
@@ -268,15 +269,14 @@ class StepReader:
     @property
     def moved(self) -> bool:
         """Has code written to weights since they were read behind the last step?"""
-        return self._left is not None and marks(self.params) != self._left_marks
+        return self._left is not None and marks(self.params) != self._left
 
     def look(self, optimizer: Optimizer) -> Left:
         """The weights as they are, and what `optimizer` keeps: as the end of its step is what was read there before."""
         state = state_of(optimizer, self.names)
         weights, entries, _ = self._checksums(self.params, state.tensors, {})
-        theta = self._split(self._sampled())
-        self._left, self._left_marks = (weights, theta), marks(self.params)
-        return Left(optimizer, weights, self._left_marks, theta, entries, state)
+        theta, self._left = self._sampled(), marks(self.params)
+        return Left(optimizer, weights, self._left, self._split(theta), theta, entries, state)
 
     def _measure(self, grads: Mapping[str, Tensor], here: dict[str, Mark]) -> Torques:
         """The torques of gradients; with the charges that the instrument has measured, if these are of our weights."""
@@ -286,12 +286,11 @@ class StepReader:
                 return found
         return self.meter(self.params, grads)
 
-    def _elsewhere(self, raw: Backward | None, theta: Mapping[str, Tensor]) -> tuple[str, ...]:
+    def _elsewhere(self, raw: Backward | None, theta: Tensor) -> tuple[str, ...]:
         """The parameters that had other values at the backward, by their samples: writes may have been undone."""
         if raw is None:
             return ()
-        now = torch.cat(list(theta.values())) if theta else raw.theta
-        return tuple(differing(list(self._counts), list(self._counts.values()), raw.theta, now))
+        return tuple(differing(list(self._counts), list(self._counts.values()), raw.theta, theta))
 
     def _groups(self, optimizer: Optimizer) -> tuple[Group, ...]:
         out = []

@@ -54,11 +54,11 @@ class Fault:
         first, *others = self.suspects
         text = f"step {self.step}: {first.title} ({STRENGTH[first.strength]}): {first.evidence}. To do: {first.advice}."
         meant = f" If it is meant: {how}." if (how := hint(first.key)) else ""
-        return text + (f" Or: {'; '.join(s.title for s in others[:2])}." if others else "") + meant
+        return f"{text} Or: {'; '.join([*(s.title for s in others[:2]), CAUSES[first.key].rival])}.{meant}"
 
     def _repr_html_(self) -> str:
         first, *others = self.suspects
-        also = f"<br>or: {escape('; '.join(s.title for s in others[:2]))}" if others else ""
+        also = f"<br>or: {escape('; '.join([*(s.title for s in others[:2]), CAUSES[first.key].rival]))}"
         return (
             f"<strong>step {self.step}: {escape(first.title)}</strong> ({STRENGTH[first.strength]})"
             f"<br>{escape(first.evidence)}<br><em>To do:</em> {escape(first.advice)}{also}"

@@ -1,4 +1,4 @@
-"""Are the gradients of a step those of the backward? A common factor (clipping by norm, unscaling) is no change.
+"""Are the gradients of a step those of the backward? A common factor (clipping by norm, unscaling) is not a change.
 
 The sampled elements say in which direction each gradient points before and after, the squared norms that this is true
 of all its elements. Clipping by value is recognised by its elements: all are as they were, or at one cap. What was done

@@ -57,6 +57,10 @@ class GradientHistory:
         """The parameters that are trained and had a gradient at every step so far, if there was any."""
         return {n for n, t in self._tests.items() if self._params[n].requires_grad and t.moves and not t.rests + t.run}
 
+    def moved(self, name: str) -> bool:
+        """Has it ever had a gradient that was not zero?"""
+        return self._tests[name].moves > 0
+
     def note(self, held: Collection[str], moved: Collection[str]) -> set[str]:
         """One step: the parameters of `held` that rest for longer than chance explains, while others moved."""
         out = set()

@@ -11,7 +11,7 @@ from neuromech.hooks import Forward, ForwardWatch, Hook
 from neuromech.params import named_parameters
 from neuromech.rng import preserved_rng, restore
 
-OURS = 2  # hooks on a parameter: that of the probe, and that of the monitor
+OURS = 1  # hooks ahead of the gradient of a parameter: that of the monitor
 
 
 class ModelGradient:

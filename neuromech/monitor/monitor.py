@@ -126,12 +126,6 @@ class Monitor:
         """What was found so far, in the order in which it was; a fault that goes on is one, and counts its times."""
         return self._faults.all
 
-    @property
-    def changed(self) -> bool:
-        """Are the gradients that wait others than those of the backward, bit for bit, or taken at other weights?"""
-        step = self._ahead
-        return step is not None and bool(step.changed or step.elsewhere or step.backward is None)
-
     def table(self) -> pd.DataFrame:
         """One row a suspected cause of each fault."""
         import pandas as pd
@@ -163,8 +157,7 @@ class Monitor:
         reader.arm(symmetries, laws.slices, self._total, measured == 1)
         self._history.expect_none(inactive)
         eps = [max(torch.finfo(reader.params[n].dtype).eps for n in s.parameters) for s in symmetries]
-        uncleared, drew = (lambda: self._backward.uncleared), (lambda: self._modes.drew)
-        torque = TorqueCheck(reader.params, reader.judge, self._history, uncleared, drew)
+        torque = TorqueCheck(reader.params, reader.judge, self._history, lambda: self._backward.uncleared, self._modes)
         padded = [i for i, s in enumerate(symmetries) if s.is_linear and self._padded.intersection(s.parameters)]
         torque.unjudged.update(padded)
         # It asks who had a gradient at every step so far: ahead of the check that notes this step.
@@ -188,10 +181,12 @@ class Monitor:
         )
         self._violated = Evidence(torques=torques, since_start=bool(torques))
 
-    def before(self, optimizer: Optimizer) -> bool | None:
+    def before(self, optimizer: Optimizer, changed: bool) -> tuple[bool | None, bool]:
         """Ahead of a step, its gradients ready: judge everything that can be wrong before it is taken.
 
-        Returns whether weights or state were edited since the last step; None: nothing to compare with.
+        Returns whether weights or state were edited since the last step (None: nothing to compare with), and whether
+        the gradients are others than those of the backward, bit for bit, or taken at other weights; `changed`: they
+        are known to be.
         """
         if self._failure is not None:
             raise self._failure
@@ -204,8 +199,13 @@ class Monitor:
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)
-        moved, self._moved_on = self._moved_on, False
-        return bool(found.edits or found.lost or moved) if known else None
+        edited, self._moved_on = bool(found.edits or found.lost or found.returned or self._moved_on), False
+        changed = changed or bool(step.changed or step.elsewhere or step.backward is None)
+        if self._total is not None:
+            # A law of sharded parameters is one of sums over all processes: all start over and measure, or none.
+            flags = torch.tensor([edited, changed], dtype=torch.float64, device=self._reader.device)
+            edited, changed = (x > 0 for x in self._total(flags).tolist())
+        return edited if known else None, changed
 
     def after(self, optimizer: Optimizer, reading: Reading | None) -> bool:
         """Behind a step: did it do what it says? Returns whether a law was left: predictions have to start over."""

@@ -20,7 +20,10 @@ PRACTICES: dict[str, Practice] = {
     "sam": Practice("gradients are taken at other weights than those that they step (SAM, extragradient, look-ahead)",
                     ("stale gradient", "edited weights")),
     "penalty": Practice("the loss has terms of its own in the weights", ("penalty", "regulariser", "other loss")),
-    "freezing": Practice("parameters are frozen, or thawed, as planned", ("frozen", "zeroed gradient", "detached")),
+    "other backward": Practice("gradients are changed on their way (reversal, straight through, scaled by hooks)",
+                               ("wrong backward",)),
+    "freezing": Practice("parameters are frozen, or thawed, as planned",
+                         ("frozen", "zeroed gradient", "detached", "dead gradient")),
     "alternating": Practice("optimizers take turns", ("stale gradient", "dropped gradient", "second optimizer")),
     "handover": Practice("another optimizer takes over", ("momentum lost", "second optimizer", "step count lost")),
     "schedule": Practice("settings change by plan", ("settings", "schedule lost")),
@@ -39,11 +42,18 @@ def hint(cause: str) -> str:
 
 
 def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
-    """(practice, what was seen of it): what explains itself is no fault, and is noted once."""
+    """(practice, what was seen of it): what explains itself is not a fault, and is noted once."""
     if e.elsewhere:
         yield "sam", f"the gradients of {some(e.elsewhere)} were taken at other weights than those that they step"
     if e.rounded:
         yield "perturbation", f"{some(e.rounded)} were written to between steps and put back, up to rounding"
+    if e.followed:
+        yield "target", f"{some(e.followed)} need no gradient, and other code sets them: a target, or codes"
+    if e.returned:
+        yield (
+            "rollback",
+            "weights and optimizer state are, bit for bit, what an earlier step left: they were loaded again",
+        )
     if e.handover:
         yield "handover", f"{e.handover[1]} takes over from {e.handover[0]}, with a state of its own"
     if e.terms:

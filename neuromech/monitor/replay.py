@@ -91,7 +91,7 @@ def replay(
 
 
 def _error(found: Tensor, expected: Tensor) -> Tensor:
-    """Of what is no number by its settings nothing is expected: a gradient that was none has been told."""
+    """Of what is not a number by its settings nothing is expected: a gradient that was none has been told."""
     return torch.where(torch.isfinite(expected), found - expected, 0.0)
 
 

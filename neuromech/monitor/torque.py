@@ -67,7 +67,7 @@ class TorqueMeter:
         self._total: Total = total or (lambda x: x)
         self.symmetries, self.names = tuple(symmetries), tuple(params)
         signed = [Block.of(s) for s in self.symmetries]
-        unsigned = [Block(s.size, False, tuple(_positive(t) for t in s.terms)) for s in self.symmetries]
+        unsigned = [block.unsigned() for block in signed]
         whole = [Block(1, False, (Term(name, None, Fraction(1)),)) for name in self.names]
         n = len(signed)
         self._forms = Forms([*signed, *unsigned, *whole], blank(params), few=range(2 * n, 2 * n + len(whole)))
@@ -78,8 +78,7 @@ class TorqueMeter:
         self._whole = _rows(slices[2 * n :], device)
         linear = [torch.full((s.size,), s.is_linear) for s in self.symmetries]
         self._linear = torch.cat(linear).to(device) if linear else torch.zeros(0, dtype=torch.bool)
-        count = [sum(float(abs(t.weight)) * params[t.parameter].numel() / s.size for t in s.terms) for s in symmetries]
-        self._count = _spread(count, self.symmetries).to(device)
+        self._count = _spread([block.elements(params) for block in signed], self.symmetries).to(device)
         elements = [float(max(p.numel(), 1)) for p in params.values()]
         self._elements = torch.tensor(elements, dtype=torch.float64, device=device)
 
@@ -185,10 +184,6 @@ def penalty(found: Torques, excess: Tensor) -> float | None:
 
 def _own_eps(s: Symmetry, eps: float) -> float:
     return max(eps, s.defect) if s.broken_by and math.isfinite(s.defect) else eps
-
-
-def _positive(t: Term) -> Term:
-    return Term(t.parameter, t.axis, abs(t.weight), t.part)
 
 
 def _end_to_end(sizes: Sequence[int]) -> tuple[slice, ...]:

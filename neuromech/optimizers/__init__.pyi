@@ -2,6 +2,7 @@ from .hyperparameters import Hyperparameters as Hyperparameters
 from .hyperparameters import hyperparameters_of as hyperparameters_of
 from .reading import ParameterReader as ParameterReader
 from .reading import Window as Window
+from .registry import inherited_rule as inherited_rule
 from .registry import known_rule as known_rule
 from .registry import register_optimizer as register_optimizer
 from .registry import rule_named as rule_named

@@ -8,12 +8,14 @@ fails is unknown.
 from __future__ import annotations
 
 import difflib
+import inspect
 from itertools import chain
 from weakref import WeakKeyDictionary
 
 import torch
 from torch.optim.optimizer import Optimizer
 
+from neuromech.compat import code_of
 from neuromech.errors import InstrumentError, warn
 from neuromech.optimizers.adafactor import ADAFACTOR
 from neuromech.optimizers.adagrad import ADADELTA, ADAGRAD
@@ -97,6 +99,18 @@ def rule_of(optimizer: Optimizer) -> Rule | None:
         if cls in RULES and takes_step_of(optimizer, cls):
             return RULES[cls]
     return _by_name(optimizer)
+
+
+def inherited_rule(optimizer: Optimizer) -> Rule | None:
+    """The rule of the nearest class that an optimizer is made from, shares its settings with, and hands its step on to,
+    if that is replayed element by element. A step that does all by itself is held to nothing."""
+    cls = next((cls for cls in type(optimizer).__mro__ if cls in RULES), None)
+    code = code_of(type(optimizer).step)
+    if cls is None or code is None or "super" not in code.co_names:
+        return None
+    asked = inspect.signature(cls).parameters.keys() - {"params"}
+    rule = RULES[cls]
+    return rule if rule.local and rule.replayed and all(asked <= g.keys() for g in optimizer.param_groups) else None
 
 
 def rule_named(name: str) -> Rule:

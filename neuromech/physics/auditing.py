@@ -59,11 +59,12 @@ class Audit:
         return pd.DataFrame([{k: v for k, v in vars(r).items() if k != "curve"} for r in self.residuals])
 
     def __str__(self) -> str:
+        width = max(len(name) for name in (*(r.name for r in self.residuals), *self.left_out, ""))
         rows = [
-            f"{r.name:24s} {r.mean:9.2e} +- {r.error:7.1e}   worst {r.worst:9.2e}   of {r.size:9.2e} ({r.samples})"
+            f"{r.name:{width}s} {r.mean:9.2e} +- {r.error:7.1e}   worst {r.worst:9.2e}   of {r.size:9.2e} ({r.samples})"
             for r in self.residuals
         ]
-        return "\n".join([*rows, *(f"{name:24s} left out: {why}" for name, why in self.left_out.items())])
+        return "\n".join([*rows, *(f"{name:{width}s} left out: {why}" for name, why in self.left_out.items())])
 
 
 def audit(
@@ -112,7 +113,7 @@ def audit(
             )
         found.append(_drift(name, values.flatten(2) if values.ndim > 2 else values.unsqueeze(2)))
     if dx is None:
-        left_out["total"] = "no spacing dx= was given, so the states are no fields"
+        left_out["total"] = "no spacing dx= was given, so the states are not fields"
     else:
         spacings = [float(dx)] if isinstance(dx, int | float) else [float(h) for h in dx]
         found += _of_grid(path, spacings, isinstance(dx, int | float), periodic)
@@ -140,7 +141,7 @@ def _residual(name: str, off: Tensor, size: float, over_time: Tensor | None = No
     unit = max(size, torch.finfo(off.dtype).tiny)
     x = off.double() / unit
     mean = float(x.square().mean().sqrt())
-    spread = float(x.square().std()) / math.sqrt(len(x)) / (2 * mean) if len(x) > 1 and mean > 0 else math.nan
+    spread = float(x.square().std()) / math.sqrt(len(x)) / (2 * mean or 1) if len(x) > 1 else math.nan
     curve = () if over_time is None else tuple((over_time.double() / unit).square().mean(1).sqrt().tolist())
     return Residual(name, mean, spread, float(x.abs().max()), size, len(x), curve)
 

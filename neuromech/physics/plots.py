@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,24 +27,44 @@ def _axes(axes: Axes | None, size: tuple[float, float] = (5.0, 3.6)) -> Axes:
 
 
 def _time_first(motion: Any) -> tuple[Tensor, Tensor]:
-    """t [T] and u [T, B, ...] of a `Rollout`, `Trajectories` or `Paths`."""
-    if hasattr(motion, "positions"):
-        return motion.times.detach().cpu(), motion.positions.detach().cpu()
-    if not (hasattr(motion, "t") and hasattr(motion, "u")):
-        raise PhysicsError(f"{type(motion).__name__} is no motion: expected a Rollout, Trajectories or Paths")
-    t, u = motion.t.detach().cpu(), motion.u.detach().cpu()
-    u = u if len(t) == len(u) and t.ndim == 1 and not hasattr(motion, "pairs") else u.transpose(0, 1)
-    return (t if t.ndim == 1 else t.reshape(-1, *t.shape[1:])[:, 0] if len(t) == len(u) else t[0]), u
+    """t [T, B], each sample's own, and u [T, B, ...] of a `Rollout`, `Trajectories` or `Paths`."""
+    from neuromech.physics.energy import Rollout, Trajectories
+    from neuromech.physics.fields import Paths
+
+    if isinstance(motion, Paths):
+        t, u = motion.times, motion.positions
+    elif isinstance(motion, Rollout | Trajectories):
+        t, u = motion.t, motion.u
+    else:
+        raise PhysicsError(f"{type(motion).__name__} is not a motion: expected a Rollout, Trajectories or Paths")
+    if isinstance(motion, Trajectories):
+        u, t = u.transpose(0, 1), t.T if t.ndim == 2 else t
+    t = t.unsqueeze(1).expand(-1, u.shape[1]) if t.ndim == 1 else t
+    return t.detach().cpu(), u.detach()
+
+
+def _lines(axes: Axes, label: str) -> Iterator[dict[str, Any]]:
+    """How to draw a line a sample: in colours of their own, or all in one, with a name in the legend."""
+    if not label:
+        while True:
+            yield {"linewidth": 1}
+    (first,) = axes.plot([], [], linewidth=1, label=label)
+    axes.legend(frameon=False)
+    while True:
+        yield {"linewidth": 1, "color": first.get_color()}
 
 
 def phase_portrait(motion: Any, axes: Axes | None = None, at: tuple[int, int] = (0, 1), label: str = "") -> Axes:
-    """Entries `at` of the states against one another, a line a sample; the dot is where it starts."""
+    """Entries `at` of the states against one another, a line a sample; the dot is where it starts.
+
+    `label`: a name in the legend for all of them, which are then of one colour; to lay motions over one another.
+    """
     _, u = _time_first(motion)
-    if u.ndim != 3 or u.shape[2] <= max(at):
+    if u.ndim != 3 or not all(-u.shape[2] <= k < u.shape[2] for k in at):
         raise PhysicsError(f"a portrait needs states [B, n] with entries {at}; found {tuple(u.shape[1:])}")
-    axes = _axes(axes, (4.2, 4.0))
-    for k in range(u.shape[1]):
-        (line,) = axes.plot(u[:, k, at[0]], u[:, k, at[1]], linewidth=1, label=label if k == 0 and label else None)
+    axes, u = _axes(axes, (4.2, 4.0)), u.cpu()
+    for k, how in zip(range(u.shape[1]), _lines(axes, label), strict=False):
+        (line,) = axes.plot(u[:, k, at[0]], u[:, k, at[1]], **how)
         axes.plot(u[0, k, at[0]], u[0, k, at[1]], "o", color=line.get_color(), markersize=4)
     axes.set_xlabel(f"entry {at[0]} of the state")
     axes.set_ylabel(f"entry {at[1]} of the state")
@@ -52,30 +72,36 @@ def phase_portrait(motion: Any, axes: Axes | None = None, at: tuple[int, int] = 
 
 
 def energy_curve(motion: Any, energy: Callable[[Tensor], Tensor], axes: Axes | None = None, label: str = "") -> Axes:
-    """The energy of every sample over time, less that at the start."""
+    """The energy of every sample over time, less that at the start; `label` as in `phase_portrait`."""
     t, u = _time_first(motion)
     with torch.no_grad():
-        values = torch.stack([energy(x) for x in u])
+        values = torch.stack([energy(x) for x in u]).cpu()
     axes = _axes(axes)
-    for k, line in enumerate((values - values[0]).T.cpu()):
-        axes.plot(t, line, linewidth=1, label=label if k == 0 and label else None)
+    for k, how in zip(range(u.shape[1]), _lines(axes, label), strict=False):
+        axes.plot(t[:, k].numpy(), (values[:, k] - values[0, k]).numpy(), **how)
     axes.set_xlabel("time")
     axes.set_ylabel("energy - energy at the start")
     return axes
 
 
 def space_time(motion: Any, sample: int = 0, dx: float = 1.0, axes: Axes | None = None) -> Axes:
-    """A field in one dimension: place to the right, time upwards, its value in colour."""
+    """A field in one dimension: place to the right, time upwards, its value in colour. Times need not be regular."""
     t, u = _time_first(motion)
     if u.ndim != 3:
         raise PhysicsError(f"a picture of space and time is of fields [B, n], not {tuple(u.shape[1:])}")
-    axes = _axes(axes)
-    far = float(u[:, sample].abs().max())
-    shown = axes.imshow(
-        u[:, sample].numpy(), origin="lower", aspect="auto", cmap="RdBu_r", vmin=-far, vmax=far,
-        interpolation="nearest",
-        extent=(0, u.shape[2] * dx, float(t[0]), float(t[-1])),
-    )  # fmt: skip
+    axes, u = _axes(axes), u[:, sample].cpu()
+    far = float(u.abs().max())
+    place = dx * torch.arange(u.shape[1])
+    shown = axes.pcolormesh(
+        place.numpy(),
+        t[:, sample].numpy(),
+        u.numpy(),
+        shading="nearest",
+        cmap="RdBu_r",
+        vmin=-far,
+        vmax=far,
+        rasterized=True,
+    )
     axes.figure.colorbar(shown, ax=axes, label="u")
     axes.set_xlabel("place")
     axes.set_ylabel("time")
@@ -90,51 +116,88 @@ def arrows(field: Callable[[Tensor], Tensor], points: Tensor, axes: Axes | None 
         v = field(points).cpu()
     x, axes = points.cpu(), _axes(axes, (4.8, 4.0))
     shown = axes.quiver(x[:, 0], x[:, 1], v[:, 0], v[:, 1], v.norm(dim=1), cmap="viridis", angles="xy")
-    axes.figure.colorbar(shown, ax=axes, label="speed")
+    axes.figure.colorbar(shown, ax=axes, label="length")
     axes.set_aspect("equal")
+    axes.set_xlabel("x")
+    axes.set_ylabel("y")
     return axes
 
 
 def film(
-    motion: Any, path: str | Path, every: int = 1, frames_per_second: int = 20, at: tuple[int, int] = (0, 1)
+    motion: Any,
+    path: str | Path,
+    every: int = 1,
+    frames_per_second: int = 20,
+    at: tuple[int, int] | None = None,
+    sample: int = 0,
 ) -> Path:
-    """A GIF of a motion: points of the plane (entries `at`), a field on a line, or a field in the plane."""
+    """A GIF: samples as points of the plane (entries `at`), or one sample of fields, on a line or in the plane.
+
+    States [B, n] are points if `at` is given or n <= 8, else fields on a line; [B, n, m] are fields in the plane.
+    """
     from matplotlib.animation import FuncAnimation, PillowWriter
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     t, u = _time_first(motion)
-    rows = range(0, len(t), every)
-    axes = _axes(None, (4.2, 4.0))
+    if u.ndim not in (3, 4) or every < 1:
+        raise PhysicsError(f"a film is of states [B, n] or [B, n, m], not {tuple(u.shape[1:])}; {every=} is 1 or more")
+    u, axes = u.cpu(), _axes(None, (4.6, 4.0))
     if u.ndim == 4:
-        far = float(u.abs().max())
-        picture = axes.imshow(u[0, 0].numpy(), cmap="RdBu_r", vmin=-far, vmax=far)
-        update: Callable[[int], Any] = lambda k: picture.set_data(u[k, 0].numpy())  # noqa: E731
-    elif u.shape[2] > 8:
-        (line,) = axes.plot(u[0, 0], linewidth=1.4)
-        axes.set_ylim(float(u[:, 0].min()), float(u[:, 0].max()) + 1e-12)
-        update = lambda k: line.set_ydata(u[k, 0])  # noqa: E731
+        update = _film_of_plane(axes, u[:, sample])
+    elif at is None and u.shape[2] > MOST_ENTRIES:
+        update = _film_of_line(axes, u[:, sample])
     else:
-        dots = axes.plot(u[0, :, at[0]], u[0, :, at[1]], "o", markersize=3)[0]
-        low, high = u[..., list(at)].amin((0, 1)), u[..., list(at)].amax((0, 1))
-        axes.set_xlim(float(low[0]), float(high[0]) + 1e-12)
-        axes.set_ylim(float(low[1]), float(high[1]) + 1e-12)
-        update = lambda k: dots.set_data(u[k, :, at[0]], u[k, :, at[1]])  # noqa: E731
+        update = _film_of_points(axes, u[..., list(at or (0, 1))], at or (0, 1))
 
     def draw(k: int) -> None:
         update(k)
-        axes.set_title(f"t = {float(t[k]):.3g}")
+        axes.set_title(f"t = {float(t[k, sample]):.3g}")
 
     figure: Any = axes.figure
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     FigureCanvasAgg(figure)
-    FuncAnimation(figure, draw, list(rows)).save(str(path), PillowWriter(frames_per_second))
+    FuncAnimation(figure, draw, list(range(0, len(t), every))).save(str(path), PillowWriter(frames_per_second))
     return Path(path)
 
 
+MOST_ENTRIES = 8  # of a state whose film shows points, if nothing else is asked for
+
+
+def _margin(low: Tensor, high: Tensor) -> tuple[float, float]:
+    """Limits of an axis with some room, so that dots at its ends are whole."""
+    room = 0.05 * float(high - low) or 1.0
+    return float(low) - room, float(high) + room
+
+
+def _film_of_points(axes: Axes, u: Tensor, at: tuple[int, int]) -> Callable[[int], Any]:
+    dots = axes.plot(u[0, :, 0], u[0, :, 1], "o", markersize=4)[0]
+    axes.set_xlim(*_margin(u[..., 0].min(), u[..., 0].max()))
+    axes.set_ylim(*_margin(u[..., 1].min(), u[..., 1].max()))
+    axes.set_xlabel(f"entry {at[0]} of the state")
+    axes.set_ylabel(f"entry {at[1]} of the state")
+    return lambda k: dots.set_data(u[k, :, 0], u[k, :, 1])
+
+
+def _film_of_line(axes: Axes, u: Tensor) -> Callable[[int], Any]:
+    (line,) = axes.plot(u[0], linewidth=1.4)
+    axes.set_ylim(*_margin(u.min(), u.max()))
+    axes.set_xlabel("cell")
+    axes.set_ylabel("u")
+    return lambda k: line.set_ydata(u[k])
+
+
+def _film_of_plane(axes: Axes, u: Tensor) -> Callable[[int], Any]:
+    """The first axis of the field to the right, the second upwards."""
+    far = float(u.abs().max())
+    picture = axes.imshow(u[0].T.numpy(), origin="lower", cmap="RdBu_r", vmin=-far, vmax=far)
+    axes.figure.colorbar(picture, ax=axes, label="u")
+    return lambda k: picture.set_data(u[k].T.numpy())
+
+
 def save(figure: Axes | Figure, path: str | Path, **configuration: Any) -> Path:
-    """A PNG or SVG, with what it was made of in a .json beside it."""
+    """A PNG or SVG; what it was made of, if that is given, in a .json of its name beside it."""
     path = Path(path)
     drawn: Any = getattr(figure, "figure", figure)
     drawn.savefig(path, dpi=150)
-    path.with_suffix(".json").write_text(json.dumps(configuration, indent=1, default=str))
+    if configuration:
+        path.with_suffix(".json").write_text(json.dumps(configuration, indent=1, default=str))
     return path

@@ -1,2 +1,2 @@
+from .instrumenting import instrument as instrument
 from .probe import Probe as Probe
-from .probe import instrument as instrument

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import Findings, find_symmetries, wants_target
+from neuromech.detect import Findings, check_budget, find_symmetries, wants_target
 from neuromech.dynamics import check_share
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import held
@@ -33,6 +33,7 @@ class Asked:
     config: Mapping[str, Any] | None = None
     to: Any = None
     coverage: float = 1.0
+    budget: float | None = 60.0
 
 
 def check(model: nn.Module, asked: Asked) -> None:
@@ -50,6 +51,7 @@ def check(model: nn.Module, asked: Asked) -> None:
     if not isinstance(every, int) or every < 1:
         raise InstrumentError(f"every={every}: record every step (1) or every so many (2, 3, ...)")
     check_share(asked.coverage)
+    check_budget(asked.budget)
     if members is not None and (not isinstance(members, int) or members < 0):
         raise InstrumentError(f"members={members}: pass how many to record singly (0, 1, ...), or None for all of them")
     if asked.config is not None and not isinstance(asked.config, Mapping):
@@ -61,14 +63,14 @@ def check(model: nn.Module, asked: Asked) -> None:
         )
 
 
-def find_now(model: nn.Module, loss: Callable[..., Any], example: Any) -> Findings:
+def find_now(model: nn.Module, loss: Callable[..., Any], example: Any, budget: float | None = None) -> Findings:
     """The symmetries under a loss that can be evaluated on the example: `(inputs, target)`, or inputs alone."""
     if not wants_target(loss):
-        return find_symmetries(model, example, loss)
+        return find_symmetries(model, example, loss, budget=budget)
     if not (isinstance(example, (tuple, list)) and len(example) == 2):
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
     inputs, target = example
-    return find_symmetries(model, inputs, loss, target)
+    return find_symmetries(model, inputs, loss, target, budget=budget)
 
 
 def findings_in(state: Any, model: nn.Module) -> Findings:

@@ -86,7 +86,7 @@ class Averages:
     def _law(self, averaged: nn.Module, means: dict[str, Tensor]) -> tuple[int, AverageLaw, Rows]:
         if averaged not in self._laws:
             try:
-                law = AverageLaw(tuple(self._measurement.symmetries), means, self._measurement.laws.members)
+                law = AverageLaw(self._measurement.laws.symmetries, means, self._measurement.laws.members)
             except (SymmetryError, KeyError) as error:
                 raise InstrumentError(
                     f"{type(averaged).__name__} does not average this model: its parameters differ ({error})"

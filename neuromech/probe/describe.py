@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer
+from torch import nn
 
 from neuromech._version import __version__
 from neuromech.detect import Findings
-from neuromech.dynamics import law_of, told
-from neuromech.optimizers import plain, rule_of
+from neuromech.dynamics import listed
 from neuromech.params import named_parameters
 from neuromech.probe.arguments import Asked
 from neuromech.symmetry import Symmetry
@@ -51,50 +49,16 @@ def how(coverage: float, path: Path | None) -> str:
     return part + (f", records in {path}" if path else "")
 
 
-def of_findings(found: Findings, params: dict[str, nn.Parameter], members: Sequence[range]) -> dict[str, Any]:
-    """`members`: those that are measured, of each family that has laws; these come first."""
+def of_findings(
+    found: Findings, params: dict[str, nn.Parameter], followed: Sequence[Symmetry], members: Sequence[range]
+) -> dict[str, Any]:
+    """`followed`: the families that have laws, which come first, as they are followed; `members`: those of each that
+    are measured."""
 
     def dtype(s: Symmetry) -> str:
         coarsest = max((params[n].dtype for n in s.parameters), key=lambda d: torch.finfo(d).eps)
         return str(coarsest).removeprefix("torch.")
 
-    measured = told(found.symmetries, members)
-    symmetries = [
-        s.to_dict() | {"dtype": dtype(s)} | own for s, own in zip(found, [*measured, *[{}] * len(found)], strict=False)
-    ]
+    every = listed(found.symmetries, followed, members)
+    symmetries = [s.to_dict() | {"dtype": dtype(s)} | extra for s, extra in every]
     return found.to_dict() | {"symmetries": symmetries, "loss": "; ".join(found.notes)}
-
-
-def of_optimizer(optimizer: Optimizer, names: Mapping[Tensor, str]) -> dict[str, Any]:
-    groups = [
-        dict(one) | {"parameters": len(group["params"]), "names": [names[p] for p in group["params"] if p in names]}
-        for one, group in zip(settings(optimizer), optimizer.param_groups, strict=True)
-    ]
-    rule = rule_of(optimizer)
-    known = {} if rule is None else {"rule": rule.key}
-    flow = getattr(optimizer, "follows_flow", None)  # the base of an EoMOptimizer says how its steps were put on one
-    wrapper = {"wrapper": {"class": "EoMOptimizer"} | (flow if isinstance(flow, dict) else {})} if flow else {}
-    return {"class": type(optimizer).__name__, **known, "law": law_of(optimizer), "groups": groups} | wrapper
-
-
-GroupSettings = list[dict[str, Any]]
-"""What each param group of an optimizer is told, as plain data, without how it is to be computed."""
-
-_HOW = {"foreach", "fused", "capturable", "differentiable"}
-
-
-def settings(optimizer: Optimizer) -> GroupSettings:
-    return [{k: x for k, x in plain(g, wait=False).items() if k not in _HOW} for g in optimizer.param_groups]
-
-
-def changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]]:
-    """What is told otherwise than before, but for the learning rate, as (which setting, words)."""
-    out = [
-        (f"group {i} {key}", f"{key} of parameter group {i} is {new[key]} (it was {old.get(key)})")
-        for i, (old, new) in enumerate(zip(before, after, strict=False))
-        for key in new
-        if key != "lr" and new[key] != old.get(key)
-    ]
-    if len(after) > len(before):
-        out.append((f"groups {len(after)}", f"the optimizer has {len(after)} parameter groups (it had {len(before)})"))
-    return out

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter
+from neuromech.compat import keeps_parameter
 from neuromech.detect import Findings
-from neuromech.dynamics import FIELDS, Laws, Motion, Reading, Rows, Sides, Totals, buffers, law_of, read, scalars_of
-from neuromech.hooks import Mark, Ranks, marks, rank
+from neuromech.dynamics import (
+    FIELDS,
+    JoinedLaws,
+    Laws,
+    Looks,
+    Motion,
+    Reading,
+    ReadingWriter,
+    Rows,
+    Totals,
+    buffers,
+    read,
+    scalars_of,
+)
+from neuromech.hooks import GroupSettings, Known, KnownOptimizers, Mark, Ranks, marks, rank
 from neuromech.optimizers import hyperparameters_of, known_rule
 from neuromech.params import named_parameters, owners
 from neuromech.probe import describe
 from neuromech.probe.arguments import Asked
-from neuromech.probe.writer import ReadingWriter
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
 from neuromech.rounding import eps_of
-from neuromech.symmetry import SymmetrySet
+from neuromech.symmetry import Symmetry, SymmetrySet
 
 
 class Measurement:
@@ -35,35 +46,31 @@ class Measurement:
         record: Record,
         journal: Journal,
         asked: Asked,
+        have_laws: Sequence[Sequence[Symmetry]],
         members: Sequence[range],
         ranks: Ranks | None = None,
     ) -> None:
-        """`members`: those that are measured, of each family that has laws. `ranks`: the processes over which the
-        parameters are sharded; each measures its part."""
+        """`have_laws`: families, search by search. `members`: those of each that are measured. `ranks`: the processes
+        over which the parameters are sharded; each measures its part."""
         self.step, self.time = 0, 0.0
         self._model, self._record, self._journal, self._every, self._ranks = model, record, journal, asked.every, ranks
         self.params = named_parameters(model)
-        self._trainable = {name for name, p in self.params.items() if p.requires_grad}  # when symmetries were found
         self._names: dict[Tensor, str] = {p: name for name, p in self.params.items()}
         self._owners = owners(model, self.params)
-        # The laws are about single elements. Matrix families come last, so the others keep their numbers.
-        self.symmetries = SymmetrySet(s for s in found.symmetries if s.kind != "matrix")  # those that have laws
+        # States of an earlier version have no matrix families, which come last.
+        self.symmetries = SymmetrySet([s for some in have_laws for s in some][: len(members)])
         self._observed: Tensor | None = None
-        self._coverage = float(asked.coverage)
-        record.update_meta(describe.of_findings(found, self.params, members))
-        formats = [f"{s['dtype']}, {record.meta.get('autocast') or ''}" for s in record.meta["symmetries"]]
-        eps = [*map(eps_of, formats)][: len(self.symmetries)]
-        self._laws = Laws(self.symmetries, self.params, eps, ranks is None, members)
+        self._coverage, self._members = float(asked.coverage), asked.members
+        eps = self._describe(found, members)
+        self._laws = JoinedLaws(self.symmetries, self.params, eps, ranks is None, members, [*map(len, have_laws)])
         rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, members)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
         self._told: dict[str, int] = {}
-        self._sides = Sides(self.symmetries, members)
-        self.beside(self._bring_sides)
-        # Weakly: an optimizer that is no longer used must give its momentum buffers back.
-        self._known: WeakKeyDictionary[Optimizer, _Known] = WeakKeyDictionary()
-        self._newest: dict[int, tuple[Reading, describe.GroupSettings]] = {}  # of each optimizer, the newest last
-        self._described: list[dict[str, Any]] = []
+        self._looks = Looks(self.symmetries, self._laws.slices)
+        self.beside(self._bring_looks)
+        self._known = KnownOptimizers(record, journal, self._names)
+        self._newest: dict[int, tuple[Reading, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
@@ -82,7 +89,7 @@ class Measurement:
         `edited`: whether weights or state were changed since the last step; None: nobody has looked closer than this.
         `changed`: whether gradients are others than those of the backward, or were taken at other weights.
         """
-        known = self._meet(optimizer)
+        known = self._known.meet(optimizer, self.step + 1)
         motions = read(optimizer, self._names)
         self._notice(known, frozenset(motions))
         if edited is None:
@@ -91,24 +98,53 @@ class Measurement:
             self.start_over()
         gradients = {name: g for name in motions if (g := self.params[name].grad) is not None}
         self._laws.before(self.params, gradients, motions, changed)
-        if self._ranks is None and self._sides.due(self.step + 1):
-            self._sides.measure(self.step + 1, self.params, gradients)
+        if self._ranks is None:
+            self._looks.measure(self.step + 1, self.params, lambda: self._laws.squares(gradients))
+
+    @property
+    def iteration(self) -> int:
+        """What the user calls a step: one of every optimizer."""
+        return self._known.iteration
 
     @property
     def laws(self) -> Laws:
-        return self._laws
+        """Of the families that were found at the start."""
+        return self._laws.groups[0]
 
     def charges(self) -> Tensor:
-        """The charges of the weights as the last step left them, or as they are: [rows]."""
-        return self._laws.observe(self.params)[0] if self._observed is None else self._observed
+        """Those of `laws` at the weights as the last step left them, or as they are: [rows]."""
+        observed = self._laws.observe(self.params)[0] if self._observed is None else self._observed
+        return observed[: sum(map(len, self.laws.members))]
 
     def beside(self, flush: Callable[[], None]) -> None:
         """Call `flush` whenever what was measured is brought to the record."""
         self._writer.beside.append(flush)
 
-    def _bring_sides(self) -> None:
-        if columns := self._sides.take():
-            self._record.append("sides", columns)
+    def _bring_looks(self) -> None:
+        for table, columns in self._looks.take().items():
+            self._record.append(table, columns)
+
+    def extend(self, found: Findings, new: Sequence[Symmetry], members: Sequence[range]) -> None:
+        """Measure the families `new` too, from here on; `found` has all, those that are measured already first."""
+        self._writer.flush()
+        self.symmetries = SymmetrySet([*self.symmetries, *new])
+        every = [*self._laws.members, *members]
+        eps = self._describe(found, every)
+        charges = self._laws.add(new, self.params, eps[-len(new) :], members)
+        rows = self._rows = Rows(self._laws.slices, self._members, self._laws.device, every)
+        self._writer.rows = rows
+        self._totals = self._totals.extended(rows, eps, charges)
+        self._observed = None if self._observed is None else torch.cat((self._observed, charges))
+        self._unprotected = torch.cat((self._unprotected, self._unprotected.new_zeros(len(new))))
+        self._looks = Looks(self.symmetries, self._laws.slices)
+        self._newest.clear()  # readings of fewer rows
+
+    def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
+        """Tell the records what is measured; returns the eps of each family."""
+        self._record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
+        meta = self._record.meta
+        formats = [f"{s['dtype']}, {meta.get('autocast') or ''}" for s in meta["symmetries"]]
+        return [*map(eps_of, formats)][: len(self.symmetries)]
 
     def start_over(self) -> None:
         """Predictions start over from the weights as they are: something has changed them, and has been told."""
@@ -117,37 +153,36 @@ class Measurement:
         if change is not None:
             self._totals.outside(change)
         self._weights = marks(self.params)
-        for known in self._known.values():
-            known.buffers = {}
+        self._known.forget_buffers()
 
     def after(self, optimizer: Optimizer) -> Reading:
-        """The step is done: observe the charges, and advance every prediction."""
-        reading, known = self._laws.after(self.params), self._known[optimizer]
+        """The step is done: observe the charges, and advance every prediction. Returns the reading of `laws`."""
+        (reading, first), known = self._laws.after(self.params), self._known[optimizer]
         lr = float(optimizer.param_groups[0].get("lr", 0.0))
         self.step += 1
+        self._known.stepped(known)
         self.time += lr
         self._totals.add(reading)
         broken = self._rows.sums(reading.broken) > 0
         self._unprotected = torch.where(broken & (self._unprotected == 0), self.step, self._unprotected)
-        self._newest.pop(known.index, None)
-        self._newest[known.index] = reading, known.settings
-        self._keep(known.index, lr, reading)
+        whole = self._keep(known.index, lr, reading)
+        if whole is not None:
+            self._newest.pop(known.index, None)
+            self._newest[known.index] = whole, known.settings
         self._weights = marks(self.params)
         known.buffers |= marks(buffers(optimizer, self._names))
-        return reading
+        return first
 
     def scalars(self) -> dict[str, float]:
-        """What a logger should draw of the newest step; nothing where parameters are sharded, for sums are partial."""
-        if self._ranks is not None:
-            return {}
+        """What a logger should draw of the newest step; of sharded parameters, the newest recorded one, no angles."""
         held = {
-            name: hyperparameters_of(known_rule(str(self._described[i].get("rule"))), told)
+            name: hyperparameters_of(known_rule(str(self._known.described[i].get("rule"))), told)
             for i, (_, settings) in self._newest.items()
-            for group, told in zip(self._described[i]["groups"], settings, strict=False)
+            for group, told in zip(self._known.described[i]["groups"], settings, strict=False)
             for name in group["names"]
         }
         steered = [next((held[n] for n in s.parameters if n in held), None) for s in self.symmetries]
-        evidence = [evidence_of(self._described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
+        evidence = [evidence_of(self._known.described, s.parameters, bool(s.broken_by)) for s in self.symmetries]
         return scalars_of(self.symmetries, evidence, steered, self._rows, [r for r, _ in self._newest.values()])
 
     def flush(self) -> None:
@@ -191,7 +226,7 @@ class Measurement:
             laws["state"] = self._ranks.total(laws["state"])
             tally = {key: self._ranks.total(x) for key, x in tally.items()}
             observed = {}
-        state = {"step": self.step, "time": self.time, "laws": laws}
+        state = {"step": self.step, "iteration": self._known.iteration, "time": self.time, "laws": laws}
         state |= {"coverage": self._coverage, "covered": [[m.start, m.stop] for m in self._laws.members]}
         return state | observed | {"tally": tally, "unprotected": self._unprotected}
 
@@ -204,62 +239,33 @@ class Measurement:
         self._totals.load_state_dict(tally, self._laws.device)
         self._unprotected = state.get("unprotected", self._unprotected).to(self._laws.device)
         self.step, self.time = int(state["step"]), float(state["time"])
+        self._known.iteration = int(state.get("iteration", self.step))
         if self._ranks is not None:
             self._observed = self._laws.observe(self.params)[0]
         elif "observed" in state:
             self._observed = state["observed"].to(self._laws.device)
 
-    def _keep(self, optimizer: int, lr: float, reading: Reading) -> None:
+    def _keep(self, optimizer: int, lr: float, reading: Reading) -> Reading | None:
+        """Hand a reading to the records; returns that of the whole model, None if it is not known."""
         self._observed = reading.observed
         kept = self.step % self._every == 0
-        fields = torch.stack([getattr(reading, name) for name in FIELDS]) if kept else None
-        if self._ranks is not None:  # laws are linear in the sums that they are made of: what is added up is right
-            fields, kept = None if fields is None else self._ranks.total(fields), False  # terms are not
-        terms = self._totals.read(reading.observed, reading.scale, self.step) if kept else None
-        self._writer.add(self.step, optimizer, lr, self.time, fields, terms)
+        whole = reading if self._ranks is None else self._of_all(reading, self._ranks) if kept else None
+        fields = torch.stack([getattr(whole, name) for name in FIELDS]) if kept else None
+        with_terms = kept and self._ranks is None
+        terms = self._totals.read(reading.observed, reading.scale, self.step) if with_terms else None
+        self._writer.add(self.step, optimizer, lr, self.time, fields, terms, iteration=self.iteration)
+        return whole
 
-    def _meet(self, optimizer: Optimizer) -> _Known:
-        """What is known of an optimizer; what it is goes to the records, and what of it changes in mid-run."""
-        known = self._known.get(optimizer)
-        settings = describe.settings(optimizer)
-        if known is not None and known.settings == settings:
-            return known
-        description = describe.of_optimizer(optimizer, self._names)
-        if known is None:
-            known = self._known[optimizer] = _Known(len(self._described), settings)
-            if description in self._described:  # made anew with equal settings, as at every epoch
-                known.index = self._described.index(description)
-                return known
-            self._described.append(description)
-            self._explain(optimizer)
-        else:
-            for key, change in describe.changes(known.settings, settings):
-                self._journal.once(
-                    f"{known.index} {key}",
-                    self.step + 1,
-                    "settings",
-                    f"from step {self.step + 1} on {change}. The laws take every step as it is told; later changes of "
-                    "this setting are not listed",
-                    warn=False,
-                )
-            grown = len(settings) > len(known.settings)
-            known.settings = settings
-            if not grown:
-                return known
-            self._described[known.index] = description
-        self._record.update_meta({"optimizers": self._described})
-        return known
+    @staticmethod
+    def _of_all(reading: Reading, ranks: Ranks) -> Reading:
+        """A reading of sharded parameters, added up over all processes: laws are linear in what they are made of."""
+        fields = [getattr(reading, name) for name in FIELDS]
+        total = ranks.total(torch.cat((torch.stack(fields), reading.gains)))
+        own = dict(zip(FIELDS, total, strict=False))
+        unknown = torch.full_like(reading.turn, torch.nan)
+        return reading._replace(**own, gains=total[len(FIELDS) :], turn=unknown, leak=unknown)
 
-    def _explain(self, optimizer: Optimizer) -> None:
-        name, law = type(optimizer).__name__, law_of(optimizer)
-        if law == "measured" and not getattr(optimizer, "follows_flow", False):
-            message = (
-                f"nothing is known of the steps of {name}: its law follows the displacement that is measured, so that "
-                "its terms sum to the change whatever it does (neuromech.register_optimizer teaches its rule)"
-            )
-            self._journal.event(self.step, "measured", message)
-
-    def _notice(self, known: _Known, moving: frozenset[str]) -> None:
+    def _notice(self, known: Known, moving: frozenset[str]) -> None:
         """Say which parameters stop or start moving, and which were exchanged for others."""
         before = moving if known.moving is None else known.moving
         known.moving = moving
@@ -269,15 +275,9 @@ class Measurement:
         ):
             if names:
                 message = f"from step {self.step + 1} on {some(sorted(names))} {what}"
-                if new := sorted(names - self._trainable) if what == "move" else []:
-                    message += (
-                        f". {some(new)} could not be trained when symmetries were looked for, so those that rest on "
-                        "them are not known: probe.remove(), then instrument(model) again, finds them"
-                    )
-                    self._journal.warn_once("moving", message)
                 self._journal.event(self.step + 1, "moving", message)
         for name, (owner, attribute) in self._owners.items():
-            if own_parameter(owner, attribute) is not self.params[name]:
+            if not keeps_parameter(owner, attribute, self.params[name]):
                 self._journal.once(
                     f"replaced {name}",
                     self.step + 1,
@@ -286,7 +286,7 @@ class Measurement:
                     "is the tensor that it was, no longer the model",
                 )
 
-    def _check_untouched(self, known: _Known, motions: Mapping[str, Motion]) -> None:
+    def _check_untouched(self, known: Known, motions: Mapping[str, Motion]) -> None:
         """Start over if anything but a step has moved weights or momentum since the last one: no law speaks of that."""
         held = marks({name: b for name, m in motions.items() if (b := m.buffer) is not None})
         other = {f"momentum of {name}" for name, mark in held.items() if known.buffers.get(name, mark) != mark}
@@ -318,12 +318,3 @@ class Measurement:
         change = observed - self._observed
         eps = max((torch.finfo(self.params[name].dtype).eps for name in touched), default=0.0)
         return change if bool((change.abs() > 8 * eps * scale).any()) else None
-
-
-class _Known:
-    """What is known of one optimizer: its place in the records, what it is told, what it moves, its buffers."""
-
-    def __init__(self, index: int, settings: describe.GroupSettings) -> None:
-        self.index, self.settings = index, settings
-        self.moving: frozenset[str] | None = None
-        self.buffers: dict[str, Mark] = {}

@@ -1,4 +1,4 @@
-"""`instrument`: one line before the training loop; `Probe`: the handle that it returns.
+"""`Probe`: the handle that `instrument` returns.
 
 The probe lives through three states. *Waiting*: it records the graph at the first forward, and hears from the first
 backward what the loss does not see. *Measuring*: before every optimizer step it reads what drives each charge, after
@@ -10,7 +10,7 @@ Nothing here changes a number of the training run: hooks read, and return what t
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +26,9 @@ from neuromech.errors import InstrumentError, RecordError, kept_from_the_run, st
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
-from neuromech.probe.arguments import Asked, check, find_now, findings_in
+from neuromech.probe.arguments import Asked, find_now, findings_in
 from neuromech.probe.averages import Averages
+from neuromech.probe.later import LaterSearch, by_search
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, Sinks, how_it_ended
@@ -36,49 +37,7 @@ from neuromech.report import RunFrames
 if TYPE_CHECKING:
     from neuromech.monitor import Expect, Gather, Monitor, Reaction
 
-_watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # without their wrappers
-
-
-def instrument(
-    model: nn.Module,
-    *,
-    loss: Callable[..., Any] | None = None,
-    example: Any = None,
-    optimizer: Optimizer | None = None,
-    run: str | Path | None = None,
-    every: int = 1,
-    members: int | None = 8,
-    resume: bool = False,
-    strict: bool = False,
-    name: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    to: Any = None,
-    coverage: float = 1.0,
-) -> Probe:
-    """Turn a model into an instrumented physical system; training itself goes on bit for bit as without it.
-
-    `example`: what the model is called with (tensor, tuple, dict), or `(inputs, target)` if `loss` takes a target; with
-    both the symmetries are known at once. Without a loss they are found at the first step, and the loss is known by the
-    gradient that it sends back. `optimizer`: to be checked now; without it, whichever steps the model's parameters.
-    `run`: directory for the records; without it they are kept in memory. `every`: record every so many steps
-    (predictions advance at all of them). `members`: how many members of each family to record singly, None for all.
-    `resume`: go on in a run directory that holds a run already. `strict`: what goes wrong in the instrument is raised
-    in the training loop; without it training goes on, and a warning, the probe and the report say what went wrong.
-    `name`, `config`: what you call the run, and its settings, for the records and the report. `to`: where `scalars()`
-    go at every recorded step: a `SummaryWriter`, `wandb` or a run of it, `mlflow`, a logger, f(dict, step), or a list.
-    `coverage`: share of the members of each family to measure, in (0, 1]: a random run of them, drawn once.
-
-    Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
-    optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
-    """
-    asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage)
-    check(model, asked)
-    if unwrapped(model) in _watched:
-        name = type(model).__name__
-        raise InstrumentError(
-            f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
-        )
-    return Probe(model, asked)
+watched: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # the models that have a probe, without their wrappers
 
 
 class Probe(RunFrames):
@@ -91,19 +50,20 @@ class Probe(RunFrames):
         self._asked = asked
         self._reason = ""  # why the instrument has stood aside, if it has
         self._guard = Guard(self._stand_aside)
-        self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example)
+        self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example, asked.budget)
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
+        self._later: LaterSearch | None = None
         self._removed = False
         about = describe.of_model(self._model) | describe.of_run(asked)
         self._record = Record(asked.run if rank() == 0 else None, about, asked.resume)
         self._journal = Journal(self._record)
         self._sinks = Sinks(asked.to if rank() == 0 else None, self._journal)
         self._progress = Progress(self._record, lambda: 0 if self._measurement is None else self._measurement.step)
-        self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None)
+        self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None, asked.budget)
         self._waiting.found = self._found
         self._loss = LossWatch()
-        self._handed = HandedGradients(named_parameters(self._model), self._guard)
+        self._handed = HandedGradients(named_parameters(self._model).values(), self._guard)
         self._waiting.hooks.listeners.append(self._loss)
         self._steps = StepWatch(
             lambda: list(self._model.parameters()),
@@ -111,7 +71,7 @@ class Probe(RunFrames):
             self._enclosed(self._after),
             self._guard,
         )
-        _watched.add(self._model)
+        watched.add(self._model)
         if asked.optimizer is not None:
             self._steps.consider(asked.optimizer)
         if reason := why_not(self._model):
@@ -168,7 +128,7 @@ class Probe(RunFrames):
         gradients are clipped to. `expect`: settings, as in `{"lr": 0.1}` or `{"*.bias": {"weight_decay": 0}}`; values
         may be functions of the step (1, 2, ...). `scheduled`: settings that change in mid-run. `precision`: the
         coarsest format computed in, where autocast inside of the forward hides it. `replicas`: compare the ranks of
-        torch.distributed; all have to. `ignore`: causes that are no faults here. `allow`: what is done on purpose
+        torch.distributed; all have to. `ignore`: causes that are not faults here. `allow`: what is done on purpose
         ("sam", "penalty", "freezing", "handover", "noise", ...: see `neuromech.monitor.PRACTICES`).
 
         Without arguments: the monitor that there is, if there is one. Raises `InstrumentError` for arguments that make
@@ -212,13 +172,15 @@ class Probe(RunFrames):
         if not self._removed:
             self._removed = True
             self._waiting.hooks.remove()
+            if self._later is not None:
+                self._later.remove()
             self._steps.remove()
             self._handed.remove()
             self.flush()
             self._explain_silence()
             if self._monitor is not None:
                 self._monitor.remove()
-            _watched.discard(self._model)
+            watched.discard(self._model)
             self._record.end(how, what)
 
     def __enter__(self) -> Probe:
@@ -241,7 +203,8 @@ class Probe(RunFrames):
         """
         if self._measurement is None or self._found is None:
             return {}
-        state = {"found": self._found.to_dict(), "measurement": self._measurement.state_dict()}
+        searches = self._later.searches if self._later is not None else []
+        state = {"found": self._found.to_dict(), "searches": searches, "measurement": self._measurement.state_dict()}
         return state | ({"monitor": self._monitor.state_dict()} if self._monitor else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,7 +219,7 @@ class Probe(RunFrames):
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         found, members = findings_in(state, self._model), resumed(state["measurement"], self._asked.coverage)
         self._waiting.meet(found)
-        self._measure(found, members).load_state_dict(state["measurement"])
+        self._measure(found, members, state.get("searches", ())).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -278,14 +241,21 @@ class Probe(RunFrames):
         self._measure(self._found).begin()
         return True
 
-    def _measure(self, found: Findings, members: Sequence[range] | None = None) -> Measurement:
+    def _measure(
+        self, found: Findings, members: Sequence[range] | None = None, searches: Sequence[int] = ()
+    ) -> Measurement:
         self._found = found
         self._waiting.forget()
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
-        members = members or drawn([s for s in found.symmetries if s.kind != "matrix"], self._asked.coverage)
+        searches, ranks = searches or [len(found)], self._waiting.ranks
+        have_laws = by_search(list(found), searches, named_parameters(self._model), ranks is None)
+        members = members or drawn([s for some in have_laws for s in some], self._asked.coverage)
         self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, members, self._waiting.ranks
+            self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
+        )
+        self._later = LaterSearch(
+            self._model, self._measurement, self._journal, self._asked.budget, self._waiting, searches
         )
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
@@ -305,10 +275,12 @@ class Probe(RunFrames):
         if self._measurement is not None or self._start():
             measured, monitor, changed = self._measurement, self._monitor, self._handed.changed
             assert measured is not None
+            if self._later is not None and self._found is not None:
+                self._found = self._later.ahead(self._found, self._asked.coverage, monitor is not None)
             edited: bool | None = None  # for want of a monitor, the measurement looks for itself
             if monitor is not None and self._found is not None:
                 monitor.arm(measured.laws, self._found.inactive, self._waiting.ranks)
-                edited, changed = monitor.before(optimizer), changed or monitor.changed
+                edited, changed = monitor.before(optimizer, changed)
             measured.before(optimizer, edited, changed)
 
     def _after(self, optimizer: Optimizer) -> None:
@@ -319,7 +291,7 @@ class Probe(RunFrames):
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
             if self._measurement.step % self._asked.every == 0:
-                self._sinks.tell(self.scalars, self._measurement.step)
+                self._sinks.tell(self.scalars, self._measurement.iteration)
 
     def _enclosed(self, work: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
         """`work` without gradients, its failures kept from the run; then what the monitor has to say."""

@@ -7,13 +7,16 @@ forward that runs inside of compiled code: that one is recorded on a copy of the
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from neuromech.compat import has_compiled_parts
 from neuromech.detect import (
+    Effort,
     Experiment,
     Findings,
     Graph,
@@ -23,12 +26,25 @@ from neuromech.detect import (
     beside,
     custom_claims,
     find_under,
+    limited,
     outputs_as_they_are,
     private_copy,
     recognise,
     record,
+    settled,
+    to_stderr,
 )
-from neuromech.hooks import Forward, ForwardHooks, ForwardWatch, Guard, PartsWatch, Ranks, any_sharded, is_never_called
+from neuromech.hooks import (
+    Forward,
+    ForwardHooks,
+    ForwardWatch,
+    Guard,
+    PartsWatch,
+    Ranks,
+    any_sharded,
+    is_never_called,
+    rank,
+)
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
 from neuromech.symmetry import Symmetry
@@ -39,13 +55,18 @@ AS_THEY_ARE = "no gradient has been seen yet: as if the loss saw the whole outpu
 class Waiting:
     """Finds the symmetries of `model` while it begins to train."""
 
-    def __init__(self, model: nn.Module, guard: Guard, example: Any) -> None:
-        """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it."""
+    def __init__(self, model: nn.Module, guard: Guard, example: Any, budget: float | None) -> None:
+        """`example`: what the model is called with, None if that is to be seen. Raises `CaptureError` for it.
+
+        `budget`: seconds of CPU time that it may take to find symmetries.
+        """
+        self._budget = budget
         self.found: Findings | None = None
         self.violated: list[tuple[Symmetry, float]] = []
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self.ranks: Ranks | None = None  # over which the parameters are sharded
+        self.compiled = has_compiled_parts(model)  # some of its forward runs where no hook does
         self._model, self._sharded = model, any_sharded(model.parameters())
         self._seen: Forward | None = None
         if example is not None:
@@ -59,10 +80,15 @@ class Waiting:
         if is_never_called(model):
             self.follow_parts()
 
+    @property
+    def by_parts(self) -> bool:
+        """Are calls of its parts followed, in place of its own?"""
+        return isinstance(self.forwards, PartsWatch)
+
     def follow_parts(self) -> bool:
         """If no call of the model itself was seen: follow those of its parts, from now on. False: there was one, or
         parts are followed already."""
-        if self._seen is not None or isinstance(self.forwards, PartsWatch):
+        if self._seen is not None or self.by_parts:
             return False
         self.hooks.listeners.remove(self.forwards)
         self.forwards = PartsWatch(self._model, self._guard, self._on_forward, self._on_backward)
@@ -82,7 +108,9 @@ class Waiting:
         graph, seen = self._graph(self._seen), self._seen
         ahead = self._given and self.forwards.trained is None  # the example may be run as often as it takes
         experiment = Experiment(self._model, seen.args, seen.kwargs, outputs_as_they_are) if ahead else None
-        return analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (AS_THEY_ARE,))
+        with self._limited() as spent:
+            found = analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (AS_THEY_ARE,))
+            return settled(found, spent)
 
     def settle(self) -> Findings | None:
         """The gradients of the first step are there: what is known by now has to do. None: no forward was seen."""
@@ -111,6 +139,7 @@ class Waiting:
             self._seen = forward
 
     def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.compiled = True
         if self.found is None and self._seen is None:
             self._seen = Forward(args, kwargs, self._model.training)
 
@@ -140,17 +169,23 @@ class Waiting:
             received = zip(forward.outputs, forward.cotangents, strict=True)
             free = [Invariance() if g is None else recognise(y, g) for y, g in received]
         else:
-            free = guess_loss(self._model, graph, params, eps)
-        found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
+            with self._limited():
+                free = guess_loss(self._model, graph, params, eps)
+        with self._limited() as spent:
+            found = find_under(self._model, forward.args, forward.kwargs, graph, free, verify=False)
+            extra = custom_claims(graph, free, [*found, *found.rejected])
         if len(forward.outputs) != len(graph.outputs):
             found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
+        found = settled(found, spent)
         self.meet(found)
         total = None if self.ranks is None else self.ranks.total
         found = check_claims(found, params, eps, self.lenient, total)
-        extra = custom_claims(graph, free, [*found, *found.rejected])
         excess = zip(extra, excess_of(extra, params, eps, total), strict=True)
         self.violated = [(s, by) for s, (by, _) in excess if by > 1]
         self.found = found
+
+    def _limited(self) -> AbstractContextManager[Effort]:
+        return limited(self._budget, to_stderr if rank() == 0 else None)
 
     def _eps(self, forward: Forward) -> float:
         kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}

@@ -12,6 +12,8 @@ session; every row carries its `session`, and no row that was written is ever ch
               which steps turned the weights (of a family: the mean over members)
     sides     step, symmetry, and the squares of weights and gradients on both sides of a rescaling, at 8 steps of
               every doubling: weights_up, weights_down, gradient_up, gradient_down
+    matrices  step, symmetry, and of the charges of a matrix family as a whole, at 8 steps of every doubling: size (what
+              bounds them), trace, norm (Frobenius), largest (eigenvalue), estimated (1: the norm is, by random signs)
     metrics   step, name, value: the loss that backward was called on, norms of weights and gradient now and then, and
               what `probe.log` was given
     progress  step, seconds since the start of the session, of which measuring

@@ -65,7 +65,7 @@ def open_plainly(file: Path, flags: int, mode: int = 0o666) -> int:
     handle = os.open(file, flags | _PLAIN, mode)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "it is no plain file", str(file))
+        raise OSError(errno.EINVAL, "it is not a plain file", str(file))
     return handle
 
 

@@ -109,7 +109,7 @@ def write_sessions(path: Path, sessions: Sequence[Session]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON keeps it: nan is None, an infinity the text "inf" or "-inf", what is no plain data its str()."""
+    """`value` as JSON keeps it: nan is None, an infinity the text "inf" or "-inf", what is not plain data its str()."""
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -12,15 +12,19 @@ from neuromech.report.forecasts import Forecast
 from neuromech.report.words import exactly, listing, number, share
 
 FAILED = 0.25  # a relative error from which on nothing is concluded
+TURNED = 1.0  # likewise, of the angle of a step
 MOST = 3  # weights that are named in a sentence
 NOTHING = 0.01  # a change of the squared length that does not matter
 
 
 def advice(made: Sequence[Forecast]) -> list[str]:
     """Sentences on the settings, from the forecasts whose score is good enough."""
-    good = [f for f in made if f.error <= FAILED]
+    good = [f for f in made if f.error <= FAILED and not f.angle_error > TURNED]
     if not good:
-        off = f"The forecasts were off by more than {share(FAILED)}: nothing is concluded from them."
+        off = (
+            f"The forecasts were off by more than {share(FAILED)}, or those of the angle by more than {share(TURNED)}: "
+            "nothing is concluded from them."
+        )
         return [off] if made else []
     out: list[str] = []
     for (lr, decay), some in _by_settings(good).items():

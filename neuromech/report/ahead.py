@@ -64,7 +64,7 @@ def _of_family(
     if len(rows) and int(rows["step"].max()) - int(rows["step"].min()) < 8:
         return {"why_not": "too few steps were recorded"}
     if rows.empty or not np.isfinite(rows[["observed", "turn"]].to_numpy(float)).all():
-        return {"why_not": "no member was recorded, or lengths are no numbers"}
+        return {"why_not": "no member was recorded, or lengths are not numbers"}
     if (rows["observed"] <= 0).any():
         return {"why_not": "a squared length is not positive"}
     changed = facts.events["message"].astype(str).str.contains("weight_decay|momentum|betas", regex=True)

@@ -150,7 +150,7 @@ def forecasts(
 
 
 def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.ndarray | None = None) -> Forecast | None:
-    """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is no number."""
+    """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is not a number."""
     if not len(family.terms) or not len(family.members):
         return None
     rows = family.terms.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
@@ -211,7 +211,7 @@ def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.nda
 
 
 def losses_of(loss: pd.DataFrame | None, n: int) -> np.ndarray | None:
-    """The loss of every step, by its number; None if one is missing or is no number."""
+    """The loss of every step, by its number; None if one is missing or is not a number."""
     if loss is None:
         return None
     out = np.full(n, math.nan)

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from neuromech.report.family import FamilyRecord
 
 KEY = ["step", "symmetry", "name", "member"]
+STEP = ["lr", "time", "iteration"]
 COLUMNS = {
-    "history": [*KEY, "lr", "time", "observed", "exact", "ideal", "continuous", "flow", "scale", "residual"],
+    "history": [*KEY, *STEP, "observed", "exact", "ideal", "continuous", "flow", "scale", "residual"],
     "averages": ["step", "average", "symmetry", "name", "observed", "exact", "spread", "scale", "residual"],
     "terms": KEY,
+    "matrices": ["step", "symmetry", "name", "size", "trace", "norm", "largest", "estimated"],
     "metrics": ["step", "name", "value"],
     "events": ["step", "kind", "message"],
     "faults": ["fault", "step", "last", "times", "cause", "strength", "title", "parameters", "evidence", "advice",
@@ -49,8 +51,9 @@ class RunFrames:
     def history(self) -> pd.DataFrame:
         """One row per recorded step and family (member -1: the sum over its members) or single member.
 
-        Columns: step, symmetry (index), name, member, lr, time, observed, the laws exact, ideal, continuous and flow,
-        scale, and the residual of each law, |law - observed| / scale.
+        Columns: step, symmetry (index), name, member, lr, time, iteration (what the training loop calls a step: one of
+        every optimizer), observed, the laws exact, ideal, continuous and flow, scale, and the residual of each law,
+        |law - observed| / scale.
         """
         run = self._recorded()
         if self._history is None:
@@ -66,6 +69,12 @@ class RunFrames:
     def terms(self) -> pd.DataFrame:
         """What each cause has moved each charge by since the start; see `neuromech.record` for the columns."""
         return _named(self._recorded(), "terms")
+
+    @property
+    def matrices(self) -> pd.DataFrame:
+        """One row per matrix family and step, 8 for every doubling: size, trace, norm and largest eigenvalue of its
+        charges as a whole; `estimated`: the norm is (dynamics/matrices.py)."""
+        return _named(self._recorded(), "matrices")
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -254,12 +263,14 @@ class _History:
 
 def _history(charges: pd.DataFrame, steps: pd.DataFrame, names: list[str]) -> pd.DataFrame:
     if {"step", "lr", "time"} <= {*steps}:
-        steps = steps[["step", "lr", "time"]].drop_duplicates("step", keep="last")
-        charges = charges.merge(steps, on="step", how="left")
+        if "iteration" not in steps:  # records of an older version
+            steps = steps.assign(iteration=np.nan)
+        own = steps[["step", *STEP]].drop_duplicates("step", keep="last")
+        charges = charges.merge(own, on="step", how="left")
     else:
-        charges = charges.assign(lr=np.nan, time=np.nan)
+        charges = charges.assign(lr=np.nan, time=np.nan, iteration=np.nan)
     out = _with_names(charges, names)
-    first = [*KEY, "lr", "time"]
+    first = [*KEY, *STEP]
     out = out[[*first, *out.columns.difference(first, sort=False)]]
     return out.sort_values(["step", "symmetry", "member"], ignore_index=True)
 

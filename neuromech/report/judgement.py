@@ -17,8 +17,11 @@ from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
 from neuromech.symmetry import KINDS
 
-TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
 NAMES = 5  # listed in a sentence
+RESTS_ON = {
+    "predicted": "predicted ahead of every step",
+    "checked": "checked against the optimizer's own state",
+}
 
 
 def decide(facts: RunFacts) -> Judgement:
@@ -42,9 +45,10 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
         return
     if not found:
-        yield Statement(
-            "nothing", "none", "No symmetry was found in this model, so there is no conservation law to follow."
-        )
+        withdrawn = len(facts.meta.get("rejected") or ())
+        why = f": {many(withdrawn, 'claim')} failed when tried and {was(withdrawn)} withdrawn" if withdrawn else ""
+        text = f"No symmetry was found in this model{why}, so there is no conservation law to follow."
+        yield Statement("nothing", "none", text)
         return
     if n == 0:
         here = many(len(found), "family of symmetries was", "families of symmetries were")
@@ -72,13 +76,12 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
             yield Statement("laws", "none", text)
         return
     holding = [f for f in judged if f.verdict.status != "broken"]
-    little = [f for f in holding if f.verdict.allowed >= TELLS_LITTLE]
     for evidence in ("predicted", "checked", "measured"):
         own = [f for f in holding if f.evidence == evidence]
         if own:
             lost = [f for f in seen if f.verdict.status == "diverged"]
             of = sum(f.evidence == evidence for f in judged + lost)
-            yield _held(own, of, evidence, bool(little))
+            yield _held(own, of, evidence)
 
 
 def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterator[Statement]:
@@ -94,22 +97,24 @@ def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterat
         yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}")
 
 
-def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence, little: bool) -> Statement:
+def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement:
     close = [f for f in own if f.verdict.status == "close"]
     worst = max(f.verdict.worst for f in own)
     count = f"{len(own)} of {many(of, 'law')}" if len(own) < of else many(of, "law")
     if evidence == "measured":
-        was = "were" if of > 1 else "was"
-        return Statement("laws", "none", f"{count} {was} only measured: an identity, which holds whatever happens.")
+        return Statement("laws", "none", f"{count} {was(of)} only measured: an identity, which holds whatever happens.")
+    whose = f"{count} {RESTS_ON[evidence]}"
+    little = [f for f in own if f.verdict.little]
+    if len(little) == len(own):
+        text = f"{whose} {was(of)} off by up to {share(worst)}, within what rounding can do"
+        return Statement("laws", "none", f"{text}. In this number format that says little.")
     how = "to rounding" if not close else f"to rounding, but for {len(close)} within {number(worst)}"
-    said = {
-        "predicted": f"{count} predicted ahead of every step held {how}",
-        "checked": f"{count} checked against the optimizer's own state held {how}",
-    }[evidence]
-    text = f"{said} (worst {number(worst)})."
-    if little:
-        return Statement("laws", "none", f"{text} In this number format that says little.")
-    return Statement("laws", "mixed" if close else "ok", text)
+    but = f" Of {len(little)} of them that says little: {listing(formats(little))} is too coarse." if little else ""
+    return Statement("laws", "mixed" if close else "ok", f"{whose} held {how} (worst {number(worst)}).{but}")
+
+
+def formats(some: Sequence[FamilyRecord]) -> list[str]:
+    return sorted({f.dtype for f in some})
 
 
 def _motionless(facts: RunFacts) -> Statement | None:
@@ -169,12 +174,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
                 "none",
                 f"{many(len(own), 'law')} {'is' if len(own) == 1 else 'are'} {evidence}: {MEANING[evidence]}.",
             )
-    coarse = [f for f in found if f.verdict.allowed >= TELLS_LITTLE]
+    coarse = [f for f in found if f.verdict.little]
     if coarse:
         furthest = max(f.verdict.allowed for f in coarse)
         yield Statement(
             "limit", "none",
-            f"In {listing(sorted({f.dtype for f in coarse}))} rounding alone can move a charge by up to "
+            f"In {listing(formats(coarse))} rounding alone can move a charge by up to "
             f"{share(furthest)} of its size in this many steps: that a law holds says little there.",
         )  # fmt: skip
     if n := sum(f.verdict.status == "close" for f in found):
@@ -196,6 +201,14 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"Of {many(len(part), 'family', 'families')} a fixed random run of members was measured, {seen:,} of "
             f"{there:,} (coverage={facts.meta.get('coverage', '?')}): nothing is said of the others, and a law that "
             "holds, or is broken, was judged by these alone. Sums over a family are sums over its measured members.",
+        )  # fmt: skip
+    if large := [s for s in known if s.get("directions")]:
+        seen, there = sum(map(followed_of, large)), sum(int(s.get("of") or 0) for s in large)
+        yield Statement(
+            "limit", "none",
+            f"Of {many(len(large), 'matrix family', 'matrix families')} {seen:,} charges along fixed random "
+            f"directions were followed, for {there:,} entries: a matrix that is changed anywhere changes them, "
+            "but which entries did is not told.",
         )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")

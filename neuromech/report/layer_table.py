@@ -24,14 +24,16 @@ SAYS = {
     "empty": ("none", "–", "not followed"),
 }
 IDENTITY = ("none", "=", "balances")  # as it would whatever happened
+LITTLE = ("none", "≈", "within coarse rounding")
 NOTHING = ("none", "–", "no symmetry")
+NOT_LOOKED = ("none", "–", "not looked for")
 
 
 def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """Layers of one form as one row, as `detect` prints them; what is broken comes first."""
-    keys = [((x.kind, x.shapes, x.status, x.rests_on, len(x.families)), (x.name,)) for x in layers]
+    looked = "symmetries" in facts.meta or bool(facts.families)
     out = []
-    for which, (name,) in merged(keys) if layers else ():
+    for which, name in _alike(layers):
         own = [layers[i] for i in which]
         worst = [x.worst for x in own if not math.isnan(x.worst)]
         kinds = sorted({facts.families[place(facts, i)].kind for x in own for i in x.families})
@@ -45,7 +47,7 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
                 "size": sum(x.size for x in own),
                 "families": sum(len(x.families) for x in own),
                 "kinds": ", ".join(kinds),
-                "says": says(own[0]),
+                "says": says(own[0]) if looked else NOT_LOOKED,
                 "status": own[0].status,
                 "evidence": ", ".join(own[0].rests_on),
                 "worst": max(worst, default=math.nan),
@@ -57,12 +59,20 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     return sorted(out, key=lambda r: order.get(r["status"], 2))
 
 
+def _alike(layers: Sequence[Layer]) -> list[tuple[Sequence[int], str]]:
+    """Which layers share a row, and what the row is called."""
+    keys = [((x.kind, x.shapes, x.status, x.rests_on, x.little, len(x.families)), (x.name,)) for x in layers]
+    return [(which, name) for which, (name,) in merged(keys)] if layers else []
+
+
 def says(layer: Layer) -> tuple[str, str, str]:
     """Tone, sign and word."""
     if not layer.families:
         return NOTHING
     holds = layer.status in ("rounding", "close")
-    return IDENTITY if holds and layer.rests_on == ("measured",) else SAYS[layer.status]
+    if holds and layer.rests_on == ("measured",):
+        return IDENTITY
+    return LITTLE if layer.little else SAYS[layer.status]
 
 
 def place(facts: RunFacts, index: int) -> int:
@@ -72,9 +82,8 @@ def place(facts: RunFacts, index: int) -> int:
 def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """By layer: which share of all that moved its charges came from which cause, at the end of the run."""
     by_index = {f.index: f for f in facts.families}
-    keys = [((x.kind, x.shapes, x.status, x.rests_on, len(x.families)), (x.name,)) for x in layers]
     out = []
-    for which, (name,) in merged(keys) if layers else ():
+    for which, name in _alike(layers):
         total = dict.fromkeys(TERMS, 0.0)
         for i in dict.fromkeys(k for w in which for k in layers[w].families):
             for cause, size in _last_terms(by_index.get(i)).items():

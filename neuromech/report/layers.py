@@ -36,6 +36,7 @@ class Layer:
     rests_on: tuple[Evidence, ...]
     worst: float
     strip: str
+    little: bool = False  # within what rounding can do, which is so much that it says little
 
 
 def layers_of(meta: Mapping[str, Any], found: Sequence[FamilyRecord], n_steps: int) -> list[Layer]:
@@ -64,13 +65,14 @@ def _layer(name: str, module: Mapping[str, Any], found: Sequence[FamilyRecord], 
         rests_on=tuple(sorted({f.evidence for f in same}, key=_STRONG.index)),
         worst=max(worst, default=math.nan),
         strip=strip(found, n_steps),
+        little=any(f.verdict.little for f in same),
     )
 
 
 def strip(found: Sequence[FamilyRecord], n_steps: int) -> str:
     """How far off the exact law was in each stretch of the run, relative to what rounding can do: bytes, as base64.
 
-    The largest ratio, as decades: 0 to 254 are those from -`DECADES` to `DECADES`; `NONE` is no value.
+    The largest ratio, as decades: 0 to 254 are those from -`DECADES` to `DECADES`; `NONE` is not a value.
     """
     worst = np.full(BINS, -np.inf)
     for f in found:

@@ -13,6 +13,8 @@ from neuromech.report.statements import Statement, Tone
 from neuromech.report.words import be, many, number
 
 EXPLODED = 1e3  # times what it was at the start
+WORSE = 1.5  # likewise, of a loss
+TOLD = 20  # recorded values from which on a loss has a beginning and an end
 SHOWN = {LOSS: "The loss", WEIGHTS: "The norm of all weights", GRADIENT: "The norm of the gradient"}
 SLOWER = "lower the learning rate, or warm it up"
 
@@ -31,7 +33,7 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
 
 
 def diverged(facts: RunFacts) -> Iterator[Statement]:
-    """What explodes, or is no number any more: a loss, a norm, a charge."""
+    """What explodes, or is not a number any more: a loss, a norm, a charge."""
     for name, rows in facts.metrics.items():
         value, step = rows["value"].to_numpy(float), rows["step"].to_numpy(int)
         lost = ~np.isfinite(value)
@@ -44,7 +46,8 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
             when = f"from step {at} on" if lost[step >= at].all() else when
             yield Statement("not finite", tone, f"{shown} is not finite {when}.", at)
         if name in SHOWN:
-            yield from _exploded(name, step[~lost], np.abs(value[~lost]))
+            said = [*_exploded(name, step[~lost], np.abs(value[~lost]))]
+            yield from said or (_rose(value[~lost]) if name == LOSS else ())
     yield from _charges_lost(facts)
     grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
     if grown:
@@ -62,6 +65,17 @@ def _exploded(name: str, step: np.ndarray, size: np.ndarray) -> Iterator[Stateme
     back = "" if last > 0.01 * size.max() else f", and came back to {number(last)}"
     text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))} at step {step[k]}{back}."
     yield Statement("exploded", "mixed" if back or name == GRADIENT else "bad", text, int(step[k]), SLOWER)
+
+
+def _rose(loss: np.ndarray) -> Iterator[Statement]:
+    """Medians of the first and of the last tenth are compared. `loss`: by step, all finite."""
+    if len(loss) < TOLD:
+        return
+    tenth = len(loss) // 10
+    began, ends = float(np.median(loss[:tenth])), float(np.median(loss[-tenth:]))
+    if ends > WORSE * began > 0:
+        text = f"The loss rose: from {number(began)} to {number(ends)}, medians of the first and of the last tenth."
+        yield Statement("rose", "mixed", text, None, f"{SLOWER}; or see whether the data or the loss changed")
 
 
 def _charges_lost(facts: RunFacts) -> Iterator[Statement]:

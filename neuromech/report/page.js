@@ -72,7 +72,7 @@ function chart(host, spec) {
   button("figure", () => save(`${spec.file}.svg`, "image/svg+xml", standalone(svg)));
 
   function draw() {
-    const W = Math.max(280, box.clientWidth || 600), H = spec.height || 220, L = 74, R = 12, T = 10, B = 34;
+    const W = Math.max(280, box.clientWidth || 600), H = spec.height || 220, R = 12, T = 10, B = 34;
     const [x0, x1] = window || all;
     whole.hidden = !window;
     svg.setAttribute("viewBox", `0 0 ${W} ${H}`);
@@ -91,10 +91,11 @@ function chart(host, spec) {
     let y0 = f(low), y1 = f(high);
     if (log) { y0 = Math.floor(y0); y1 = Math.max(Math.ceil(y1), y0 + 1); }
     else { const pad = (y1 - y0) * 0.06 || Math.abs(y1) * 0.05 || 1; y0 -= pad; y1 += pad; if (spec.zero && y0 > -1e-12 - pad) y0 = Math.max(y0, 0); }
+    const yt = log ? range(y0, y1) : told(ticks(y0, y1, 4));
+    const L = Math.max(74, 36 + 7 * Math.max(...yt.map(([, text]) => text.length)));  // room for the title beside the longest
     const X = v => L + (v - x0) / (x1 - x0) * (W - L - R), Y = v => H - B - (f(v) - y0) / (y1 - y0) * (H - T - B);
     const clip = v => Math.min(Math.max(v, T), H - B);
     scale = { X, L, R, W, x0, x1 };
-    const yt = log ? range(y0, y1) : told(ticks(y0, y1, 4));
     for (const [v, text] of yt) {
       const y = H - B - ((log ? Math.log10(v) : v) - y0) / (y1 - y0) * (H - T - B);
       svg.append(shape("line", { class: "grid", x1: L, x2: W - R, y1: y, y2: y }), shape("text", { x: L - 6, y: y + 4, "text-anchor": "end" }, text));
@@ -123,7 +124,8 @@ function chart(host, spec) {
       let d = "", pen = false;
       for (let i = 0; i < l.y.length; i++) {
         const good = Number.isFinite(l.y[i]) && inside(l, i) && (!log || l.y[i] >= 0);
-        if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}`;
+        const alone = good && !pen && !(Number.isFinite(l.y[i + 1]) && inside(l, i + 1) && (!log || l.y[i + 1] >= 0));
+        if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}${alone ? "h0" : ""}`;
         pen = good;
       }
       if (!l.dots) svg.append(shape("path", { class: `line ${l.name}`, d }));

@@ -109,7 +109,7 @@ def render(record: Run) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[str(n) for n in facts.meta.get("notes") or ()],
+        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or ()],
         nothing=_why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
@@ -148,7 +148,7 @@ def _family(f: FamilyRecord, few: bool) -> dict[str, Any]:
     scale = f.whole["scale"].to_numpy(float)
     largest = float(np.nanmax(scale, initial=0.0)) if np.isfinite(scale).any() else 0.0
     return {
-        "name": f.name[:LONGEST],
+        "name": words.short(f.name)[:LONGEST],
         "kind": f.kind,
         "size": f.size,
         "formula": FORMULA.get(f.kind, "charge"),
@@ -178,6 +178,7 @@ def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
     named = dict(facts.metrics)
     last = (WEIGHTS, GRADIENT)
     order = [n for n in (LOSS, *(n for n in named if n not in (LOSS, BACKWARDS, *last)), *last) if n in named]
+    order.sort(key=lambda n: len(named[n]) < 2)
     out = [_metric(name, named[name]) for name in order]
     if {"step", "optimizer", "lr"} <= {*facts.steps}:
         for number_, rows in facts.steps[facts.steps["step"] > 0].groupby("optimizer"):
@@ -200,12 +201,12 @@ def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
-    """The loss where there is one, else the first thing that is known at every step."""
+    """The loss where there is one, else the first thing that is known at more than one step."""
     marks = [(float(f.step), f.title) for f in facts.faults]
-    loss = facts.loss
-    if loss is not None and len(loss) > 1:
-        m = metrics[0]
-        return curve(loss["step"].tolist(), loss["value"].tolist(), "loss", m["alt"], marks, m["log"])
+    for m in metrics[:1]:
+        rows = facts.metrics.get(m["name"])
+        if rows is not None and len(rows) > 1:
+            return curve(rows["step"].tolist(), rows["value"].tolist(), m["name"], m["alt"], marks, m["log"])
     for f in facts.families:
         if len(f.whole) > 1:
             x, y = f.whole["step"].tolist(), f.whole["observed"].tolist()
@@ -222,7 +223,9 @@ def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
     broken = sum(f.verdict.status in ("broken", "diverged") for f in found)
     worst = [f.verdict.worst for f in found if f.evidence != "measured" and not math.isnan(f.verdict.worst)]
     laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
-    out = [("symmetries found", words.many(len(found), "family", "families"), _dimension(facts.meta))]
+    looked = "symmetries" in facts.meta or bool(found)
+    families = words.many(len(found), "family", "families") if looked else "not looked for"
+    out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
     out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
     if facts.n_steps:
         out.append(("broken", str(broken) if laws else "–", f"of {sum(count.values()) - count['found']} followed"))
@@ -240,6 +243,8 @@ def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
 
 
 def _dimension(meta: Mapping[str, Any]) -> str:
+    if meta.get("rejected"):
+        return ""  # some of them may be withdrawn
     known = {str(k): int(n) for k, n in (meta.get("dimension") or {}).items() if n}
     return ", ".join(f"{n:,} of {'mixing' if k == 'matrix' else k}" for k, n in known.items())
 
@@ -249,7 +254,8 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out = [{"step": s.step, "tone": s.tone, "text": s.text, "do": s.do} for s in judged.wrong if s.key != "limit"]
     still = [s for s in judged.statements if s.key in ("running", "interrupted")]
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
-    events = facts.events[facts.events["kind"] != "fault"]
+    outdated = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
+    events = facts.events[~facts.events["kind"].isin(outdated)]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
         out.append({"step": step, "tone": "none", "text": _sentence(str(row.message)), "do": ""})
@@ -282,6 +288,12 @@ def _why_nothing(facts: RunFacts) -> str:
     """Where a model has no symmetry: why, and what would have one."""
     if facts.families or "symmetries" not in facts.meta:
         return ""
+    if withdrawn := facts.meta.get("rejected"):
+        return (
+            f"The structure of the model speaks for {words.many(len(withdrawn), 'family', 'families')}, listed under "
+            "Limits, but its gradients did not keep them: look for a penalty on weights in the loss. The rest of the "
+            "run is shown all the same."
+        )
     blocked = "The operations listed under Limits block what they touch. " if facts.meta.get("opaque") else ""
     return (
         f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a "

@@ -20,7 +20,8 @@ def rendered(name: str, data: dict[str, Any], **values: Any) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"number": words.number, "share": words.share, "unbroken": words.unbroken, "marked": marked}
+    asked = (words.number, words.share, words.unbroken, words.short, marked)
+    environment.filters |= {f.__name__: f for f in asked}
     fixed = {kind: markupsafe.Markup(resource(f"page.{kind}")) for kind in ("css", "js")}
     return environment.from_string(resource(f"{name}.html.j2")).render(**fixed, data=compressed(data), **values)
 

@@ -121,7 +121,8 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     "symmetries": _entries(
         {
             "kind": _text, "name": _text, "reason": _text, "size": _whole, "defect": _number, "broken_by": _texts,
-            "dtype": _text, "measured": _bounds, "terms": _entries({"parameter": _text}),
+            "dtype": _text, "measured": _bounds, "directions": _whole, "of": _whole,
+            "terms": _entries({"parameter": _text}),
         }
     ),
     "optimizers": _entries(

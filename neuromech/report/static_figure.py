@@ -9,10 +9,11 @@ from html import escape
 import numpy as np
 
 from neuromech.report.canvas import corners, drawable
-from neuromech.report.words import number
+from neuromech.report.words import apart
 
 WIDTH, HEIGHT = 760, 240
-LEFT, RIGHT, TOP, BOTTOM = 62, 12, 10, 34
+RIGHT, TOP, BOTTOM = 12, 10, 34
+TITLE, LETTER = 36, 7  # room for the title of the axis, and for each letter of the longest label
 
 
 def curve(
@@ -27,28 +28,28 @@ def curve(
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
+    levels = [low + (k + 0.5) * (high - low) / 4 for k in range(4)]
+    levels = [10**v for v in levels] if log else levels
+    labels = apart(levels)
+    left = TITLE + LETTER * max(map(len, labels))
     first, last = float(x.min()), max(float(x.max()), float(x.min()) + 1)
 
     def across(v: float) -> float:
-        return LEFT + (v - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        return left + (v - first) / (last - first) * (WIDTH - left - RIGHT)
 
     def up(v: float) -> float:
         return HEIGHT - BOTTOM - ((math.log10(v) if log else v) - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
 
-    path, pen = [], "M"
-    for a, b in zip(x, seen, strict=True):
-        if np.isfinite(b):
-            path.append(f"{pen}{across(a):.1f},{up(b):.1f}")
-            pen = "L"
-        else:
-            pen = "M"  # a gap, never a zero
+    path, drawn = [], np.isfinite(seen)
+    for k in np.flatnonzero(drawn):  # a gap, never a zero; what stands alone is a dot
+        pen = "L" if k and drawn[k - 1] else "M"
+        alone = pen == "M" and not drawn[k + 1 : k + 2].any()
+        path.append(f"{pen}{across(x[k]):.1f},{up(seen[k]):.1f}{'h0' if alone else ''}")
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(alt)}">']
-    for k in range(4):
-        level = low + (k + 0.5) * (high - low) / 4
-        v = 10**level if log else level
+    for v, label in zip(levels, labels, strict=True):
         parts += [
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(v):.1f}" y2="{up(v):.1f}"/>',
-            f'<text x="{LEFT - 6}" y="{up(v) + 4:.1f}" text-anchor="end">{number(v)}</text>',
+            f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{up(v):.1f}" y2="{up(v):.1f}"/>',
+            f'<text x="{left - 6}" y="{up(v) + 4:.1f}" text-anchor="end">{label}</text>',
         ]
     for v in (first, (first + last) / 2, last):
         anchor = "end" if v == last else "start" if v == first else "middle"
@@ -56,8 +57,8 @@ def curve(
     middle = (TOP + HEIGHT - BOTTOM) / 2
     axis = HEIGHT - BOTTOM
     parts += [
-        f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{axis}" y2="{axis}"/>',
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">step</text>',
+        f'<line class="axis" x1="{left}" x2="{WIDTH - RIGHT}" y1="{axis}" y2="{axis}"/>',
+        f'<text x="{(left + WIDTH - RIGHT) / 2}" y="{HEIGHT - 3}" text-anchor="middle">step</text>',
         f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(name)}</text>',
     ]
     for at, text in marks:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Status = Literal["rounding", "close", "broken", "diverged", "observed", "empty"]
 LAWS = ("exact", "ideal", "continuous", "flow")
+TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class LawVerdict:
     at: int | None = None
     since: int | None = None
     before: Status | None = None
+
+    @property
+    def little(self) -> bool:
+        """The law kept within what rounding can do, which is so much that it could hardly have failed."""
+        return self.status in ("rounding", "close") and self.allowed >= TELLS_LITTLE
 
 
 def distances(rows: pd.DataFrame) -> pd.DataFrame:
@@ -108,8 +114,11 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
         return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since)
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
+        if bound >= TELLS_LITTLE:
+            can = f"rounding in {dtype} alone can do {share(bound)}"
+            text = f"was off by up to {share(worst)}, and {can}: that says little"
         return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
-    if worst <= half or worst <= bound:
+    if worst <= half:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
         return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])

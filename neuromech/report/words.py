@@ -6,11 +6,12 @@ import math
 import re
 from collections.abc import Sequence
 
+from neuromech.detect import compressed
+
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SIGNIFICANT = 2
 
 
-def number(x: float | None) -> str:
+def number(x: float | None, digits: int = 2) -> str:
     """Two significant digits: 0.1, 540, 2.4×10⁻⁷; – if there is none."""
     if x is None or math.isnan(x):
         return "–"
@@ -18,15 +19,22 @@ def number(x: float | None) -> str:
         return "∞" if x > 0 else "-∞"
     if x == 0:
         return "0"
-    mantissa, exponent = f"{x:.{_SIGNIFICANT - 1}e}".split("e")
+    mantissa, exponent = f"{x:.{digits - 1}e}".split("e")
     if -3 <= int(exponent) <= 4:
         rounded = float(f"{mantissa}e{exponent}")
         return (
-            f"{rounded:,.{max(0, _SIGNIFICANT - 1 - int(exponent))}f}".rstrip("0").rstrip(".")
+            f"{rounded:,.{max(0, digits - 1 - int(exponent))}f}".rstrip("0").rstrip(".")
             if rounded % 1
             else (f"{rounded:,.0f}")
         )
-    return f"{mantissa.removesuffix('.0')}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    short = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+    return f"{short}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+
+
+def apart(values: Sequence[float]) -> list[str]:
+    """Numbers beside each other, with as few digits as tell them from one another."""
+    tried = ([number(x, digits) for x in values] for digits in range(2, 10))
+    return max(tried, key=lambda texts: len(set(texts)))  # the first of the best
 
 
 def power_of_ten(exponent: int) -> str:
@@ -46,6 +54,11 @@ def exactly(x: float) -> str:
 def unbroken(name: str) -> str:
     """A name that lines do not break inside of brackets: `fc.weight[:, i]`."""
     return re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), name)
+
+
+def short(name: str) -> str:
+    """The name of a family with repeated layers as one: `layers.0-11.out.weight`."""
+    return ", ".join(compressed(re.split(r", (?![^\[]*\])", name), 3))
 
 
 def many(n: int, one: str, more: str | None = None) -> str:

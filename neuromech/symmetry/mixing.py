@@ -12,12 +12,17 @@ ICML 2018; Du, Hu & Lee, NeurIPS 2018), and the skew-symmetric generators, rotat
 
 which have no charge: the angular momentum that belongs to a rotation is zero under gradient flow, always.
 
+A family may also be followed along k < n directions u: the generators (u_a u_b^T + u_b u_a^T) / 2, a <= b, are members
+of gl(n) too, and their charges are u_a^T C u_b. The directions are fixed random signs / sqrt(n), the same in every
+block and, drawn as integers, on every machine. In the mean over independent a and b, n^2 (u_a^T C u_b)^2 is |C|^2.
+
 Shapes: a family has `blocks` independent matrices of n x n (attention heads, for example), and members (block, j, k) in
 this order. A term's `matrices` are [blocks, n, rest]: rows are mixed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,9 +32,17 @@ from neuromech.errors import SymmetryError
 from neuromech.params import Params
 from neuromech.symmetry.term import Term
 
+SEED = 0x51D  # of a generator of our own: every run looks along the same directions
+
+
+def directions(n: int, k: int) -> Tensor:
+    """The k directions along which matrices of n x n are followed: [n, k], float64, columns of length one."""
+    drawn = torch.randint(2, (n, k), generator=torch.Generator().manual_seed(SEED))
+    return (2.0 * drawn.double() - 1.0) / math.sqrt(n)
+
 
 def members(blocks: int, n: int, skew: bool) -> int:
-    """The size of a family."""
+    """The size of a family of n x n matrices, or of one along n directions."""
     return blocks * (n * (n - 1) // 2 if skew else n * (n + 1) // 2)
 
 
@@ -50,34 +63,42 @@ def assemble(entries: Tensor, n: int, skew: bool) -> Tensor:
     return out
 
 
-def algebra(alpha: Tensor, n: int, skew: bool) -> Tensor:
-    """The element sum_i alpha_i G_i of the Lie algebra, G_i = S_jk or A_jk, for `alpha` [size]: [blocks, n, n]."""
-    whole = assemble(alpha, n, skew) / 2
-    return whole + torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
+def algebra(alpha: Tensor, n: int, skew: bool, along: int = 0) -> Tensor:
+    """The element sum_i alpha_i G_i of the Lie algebra, G_i = S_jk or A_jk, for `alpha` [size]: [blocks, n, n].
+
+    `along`: so many directions take the place of the axes; 0: none do."""
+    whole = assemble(alpha, along or n, skew) / 2
+    whole = whole + torch.diag_embed(whole.diagonal(dim1=1, dim2=2))
+    if not along:
+        return whole
+    u = directions(n, along).to(whole)
+    return u @ whole @ u.T
 
 
-def tangent(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool) -> Params:
+def tangent(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool, along: int = 0) -> Params:
     """d theta under the generators of `alpha` [size], over the parameters that move."""
     out: Params = {}
     for t in terms:
         p = params[t.parameter]
-        g = _acting(t, p, alpha, skew)
+        g = _acting(t, p, alpha, skew, along)
         moved = t.with_matrices(torch.zeros_like(p), g @ t.matrices(p))
         out[t.parameter] = out[t.parameter] + moved if t.parameter in out else moved
     return out
 
 
-def transform(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool) -> Params:
+def transform(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool, along: int = 0) -> Params:
     """The parameters that move, moved by exp of the generators of `alpha` [size]."""
     out: Params = {}
     for t in terms:  # terms of one parameter act on different axes, and so commute
         p = out.get(t.parameter, params[t.parameter])
-        out[t.parameter] = t.with_matrices(p, torch.linalg.matrix_exp(_acting(t, p, alpha, skew)) @ t.matrices(p))
+        g = torch.linalg.matrix_exp(_acting(t, p, alpha, skew, along))
+        out[t.parameter] = t.with_matrices(p, g @ t.matrices(p))
     return out
 
 
-def charge(terms: Sequence[Term], params: Mapping[str, Tensor], skew: bool) -> Tensor:
-    """The entries C_jk, j <= k, of sum_t weight_t X_t X_t^T, member by member; zeros for rotations. [size], float64."""
+def charge(terms: Sequence[Term], params: Mapping[str, Tensor], skew: bool, along: int = 0) -> Tensor:
+    """The entries C_jk, j <= k, of sum_t weight_t X_t X_t^T, member by member, or u_a^T C u_b for the directions
+    `along`; zeros for rotations. [size], float64."""
     first = params[terms[0].parameter]
     blocks, n = shape_of(terms[0], first.shape)
     if skew:
@@ -86,12 +107,21 @@ def charge(terms: Sequence[Term], params: Mapping[str, Tensor], skew: bool) -> T
     for t in terms:
         x = t.matrices(params[t.parameter].detach().double())
         total += float(t.weight) * x @ x.mT
-    j, k = torch.triu_indices(n, n, device=first.device)
-    return total[:, j, k].reshape(-1)
+    if along:
+        u = directions(n, along).to(first.device)
+        total = u.T @ total @ u
+    return upper(total)
 
 
-def _acting(t: Term, p: Tensor, alpha: Tensor, skew: bool) -> Tensor:
+def upper(matrices: Tensor) -> Tensor:
+    """What a symmetric matrix holds: the entries on and above its diagonal, row by row; [..., blocks, n, n] to
+    [..., size]."""
+    j, k = torch.triu_indices(matrices.shape[-1], matrices.shape[-1], device=matrices.device)
+    return matrices[..., j, k].flatten(-2)
+
+
+def _acting(t: Term, p: Tensor, alpha: Tensor, skew: bool, along: int) -> Tensor:
     """The generator as it acts on the rows of a term's matrices: the inverse transpose for readers."""
     _, n = shape_of(t, p.shape)
-    g = algebra(alpha, n, skew).to(dtype=p.dtype, device=p.device)
+    g = algebra(alpha, n, skew, along).to(dtype=p.dtype, device=p.device)
     return g if t.weight > 0 or skew else -g

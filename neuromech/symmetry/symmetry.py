@@ -39,7 +39,8 @@ class Symmetry:
     """A family of `size` one-parameter symmetries of one form (see the module's docstring for what they do).
 
     `defect` is the measured relative defect (nan: not measured). `broken_by` names what makes the symmetry only
-    approximate ("eps of bn1"); it is empty for an exact one. `skew`, of matrix families only: members are rotations.
+    approximate ("eps of bn1"); it is empty for an exact one. Of matrix families only: `skew`, members are rotations;
+    `directions`, members are not entries but u_a^T C u_b for so many directions u (0: they are entries).
     """
 
     kind: Kind
@@ -49,6 +50,7 @@ class Symmetry:
     defect: float = math.nan
     broken_by: tuple[str, ...] = ()
     skew: bool = False
+    directions: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -60,9 +62,11 @@ class Symmetry:
         if self.kind == "matrix":
             if any(abs(t.weight) != 1 for t in self.terms):
                 raise SymmetryError("the terms of a matrix symmetry have weight 1 (writers) or -1 (readers)")
+            if self.directions < 0 or (self.skew and self.directions):
+                raise SymmetryError(f"{self.directions} directions: rotations have none, other matrix symmetries some")
             return
-        if self.skew:
-            raise SymmetryError(f"rotations (skew) are matrix symmetries, not of kind {self.kind}")
+        if self.skew or self.directions:
+            raise SymmetryError(f"rotations (skew) and directions are of matrix symmetries, not of kind {self.kind}")
         signs = {t.weight > 0 for t in self.terms}
         if (self.kind == "scale" and len(signs) == 2) or (self.kind == "rescale" and len(signs) == 1):
             raise SymmetryError(f"weights {[str(t.weight) for t in self.terms]} do not make a {self.kind} symmetry")
@@ -116,7 +120,8 @@ class Symmetry:
         ]
         fields: dict[str, Any] = {"kind": self.kind, "size": self.size, "name": self.name, "terms": terms}
         fields |= {"reason": self.reason, "defect": self.defect, "broken_by": list(self.broken_by)}
-        return fields | ({"skew": self.skew} if self.kind == "matrix" else {})
+        along = {"directions": self.directions} if self.directions else {}
+        return fields | ({"skew": self.skew} | along if self.kind == "matrix" else {})
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Symmetry:
@@ -132,8 +137,8 @@ class Symmetry:
             return Term(d["parameter"], axis, Fraction(d["weight"]), part(d.get("part")), d.get("along"))
 
         terms = tuple(term(d) for d in data["terms"])
-        broken_by, skew = tuple(data["broken_by"]), data.get("skew", False)
-        return cls(data["kind"], data["size"], terms, data["reason"], data["defect"], broken_by, skew)
+        broken_by, skew, along = tuple(data["broken_by"]), data.get("skew", False), data.get("directions", 0)
+        return cls(data["kind"], data["size"], terms, data["reason"], data["defect"], broken_by, skew, along)
 
     def check(self, params: Mapping[str, Tensor]) -> None:
         """Raise `SymmetryError` unless every term fits `params` and tells apart `size` members."""
@@ -144,7 +149,10 @@ class Symmetry:
                 raise SymmetryError(f"{self.name}: {t} has {n} members, the family has {self.size}")
 
     def _members_of(self, t: Term, shape: Sequence[int]) -> int:
-        return mixing.members(*mixing.shape_of(t, shape), self.skew) if self.kind == "matrix" else t.size(shape)
+        if self.kind != "matrix":
+            return t.size(shape)
+        blocks, n = mixing.shape_of(t, shape)
+        return mixing.members(blocks, self.directions or n, self.skew)
 
     def order(self, params: Mapping[str, Tensor]) -> int:
         """n of the n x n matrices of a matrix family; 1 for the others."""
@@ -157,8 +165,19 @@ class Symmetry:
         n = self.order(params)
         if n == 1:
             raise SymmetryError(f"{self.name}: there are no rotations in a {self.kind} family of 1 x 1 matrices")
-        blocks = self.terms[0].size(params[self.terms[0].parameter].shape)
-        return replace(self, size=mixing.members(blocks, n, skew=True), skew=True)
+        return replace(self, size=mixing.members(self._blocks(params), n, skew=True), skew=True, directions=0)
+
+    def along(self, params: Mapping[str, Tensor], directions: int) -> Symmetry:
+        """Of a matrix family with charges: the members u_a^T C u_b for so many fixed random directions (mixing.py), all
+        blocks alike: directions (directions + 1) / 2 of each. Raises `SymmetryError` where that is no smaller family.
+        """
+        self.check(params)
+        if self.skew or not 0 < directions < self.order(params):
+            raise SymmetryError(f"{self.name}: no {directions} directions can be chosen in this family")
+        return replace(self, size=mixing.members(self._blocks(params), directions, skew=False), directions=directions)
+
+    def _blocks(self, params: Mapping[str, Tensor]) -> int:
+        return self.terms[0].size(params[self.terms[0].parameter].shape)
 
     def _exponents(self, params: Mapping[str, Tensor], alpha: Tensor) -> Params:
         """Per parameter that moves: sum over its terms of weight * alpha[member], in the parameter's shape."""
@@ -191,7 +210,7 @@ class Symmetry:
         """sum_i alpha_i * generator(i) for `alpha` [size], over the parameters that move."""
         self.check(params)
         if self.kind == "matrix":
-            return mixing.tangent(self.terms, params, alpha, self.skew)
+            return mixing.tangent(self.terms, params, alpha, self.skew, self.directions)
         direction = self._exponents(params, alpha)
         return direction if self.is_linear else {name: params[name] * d for name, d in direction.items()}
 
@@ -200,7 +219,7 @@ class Symmetry:
         self.check(params)
         members = self._members(alpha, i)
         if self.kind == "matrix":
-            return {**params, **mixing.transform(self.terms, params, members, self.skew)}
+            return {**params, **mixing.transform(self.terms, params, members, self.skew, self.directions)}
         moved = self._exponents(params, members)
         act = torch.add if self.is_linear else lambda p, e: p * e.exp()
         return {name: act(p, moved[name]) if name in moved else p for name, p in params.items()}
@@ -209,7 +228,7 @@ class Symmetry:
         """The conserved quantity of every member: [size], float64."""
         self.check(params)
         if self.kind == "matrix":
-            return mixing.charge(self.terms, params, self.skew)
+            return mixing.charge(self.terms, params, self.skew, self.directions)
         total: Tensor | float = 0.0
         for t in self.terms:
             p = params[t.parameter].detach().double()

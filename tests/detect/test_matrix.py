@@ -145,10 +145,42 @@ class Rotary(nn.Module):
         return self.o(F.scaled_dot_product_attention(rotary(q), rotary(k), v).transpose(1, 2).reshape(2, 5, 8))
 
 
-def test_rotary_embeddings_leave_no_matrix_to_queries_and_keys() -> None:
+def test_rotary_embeddings_leave_rotations_of_pairs_to_queries_and_keys() -> None:
+    """By name, on the real model, and against every linear vector field: a phase for each pair of each head."""
     model, x = Rotary().double(), torch.randn(2, 5, 8, dtype=torch.float64)
-    (family,) = matrix_families(record(model, (x,))).families
-    assert family.parameters == ("v.weight", "o.weight")
+    found = matrix_families(record(model, (x,))).families
+    assert [f"{s.size} {s.name}" for s in found] == [
+        "4 rotation of q.weight.view(2, 2, 2, 8)[i, m, j], k.weight.view(2, 2, 2, 8)[i, m, j]",
+        "20 v.weight.view(2, 4, 8)[i, m] / o.weight.view(8, 2, 4)[:, i, m]",
+    ]
+    verdict = verify(Experiment(model, (x,), {}, outputs_as_they_are), found)
+    assert verdict.true == [True, True]
+    assert max(verdict.defects) < 1e-12
+    of_pairs, of_channels = 4, 8  # rescalings
+    with torch.device("meta"):
+        graph = record(Rotary(), (torch.empty(2, 5, 8),))
+    assert [s.name for s in matrix_families(graph).families] == [s.name for s in found]
+    assert linear_symmetries(model, x) == beyond_the_diagonal(found, shapes(model)) + of_pairs + of_channels
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        lambda cos, x: torch.cat([cos[..., :2], 2 * cos[..., 2:]], -1),  # another one for the second of each pair
+        lambda cos, x: cos * x.mean(),  # nobody knows which
+    ],
+)
+def test_a_rotary_embedding_that_is_none_leaves_nothing(factor) -> None:
+    class Bent(Rotary):
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = (y(x).view(2, 5, 2, 4).transpose(1, 2) for y in (self.q, self.k))
+            angle = torch.arange(5, dtype=x.dtype)[:, None] * torch.tensor([1.0, 0.3, 1.0, 0.3], dtype=x.dtype)
+            cos, sin = factor(angle.cos(), x), angle.sin()
+            q, k = (y * cos + torch.cat([-y[..., 2:], y[..., :2]], -1) * sin for y in (q, k))
+            return q @ k.mT
+
+    model, x = Bent().double(), torch.randn(2, 5, 8, dtype=torch.float64)
+    assert [s for s in matrix_families(record(model, (x,))).families if "q.weight" in s.parameters] == []
 
 
 def test_pytorch_transformer() -> None:

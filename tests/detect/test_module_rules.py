@@ -137,7 +137,7 @@ def test_what_cannot_be_registered_is_said() -> None:
     register_module(Fast, LINEAR, (Fast(3, 4), X))
     with pytest.raises(DetectionError, match="already"):
         register_module(Fast, LINEAR, (Fast(3, 4), X))
-    with pytest.raises(DetectionError, match="no class of modules"):
+    with pytest.raises(DetectionError, match="not a class of modules"):
         register_module(Fast(3, 4), LINEAR, (Fast(3, 4), X))  # type: ignore[arg-type]
     with pytest.raises(DetectionError, match="example="):
         register_module(Rectified, pointwise(degree=1), (X,))

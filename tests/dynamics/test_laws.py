@@ -201,10 +201,3 @@ def test_misuse_is_named() -> None:
         Laws([Symmetry("scale", 1, (Term("nowhere", None, 1),))], case.params)
     with pytest.raises(SymmetryError, match="sum of real numbers"):
         Laws([Symmetry("scale", 1, (Term("z", None, 1),))], {"z": torch.zeros(2, dtype=torch.complex64)})
-
-
-def test_matrix_families_have_no_law_yet_and_are_refused() -> None:
-    family = Symmetry("matrix", 9, (Term("0.weight", None, 1, along=0), Term("1.weight", None, -1, along=1)))
-    params = {"0.weight": torch.zeros(3, 4), "1.weight": torch.zeros(2, 3)}
-    with pytest.raises(SymmetryError, match="no law for the charges of matrix families"):
-        Laws([family], params)

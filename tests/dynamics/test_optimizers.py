@@ -313,7 +313,7 @@ def test_layouts_in_memory_do_not_matter() -> None:
 
 def test_gains_sum_to_the_change_of_the_exact_law() -> None:
     for name in ALL:
-        run, _ = run_with(case_in(torch.float64), ALL[name], 15)
+        run, _ = run_with(case_in(torch.float64), ALL[name], 8)
         gains = torch.stack([r.gains for r in run.readings]).sum(1)
         change = run.exact[1:] - run.exact[:-1]
         assert ((gains[1:] - change).abs() / run.scale[1:]).max() < 1e-13, name

@@ -31,17 +31,15 @@ def test_path_error_is_the_leading_term(order: int) -> None:
     predicted = path_error(loss, params, 0.4, order)
 
     def measured(lr: float):
-        end = equation_of_motion(loss, params, lr, order).at(0.4, **TIGHT)
         # The field by gradients alone has terms of its own at the order of the error: take the truncated series.
-        if order:
-            end = equation_of_motion(loss, params, lr, order, "hvp").at(0.4, **TIGHT)
+        end = equation_of_motion(loss, params, lr, order, "hvp" if order else None).at(0.4, **TIGHT)
         return combine([(1.0, descend(Rule(), loss, params, lr, round(0.4 / lr))[-1]), (-1.0, end)])
 
     def left(lr: float) -> float:
         return distance(measured(lr), predicted.at(lr)) / float(norm(predicted.at(lr)))
 
     assert slope(left, (0.02, 0.01)) == pytest.approx(1, abs=0.15)
-    tolerance = 1e-5
+    tolerance = 1e-5 if order else 1e-3  # at order 0 the smaller one would need thousands of steps
     lr = 0.4 / math.ceil(0.4 / predicted.lr_for(tolerance))
     assert (
         0.8 * tolerance
@@ -122,7 +120,7 @@ def test_the_edge_is_where_steps_become_unstable(options: dict) -> None:
                 row = meter.measure(loss)
         assert row.sharpness == pytest.approx(h)
         assert row.sharpness / row.edge == pytest.approx(factor)
-        for _ in range(2000):
+        for _ in range(400):  # 2 % off the edge the size of x moves by 0.4 % a step at least: a factor of five
             optimizer.zero_grad()
             loss().backward()
             optimizer.step()

@@ -131,7 +131,7 @@ def kinked() -> tuple:
     "kind", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adam]
 )
 def test_flows_with_a_tiny_eps_come_back(kind) -> None:
-    """100 steps of lr for at most 50 gradients each, a product counted as three."""
+    """50 steps of lr for at most 50 gradients each, a product counted as three."""
     model, loss, params = kinked()
     evaluations = 0
 
@@ -144,9 +144,9 @@ def test_flows_with_a_tiny_eps_come_back(kind) -> None:
     evaluations = 0
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        end = flow.at(1.0, rtol=1e-5, atol=1e-7)
+        end = flow.at(0.5, rtol=1e-5, atol=1e-7)
     assert all(torch.isfinite(x).all() for x in end.values())
-    assert 3 * evaluations <= 50 * 100
+    assert 3 * evaluations <= 50 * 50
     assert [w for w in told if issubclass(w.category, NeuromechWarning) and "kinks" in str(w.message)]
 
 

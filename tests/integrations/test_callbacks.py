@@ -1,5 +1,8 @@
 """The instrument in loops of Lightning, of Hugging Face's Trainer and of Accelerate: the same bits as without it."""
 
+import importlib
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +74,12 @@ def fit(folder: Path, m: Any, callback: Any = None, epochs: int = 2, **options: 
     import lightning.pytorch as pl
 
     options = {"logger": False} | options
-    go_on = options.pop("ckpt_path", None)
+    go_on, batch = options.pop("ckpt_path", None), options.pop("batch", 16)
     trainer = pl.Trainer(
         default_root_dir=folder, max_epochs=epochs, accelerator="cpu", callbacks=[callback] if callback else [],
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(m, DataLoader(data(), batch_size=16), DataLoader(data(), batch_size=16), ckpt_path=go_on)
+    trainer.fit(m, DataLoader(data(), batch_size=batch), DataLoader(data(), batch_size=batch), ckpt_path=go_on)
     return trainer
 
 
@@ -171,6 +174,20 @@ def test_a_training_that_fails_is_recorded_as_failed(tmp_path: Path) -> None:
     run = neuromech.open_run(tmp_path / "run")
     assert run.history["step"].max() == 4
     assert "ZeroDivisionError" in str(run._run.sessions[-1]["ended"])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "extra"),
+    [("lightning", ("lightning.pytorch", "pytorch_lightning"), "lightning"), ("trainer", ("transformers",), "hf")],
+)
+def test_what_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, ours: str, theirs: tuple[str, ...], extra: str
+) -> None:
+    for name in theirs:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"neuromech.integrations.{ours}", raising=False)
+    with pytest.raises(InstrumentError, match=re.escape(f"pip install 'neuromech[{extra}]'")):
+        importlib.import_module(f"neuromech.integrations.{ours}")
 
 
 # -- Hugging Face ---------------------------------------------------------------------------------------------------

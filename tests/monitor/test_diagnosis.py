@@ -37,6 +37,7 @@ EVIDENCE = {
     "not finite": Evidence(infinite=("1.weight",), skipped=True),
     "frozen": Evidence(frozen=("1.weight",)),
     "detached": Evidence(silent=("1.weight",)),
+    "dead gradient": Evidence(dead=("1.weight",)),
     "not held": Evidence(unheld=("1.weight",)),
     "replaced": Evidence(replaced=("1.weight",)),
     "settings": Evidence(settings=(Setting("lr", 0.1, 0.2, ("1.weight",)),)),
@@ -66,6 +67,28 @@ def test_the_evidence_of_a_cause_names_it_first(cause: str) -> None:
     assert first.strength >= LIKELY
     assert first.evidence
     assert first.advice
+
+
+COMPARED_OR_COUNTED = {  # bits, objects, flags, numbers of steps
+    "evaluation mode", "not cleared", "repeated step", "second optimizer", "bit flip in weight", "bit flip in gradient",
+    "bit flip in momentum", "not finite", "frozen", "not held", "replaced", "settings", "momentum lost",
+    "step count lost", "wrong checkpoint", "not reduced", "zeroed gradient", "average", "doubled gradient",
+    "nothing moved", "lost updates", "replicas differ",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("cause", EVIDENCE)
+def test_certain_is_what_was_compared_or_counted(cause: str) -> None:
+    """Not what a bound of rounding, a fit, or chance speaks for."""
+    strength = {s.key: s.strength for s in diagnose(EVIDENCE[cause])}[cause]
+    assert (strength == CERTAIN) == (cause in COMPARED_OR_COUNTED)
+
+
+@pytest.mark.parametrize("cause", EVIDENCE)
+def test_a_fault_says_what_else_it_could_be(cause: str) -> None:
+    fault = Fault(3, diagnose(EVIDENCE[cause]), EVIDENCE[cause])
+    assert f"{CAUSES[cause].rival}." in str(fault)
+    assert CAUSES[cause].rival
 
 
 def test_all_causes_are_covered() -> None:

@@ -32,7 +32,7 @@ def work(rank: int, directory: str, sharded: bool, faulty: bool, stops: bool) ->
         wrapped = nn.parallel.DistributedDataParallel(model)
     faults: list[Fault] = []
     monitor = neuromech.instrument(wrapped, strict=True).monitor("raise" if stops else faults.append)
-    optimizer = torch.optim.AdamW(wrapped.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=5e-2, momentum=0.9)
     torch.manual_seed(rank)
     ended = "finished"
     try:
@@ -61,6 +61,13 @@ def test_all_ranks_stop_in_the_same_step(sharded: bool) -> None:
     first, second = ranks(sharded, True, True)
     assert first[2].startswith(f"{AT} rank 1 has found a fault")
     assert second[2].startswith(f"{AT} step {AT}: weights were changed")
+
+
+def test_an_edit_on_one_rank_is_told_there_and_nothing_more() -> None:
+    """A law of sharded parameters is one of sums: if one rank starts over, all have to."""
+    first, second = ranks(sharded=True, faulty=True, stops=False)
+    assert first[1:] == ["0", "finished"]
+    assert second[1:] == ["1", "finished"]
 
 
 @pytest.mark.parametrize("sharded", [False, True])

@@ -51,6 +51,8 @@ def test_fields_that_are_gradients_and_that_are_divergence_free() -> None:
     )
     assert gradient["curl (Jacobian not symmetric)"].worst < 1e-14
     assert gradient["divergence"].worst < 1e-14
+    still = audit(lambda y: y * torch.tensor([1.0, -1.0, 0.0]), x, kind="field")["divergence"]
+    assert still.mean == still.error == 0.0
     assert audit(lambda y: y**2, x, kind="field")["divergence"].mean > 0.1
     field = audit(DivergenceFree(mlp(3, 3), 3), x, kind="field")
     assert field["divergence"].worst < 1e-13

@@ -10,6 +10,7 @@ import torch
 from neuromech.errors import PhysicsError
 from neuromech.physics import (
     EnergyModel,
+    Rollout,
     Symplectic,
     Trajectories,
     Windows,
@@ -41,7 +42,7 @@ def test_odeint_is_the_call_of_solvers(moved) -> None:
     q, p = odeint(lambda u: torch.cat([2 * u[:, 1:], -2 * u[:, :1]], -1), tuple(u0.chunk(2, -1)), times)
     exact = q[0] * torch.cos(torch.tensor(1.0)) + p[0] * torch.sin(torch.tensor(1.0))
     torch.testing.assert_close(q[5], exact, atol=1e-4, rtol=0)
-    with pytest.raises(PhysicsError, match="is no motion"):
+    with pytest.raises(PhysicsError, match="is not a motion"):
         odeint(3, u0, times)
 
 
@@ -121,10 +122,26 @@ def test_figures_and_a_film(moved, tmp_path) -> None:
     assert '"dt": 0.1' in (tmp_path / "energy.json").read_text()
     assert plots.film(out, tmp_path / "film.gif", every=2).read_bytes()[:3] == b"GIF"
     waves = Trajectories(torch.arange(4.0), torch.randn(2, 4, 9))
-    assert plots.space_time(waves, dx=0.1).images[0].get_array().shape == (4, 9)
+    assert plots.space_time(waves, dx=0.1).collections[0].get_array().shape == (4, 9)
     assert plots.arrows(lambda x: x, torch.rand(5, 2)) is not None
-    with pytest.raises(PhysicsError, match="is no motion"):
+    with pytest.raises(PhysicsError, match="is not a motion"):
         plots.phase_portrait(3)
+    named = plots.phase_portrait(out, label="springs")
+    assert [text.get_text() for text in named.get_legend().get_texts()] == ["springs"]
+    assert len({line.get_color() for line in named.lines}) == 1
+
+
+def test_times_of_each_sample_are_drawn_where_they_are() -> None:
+    """As many samples as times, so that nothing but the type tells which axis is which."""
+    t = torch.tensor([[0.0, 1.0, 2.0], [0.0, 2.0, 5.0], [1.0, 2.0, 3.0]])
+    u = torch.arange(27.0).reshape(3, 3, 3)
+    for motion in (Trajectories(t, u), Rollout(t.T, u.transpose(0, 1))):
+        lines = plots.energy_curve(motion, lambda x: x[:, 0]).lines
+        for k, line in enumerate(lines):
+            assert list(line.get_xdata()) == t[k].tolist()
+            assert list(line.get_ydata()) == (u[k, :, 0] - u[k, 0, 0]).tolist()
+    edges = plots.space_time(Trajectories(t, u), sample=1).collections[0].get_coordinates()[:, 0, 1]
+    assert edges.tolist() == [-1.0, 1.0, 3.5, 6.5]  # in the middle between the times
 
 
 def test_a_page_of_an_audit(tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import textwrap
 
 import neuromech
 from neuromech import physics
@@ -17,7 +18,10 @@ def test_public_names() -> None:
 
 
 def test_nothing_heavy_is_loaded_by_the_import() -> None:
-    code = "import neuromech.physics, sys; assert not {'torch', 'scipy', 'torchdiffeq'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-    code = "from neuromech.physics import *; import sys; assert not {'scipy', 'torchdiffeq'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = """
+        import neuromech.physics, sys
+        assert not {'torch', 'scipy', 'torchdiffeq'} & set(sys.modules)
+        from neuromech.physics import *
+        assert not {'scipy', 'torchdiffeq'} & set(sys.modules)
+        """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

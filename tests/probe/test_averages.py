@@ -71,7 +71,7 @@ def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: 
     faults: list[Fault] = []
     probe.monitor(faults.append)
     for _ in range(5):
-        train(model, optimizer, 20)
+        train(model, optimizer, 5)
         with probe.averaging(mean, 0.3), torch.no_grad():
             for p, q in zip(mean.parameters(), model.parameters(), strict=True):
                 p.copy_(p.double().lerp(q.double(), taken))

@@ -1,5 +1,6 @@
 """The ways in which people train, each with and without the one line: the same bits, and laws that hold."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -147,29 +148,79 @@ def test_loops(name: str) -> None:
     rows = probe.history
     assert any(s.kind == "rescale" for s in probe.symmetries)
     assert rows["step"].max() == taken
+    assert rows["iteration"].max() == STEPS
     assert rows["residual"].max() < near
     assert probe.faults.empty
 
 
-def test_a_layer_unfrozen_in_mid_run_is_told() -> None:
-    """Its symmetries were not looked for: said, with what to do, and what to do finds them."""
+@pytest.mark.parametrize("thaws", [True, False], ids=["unfrozen", "frozen"])
+def test_symmetries_are_looked_for_anew_when_a_layer_is_unfrozen_or_frozen(thaws: bool) -> None:
+    """What a probe of the model as it trains then would find is found; the charges of before go on."""
 
     def loop(model: nn.Module) -> None:
         optimizer = sgd(model)
-        for i in range(STEPS):
-            model[0].requires_grad_(i > 1)
+        for i in range(2 * STEPS):
+            model[0].requires_grad_((i >= STEPS) == thaws)
             F.cross_entropy(model(X), Y).backward()
             optimizer.step()
             optimizer.zero_grad()
         models.append(model)
 
     models: list[nn.Module] = []
-    with pytest.warns(neuromech.NeuromechWarning, match="could not be trained when symmetries were looked for"):
-        probe = run(plain, loop)
-    assert probe.history["residual"].max() < 2e-6
+    probe = run(plain, loop)
+    rows = probe.history[probe.history["member"] == -1]
+    begun = rows.groupby("name")["step"].min()
     again = neuromech.instrument(models[-1])
-    steps(models[-1])
-    assert {s.name for s in again.symmetries} > {s.name for s in probe.symmetries}
+    optimizer = sgd(models[-1])
+    for _ in range(2):
+        F.cross_entropy(models[-1](X), Y).backward()
+        optimizer.step()
+    late = {s.name for s in again.symmetries}
+    assert late <= {s.name for s in probe.symmetries}
+    assert set(begun.index[begun == 0]) | late == {s.name for s in probe.symmetries}
+    if thaws:  # freezing takes symmetries away
+        assert (begun > 0).any()
+    assert set(begun[begun > 0]) <= {STEPS + 2}  # behind the step that showed it
+    assert (rows.groupby("name")["step"].max() == 2 * STEPS).all()
+    assert rows[rows["name"].isin(late)]["residual"].max() < 2e-6
+    assert (probe.events["kind"] == "trainable").sum() == 1
+    assert any(tag.startswith("residual/") for tag in probe.scalars())
+    last = probe.terms[(probe.terms["member"] == -1) & (probe.terms["step"] == 2 * STEPS)].set_index("name")
+    assert last["unexplained"][sorted(late)].abs().max() < 1e-6  # terms count from where each family begins
+
+
+def test_what_was_found_later_goes_on_to_the_bit_when_resumed() -> None:
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer]:
+        torch.manual_seed(0)
+        model = plain()
+        model[0].requires_grad_(False)
+        return model, sgd(model)
+
+    def go(model: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+        for i in range(first, last):
+            model[0].requires_grad_(i >= 2)
+            F.cross_entropy(model(X), Y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    whole = begun()
+    through = neuromech.instrument(whole[0], strict=True)
+    go(*whole, 0, 8)
+    half = begun()
+    with neuromech.instrument(half[0], strict=True) as probe:
+        go(*half, 0, 5)
+        saved = copy.deepcopy((half[0].state_dict(), half[1].state_dict(), probe.state_dict()))
+    rest = begun()
+    rest[0].load_state_dict(saved[0])
+    rest[1].load_state_dict(saved[1])
+    rest[0][0].requires_grad_(True)
+    resumed = neuromech.instrument(rest[0], strict=True)
+    resumed.load_state_dict(saved[2])
+    go(*rest, 5, 8)
+    columns = ["step", "symmetry", "member", "iteration", "observed", "exact", "ideal", "flow", "continuous"]
+    expected, found = (p.history.query("step > 5")[columns].to_numpy() for p in (through, resumed))
+    assert len(set(expected[:, 1])) == len(resumed.symmetries) > 2
+    assert (expected == found).all()
 
 
 def test_sparse_gradients() -> None:

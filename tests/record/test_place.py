@@ -153,7 +153,7 @@ def test_a_report_does_not_go_where_a_link_in_the_run_points(run_and_secret: tup
 def test_a_pipe_or_a_device_is_not_waited_for(run_and_secret: tuple[Path, Path]) -> None:
     path, _ = run_and_secret
     os.mkfifo(path / "metrics.csv")
-    with pytest.raises(RecordError, match="no plain file"):
+    with pytest.raises(RecordError, match="not a plain file"):
         read(path).frame("metrics")
 
 

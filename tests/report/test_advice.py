@@ -1,5 +1,6 @@
 """Advice, each kind tried by a second run with the settings that it speaks of."""
 
+import functools
 import re
 
 import pytest
@@ -23,7 +24,9 @@ class Head(nn.Module):
         return self.last(4 * x @ (self.w / self.w.norm()).T)
 
 
-def run(lr: float, decay: float, longer: float = 1.0, steps: int = 320) -> tuple[list[str], Tensor, Tensor]:
+def train(
+    lr: float, decay: float, longer: float = 1.0, steps: int = 320, watched: bool = False
+) -> tuple[list[str], Tensor, Tensor]:
     """What is advised, the logits of every step, and cosines between the directions of the matrix before and after."""
     torch.manual_seed(0)
     model = Head().double()
@@ -31,7 +34,7 @@ def run(lr: float, decay: float, longer: float = 1.0, steps: int = 320) -> tuple
         model.w.mul_(longer)
     groups = [{"params": [model.w], "lr": lr, "weight_decay": decay}, {"params": list(model.last.parameters())}]
     optimizer = torch.optim.SGD(groups, lr=0.01)
-    probe = neuromech.instrument(model, members=None)
+    probe = neuromech.instrument(model, members=None) if watched else None
     draw, shown, turned = torch.Generator().manual_seed(1), [], []
     for _ in range(steps):
         x, y = torch.randn(16, 8, generator=draw, dtype=torch.float64), torch.randint(0, 4, (16,), generator=draw)
@@ -42,27 +45,32 @@ def run(lr: float, decay: float, longer: float = 1.0, steps: int = 320) -> tuple
         optimizer.step()
         shown.append(logits.detach())
         turned.append(F.cosine_similarity(before, model.w.detach().flatten(), dim=0))
-    said = advice(gather(probe._recorded()).forecasts)
+    said = advice(gather(probe._recorded()).forecasts) if probe else []
     return said, torch.stack(shown), torch.stack(turned)
 
 
+@functools.cache
+def advised(lr: float, decay: float, steps: int = 320) -> tuple[list[str], Tensor, Tensor]:
+    return train(lr, decay, steps=steps, watched=True)
+
+
 def test_settings_that_are_called_equivalent_train_the_same_function() -> None:
-    said, logits, _ = run(0.5, 0.02)
+    said, logits, _ = advised(0.5, 0.02)
     (sentence,) = said
     (found,) = re.findall(r"equivalent to ([\d.e-]+) with ([\d.e-]+), started ([\d.]+) times", sentence)
     lr, decay, longer = map(float, found)
     assert (lr, decay) == (1.0, 0.01)
     assert longer == pytest.approx(2**0.5, rel=0.05)  # as it is written
-    _, again, _ = run(lr, decay, 2**0.5)
+    _, again, _ = train(lr, decay, 2**0.5)
     torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
-    _, other, _ = run(lr, decay)  # not so if it starts alike
+    _, other, _ = train(lr, decay)  # not so if it starts alike
     assert float((other[20] - logits[20]).abs().max()) > 1e-3
 
 
 def test_settings_that_are_said_to_differ_in_little_turn_alike_once_they_have_settled() -> None:
-    said, _, turned = run(0.5, 0.02)
+    said, _, turned = advised(0.5, 0.02)
     (settled,) = re.findall(r"until then, some (\d+)", said[0])
-    _, _, again = run(1.0, 0.01)
+    _, _, again = train(1.0, 0.01)
     late = int(settled)
     assert late < 200
 
@@ -74,16 +82,16 @@ def test_settings_that_are_said_to_differ_in_little_turn_alike_once_they_have_se
 
 
 def test_decay_that_is_said_to_do_nothing_does_nothing() -> None:
-    (sentence,), logits, turned = run(0.5, 2e-6)
+    (sentence,), logits, turned = advised(0.5, 2e-6)
     assert "does nothing here" in sentence
-    _, without, still = run(0.5, 0.0)
+    _, without, still = train(0.5, 0.0)
     assert float((without - logits).abs().max()) < 0.01 * float(logits.abs().max())
     torch.testing.assert_close(still, turned, rtol=1e-3, atol=1e-4)
-    (other,), strong, _ = run(0.5, 0.04)
+    (other,), strong, _ = advised(0.5, 0.04)
     assert "does nothing" not in other
     assert float((without - strong).abs().max()) > 0.05 * float(logits.abs().max())
 
 
 def test_nothing_is_said_of_what_was_not_scored() -> None:
-    said, _, _ = run(0.5, 0.02, steps=30)
+    said, _, _ = advised(0.5, 0.02, steps=30)
     assert said == []

@@ -147,7 +147,15 @@ def test_every_number_is_scored_and_failures_conclude_nothing() -> None:
     assert f.angle_baseline > f.angle_error
     failed = replace(f, end=1.5 * f.came)
     assert failed.error == pytest.approx(0.5)
-    assert advice([failed]) == ["The forecasts were off by more than 25 %: nothing is concluded from them."]
+    turned = replace(f, angle=2.1 * f.turned)
+    assert turned.angle_error == pytest.approx(1.1)
+    for other in (failed, turned):
+        (said,) = advice([other])
+        assert said.startswith(
+            "The forecasts were off by more than 25 %, or those of the angle by more than 100 %: nothing"
+        )
+    assert "in a parameter group of their own" in advice([replace(f, angle=1.9 * f.turned)])[0]
+    assert "in a parameter group of their own" in advice([replace(f, angle=math.nan)])[0]
     assert "in a parameter group of their own" in advice([f])[0]
 
 

@@ -156,6 +156,23 @@ def test_an_explosion_is_told_though_every_law_holds() -> None:
     assert "and came back to 1.2" in said.headline
 
 
+def test_a_loss_that_ends_higher_than_it_began_earns_no_green() -> None:
+    """Whatever the laws do; a batch that is harder than others is no trend."""
+    said = judged(with_loss(train(40), *(1.6 + k for k in range(40))))
+    assert said.tone == "mixed"
+    assert "The loss rose: from 3.1 to 39, medians of the first and of the last tenth." in said.headline
+    assert "lower the learning rate" in said.wrong[0].do
+    assert judged(with_loss(train(40), *([1.6] * 39), 3.0)).tone == "ok"
+    assert judged(with_loss(train(40), *([1.6] * 20 + [2.3] * 20))).tone == "ok"
+    assert judged(with_loss(train(40), *([1.6] * 20 + [2.5] * 20))).has("rose")
+    assert not judged(with_loss(train(19), *(1.6 + k for k in range(19)))).has("rose")
+    assert judged(with_loss(train(20), *(1.6 + k for k in range(20)))).has("rose")
+    assert not judged(with_loss(train(40), *(-3.0 + k / 10 for k in range(40)))).has("rose")
+    blown = judged(with_loss(train(40), *([1.6] * 20 + [1e9] * 20)))
+    assert blown.has("exploded")
+    assert not blown.has("rose")
+
+
 def test_what_comes_back_is_not_told_as_lasting() -> None:
     said = judged(with_loss(train(20), 1.6, math.nan, 1.2))
     assert "The loss is not finite at step 2." in said.headline
@@ -338,8 +355,25 @@ def test_any_key_of_the_meta_may_be_missing(key: str) -> None:
 def test_a_number_format_that_is_too_coarse_earns_no_green() -> None:
     said = judged(train(60, torch.bfloat16))
     assert said.tone == "none"
+    assert re.search(
+        r"3 laws predicted ahead of every step were off by up to [\d.]+ %, within what rounding", said.headline
+    )
     assert "In this number format that says little." in said.headline
+    assert "held to rounding" not in said.headline
+    assert "broken" not in said.headline
     assert any(s.text.startswith("In bfloat16 rounding alone can move a charge by up to ") for s in said.limits)
+
+
+def test_formats_are_told_apart() -> None:
+    """Two families in single precision, one in bfloat16: what says little does not speak for the others."""
+    record = train(60, torch.float32)
+    record.meta["symmetries"][1]["dtype"] = "bfloat16"
+    said = judged(record)
+    assert said.tone == "ok"
+    assert "3 laws predicted ahead of every step held to rounding" in said.headline
+    assert "Of 1 of them that says little: bfloat16 is too coarse." in said.headline
+    assert sum(s.text.startswith("In bfloat16 rounding alone") for s in said.limits) == 1
+    assert "says little" not in judged(train(60, torch.float32)).headline
 
 
 # -- a hundred runs of every kind, and what must follow from what

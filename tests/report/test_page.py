@@ -23,6 +23,7 @@ from neuromech.errors import RecordError
 from neuromech.record import Record, Run, read
 from neuromech.report import render, write_report
 from neuromech.report.rendering import decompressed, marked
+from neuromech.report.words import short
 
 from .simulate import meta, train
 
@@ -205,7 +206,7 @@ def test_what_limits_the_answer_is_listed() -> None:
         assert said in text
     assert "it looked like it" in text
     assert "d.bias , e.bias" in text
-    assert "dropout was off while measuring" in text
+    assert "Dropout was off while measuring." in text
 
 
 def test_events_stand_in_the_timeline_and_as_marks() -> None:
@@ -304,3 +305,61 @@ def test_importing_the_report_is_cheap_and_its_template_is_there() -> None:
     code = "import sys, json, neuromech.report; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"pandas", "seaborn", "matplotlib", "jinja2"} & set(json.loads(done.stdout))
+
+
+def test_before_the_first_forward_nothing_is_denied() -> None:
+    """That no symmetry is there can only be said once one has looked."""
+    layer = {"name": "0", "type": "Linear", "shapes": {"weight": [3, 2]}}
+    waiting = Record(None, {"model": "Sequential", "modules": [layer]})
+    waiting.append("events", {"step": 0, "kind": "nothing measured", "message": "no forward has been seen: call it"})
+    page = look(waiting)
+    assert "Nothing was measured in this run: no forward has been seen: call it." in page.text
+    assert page.text.count("not looked for") == 3  # the tile, the row, the choice of rows
+    assert "no symmetry" not in page.text
+    assert "No forward has been seen: call it." in page.text
+    waiting.update_meta({"symmetries": [], "dimension": {}})
+    page = look(waiting)
+    assert "not looked for" not in page.text
+    assert "no symmetry" in page.text
+    assert "no forward has been seen" not in page.text.lower()
+
+
+def test_claims_that_were_withdrawn_are_no_symmetries_of_the_model() -> None:
+    record = train(0)
+    claims = record.meta["symmetries"]
+    gone = Record(None, dict(record.meta) | {"symmetries": [], "rejected": claims})
+    page = look(gone)
+    assert "No symmetry was found in this model: 3 claims failed when tried and were withdrawn, so" in page.text
+    assert "its gradients did not keep them" in page.text
+    assert "ReLU-like activations" not in page.text
+    assert "5 of scaling" not in page.text
+    assert "5 of scaling" in look(train(1)).text
+
+
+def test_a_number_that_is_known_once_is_not_the_first_figure() -> None:
+    record = train(8)
+    record.append("metrics", {"step": [1], "name": "loss", "value": [0.5]})
+    record.append("metrics", {"step": range(1, 9), "name": "accuracy", "value": np.linspace(0.1, 0.8, 8)})
+    page = look(record)
+    assert [m["name"] for m in page.data["metrics"]] == ["accuracy", "loss"]
+    assert "accuracy: rises from 0.1 to 0.8." in page.labels
+
+
+def test_a_value_between_gaps_is_a_dot() -> None:
+    record = train(0)
+    record.append("metrics", {"step": range(1, 6), "name": "loss", "value": [1.0, math.nan, 0.8, math.nan, 0.7]})
+    (path,) = re.findall(r'class="line value" d="([^"]*)"', render(record))
+    assert re.fullmatch(r"(M[\d.]+,[\d.]+h0){3}", path)
+
+
+def test_rows_can_be_chosen_by_the_words_that_they_wear() -> None:
+    html = render(train(20, torch.bfloat16))
+    chosen = set(re.findall(r"<option>([^<]*)</option>", html))
+    assert chosen == set(re.findall(r'data-status="([^"]*)"', html)) == {"within coarse rounding"}
+    assert "✓" not in html.split('id="model"')[1].split("</table>")[0]
+    assert "and rounding in bfloat16 alone can do" in Page(html).text
+
+
+def test_repeated_layers_of_a_name_are_one() -> None:
+    names = ", ".join(["tok.weight", *(f"layers.{i}.out.weight" for i in range(12)), "fc.weight[:, i]"])
+    assert short(names) == "tok.weight, layers.0-11.out.weight, fc.weight[:, i]"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neuromech.report.family import COLUMNS, families
-from neuromech.report.verdict import LAWS, distances, judge
+from neuromech.report.verdict import LAWS, LawVerdict, distances, judge
 from neuromech.rounding import CONFIDENCE, EPS64, eps_of, rounding_bound
 
 from .simulate import train
@@ -142,6 +143,64 @@ def test_a_law_that_exceeds_the_bound_early_and_keeps_within_it_later() -> None:
     verdict = judge(rows(off), "float64")
     assert (verdict.status, verdict.at) == ("close", 1)
     assert verdict.worst == pytest.approx(0.95 * late)
+
+
+def turned(torque: list[float], distance: float = 0.0) -> pd.DataFrame:
+    """A translation: off its exact law by `distance` after each step, and moved by `torque` off the ideal one."""
+    frame = rows([0.0] + [distance] * (len(torque) - 1)).drop(columns="ideal_residual")
+    return frame.assign(ideal=frame["observed"] + np.array(torque), ideal_residual=np.nan)
+
+
+def test_a_torque_that_should_cancel_breaks_a_protected_law_only() -> None:
+    frame = turned([0, 0, 0.2, math.nan, 0.5, 0.3])
+    verdict = judge(frame, "float64", protected=True)
+    assert (verdict.status, verdict.since, verdict.worst) == ("broken", 2, pytest.approx(0.5))
+    assert verdict.text == "broken from step 2: gradients that should cancel have moved the charge by 50 %"
+    assert judge(frame, "float64").status == "rounding"
+    assert judge(turned([0, math.nan, 0]), "float64", protected=True).status == "rounding"
+    half = math.sqrt(EPS64)
+    assert judge(turned([0, 0, 0.9 * half]), "float64", protected=True).status == "rounding"
+    assert judge(turned([0, 0, 1.1 * half]), "float64", protected=True).status == "broken"
+    assert "observed departs" in judge(turned([0, 0, 0.5], 0.4), "float64", protected=True).text
+
+
+def test_a_torque_within_what_coarse_rounding_can_do_breaks_nothing() -> None:
+    allowed = float(rounding_bound(np.array([300]), eps_of("bfloat16"))[0])
+    half = math.sqrt(eps_of("bfloat16"))
+    assert allowed > 2 * half
+    within, beyond = ([0.0] * 300 + [x * allowed] for x in (0.9, 1.1))
+    assert judge(turned(within), "bfloat16", protected=True).status == "rounding"
+    frame = turned(beyond)
+    frame.loc[300, "residual"] = 1.01 * half  # which rounding can do so late
+    verdict = judge(frame, "bfloat16", protected=True)
+    assert (verdict.status, verdict.since) == ("broken", 300)
+    assert "gradients that should cancel" in verdict.text
+    assert judge(turned(beyond), "bfloat16", protected=True).worst == pytest.approx(1.1 * allowed)
+
+
+def test_bounds_belong_to_what_they_bound_and_the_start_is_no_step() -> None:
+    steps = np.arange(6)
+    allowed = rounding_bound(steps, EPS64)
+    assert judge(rows([0.0, *allowed[1:]]), "float64").status == "rounding"
+    assert judge(rows([0.0, 0.0, math.sqrt(EPS64)]), "float64").status == "close"
+    assert judge(rows([5.0, 0.0, 0.0]), "float64").text == "holds to the last digit"
+    assert distances(rows([0.0, 0.5], 0.0))["exact"].tolist() == [0.0, 0.5]
+
+
+def test_a_bound_that_leaves_no_digit_says_little() -> None:
+    for status, allowed, little in [
+        ("rounding", 0.1, True), ("close", 0.1, True), ("rounding", 0.0999, False), ("broken", 0.5, False),
+        ("diverged", 0.5, False), ("observed", math.nan, False),
+    ]:  # fmt: skip
+        assert LawVerdict(status, "", allowed=allowed).little == little
+    coarse = judge(rows([0.0] * 100 + [0.03]), "bfloat16")
+    assert coarse.little
+    assert re.fullmatch(
+        r"was off by up to 3 %, and rounding in bfloat16 alone can do \d+ %: that says little", coarse.text
+    )
+    fine = judge(rows([0.0, 0.03]), "bfloat16")
+    assert (fine.status, fine.little) == ("rounding", False)
+    assert fine.text.startswith("holds to rounding: never off by more than 0.03 (rounding allows 0.0")
 
 
 def test_number_formats() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuromech.report.words import listing, many, number, power_of_ten, share, unbroken
+from neuromech.report.words import apart, listing, many, number, power_of_ten, share, unbroken
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,26 @@ def test_number_is_right_to_two_digits(x: float) -> None:
     mantissa, _, exponent = plain.partition("×10")
     back = float(f"{mantissa}e{exponent or 0}")
     assert back == pytest.approx(x, rel=0.051)
+
+
+@given(st.lists(st.floats(-1e300, 1e300), min_size=1, max_size=5, unique=True))
+def test_numbers_beside_each_other_are_right_and_differ(values: list[float]) -> None:
+    texts = apart(values)
+    for x, text in zip(values, texts, strict=True):
+        plain = text.replace(",", "").translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+        mantissa, _, exponent = plain.partition("×10")
+        assert float(f"{mantissa}e{exponent or 0}") == pytest.approx(x, rel=0.051)
+    scale = max(map(abs, values))
+    if all(abs(a - b) > 1e-6 * scale for a, b in itertools.combinations(values, 2)):
+        assert len(set(texts)) == len(values)
+
+
+def test_numbers_get_as_few_digits_as_tell_them_apart() -> None:
+    assert apart([1.0, 2.0]) == ["1", "2"]
+    assert apart([10.01, 10.02, 10.03]) == ["10.01", "10.02", "10.03"]
+    assert apart([3.0, 3.0]) == ["3", "3"]
+    assert apart([1.01e-7, 1.02e-7]) == ["1.01×10⁻⁷", "1.02×10⁻⁷"]
+    assert apart([100_100.0, 100_200.0]) == ["1.001×10⁵", "1.002×10⁵"]
 
 
 def test_share() -> None:

@@ -144,13 +144,38 @@ def schedule_that_starts_over(faulty: bool) -> Watched:
     return _resumed(faulty, lambda saved: saved["optimizer"]["param_groups"][0].update(lr=2e-3))
 
 
-@bug("pytorch#103256 (kind)", "step count lost")
+@bug("TrenTorch/TrenTorch#187", "step count lost")
 def step_count_not_restored(faulty: bool) -> Watched:
     def lose(saved: dict[str, Any]) -> None:
         for state in saved["optimizer"]["state"].values():
             state["step"].zero_()
 
     return _resumed(faulty, lose)
+
+
+@bug("deepspeedai/DeepSpeed#8471", "step count lost")
+def one_count_for_all(faulty: bool) -> Watched:
+    """Of parameters that rest now and then: the count of the last one that moves serves all, and it alone goes on."""
+
+    class OneCount(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+            counts = {p: self.state[p]["step"].clone() for p in moving if self.state[p]}
+            if counts and watched.iteration >= AT:
+                last = counts[moving[-1]]
+                for p in moving:
+                    self.state[p]["step"].copy_(last)
+            out = super().step(closure)
+            for p in moving[:-1] if counts and watched.iteration >= AT else ():
+                self.state[p]["step"].copy_(counts[p])
+            return out
+
+    model = perceptron()
+    kind = OneCount if faulty else torch.optim.AdamW
+    optimizer = kind(model.parameters(), lr=2e-3)
+    watched = Watched(model)
+    steps(watched, model, optimizer, STEPS)
+    return watched
 
 
 @bug("NVIDIA/Megatron-LM#6920", "wrong checkpoint")

@@ -49,7 +49,7 @@ def matrix_families(graph: Graph, at_rest: Container[str] = ()) -> MatrixFinding
 
 
 def beyond_the_diagonal(families: Iterable[Symmetry], shapes: dict[str, tuple[int, ...]]) -> int:
-    """Number of independent directions that are no rescale symmetries: n^2 - n of every GL(n), n(n-1)/2 of O(n)."""
+    """Number of independent directions that are not rescale symmetries: n^2 - n of every GL(n), n(n-1)/2 of O(n)."""
     total = 0
     for s in families:
         blocks, n = mixing.shape_of(s.terms[0], shapes[s.terms[0].parameter])

@@ -23,9 +23,11 @@ from typing import NamedTuple
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
-from neuromech.detect.refine import NonNested, unify
+from neuromech.detect.refine import NonNested, regroup, unify
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +79,8 @@ class Walk:
     known: dict[Value, Indexed] = field(default_factory=dict)
     moving: list[Value] = field(default_factory=list)
     varying: set[Value] = field(default_factory=set)
+    live: set[Value] = field(default_factory=set)
+    rotary: dict[Node, Rotary] = field(default_factory=dict)
     node: Node | None = None
 
     def run(self) -> Walk:
@@ -89,9 +93,12 @@ class Walk:
         ]
         self.varying = self.graph.descendants(self.moving)
         escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
-        live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
+        live = self.live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
+        self.rotary = rotary_embeddings(self.graph, self.varying)
+        inside = {node for r in self.rotary.values() for node in r.inside}
         for node in self.graph.nodes:
-            if any(v in self.varying for v in node.inputs) and (node.escape or any(v in live for v in node.outputs)):
+            moves = node not in inside and any(v in self.varying for v in node.inputs)
+            if moves and (node.escape or any(v in live for v in node.outputs)):
                 self._visit(node)
         for value in self.graph.outputs:
             self.fix(self.indexed(value).labels)
@@ -108,16 +115,34 @@ class Walk:
         self.node = node
         operator = operator_of(node.op)
         try:
-            self._apply(self._rule(node, operator), node)
-        except (Unsupported, NonNested) as error:
+            if node in self.rotary:
+                self.known[node.outputs[0]] = self._turned(self.rotary[node])
+            else:
+                with until(1.0):
+                    self._apply(self._rule(node, operator), node)
+        except (Unsupported, NonNested, OutOfTime) as error:
             for v in node.outputs:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
             labels = [x for v in (*node.inputs, *node.outputs) for x in self.indexed(v).labels]
             self.blocked.append(Blocked(node, str(error), labels))
 
+    def _turned(self, r: Rotary) -> Indexed:
+        """What a rotary embedding makes of a tensor: two entries each are mixed by rotations, the others by nothing."""
+        *rest, entries = self.indexed(r.x).axes
+        pair, among = regroup(entries, (2, r.x.shape[-1] // 2), nested=True)[0]
+        self.fix(among)
+        self.dual(pair, pair)
+        for factor in r.factors:
+            missing = len(r.x.shape) - len(factor.shape)
+            for d, tokens in enumerate(rest):
+                if d >= missing and factor.shape[d - missing] > 1:
+                    self.fix(tokens)
+        return Indexed((*rest, (*pair, *among)))
+
     def _rule(self, node: Node, operator: Operator | None) -> OperatorRule:
         """The rule for a call. Raises `Unsupported` if there is none."""
-        empty = [*node.outputs, *(() if operator and operator.with_empty else node.inputs)]
+        used = [v for v in node.outputs if v in self.live]
+        empty = [*used, *(() if operator and operator.with_empty else node.inputs)]
         if any(v.dtype.is_complex for v in (*node.inputs, *node.outputs)) and not (operator and operator.for_complex):
             raise Unsupported("there are no rules for complex numbers")
         if any(0 in v.shape for v in empty):
@@ -183,6 +208,11 @@ class Walk:
         new = Indexed(tuple(axis(n) for n in shape))
         self.fix(new.labels)
         return new
+
+    def byproducts(self) -> list[Indexed]:
+        """All results of the operator at hand but the first, about which nothing is known."""
+        assert self.node is not None
+        return [self.unrelated(v.shape) for v in self.node.outputs[1:]]
 
     def free(self, n: int) -> Axis:
         """The axis of zeros: mixed by anything."""

@@ -5,6 +5,8 @@ says which rule it obeys.
 """
 
 from neuromech.detect.operators import attention as attention
+from neuromech.detect.operators import content as content
+from neuromech.detect.operators import decomposed as decomposed
 from neuromech.detect.operators import fourier as fourier
 from neuromech.detect.operators import index as index
 from neuromech.detect.operators import linear as linear

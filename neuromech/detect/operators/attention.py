@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
@@ -43,4 +44,4 @@ def _is_bool(s: Interpreter, mask: Abstract) -> bool:
     return value is not None and value.dtype is torch.bool
 
 
-define("scaled_dot_product_attention", attention, mixing.attention)
+define("scaled_dot_product_attention", attention, mixing.attention, apart=told_apart.tokens, rows=unread.attention)

@@ -39,7 +39,7 @@ def _is_complex(s: Interpreter) -> bool:
 
 
 def _part(shift: Expr, which: object, *more: Any) -> Expr:
-    """A real part of a complex shift: of all data of a term at once, as that of a product is no product of parts."""
+    """A real part of a complex shift: of all data of a term at once, as that of a product is not a product of parts."""
     return Expr.sum(
         (
             f._replace(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
@@ -270,14 +271,20 @@ def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
     return replace(x, axes=(batch, (*inner, *group), *rest))
 
 
-define("slice", slice_, mixing.sliced, for_complex=True)
-define("select", select, mixing.select, for_complex=True)
-define("narrow", narrow, mixing.narrow, for_complex=True)
-define("split_with_sizes", lambda s, x, sizes, dim=0: cut(s, x, dim, sizes), mixing.split)
-define("split chunk unsafe_split unsafe_chunk tensor_split", as_recorded, mixing.split, for_complex=True)
-define("unbind", unbind, mixing.unbind, for_complex=True)
-define("cat concat concatenate", cat, mixing.joined, with_empty=True, for_complex=True)
-define("stack", stack, mixing.stacked, for_complex=True)
+define("slice", slice_, mixing.sliced, for_complex=True, apart=told_apart.pieces)
+define("select", select, mixing.select, for_complex=True, apart=told_apart.pieces)
+define("narrow", narrow, mixing.narrow, for_complex=True, apart=told_apart.pieces)
+define("split_with_sizes", lambda s, x, sizes, dim=0: cut(s, x, dim, sizes), mixing.split, apart=told_apart.pieces)
+define(
+    "split chunk unsafe_split unsafe_chunk tensor_split",
+    as_recorded,
+    mixing.split,
+    for_complex=True,
+    apart=told_apart.pieces,
+)
+define("unbind", unbind, mixing.unbind, for_complex=True, apart=told_apart.pieces)
+define("cat concat concatenate", cat, mixing.joined, with_empty=True, for_complex=True, apart=told_apart.pieces)
+define("stack", stack, mixing.stacked, for_complex=True, apart=told_apart.pieces)
 define("roll", roll, mixing.rolled, for_complex=True)
 define("flip", flip, mixing.flipped, for_complex=True)
 define("repeat tile", repeat, mixing.repeated)

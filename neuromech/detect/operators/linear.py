@@ -12,6 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Expr
@@ -267,15 +268,25 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
 
 
-define("linear", linear, mixing.linear, for_complex=True, sees_growth=True)
-define("matmul mm bmm mv dot vdot", matmul, mixing.matmul, for_complex=True, sees_growth=True)
+define("linear", linear, mixing.linear, for_complex=True, sees_growth=True, apart=told_apart.nothing, rows=unread.last)
+define(
+    "matmul mm bmm mv dot vdot",
+    matmul,
+    mixing.matmul,
+    for_complex=True,
+    sees_growth=True,
+    apart=told_apart.nothing,
+    rows=unread.product,
+)
 define("_grouped_mm", grouped, mixing.grouped)
-define("addmm", addmm, mixing.addmm, for_complex=True)
-define("baddbmm", baddbmm, mixing.addmm, for_complex=True)
-define("inner", inner, mixing.inner)
-define("outer ger", outer, mixing.outer)
-define("bilinear", bilinear, mixing.bilinear)
-define("einsum", einsum, mixing.einsum, for_complex=True)
-define("conv1d conv2d conv3d", conv, mixing.conv)
-define("conv_transpose1d conv_transpose2d conv_transpose3d", conv_transpose, mixing.conv_transpose)
-define("convolution", conv_in_general, mixing.conv_in_general)
+define("addmm", addmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
+define("baddbmm", baddbmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
+define("inner", inner, mixing.inner, apart=told_apart.nothing)
+define("outer ger", outer, mixing.outer, apart=told_apart.nothing)
+define("bilinear", bilinear, mixing.bilinear, apart=told_apart.nothing)
+define("einsum", einsum, mixing.einsum, for_complex=True, apart=told_apart.nothing)
+define("conv1d conv2d conv3d", conv, mixing.conv, apart=told_apart.places)
+define(
+    "conv_transpose1d conv_transpose2d conv_transpose3d", conv_transpose, mixing.conv_transpose, apart=told_apart.places
+)
+define("convolution", conv_in_general, mixing.conv_in_general, apart=told_apart.places)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, axis, leaves
 from neuromech.detect.expr import Data, Expr
@@ -166,7 +167,7 @@ def _scattered(s: Interpreter, x: Abstract, dim: int, new: Axis, over: Sequence[
     return s.result(put(x.axes, dim, new), scale, x.shift.times(amounts).summed(over))
 
 
-define("embedding", embedding, mixing.looked_up)
+define("embedding", embedding, mixing.looked_up, apart=told_apart.rows_of_table)
 define("embedding_bag", embedding_bag)
 define("gather", gather)
 define("take_along_dim", lambda s, x, i, dim: gather(s, x, dim, i))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from neuromech.detect import unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import axis
 from neuromech.detect.interpret import Interpreter
@@ -70,9 +71,16 @@ def broadcast_tensors(s: Interpreter, tensors: Sequence[Abstract]) -> list[Abstr
 
 
 _VIEWS = "view reshape _unsafe_view flatten unflatten squeeze unsqueeze view_as reshape_as"
-define(_VIEWS, view, mixing.view, same_content=True, for_complex=True)
-define("permute", permute, mixing.permute, same_content=True, for_complex=True)
-define("transpose swapaxes swapdims", transpose, mixing.transpose, same_content=True, for_complex=True)
+define(_VIEWS, view, mixing.view, same_content=True, for_complex=True, rows=unread.viewed)
+define("permute", permute, mixing.permute, same_content=True, for_complex=True, rows=unread.permuted)
+define(
+    "transpose swapaxes swapdims",
+    transpose,
+    mixing.transpose,
+    same_content=True,
+    for_complex=True,
+    rows=unread.permuted,
+)
 define("movedim moveaxis", movedim, mixing.movedim, same_content=True, for_complex=True)
 define("t numpy_T", reverse, mixing.reverse, same_content=True, for_complex=True)
 define("mT adjoint matrix_H", swap_last, mixing.swap_last, same_content=True)

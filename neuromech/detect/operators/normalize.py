@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Event
 from neuromech.detect.axes import Label, count
 from neuromech.detect.interpret import Interpreter
@@ -157,12 +158,25 @@ def cosine_similarity(s: Interpreter, x: Abstract, y: Abstract, dim: int = 1, ep
     return s.result(tuple(a for d, a in enumerate(s.joint(parts)) if d != dim % x.ndim))
 
 
-define("batch_norm", batch_norm, mixing.keeps_axes)
-define("instance_norm", instance_norm, mixing.keeps_axes)
-define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True)
-define("group_norm", group_norm, mixing.keeps_axes)
-define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True)
-define("softmax _softmax _safe_softmax special_softmax", softmax, mixing.keeps_axes, sees_masked=True)
-define("log_softmax _log_softmax special_log_softmax", log_softmax, mixing.keeps_axes, sees_masked=True)
+define("batch_norm", batch_norm, mixing.keeps_axes, apart=told_apart.nothing)
+define("instance_norm", instance_norm, mixing.keeps_axes, apart=told_apart.nothing)
+define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
+define("group_norm", group_norm, mixing.keeps_axes, apart=told_apart.nothing)
+define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
+define(
+    "softmax _softmax _safe_softmax special_softmax",
+    softmax,
+    mixing.keeps_axes,
+    sees_masked=True,
+    apart=told_apart.nothing,
+    rows=unread.last,
+)
+define(
+    "log_softmax _log_softmax special_log_softmax",
+    log_softmax,
+    mixing.keeps_axes,
+    sees_masked=True,
+    apart=told_apart.nothing,
+)
 define("_weight_norm", weight_norm, mixing.by_entries)
 define("cosine_similarity", cosine_similarity, mixing.by_entries)

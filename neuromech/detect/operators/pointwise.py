@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count
 from neuromech.detect.expr import Data, Expr
@@ -251,29 +252,30 @@ NONLINEAR = (
     "softshrink hardshrink tanhshrink softsign floor ceil round trunc frac fmod remainder atan2 logaddexp logaddexp2 "
     "lgamma digamma polygamma i0 special_expit xlogy special_xlogy alpha_dropout feature_alpha_dropout"
 )
-IDENTITY = "clone contiguous alias lift_fresh nan_to_num positive float double half bfloat16 detach requires_grad_"
+IDENTITY = "clone contiguous alias lift_fresh nan_to_num positive float double half bfloat16 requires_grad_"
 
 
 define(NONLINEAR, nonlinear, mixing.entry_by_entry)
 define(IDENTITY, identity, mixing.identity, same_content=True, for_complex=True)
+define("detach", identity, mixing.identity, same_content=True, for_complex=True, stops=True)
 for _op, _what in HOMOGENEOUS.items():
     define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs")
 define("neg", negative, mixing.identity, for_complex=True)
-define("dropout feature_dropout", dropout, mixing.dropout)
+define("dropout feature_dropout", dropout, mixing.dropout, apart=told_apart.nothing)
 define("exp", exponential, mixing.entry_by_entry, sees_masked=True)
 define("add", add, mixing.add, for_complex=True, sees_growth=True)
 define("sub subtract", sub, mixing.add, for_complex=True)
 define("rsub", rsub, mixing.add)
 define("mul multiply", mul, mixing.mul, for_complex=True, sees_growth=True)
 define("div divide true_divide", div, mixing.div, for_complex=True, sees_growth=True)
-define("lerp", lerp, mixing.lerp)
-define("addcmul", addcmul, mixing.addcmul)
-define("addcdiv", addcdiv)
-define("where", where, mixing.where)
-define("masked_fill", masked_fill, mixing.masked_fill)
+define("lerp", lerp, mixing.lerp, apart=told_apart.nothing)
+define("addcmul", addcmul, mixing.addcmul, apart=told_apart.nothing)
+define("addcdiv", addcdiv, apart=told_apart.nothing)
+define("where", where, mixing.where, apart=told_apart.nothing)
+define("masked_fill", masked_fill, mixing.masked_fill, apart=told_apart.nothing)
 define("tril triu", masked, last_two)
 define("glu", glu, mixing.by_entries)
-define("prelu", prelu, mixing.keeps_axes)
+define("prelu", prelu, mixing.keeps_axes, apart=told_apart.nothing)
 define("pow float_power", power)
 define("maximum minimum fmax fmin", maximum)
 define("clamp clip clamp_min", clamp)

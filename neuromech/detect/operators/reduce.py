@@ -8,6 +8,7 @@ from fractions import Fraction
 from math import prod
 from typing import Any
 
+from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.expr import Data, Expr
@@ -282,10 +283,10 @@ def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], lis
     return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
 
 
-define("sum", summed(mean=False), mixing.reduced, for_complex=True, sees_growth=True)
-define("mean", summed(mean=True), mixing.reduced, for_complex=True, sees_growth=True)
-define("amax amin", extremum, by_entries)
-define("max min", extreme, by_entries)
+define("sum", summed(mean=False), mixing.reduced, for_complex=True, sees_growth=True, apart=told_apart.nothing)
+define("mean", summed(mean=True), mixing.reduced, for_complex=True, sees_growth=True, apart=told_apart.nothing)
+define("amax amin", extremum, by_entries, apart=told_apart.nothing)
+define("max min", extreme, by_entries, apart=told_apart.nothing)
 define("median nanmedian", extreme, by_entries)
 define("kthvalue", kth, by_entries)
 define("aminmax", both_ends, by_entries)
@@ -294,22 +295,32 @@ define("unfold", windows)
 define("histc bincount", counted, by_entries)
 define("argmax argmin", place, by_entries)
 define("sort topk argsort msort", ordered, by_entries)
-define("linalg_vector_norm", vector_norm, by_entries)
-define("norm linalg_norm", norm, by_entries)
+define("linalg_vector_norm", vector_norm, by_entries, apart=told_apart.nothing)
+define("norm linalg_norm", norm, by_entries, apart=told_apart.nothing)
 define("cumsum", cumulative, mixing.along_one)
-define("logsumexp special_logsumexp", log_sum_exp, by_entries)
-define("var", spread(2), by_entries)
-define("std", spread(1), by_entries)
-define("var_mean", spread(2, also_mean=True), by_entries)
-define("std_mean", spread(1, also_mean=True), by_entries)
+define("logsumexp special_logsumexp", log_sum_exp, by_entries, apart=told_apart.nothing)
+define("var", spread(2), by_entries, apart=told_apart.nothing)
+define("std", spread(1), by_entries, apart=told_apart.nothing)
+define("var_mean", spread(2, also_mean=True), by_entries, apart=told_apart.nothing)
+define("std_mean", spread(1, also_mean=True), by_entries, apart=told_apart.nothing)
 define("im2col", unfolded)
 define("col2im", folded)
 define("cdist _cdist_forward", distances, by_entries)
-define("upsample_linear1d", resampled(1), mixing.over_space(1))
-define("upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa", resampled(2), mixing.over_space(2))
-define("upsample_trilinear3d", resampled(3), mixing.over_space(3))
+define("upsample_linear1d", resampled(1), mixing.over_space(1), apart=told_apart.places)
+define(
+    "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa",
+    resampled(2),
+    mixing.over_space(2),
+    apart=told_apart.places,
+)
+define("upsample_trilinear3d", resampled(3), mixing.over_space(3), apart=told_apart.places)
 for d in (1, 2, 3):
     for _kind in ("nearest", "_nearest_exact", "nearest_exact"):
-        define(f"upsample_{_kind}{d}d", resampled(d), mixing.over_space(d))
-    define(f"avg_pool{d}d adaptive_avg_pool{d}d", mean_pool(d), mixing.over_space(d))
-    define(f"max_pool{d}d adaptive_max_pool{d}d max_pool{d}d_with_indices", max_pool(d), by_entries)
+        define(f"upsample_{_kind}{d}d", resampled(d), mixing.over_space(d), apart=told_apart.places)
+    define(f"avg_pool{d}d adaptive_avg_pool{d}d", mean_pool(d), mixing.over_space(d), apart=told_apart.places)
+    define(
+        f"max_pool{d}d adaptive_max_pool{d}d max_pool{d}d_with_indices",
+        max_pool(d),
+        by_entries,
+        apart=told_apart.places,
+    )

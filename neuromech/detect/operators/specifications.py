@@ -33,12 +33,12 @@ class Specification:
 def contraction(equation: str) -> Specification:
     """Products of the operator's tensors, summed over the letters that the result lacks, as `torch.einsum` has it.
 
-    `contraction("bi,oi->bo")` is a linear layer. Raises `DetectionError` if it is no equation between letters.
+    `contraction("bi,oi->bo")` is a linear layer. Raises `DetectionError` if it is not an equation between letters.
     """
     left, arrow, right = equation.replace(" ", "").partition("->")
     names = left.split(",")
     if not arrow or not all(n.isalpha() and len(set(n)) == len(n) for n in (*names, right or "a")):
-        raise DetectionError(f'{equation!r} is no contraction: write one letter an axis, as in "bi,oi->bo"')
+        raise DetectionError(f'{equation!r} is not a contraction: write one letter an axis, as in "bi,oi->bo"')
     if missing := set(right) - set(left):
         raise DetectionError(f"{equation!r}: the result has axes that no tensor has ({', '.join(sorted(missing))})")
     letters = dict.fromkeys("".join(names))
@@ -57,7 +57,7 @@ def movement(equation: str) -> Specification:
     """One tensor with its axes in another order: `movement("bchw->bhwc")`."""
     left, arrow, right = equation.replace(" ", "").partition("->")
     if not arrow or sorted(left) != sorted(right) or "," in left:
-        raise DetectionError(f'{equation!r} is no order of axes: write the same letters twice, as in "bchw->bhwc"')
+        raise DetectionError(f'{equation!r} is not an order of axes: write the same letters twice, as in "bchw->bhwc"')
     return contraction(equation)
 
 
@@ -86,7 +86,7 @@ _REDUCTIONS: dict[str, tuple[Callable[..., Abstract], Callable[..., Any]]] = {
 def reduction(how: str, dim: int | Sequence[int], keepdim: bool = False) -> Specification:
     """ "sum", "mean", "max" or "min" of one tensor over the axes `dim`."""
     if how not in _REDUCTIONS:
-        raise DetectionError(f"{how!r} is no reduction that is known: {', '.join(_REDUCTIONS)} are")
+        raise DetectionError(f"{how!r} is not a known reduction: expected one of {', '.join(_REDUCTIONS)}")
     rule, mix = _REDUCTIONS[how]
     return Specification(
         Operator(lambda s, x, *_, **__: rule(s, x, dim, keepdim), lambda m, x, *_, **__: mix(m, x, dim, keepdim)),
@@ -97,7 +97,7 @@ def reduction(how: str, dim: int | Sequence[int], keepdim: bool = False) -> Spec
 def like(name: str) -> Specification:
     """An operator of PyTorch, with its arguments in the same order: `like("aten::layer_norm")`."""
     operator = operator_of(name.replace("::", "."))
-    if operator is None:
+    if operator is None or operator.rule is None:
         raise DetectionError(f"{name} has no rule either: say what the operator does in another way")
     return Specification(operator)
 

@@ -16,6 +16,7 @@ import ctypes
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from neuromech.dynamics.forms.chunks import Chunk, Piece, Read, chunks, piece_of, places
-from neuromech.dynamics.forms.vectors import Pair, Reader, Scratch, Values, Vector, cuts_of
+from neuromech.dynamics.forms.vectors import Pair, Reader, Scratch, Values, Vector, cuts_of, shown
 from neuromech.symmetry import Symmetry, Term
 
 # Elements of a chunk. On a CPU what a thread has of it should stay in its cache, and the whole be a small part of the
@@ -36,17 +37,38 @@ Flat = Mapping[int, Tensor | None]
 
 
 class Block(NamedTuple):
-    """Terms that are summed together: a family, or a part of one."""
+    """Terms that are summed together: a family, or a part of one. What mixes elements is summed in products.py."""
 
     size: int
     linear: bool
     terms: tuple[Term, ...]
     members: range | None = None  # that are summed, of more than there are of them; None: all
+    directions: int | None = None  # of a matrix family, 0: its members are entries; None: it is none
+    lengths: bool = False  # of a matrix family: |x_a| |x_b| in place of entry (a, b), terms without their signs
 
     @classmethod
     def of(cls, s: Symmetry, members: range | None = None) -> Block:
         every = members is None or len(members) == s.size
-        return cls(s.size if members is None else len(members), s.is_linear, s.terms, None if every else members)
+        size, directions = s.size if members is None else len(members), s.directions if s.kind == "matrix" else None
+        return cls(size, s.is_linear, s.terms, None if every else members, directions)
+
+    @property
+    def mixes(self) -> bool:
+        return self.directions is not None
+
+    def unsigned(self) -> Block:
+        """What the charge is at most: the same with the absolute values of weights, quadratic if it was linear."""
+        terms = tuple(replace(t, weight=abs(t.weight)) for t in self.terms)
+        return self._replace(linear=False, terms=terms, lengths=self.mixes)
+
+    def elements(self, params: Values) -> float:
+        """How many elements stand behind each member, in the mean."""
+        shapes = [(t, params[t.parameter].shape) for t in self.terms]
+        rows = [t.view(shape)[t.along] if t.along is not None else 1 for t, shape in shapes]
+        return sum(
+            float(abs(t.weight)) * math.prod(shape) / (n * t.size(shape))
+            for (t, shape), n in zip(shapes, rows, strict=True)
+        )
 
     def places(self, t: Term, piece: Piece) -> Tensor:
         """See `chunks.places`: of the members that are summed."""
@@ -59,6 +81,9 @@ class _Reads(NamedTuple):
 
     whole: tuple[Read, ...]
     shared: tuple[Read, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.whole or self.shared)
 
 
 class Sums:
@@ -92,7 +117,8 @@ class Sums:
         keys = [(id(a), id(b)) for a, b in pairs]
 
         def product(flat: Flat, i: int, out: Tensor) -> Tensor | None:
-            x, y = (flat[k] for k in keys[i])
+            a, b = keys[i]
+            x, y = flat[a], flat[b]
             return None if x is None or y is None else torch.mul(x, y, out=out)
 
         return self._reduce([x for pair in pairs for x in pair], product, len(pairs), few)
@@ -128,28 +154,41 @@ class Sums:
         shared = torch.zeros(n * self._shared, dtype=torch.float64, device=self.device)
         whole = torch.zeros(n * held, dtype=self._dtype, device=self.device)
         readers = {id(x): Reader(x, self._cuts) for x in vectors}
+        partial, name = _Partial(shared), ""
         for chunk, every, some in zip(self._chunks, self._all, self._few, strict=True):
+            if chunk.ranges[0].name != name:
+                name = chunk.ranges[0].name
+                partial.flush()
             flat = {k: self._flat(reader, chunk, slot) for slot, (k, reader) in enumerate(readers.items(), 1)}
             out = self._scratch.vector(chunk.length, self._dtype, self.device)
             for i in range(n):
                 reads = some if i in few else every
-                z = made(flat, i, out) if any(reads) else None
+                z = made(flat, i, out) if reads else None
                 if z is None:
                     continue
+                look = self._scratch.shown if z is out else shown
                 for r in reads.whole:
                     to = whole.as_strided(r.size, r.stride, i * held + r.offset - self._shared)
-                    x = _summed(_shown(z, r), r.sums[:-1])
+                    x = look(z, r)
+                    for axis in r.sums[:-1]:
+                        x = x.sum(axis)
                     torch.sum(x, r.sums[-1], out=to) if r.sums else to.copy_(x)
                 for r in reads.shared:
-                    to = shared.as_strided(r.size, r.stride, i * self._shared + r.offset)
-                    to.add_(_summed(_shown(z, r), r.sums))
+                    x = look(z, r)
+                    for axis in r.sums:
+                        x = x.sum(axis)
+                    partial.add(x, r, i * self._shared + r.offset)
+        partial.flush()
         return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
         """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
+        if len(chunk.ranges) == 1 and not self._scattered:
+            only = reader.read(chunk.ranges[0])
+            if only is None or only.dtype is self._dtype:
+                return only
+            return self._scratch.vector(chunk.length, self._dtype, self.device, slot).copy_(only)
         found = [reader.read(r) for r in chunk.ranges]
-        if len(found) == 1 and not self._scattered and (only := found[0]) is not None and only.dtype == self._dtype:
-            return only
         if all(v is None for v in found):
             return None
         parts = [
@@ -159,7 +198,7 @@ class Sums:
         if self._scattered:
             parts = [v.to(self.device, non_blocking=True) for v in parts]
         out = self._scratch.vector(chunk.length, self._dtype, self.device, slot)
-        return torch.cat(parts, out=out) if len(parts) > 1 else out.copy_(parts[0])
+        return torch.cat(parts, out=out)
 
     def _divided(self, reads: Iterable[Read]) -> _Reads:
         reads = tuple(reads)
@@ -168,14 +207,23 @@ class Sums:
         )
 
 
-def _shown(z: Tensor, r: Read) -> Tensor:
-    return (z if r.stop - r.start == len(z) else z[r.start : r.stop]).view(r.shape)
+class _Partial:
+    """What chunks add to the same places of `out`, float64: those of one parameter are added up together."""
 
+    def __init__(self, out: Tensor) -> None:
+        self._out = out
+        self._waiting: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[Tensor]] = {}
 
-def _summed(x: Tensor, axes: Iterable[int]) -> Tensor:
-    for axis in axes:
-        x = x.sum(axis)
-    return x
+    def add(self, x: Tensor, r: Read, offset: int) -> None:
+        if r.sums:
+            self._waiting.setdefault((r.size, r.stride, offset), []).append(x)
+        else:  # a view of what will be written to
+            self._out.as_strided(r.size, r.stride, offset).add_(x)
+
+    def flush(self) -> None:
+        for place, xs in self._waiting.items():
+            self._out.as_strided(*place).add_(torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0])
+        self._waiting.clear()
 
 
 def _place(r: Read) -> tuple[tuple[int, ...], tuple[int, ...], int]:

@@ -6,7 +6,7 @@ one when it is read. None is ever made whole; a name that a vector lacks counts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from neuromech.compat import is_sharded
 from neuromech.dynamics.forms import shards
-from neuromech.dynamics.forms.chunks import Range
+from neuromech.dynamics.forms.chunks import Range, Read
 from neuromech.dynamics.forms.shards import is_elsewhere
 from neuromech.errors import InstrumentError
 from neuromech.optimizers import Window
@@ -38,18 +38,36 @@ def blank(params: Values) -> dict[str, Tensor]:
     return {name: torch.zeros((), dtype=p.dtype, device=p.device).expand(p.shape) for name, p in params.items()}
 
 
+def shown(z: Tensor, r: Read) -> Tensor:
+    """What `r` reads of the chunk `z`, in its shape."""
+    n = r.stop - r.start
+    return (z if n == z.numel() else z.narrow(0, r.start, n)).view(r.shape)
+
+
 class Scratch:
     """Memory kept from one measurement to the next; each overwrites it. Sized by a chunk."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[int, torch.dtype, torch.device], Tensor] = {}
+        self._shown: dict[tuple[int, tuple[int, ...], int], Tensor] = {}
 
     def vector(self, length: int, dtype: torch.dtype, device: torch.device, slot: int = 0) -> Tensor:
         """[length], of any content; what has another slot lies elsewhere."""
         kept = self._kept.get((slot, dtype, device))
-        if kept is None or kept.numel() < length:
-            kept = self._kept[slot, dtype, device] = torch.empty(length, dtype=dtype, device=device)
-        return kept[:length]
+        size = 0 if kept is None else kept.numel()
+        if kept is None or size < length:
+            kept, size = torch.empty(length, dtype=dtype, device=device), length
+            self._kept[slot, dtype, device] = kept
+            self._shown.clear()
+        return kept if size == length else kept.narrow(0, 0, length)
+
+    def shown(self, z: Tensor, r: Read) -> Tensor:
+        """The same of a vector of ours: chunks are alike, so that most such views have been there before."""
+        key = r.start, r.shape, z.data_ptr()
+        view = self._shown.get(key)
+        if view is None:
+            view = self._shown[key] = shown(z, r)
+        return view
 
 
 class Cuts(NamedTuple):
@@ -71,6 +89,20 @@ def cuts_of(ranges: Iterable[Range], params: Values) -> dict[str, Cuts]:
     }
 
 
+def whole(vector: Vector, name: str) -> Tensor | None:
+    """All of one entry of a vector, for what mixes its elements; None: it is zero."""
+    entry = vector.get(name)
+    if entry is None or is_elsewhere(name):
+        return None
+
+    def dense(t: Tensor) -> Tensor:
+        if is_sharded(t):
+            raise InstrumentError(f"the charges of matrices need all of {name}, which lies on several processes")
+        return t if t.layout is torch.strided else t.to_dense()
+
+    return dense(entry) if isinstance(entry, Tensor) else entry.of(dense)
+
+
 class Reader:
     """Reads flat pieces of one vector. What does not lie in one piece, or is computed as a whole, is made once a
     parameter, not once a chunk: ranges of one parameter should be read in a row."""
@@ -82,7 +114,7 @@ class Reader:
             (name, start): piece
             for name, x in vector.items()
             if name in cuts and isinstance(x, Tensor) and _in_one_piece(x) and not is_elsewhere(name)
-            for start, piece in zip(cuts[name].starts, x.view(-1).split(cuts[name].lengths), strict=True)
+            for start, piece in zip(cuts[name].starts, _pieces(x, cuts[name].lengths), strict=True)
         }
         self._name = ""
         self._made: dict[int, tuple[object, Tensor]] = {}
@@ -119,6 +151,11 @@ class Reader:
         if made is None:
             made = self._made[id(key)] = key, make()  # the key is kept, so that its id is not given away
         return made[1]
+
+
+def _pieces(x: Tensor, lengths: tuple[int, ...]) -> Sequence[Tensor]:
+    flat = x.view(-1)
+    return (flat,) if len(lengths) == 1 else flat.split_with_sizes(lengths)
 
 
 def _in_one_piece(x: Tensor) -> bool:

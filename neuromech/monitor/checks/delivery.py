@@ -6,7 +6,7 @@ from weakref import WeakKeyDictionary
 
 from torch.optim.optimizer import Optimizer
 
-from neuromech.hooks import BackwardWatch
+from neuromech.hooks import BackwardWatch, mark
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Backward, Step
@@ -46,6 +46,8 @@ class GradientDelivery:
 
     def _thrown_away(self, raw: Backward, step: Step) -> tuple[str, ...]:
         dropped = self._backward.dropped & set(step.moving)
+        # Who hands over a gradient of his own has kept what was cleared beside it.
+        dropped = {n for n in dropped if mark(step.grads[n])[0] == raw.marks[n][0]}
         if not (dropped and raw.followed is not None and bool(raw.followed)):
             self._dropped[step.optimizer] = 0
             return ()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.hooks import mark, running_scaler
+from neuromech.hooks import ForwardModes, mark, running_scaler
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Evidence, GradientEdit
@@ -24,6 +24,7 @@ CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is the
 
 
 MUCH = 4  # a loss scale of less is none
+SEARCH = 3  # steps in a row that a loss scale may cost: gradients have grown by less than 2^3 since it last fitted
 
 
 class Displacement(NamedTuple):
@@ -42,11 +43,11 @@ class TorqueCheck:
         judge: TorqueJudge,
         history: GradientHistory,
         stale: Callable[[], Collection[str]],
-        drew: Callable[[], bool],
+        modes: ForwardModes,
     ) -> None:
-        """`stale`: the parameters to whose gradient a backward added although a step had used it; `drew`: whether the
-        forward drew random numbers, by which it may have left out a layer."""
-        self._drew = drew
+        """`stale`: the parameters to whose gradient a backward added although a step had used it; `modes`: knows if the
+        forward drew random numbers, by which it may have left out a layer, or met inputs of another size."""
+        self._modes = modes
         self.meter, self.params = judge.meter, params
         self._judge = judge
         self._history, self._stale = history, stale
@@ -73,7 +74,7 @@ class TorqueCheck:
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
         quiet = {n for n, x in zip(names, found.squares, strict=True) if x == 0}
-        known = self._history.always() if not self._drew() else set()
+        known = self._history.always() if not self._modes.drew else set()
         absent = (quiet - known) | (set(self._stale()) - set(step.moving))
         held = set(step.held)
         broken = {
@@ -84,6 +85,11 @@ class TorqueCheck:
             and not absent.intersection(symmetries[i].parameters)
             and held.issuperset(symmetries[i].parameters)
         }
+        if self._modes.resized:
+            # Which rows of a table are read goes with the size of the input: their symmetries are of the one recorded.
+            of_parts = {i for i in broken if any(t.part is not None for t in symmetries[i].terms)}
+            self.unjudged |= of_parts
+            broken = {i: how for i, how in broken.items() if i not in of_parts}
         # A path that was not recorded: symmetries are known of the one that was.
         if not broken or (self._history.expected_none - quiet):
             return NOTHING
@@ -182,11 +188,11 @@ class GradientIntegrity:
     def left_out(self) -> bool:
         """No step took the last gradients, which were not finite. False if a `GradScaler` may search for its scale.
 
-        It multiplies the loss by a power of two, which is seen when it is taken back; one step in two thousand it
-        tries the next one, and gives it up at once.
+        It multiplies the loss by a power of two, which is seen when it is taken back; now and then it tries the next
+        one, and gives it up at once, or the one before, where gradients have grown meanwhile.
         """
         self._skipped += 1
-        return not (self._scaled and self._skipped == 1)
+        return not (self._scaled and self._skipped <= SEARCH)
 
     def _norms(self, torques: Torques, names: Sequence[str]) -> Tensor:
         return torch.tensor([torques.squares[self._place[n]] for n in names], dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,7 +18,7 @@ from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Edit, Evidence
 from neuromech.monitor.facts import Entry, Left, OptimizerState, Step, clocks_off
 from neuromech.monitor.replay import OPERATIONS, Difference, differences
-from neuromech.monitor.sample import Sample
+from neuromech.monitor.sample import Sample, differing
 
 ROUNDINGS = 4.0  # of a perturbation that is added and taken back
 
@@ -39,7 +40,9 @@ class _LeftWeights:
     sums: dict[str, int]
     marks: dict[str, Mark]
     theta: dict[str, Tensor]
+    sampled: Tensor
     vectors: dict[str, dict[str, Tensor]]
+    dtypes: dict[str, torch.dtype]
 
 
 class StateIntegrity:
@@ -52,6 +55,7 @@ class StateIntegrity:
         self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
         self._restored: dict[str, Any] | None = None
         self._writes = False  # weights are perturbed and put back in this run
+        self._past = array("q")  # digests of weights and state, as the steps left them
 
     @property
     def knows(self) -> bool:
@@ -64,40 +68,54 @@ class StateIntegrity:
             return self._compare_restored(step)
         if self._weights is None:
             return NOTHING
-        edits, rounded = self._without_rounding(self._edited_weights(self._weights, step))
-        left = self._states.get(step.optimizer)
+        edited, left = self._edited_weights(self._weights, step), self._states.get(step.optimizer)
+        if left is not None and self._returns(edited, left, step):
+            return Evidence(returned=True)
+        followed = tuple(edit.name for edit, _ in edited if self._is_set_by_code(edit))
+        edits, rounded = self._without_rounding([(e, tiny) for e, tiny in edited if e.name not in followed])
+        seen = Evidence(rounded=rounded, followed=followed)
         if left is None:
             had = {name for name in step.held if name in self._by and (self._by[name].sums or self._by[name].clocks)}
             has = {name for name, _ in step.state.tensors} | step.state.clocks.keys()
             others = {type(o).__name__: o for o, other in self._states.items() if other.sums or other.clocks}
             kept, lost = next(iter(others), ""), tuple(sorted(had - has))
             if lost and kept and not any(type(o) is type(step.optimizer) for o in others.values()):
-                return Evidence(edits=edits, rounded=rounded, handover=(kept, type(step.optimizer).__name__))
+                return seen | Evidence(edits=edits, handover=(kept, type(step.optimizer).__name__))
             edits += self._exchanged(step)
-            return Evidence(edits=edits, rounded=rounded, lost=lost, kept=kept)
+            return seen | Evidence(edits=edits, lost=lost, kept=kept)
         now = step.state_sums
         lost = tuple(sorted({name for name, _ in left.sums.keys() - now.keys()}))
         edits += tuple(
             self._edited_entry(entry, left, now[entry], step.state.tensors[entry])
             for entry, old in left.sums.items()
-            if entry in now and now[entry] != old
+            if entry in now and (now[entry] != old or self._has_turned(entry, left, step.state.tensors[entry]))
         )
         clock = clocks_off(left.clocks, step.state.clocks)
-        return Evidence(edits=edits, rounded=rounded, lost=lost, clock=clock)
+        return seen | Evidence(edits=edits, lost=lost, clock=clock)
 
     def after(self, step: Step) -> Evidence:
         """Keep what the step left."""
         assert step.ahead is not None
         before = step.ahead
         vectors = {n: {"step": step.theta[n] - before.theta[n], "gradient": g} for n, g in before.gradient.items()}
-        here = Left(step.optimizer, step.weight_sums, step.weight_marks, step.theta, step.state_sums, step.state)
+        here = Left(
+            step.optimizer, step.weight_sums, step.weight_marks, step.theta, step.sampled, step.state_sums, step.state
+        )
         self.leave(here, vectors)
+        self._past.append(_digest(step))
         self._restored = None
         return NOTHING
 
     def leave(self, here: Left, vectors: Mapping[str, dict[str, Tensor]] | None = None) -> None:
         """Keep what is to be found again; `vectors`: what an edit of a parameter may be a multiple of."""
-        self._weights = _LeftWeights(here.weight_sums, here.weight_marks, here.theta, dict(vectors or {}))
+        self._weights = _LeftWeights(
+            here.weight_sums,
+            here.weight_marks,
+            here.theta,
+            here.sampled,
+            dict(vectors or {}),
+            {name: p.dtype for name, p in self._params.items()},
+        )
         state = here.state
         left = _LeftState(
             here.state_sums,
@@ -167,11 +185,15 @@ class StateIntegrity:
     def _edited_weights(self, left: _LeftWeights, step: Step) -> list[tuple[Edit, bool]]:
         """With each edit whether rounding explains it."""
         out: list[tuple[Edit, bool]] = []
+        # An even number of signs that turn round leaves a checksum as it was.
+        turned = set(differing(list(step.theta), self._sample.counts(list(step.theta)), left.sampled, step.sampled))
         typical = torch.cat(list(step.theta.values())).square().mean().sqrt()
         for name, before in left.sums.items():
-            if (now := step.weight_sums[name]) != before:
+            if (now := step.weight_sums[name]) != before or name in turned:
                 p, old = self._params[name], left.theta[name]
                 new = step.theta[name].to(old.device)
+                if p.dtype != left.dtypes[name] and torch.equal(old.to(p.dtype).double(), new):
+                    continue  # it was moved to another format, as it was
                 alone = int((old != new).sum()) <= 1
                 bit = flipped_bit(before, now, p.element_size()) if alone else None
                 vectors = {**left.vectors.get(name, {}), "weights": old}
@@ -182,6 +204,24 @@ class StateIntegrity:
                 tiny = bool(((new - old).abs() <= allowed).all()) and (seen or _small(before, now, p))
                 out.append((Edit(name, "weight", bit, by_code, how), tiny))
         return out
+
+    def _is_set_by_code(self, edit: Edit) -> bool:
+        """What no gradient moves is there to be set by others: but not by the memory, one bit at a time."""
+        return not self._params[edit.name].requires_grad and (edit.bit is None or edit.by_code is True)
+
+    def _returns(self, edited: Sequence[tuple[Edit, bool]], left: _LeftState, step: Step) -> bool:
+        """True if something has changed, and all of it is what an earlier step left: a rollback."""
+        changed = edited or left.sums != step.state_sums or left.clocks != step.state.clocks
+        return bool(changed) and _digest(step) in self._past[:-1]
+
+    def _has_turned(self, entry: Entry, left: _LeftState, t: Tensor) -> bool:
+        """True if code wrote to an entry and turned an even number of signs, some of them in the sample."""
+        name, key = entry
+        names, elements = left.samples.get(key, ([], torch.zeros(0)))
+        if left.marks[entry] == mark(t) or name not in names or not self._like(name, t):
+            return False
+        old = elements.split(self._sample.counts(names))[names.index(name)]
+        return bool(differing([name], [len(old)], old, self._sample.read([name], {name: t})))
 
     def _edited_entry(self, entry: Entry, left: _LeftState, now: int, t: Tensor) -> Edit:
         name, key = entry
@@ -196,6 +236,12 @@ class StateIntegrity:
         return Edit(name, key, bit, left.marks[entry] != mark(t), how)
 
 
+def _digest(step: Step) -> int:
+    """Of all weights, and of the state of the optimizer."""
+    state = step.state
+    return hash((*step.weight_sums.values(), *step.state_sums.values(), *state.clocks.values()))
+
+
 def _small(before: int, now: int, p: Tensor) -> bool:
     """True if a checksum changed by no more than the last places of some elements: none of the sampled ones did."""
     modulus = 1 << (64 if p.element_size() == 8 else 32)
@@ -208,5 +254,7 @@ def _how(
 ) -> Difference | None:
     eps = torch.full_like(old, torch.finfo(dtype).eps)
     slack = OPERATIONS * eps * old.abs()
+    if int((new != old).sum()) == 1:
+        vectors = {}  # one number is a multiple of any other
     found = differences(what, [name], [len(old)], new - old, slack, vectors, eps)
     return found[0]._replace(share=float((new != old).double().mean())) if found else None

@@ -24,8 +24,11 @@ class MovementCheck:
     def after(self, step: Step) -> Evidence:
         before = step.ahead
         assert before is not None
-        moving = [n for n in before.moving if before.grad_sums[n] != 0]
-        if not moving or before.skipped or not any(group.settings.get("lr") for group in before.groups):
+        rated = {n for group in before.groups if group.settings.get("lr") for n in group.moving}
+        moving = [n for n in before.moving if n in rated and before.grad_sums[n] != 0]
+        # What is no number stays none, and has been told.
+        finite = before.torques is None or bool(before.torques.gradients.isfinite().all())
+        if not moving or not finite or before.skipped:
             return NOTHING
         if any(before.weight_sums[n] != step.weight_sums[n] for n in moving):
             self._moved[step.optimizer], self._still[step.optimizer] = True, 0

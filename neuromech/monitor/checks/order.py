@@ -10,9 +10,10 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import own_parameter
+from neuromech.compat import keeps_parameter
 from neuromech.hooks import BackwardWatch
 from neuromech.monitor.checks.check import NOTHING
+from neuromech.monitor.copies import living_optimizers
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Step
 from neuromech.monitor.missing_gradient import GradientHistory
@@ -54,21 +55,33 @@ class StepOrder:
         again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and self._used_before(n, step)}
         trained = {n for n, p in self._params.items() if p.requires_grad}
         frozen, self._trained = self._trained & mine - trained, trained
-        replaced = {n for n, m, attribute in self._owners if own_parameter(m, attribute) is not self._params[n]}
+        replaced = {n for n, m, attribute in self._owners if not keeps_parameter(m, attribute, self._params[n])}
         twice = {n for n, times in Counter(step.held).items() if times > 1}
         unheld: set[str] = set()
-        if self._steps.get(step.optimizer):  # by its second step every optimizer of a loop has stepped
+        if self._steps.get(step.optimizer):  # by its second step most optimizers of a loop have stepped
             unheld = {n for n in trained if backward.arrived[n]} - mine - others
+            unheld = {n for n in unheld if ("unheld", n) not in self._reported}
+            unheld -= self._held_by_anyone(unheld)
+        resting = self._history.note(mine, moving - _zero(step))
+        # A gradient that arrives and is zero comes from a flat place, or is multiplied by zero: nothing is cut off.
+        dead = {n for n in resting if backward.arrived[n]}
         return Evidence(
             shared=self._once("shared", {n for n in mine & others if n in again or self._taken_over(n, step)}),
             repeated=tuple(sorted(again)),
             uncleared=tuple(sorted(backward.uncleared & moving)),
             frozen=self._once("frozen", frozen),
-            silent=self._once("silent", self._history.note(mine, moving - _zero(step))),
+            silent=self._once("silent", resting - dead),
+            dead=self._once("dead", {n for n in dead if self._history.moved(n)}),
             replaced=tuple(sorted(replaced)),
             twice=self._once("twice", twice),
             unheld=self._once("unheld", unheld),
         )
+
+    def _held_by_anyone(self, names: Collection[str]) -> set[str]:
+        """Of `names`, those that a living optimizer holds, which may take its turn later: looks through all objects."""
+        if not names:
+            return set()
+        return {n for o in living_optimizers() for n in self._held(o)}
 
     def _taken_over(self, name: str, step: Step) -> bool:
         """True if this optimizer has stepped before, and another one has stepped the parameter since."""

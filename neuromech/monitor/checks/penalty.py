@@ -3,7 +3,7 @@
 A penalty (L1, L2, orthogonality, the distance from kept weights, ...) breaks symmetries as a wrong backward does. But
 what reaches the weights by way of the model can be had a second time: a forward again, and the gradients that its
 outputs received sent back through it. If that gradient leaves the loss where its symmetries do, and the gradient of the
-step does not, then the rest is no part of the model: a term of the loss.
+step does not, then the rest is not part of the model: a term of the loss.
 
 One forward is enough. Those that share its step, other micro-batches, other forwards of one loss, other processes, add
 to the gradient and nothing to its torques, which are linear in it: a torque is the term's alone. If nothing else has

@@ -6,9 +6,11 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import is_sharded, most_repeated
 from neuromech.monitor.checks.check import NOTHING
@@ -17,7 +19,7 @@ from neuromech.monitor.facts import Group, OptimizerState, Step, clocks_off
 from neuromech.monitor.replay import Ahead, Difference, ahead, replay
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.whole import WholeReplay
-from neuromech.optimizers import Elements, Rounded, Rule, grad_scale, number, rule_of
+from neuromech.optimizers import Elements, Rounded, Rule, grad_scale, inherited_rule, number, rule_of
 
 
 class _Replay(NamedTuple):
@@ -28,6 +30,7 @@ class _Replay(NamedTuple):
 
 
 WINDOW = 2  # steps
+SAME = 1e-3  # two rates that are one: those of a schedule differ from step to step
 NEARLY_ALL, TAIL = 0.9, 0.1
 
 
@@ -41,10 +44,15 @@ class StepCheck:
         self._whole: WholeReplay | None = None
         self._shares: deque[float] = deque(maxlen=WINDOW)
         self._rate = 0.0  # the largest so far
+        self._inherited = False  # the rule is that of a class whose step another one has replaced
+        self._rates: WeakKeyDictionary[Optimizer, float] = WeakKeyDictionary()  # of its last step, over the one set
 
     def before(self, step: Step) -> Evidence:
         twice = len(set(step.held)) < len(step.held)
         rule = None if step.skipped or twice else rule_of(step.optimizer)
+        self._inherited = rule is None and not (step.skipped or twice)
+        if self._inherited:
+            rule = inherited_rule(step.optimizer)
         self._replays, self._whole = [], None
         if rule is not None and rule.local and rule.replayed:
             self._replays = list(self._prepared(rule, step))
@@ -65,9 +73,19 @@ class StepCheck:
         if self._whole is not None:
             off += self._whole.differences(step.theta, step.state)
         self._replays, self._whole = [], None
+        if self._inherited:
+            off, moves = self._at_one_rate(off, step.optimizer), 0.0
         counted = {n: t + 1 for n, t in step.ahead.state.clocks.items() if n in step.ahead.gradient}
         clock = () if step.ahead.skipped else clocks_off(counted, step.state.clocks)
         return Evidence(steps=tuple(off), clock=clock, lr=step.lr, lost_updates=self._lost(moves, stays, step))
+
+    def _at_one_rate(self, off: Sequence[Difference], optimizer: Optimizer) -> list[Difference]:
+        """What a step of its own may do is not known: but one rate for all, the same as before, is another rate."""
+        rates, last = [1.0 + d.factor for d in off], self._rates.pop(optimizer, None)
+        if not off or not all(d.what == "weight" and d.by == "step" for d in off) or not _same(rates):
+            return []
+        self._rates[optimizer] = rates[0]
+        return list(off) if last is not None and _same([last, rates[0]]) else []
 
     def _lost(self, moves: float, stays: float, step: Step) -> float:
         """The share of the updates of the last steps that rounding swallowed, where it is nearly all of them.
@@ -111,33 +129,43 @@ class StepCheck:
 
     def _ahead(self, rule: Rule, group: Group, names: Sequence[str], t: float, step: Step) -> Ahead:
         found, first = step.state, self._params[names[0]]
+        dtype = self._coarsest(names, found)
         gradient = torch.cat([step.gradient[n] for n in names])
         theta = torch.cat([step.theta[n] for n in names])
         settings = rule.told(step.optimizer, group.settings)
-        followed = Rounded.exactly(-gradient if settings.get("maximize") else gradient, first.dtype)
+        followed = Rounded.exactly(-gradient if settings.get("maximize") else gradient, dtype)
         if grad_scale(step.optimizer) is not None:
             followed = followed.mul(1.0)  # a fused step divides, which rounds
 
         @cache
         def kept(key: str) -> Rounded | None:
             there = any((n, key) in found.tensors for n in names)
-            return Rounded.exactly(self._entry(key, names, found), first.dtype) if there else None
+            return Rounded.exactly(self._entry(key, names, found), dtype) if there else None
 
         e = Elements(
             settings,
             t,
-            first.dtype,
+            dtype,
             {key: found.tensors[names[0], key].clone() for key in rule.scalars if (names[0], key) in found.tensors},
-            cast(Any, lambda: Rounded.exactly(theta, first.dtype)),
+            cast(Any, lambda: Rounded.exactly(theta, dtype)),
             cast(Any, lambda: followed),
             cast(Any, kept),
-            cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), first.dtype)),
+            cast(Any, lambda x: Rounded.exactly(torch.full_like(theta, x), dtype)),
             first,
         )
         return ahead(rule, e, gradient, _additions(step.grads[names[0]]))
 
+    def _coarsest(self, names: Sequence[str], found: OptimizerState) -> torch.dtype:
+        """Of weights and their state: averages may be kept in another format than the weights."""
+        kept = [t.dtype for (n, _), t in found.tensors.items() if n == names[0] and t.is_floating_point() and t.ndim]
+        return max([self._params[names[0]].dtype, *kept], key=lambda kind: torch.finfo(kind).eps)
+
     def _entry(self, key: str, names: Sequence[str], found: OptimizerState) -> Tensor:
         return self._sample.read(names, {n: found.tensors[n, key] for n in names if (n, key) in found.tensors})
+
+
+def _same(rates: Sequence[float]) -> bool:
+    return max(rates) - min(rates) <= SAME * max(map(abs, rates))
 
 
 def _additions(g: Tensor) -> int:

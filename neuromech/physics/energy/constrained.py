@@ -95,7 +95,7 @@ class Constrained(nn.Module):
             size = f.abs().amax()
             if not torch.isfinite(size):
                 break
-            if size <= 1e4 * eps * (1 + z.abs().amax()) and size > before / 4:
+            if size <= 1e4 * eps * (1 + z.abs().amax()) and size >= before / 4:  # both may be 0
                 return z[:, :n2], z[:, n2:]
         raise ConvergenceError(
             f"a step under constraints was not solved in {self.iterations} iterations: the residual is "

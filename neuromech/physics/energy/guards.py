@@ -19,12 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuromech.compat import own_parts
+from neuromech.compat import BOOKKEEPING, own_parts
 
 # Code whose own globals and closures nobody changes while an energy is in use.
 LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "torch_geometric"} - {"__main__"}
 VALUES = (bool, int, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, slice, range)
-OWN = {"_parameters", "_buffers", "_modules", "_version", "_is_full_backward_hook"}
 MOST = 100_000  # facts; an energy that reaches more is guarded by what it does alone
 
 
@@ -131,7 +130,8 @@ def _module(m: nn.Module, live: LivePlaces, seen: Seen) -> Iterator[Any]:
         if tensor is not None and id(tensor) not in live:
             yield from _walk(tensor, live, seen)
     for name, value in list(vars(m).items()):
-        if name in OWN or (isinstance(value, dict) and not value and name.endswith(("hooks", "hooks_with_kwargs"))):
+        without_hooks = isinstance(value, dict) and not value and name.endswith(("hooks", "hooks_with_kwargs"))
+        if name in BOOKKEEPING or without_hooks:
             continue
         yield name
         yield from _walk(value, live, seen)

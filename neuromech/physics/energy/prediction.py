@@ -174,7 +174,7 @@ def schedule(
     inputs: Acting | None,
     condition: Acting | None,
 ) -> Schedule:
-    """What `rollout` is asked for. Raises `PhysicsError` where it is no plan."""
+    """What `rollout` is asked for. Raises `PhysicsError` where it is not a plan."""
     start, sizes = _sizes(u0, dt, steps, t)
     times = [start]
     for size in sizes:

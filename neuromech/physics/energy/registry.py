@@ -37,7 +37,8 @@ def register_rule(
     if kind not in _TABLES:
         raise PhysicsError(f"the kind of rule {kind!r} is not one of {', '.join(_TABLES)}")
     if (rule is None) != (kind in ("linear", "bilinear", "quadratic")):
-        raise PhysicsError(f"a {kind} rule is {'given by a function' if rule is None else 'all that is to be said'}")
+        how = "by a function" if rule is None else "by its kind alone: leave the function out"
+        raise PhysicsError(f"a {kind} rule is given {how}")
     name = operator.removeprefix("aten::")
     space, _, short = name.rpartition("::")
     if not hasattr(getattr(torch.ops, space or "aten"), short):

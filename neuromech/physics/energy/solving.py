@@ -43,7 +43,9 @@ def odeint(
         scheme = DiscreteScheme(model)
     elif not isinstance(model, DiscreteScheme | ExplicitScheme):
         if not callable(model) and not hasattr(model, "velocity"):
-            raise PhysicsError(f"{type(model).__name__} is no motion: give a model, a scheme, or a function u -> du/dt")
+            raise PhysicsError(
+                f"{type(model).__name__} is not a motion: give a model, a scheme, or a function u -> du/dt"
+            )
         field = model if isinstance(model, nn.Module) and hasattr(model, "velocity") else _Field(model)
         scheme = ExplicitScheme(field, method)
     assert isinstance(scheme, DiscreteScheme | ExplicitScheme)

@@ -4,6 +4,7 @@ from .channel import Channel as Channel
 from .channel import NoSlip as NoSlip
 from .channel import check_walls as check_walls
 from .conservation import NeuralConservationLaw as NeuralConservationLaw
+from .conservation import Paths as Paths
 from .divergence_free import DivergenceFree as DivergenceFree
 from .domain import Ball as Ball
 from .domain import Box as Box

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode, in_kernel_invocation_m
 
 import neuromech
 from neuromech.dynamics import FIELDS, Rows, relative
-from neuromech.probe.writer import ReadingWriter, _stride
+from neuromech.dynamics.writer import ReadingWriter, _stride
 from neuromech.record import Record, read
 from neuromech.record.events import Journal
 
@@ -33,7 +33,7 @@ def test_rows_are_the_readings_summed_by_family() -> None:
     data = g.uniform(1, 2, size=(3, len(FIELDS), 8))
     book, record = writer(families)
     for step, fields in enumerate(data):
-        book.add(step, 0, 0.1, 0.1 * step, torch.tensor(fields))
+        book.add(step, 0, 0.1, 0.1 * step, torch.tensor(fields), iteration=step)
     book.flush()
     rows = record.frame("charges").set_index(["step", "symmetry", "member"]).sort_index()
     for step, fields in enumerate(data):
@@ -53,7 +53,7 @@ def test_rows_are_the_readings_summed_by_family() -> None:
 
 def test_a_few_members_are_kept_from_the_first_to_the_last() -> None:
     book, record = writer([slice(0, 100)], members=4)
-    book.add(0, 0, 0.1, 0.0, torch.ones(len(FIELDS), 100, dtype=torch.float64))
+    book.add(0, 0, 0.1, 0.0, torch.ones(len(FIELDS), 100, dtype=torch.float64), iteration=0)
     book.flush()
     assert record.frame("charges")["member"].tolist() == [-1, 0, 33, 66, 99]
 
@@ -61,7 +61,7 @@ def test_a_few_members_are_kept_from_the_first_to_the_last() -> None:
 def test_divergence_is_said_once() -> None:
     book, record = writer([slice(0, 2)])
     for step in range(4):
-        book.add(step, 0, 0.1, 0.0, torch.full((len(FIELDS), 2), float("nan") if step > 1 else 1.0))
+        book.add(step, 0, 0.1, 0.0, torch.full((len(FIELDS), 2), float("nan") if step > 1 else 1.0), iteration=step)
     book.flush()
     events = record.frame("events")
     assert events["kind"].tolist() == ["non-finite"]
@@ -70,7 +70,7 @@ def test_divergence_is_said_once() -> None:
 
 def test_no_families() -> None:
     book, record = writer([])
-    book.add(0, 0, 0.1, 0.0, torch.empty(len(FIELDS), 0))
+    book.add(0, 0, 0.1, 0.0, torch.empty(len(FIELDS), 0), iteration=0)
     book.flush()
     assert record.frame("charges").empty
     assert len(record.frame("steps")) == 1

@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neuromech.dynamics import FIELDS, PREDICTIONS, RESIDUALS, REST, SUMS, Rows
+from neuromech.dynamics.rows import FIELDS, PREDICTIONS, RESIDUALS, REST, SUMS, Rows
 from neuromech.record import Journal, Record
 
 INTERVAL_STEPS = 64
 INTERVAL_SECONDS = 5.0  # what a killed process may lose
 INTERVAL_VALUES = 2**15  # what waits in memory, at most about
 PATIENCE = 60.0  # seconds for the last rows of a probe that was forgotten
+STEP = "step", "optimizer", "lr", "time", "iteration"  # columns
 PER_OCTAVE = 16  # snapshots of single members for every doubling of the number of steps
 
 
@@ -33,8 +34,8 @@ class ReadingWriter:
     """Writes readings to a record."""
 
     def __init__(self, record: Record, rows: Rows, journal: Journal) -> None:
-        self._record, self._rows, self._journal = record, rows, journal
-        self._steps: list[tuple[int, int, float, float]] = []
+        self._record, self.rows, self._journal = record, rows, journal
+        self._steps: list[tuple[int, int, float, float, int]] = []
         self._readings: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = []
         self._last, self._waiting = time.monotonic(), 0
         self.beside: list[Callable[[], None]] = []  # what else is brought to the record whenever readings are
@@ -52,17 +53,25 @@ class ReadingWriter:
             self.flush()
 
     def add(
-        self, step: int, optimizer: int, lr: float, when: float, fields: Tensor | None, terms: Tensor | None = None
+        self,
+        step: int,
+        optimizer: int,
+        lr: float,
+        when: float,
+        fields: Tensor | None,
+        terms: Tensor | None = None,
+        *,
+        iteration: int,
     ) -> None:
-        """One step: its lr, the time t = sum of lr, [FIELDS, rows] of readings (None: not recorded), [SUMS and
-        REST, kept rows] of terms."""
-        self._steps.append((step, optimizer, lr, when))
-        if fields is not None and self._rows.families:
-            whole = self._rows.sums(fields)
-            residuals = self._rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1])
-            families = torch.cat((whole, self._rows.maxima(residuals)))
-            shown = step % _stride(step) == 0 and len(self._rows.member)
-            singles = self._rows.singles(torch.cat((fields, residuals))) if shown else None
+        """One step: its lr, the time t = sum of lr, [FIELDS, rows] of readings (None: not recorded), [SUMS and REST,
+        kept rows] of terms, and the iteration that it is part of."""
+        self._steps.append((step, optimizer, lr, when, iteration))
+        if fields is not None and self.rows.families:
+            whole = self.rows.sums(fields)
+            residuals = self.rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1])
+            families = torch.cat((whole, self.rows.maxima(residuals)))
+            shown = step % _stride(step) == 0 and len(self.rows.member)
+            singles = self.rows.singles(torch.cat((fields, residuals))) if shown else None
             self._readings.append((step, families, singles, terms))
             self._waiting += sum(x.numel() for x in (families, singles, terms) if x is not None)
         late = time.monotonic() - self._last > INTERVAL_SECONDS
@@ -75,7 +84,7 @@ class ReadingWriter:
             flush()
         if self._steps:
             columns = zip(*self._steps, strict=True)
-            self._record.append("steps", dict(zip(("step", "optimizer", "lr", "time"), columns, strict=True)))
+            self._record.append("steps", dict(zip(STEP, columns, strict=True)))
             self._steps = []
         if self._readings:
             self._write(self._readings)
@@ -84,9 +93,9 @@ class ReadingWriter:
         self._last = time.monotonic()
 
     def _write(self, readings: Sequence[tuple[int, Tensor, Tensor | None, Tensor | None]]) -> None:
-        names, n = (*FIELDS, *RESIDUALS), self._rows.families
+        names, n = (*FIELDS, *RESIDUALS), self.rows.families
         every = np.arange(n), np.full(n, -1)
-        singly = self._rows.family, self._rows.member
+        singly = self.rows.family, self.rows.member
         whole = [(step, families) for step, families, _, _ in readings]
         shown = [(step, singles) for step, _, singles, _ in readings if singles is not None]
         self._append("charges", names, every, whole)

@@ -1,0 +1,127 @@
+"""Runs that are unusual: what is told of them is true, whatever it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from experiments.silent_bugs.nets import Watched, data, gradient, loss_of, perceptron, sgd, steps
+
+pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
+
+
+def causes(watched: Watched) -> set[str]:
+    return {fault.cause for _, fault in watched.faults}
+
+
+def test_dead_units_are_not_a_branch_that_is_cut_off() -> None:
+    """As after a divergence: no input reaches the second layer any more, and its gradients arrive as zeros."""
+    model = perceptron()
+    watched = Watched(model)
+
+    @torch.no_grad()
+    def die(k: int) -> None:
+        if k == 15:
+            model.get_parameter("2.bias").fill_(-1e3)
+
+    steps(watched, model, sgd(model, lr=1e-3), 60, end=die)
+    assert causes(watched) == {"edited weights", "dead gradient"}
+
+
+def test_a_branch_that_is_cut_off_is_told() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.cut = perceptron(), False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.net[:2](x)
+            out: torch.Tensor = self.net[2:](h.detach() if self.cut else h)
+            return out
+
+    model = Cut()
+    watched = Watched(model)
+    steps(watched, model, sgd(model), 30, begin=lambda k: setattr(model, "cut", k > 12))
+    assert causes(watched) == {"detached"}
+
+
+def test_a_divergence_is_told_as_what_it_is() -> None:
+    model = perceptron()
+    watched = Watched(model)
+    steps(watched, model, sgd(model, lr=300.0), 40)
+    assert causes(watched) <= {"not finite", "dead gradient"}
+
+
+def _turned(x: torch.Tensor, pair: bool) -> None:
+    """Turn the signs of two elements round, or of all: the checksum stays as it was if their number is even."""
+    (x.view(-1)[:2] if pair else x).neg_()
+
+
+@pytest.mark.parametrize("what", ["weight", "momentum"])
+def test_an_even_number_of_signs_that_turn_round(what: str) -> None:
+    model = perceptron()
+    optimizer = sgd(model)
+    watched = Watched(model)
+    p = model.get_parameter("2.weight")
+
+    @torch.no_grad()
+    def turn(k: int) -> None:
+        if k == 8:
+            _turned(p.detach() if what == "weight" else optimizer.state[p]["momentum_buffer"], pair=True)
+
+    steps(watched, model, optimizer, 12, end=turn)
+    (iteration, fault), *_ = watched.faults
+    assert (iteration, fault.cause) == (9, "edited weights" if what == "weight" else "edited state")
+
+
+class Slow(torch.optim.SGD):
+    """Takes a tenth of the learning rate that it is given."""
+
+    def step(self, closure: Any = None) -> Any:
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= 0.1
+        out = super().step(closure)
+        for group, lr in zip(self.param_groups, rates, strict=True):
+            group["lr"] = lr
+        return out
+
+
+def test_a_subclass_that_takes_another_rate() -> None:
+    model = perceptron()
+    watched = Watched(model)
+    steps(watched, model, Slow(model.parameters(), lr=0.05, momentum=0.9), 8)
+    (iteration, fault), *_ = watched.faults
+    assert (iteration, fault.cause) == (2, "learning rate")
+    assert all(d.factor == pytest.approx(-0.9, rel=1e-3) for d in fault.evidence.steps)
+
+
+def test_weights_without_their_state_are_no_rollback() -> None:
+    model = perceptron()
+    watched = Watched(model)
+    kept: dict[str, torch.Tensor] = {}
+
+    def reload(k: int) -> None:
+        if k == 5:
+            kept.update({n: t.clone() for n, t in model.state_dict().items()})
+        if k == 8:
+            model.load_state_dict(kept)
+
+    steps(watched, model, sgd(model), 12, end=reload)
+    assert causes(watched) == {"edited weights"}
+
+
+def test_an_optimizer_that_takes_its_turn_later_holds_its_parameters() -> None:
+    """Three steps of one player to one of the other, whose gradients come with every backward."""
+    model, (x, y) = perceptron(), data()
+    watched = Watched(model, allow="alternating")
+    first, second = sgd(model[:2]), sgd(model[2:])
+    for k in watched.until(12):
+        model.zero_grad()
+        loss_of(model, k, x, y).backward()
+        (second if k % 4 == 0 else first).step()
+        assert gradient(model.get_parameter("4.weight")).any()
+    assert "not held" not in causes(watched)
