@@ -21,6 +21,7 @@ NEEDED = {
     "progress": {"step", "seconds", "measuring"},
 }
 LARGEST = 2**53  # a step that a float still counts
+LONGEST = 2000  # characters of a text that a page shows
 
 
 def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -37,7 +38,7 @@ def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             rows[column] = pd.to_numeric(rows[column], errors="coerce").astype(float)
             wrong = "some of its fields are not numbers"
     for column in TEXT & {*rows}:
-        rows[column] = rows[column].astype(str).str.slice(0, 2000)
+        rows[column] = rows[column].astype(str).str.slice(0, LONGEST)
     good = np.ones(len(rows), bool)
     for column in [c for c in ("step", "symmetry", "member", "fault", "last", "times", "rank") if c in rows]:
         values = rows[column].to_numpy(float)
@@ -50,7 +51,10 @@ def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def sound_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """What is of the shape that a run writes, and the names of what is not."""
+    """What is of the shape that a run writes, its texts cut to `LONGEST`, and the names of what is not.
+
+    A text that is only long is nothing wrong: a family of many tied layers has a name of thousands of letters.
+    """
     out: dict[str, Any] = {}
     wrong: list[str] = []
     for key, value in meta.items():
@@ -58,7 +62,15 @@ def sound_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         out[key] = shape(value)
         if key in _SHAPES and out[key] != value and value is not None:
             wrong.append(str(key)[:80])
-    return {k: v for k, v in out.items() if v is not None}, wrong
+    return {k: _cut(v) if k in _SHAPES else v for k, v in out.items() if v is not None}, wrong
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:LONGEST]
+    if isinstance(value, Mapping):
+        return {k: _cut(v) for k, v in value.items()}
+    return [_cut(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _any(value: Any) -> Any:
@@ -66,7 +78,7 @@ def _any(value: Any) -> Any:
 
 
 def _text(value: Any) -> str | None:
-    return None if value is None else str(value)[:2000]
+    return None if value is None else str(value)
 
 
 def _whole(value: Any) -> int | None:
@@ -81,7 +93,7 @@ def _number(value: Any) -> Any:
 
 
 def _texts(value: Any) -> list[str]:
-    return [str(v)[:2000] for v in value] if isinstance(value, (list, tuple)) else []
+    return [str(v) for v in value] if isinstance(value, (list, tuple)) else []
 
 
 def _entry(shapes: Mapping[str, Callable[[Any], Any]]) -> Callable[[Any], dict[str, Any]]:

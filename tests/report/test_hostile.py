@@ -78,6 +78,20 @@ def test_what_is_there_is_shown(sound: Path, tmp_path: Path, case: str) -> None:
     assert summarise(run)["status"] == "finished"
 
 
+def test_a_long_name_is_no_damage(sound: Path, tmp_path: Path) -> None:
+    """A family of many tied layers has a name of thousands of letters: the run is as whole as any other."""
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    before = summarise(read(path))
+    families = json.loads((path / "run.json").read_text())["sessions"][-1]["meta"]["symmetries"]
+    families[0]["name"] = "x" * 4_110
+    meta(path, symmetries=families)
+    after = summarise(read(path))
+    assert after["headline"] == before["headline"]
+    assert "could not be read" not in " ".join(told(read(path)))
+    assert "x" * 2_001 not in render(read(path))
+
+
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
     for text in ("{", "[]", '{"sessions": 3}', '{"sessions": [{"meta": {}}]}', "\x00"):
         (tmp_path / "run.json").write_text(text)
