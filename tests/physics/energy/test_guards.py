@@ -116,6 +116,13 @@ MUTATIONS: dict[str, Callable[[Versatile, random.Random], Any]] = {
 }
 
 
+# One for each way in which what was read can change; the others run with the slow tests.
+WAYS = {
+    "attribute", "nested list", "array in place", "loose tensor in place", "object", "own class", "partial", "activation",
+    "layer of another width", "weight", "hook", "parametrization", "global", "mode",
+}  # fmt: skip
+
+
 @pytest.fixture
 def _restored() -> Any:
     yield
@@ -124,7 +131,7 @@ def _restored() -> Any:
 
 
 @pytest.mark.usefixtures("_restored")
-@pytest.mark.parametrize("name", MUTATIONS)
+@pytest.mark.parametrize("name", [n if n in WAYS else pytest.param(n, marks=pytest.mark.slow) for n in MUTATIONS])
 def test_each_mutation(name: str) -> None:
     torch.manual_seed(0)
     m = Versatile()
