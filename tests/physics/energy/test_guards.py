@@ -118,8 +118,8 @@ MUTATIONS: dict[str, Callable[[Versatile, random.Random], Any]] = {
 
 # One for each way in which what was read can change; the others run with the slow tests.
 WAYS = {
-    "attribute", "nested list", "array in place", "loose tensor in place", "object", "own class", "partial", "activation",
-    "layer of another width", "weight", "hook", "parametrization", "global", "mode",
+    "attribute", "nested list", "array in place", "loose tensor in place", "object", "own class", "partial",
+    "activation", "layer of another width", "weight", "hook", "parametrization", "global", "mode",
 }  # fmt: skip
 
 
