@@ -3,7 +3,7 @@
     python -m experiments.seeds [mass-spring pendulum 2-body kdv cahn-hilliard stencil fluid gas ball hodge transport]
                                 [--size smoke | small | full] [--out runs/seeds]
 
-smoke: seconds, to see that all works; too short to judge. small: minutes each. full: the sizes of the papers, for a
+smoke: the least that shows that all works; too short to judge. small: minutes each. full: the sizes of the papers, for a
 GPU or a long night. What was interrupted goes on where it was. Exits with 1 if a verdict fails.
 """
 
