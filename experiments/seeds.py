@@ -3,8 +3,8 @@
     python -m experiments.seeds [mass-spring pendulum 2-body kdv cahn-hilliard stencil fluid gas ball hodge transport]
                                 [--size smoke | small | full] [--out runs/seeds]
 
-smoke: the least that shows that all works; too short to judge. small: minutes each. full: the sizes of the papers, for a
-GPU or a long night. What was interrupted goes on where it was. Exits with 1 if a verdict fails.
+smoke: the least that shows that all works; too short to judge. small: minutes each. full: the sizes of the papers, for
+a GPU or a long night. What was interrupted goes on where it was. Exits with 1 if a verdict fails.
 """
 
 from __future__ import annotations

@@ -190,8 +190,8 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         )  # fmt: skip
     if facts.n_steps and not facts.monitored:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
-    if every := int(facts.meta.get("every") or 1) - 1:
-        yield Statement("limit", "none", f"Every {every + 1}th step was recorded; predictions advanced at all of them.")
+    if (every := int(facts.meta.get("every") or 1)) > 1:
+        yield Statement("limit", "none", f"One step in {every} was recorded; predictions advanced at all of them.")
     known = facts.meta.get("symmetries") or ()
     part = [s for s in known if s.get("measured")]
     if part:

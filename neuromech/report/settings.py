@@ -75,7 +75,7 @@ def _recorded(meta: Mapping[str, Any]) -> str | None:
         return None
     every, members = int(meta["every"] or 1), meta.get("members")
     of = "all members" if members is None else f"{members} members of each family singly"
-    return f"every step, {of}" if every == 1 else f"every {every}th step, {of}"
+    return f"every step, {of}" if every == 1 else f"one step in {every}, {of}"
 
 
 def _duration(seconds: float) -> str | None:

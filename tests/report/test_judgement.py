@@ -17,8 +17,9 @@ import neuromech
 from neuromech.record import Record
 from neuromech.report import render
 from neuromech.report.facts import RunFacts, gather
-from neuromech.report.judgement import _broken, decide
+from neuromech.report.judgement import _broken, _limits, decide
 from neuromech.report.statements import Judgement
+from neuromech.report.words import share
 
 from .simulate import FAMILIES, meta, train
 
@@ -106,6 +107,38 @@ def test_of_many_broken_laws_five_are_named() -> None:
     (said,) = _broken([replace(family, name=f"w{i}") for i in range(7)], 9, "")
     assert "7 of 9 laws are broken" in said.text
     assert ": w0, w1, w2, w3, w4 and 2 more." in said.text
+
+
+def test_of_broken_laws_the_first_step_and_the_largest_distance_are_told() -> None:
+    found = gather(train(54, meddle=touching(10, "2.weight", 0.1))).families
+    family = next(f for f in found if f.verdict.status == "broken")
+    both = [
+        replace(family, name=name, verdict=replace(family.verdict, since=since, worst=worst))
+        for name, since, worst in (("a", 30, 0.5), ("b", 12, 0.2))
+    ]
+    for some in (both, both[::-1]):
+        (said,) = _broken(some, 3, "")
+        assert said.text.startswith(f"2 of 3 laws are broken, from step 12 on, by up to {share(0.5)}: ")
+        assert said.step == 12
+    (said,) = _broken([replace(family, name=f"w{i}") for i in range(5)], 9, "")
+    assert "more" not in said.text
+
+
+def test_limits_say_how_coarse_how_seldom_and_what_was_not_read() -> None:
+    facts = gather(train(20))
+    said = [s.text for s in _limits(facts)]
+    assert not [t for t in said if "One step in" in t or "could not be read" in t or "rounding alone" in t]
+    coarse = [
+        replace(f, dtype=dtype, verdict=replace(f.verdict, allowed=allowed))
+        for f, dtype, allowed in zip(facts.families, ("float16", "bfloat16"), (0.1, 0.7), strict=False)
+    ]
+    facts = replace(facts, families=coarse, meta={**facts.meta, "every": 3}, unreadable=["terms: torn"])
+    said = [s.text for s in _limits(facts)]
+    assert "One step in 3 was recorded; predictions advanced at all of them." in said
+    assert "A part of the records could not be read. terms: torn" in said
+    (text,) = [t for t in said if "rounding alone" in t]
+    assert text.startswith("In bfloat16 and float16 ")
+    assert f"by up to {share(0.7)} of its size" in text
 
 
 def test_a_practice_that_breaks_laws_is_named_beside_them() -> None:
