@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
+from experiments.silent_bugs.held_out import Slow
 from experiments.silent_bugs.nets import Watched, data, gradient, loss_of, perceptron, sgd, steps
 
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
@@ -75,19 +74,6 @@ def test_an_even_number_of_signs_that_turn_round(what: str) -> None:
     steps(watched, model, optimizer, 12, end=turn)
     (iteration, fault), *_ = watched.faults
     assert (iteration, fault.cause) == (9, "edited weights" if what == "weight" else "edited state")
-
-
-class Slow(torch.optim.SGD):
-    """Takes a tenth of the learning rate that it is given."""
-
-    def step(self, closure: Any = None) -> Any:
-        rates = [group["lr"] for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] *= 0.1
-        out = super().step(closure)
-        for group, lr in zip(self.param_groups, rates, strict=True):
-            group["lr"] = lr
-        return out
 
 
 def test_a_subclass_that_takes_another_rate() -> None:
