@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuromech.compat import at_end_of_backward, backward_id, has_compiled_parts, unprofiled
+from neuromech.compat import at_end_of_backward, backward_id, has_compiled_parts, transforms_active, unprofiled
 from neuromech.detect import Follower, Graph, is_our_call, tensors_of
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
@@ -97,7 +97,7 @@ class ForwardHooks:
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if is_our_call():
+        if is_our_call() or transforms_active():  # in a transform tensors have no values, and a backward no end
             return
         self._running.append(model)
         if len(self._running) == 1:
@@ -106,7 +106,7 @@ class ForwardHooks:
                     self.guard(listener.before, model, args, kwargs)
 
     def _after(self, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if is_our_call() or not self._running:
+        if is_our_call() or transforms_active() or not self._running:
             return
         self._running.pop()
         if not self._running:

@@ -1,4 +1,4 @@
-"""In what mode, and in which number format, the forward that trains is computed."""
+"""In what mode, by which modules and tensors, and in which number format the forward that trains is computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.detect import tensors_of
+from neuromech.hooks.composition import Composition
+from neuromech.hooks.ranks import any_sharded
 from neuromech.rng import GeneratorStates, same, states
 
 TF32 = 2.0**-10  # the spacing of numbers around 1 in the format that NVIDIA's tensor cores round float32 to
@@ -32,6 +34,8 @@ class ForwardModes:
         self._last_sizes: list[torch.Size] = []
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
+        self._composition = None if any_sharded(model.parameters()) else Composition(model)
+        self._exchanged: set[str] = set()  # since the last step
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
         self._random: GeneratorStates | None = None
@@ -44,9 +48,20 @@ class ForwardModes:
         leaves = [n for n in names if not any(other.startswith(f"{n}." if n else "") and other != n for other in names)]
         return tuple(n for n in leaves if _mode_matters(self._modules[n]))
 
+    def rebuilt(self) -> tuple[str, ...]:
+        """The modules that have other modules in them than when the model was instrumented."""
+        return self._composition.rebuilt() if self._composition else ()
+
+    def exchanged(self) -> tuple[str, ...]:
+        """The parameters in whose place other tensors stood in a forward since the last step, and which are back."""
+        found, self._exchanged = self._exchanged, set()
+        return tuple(sorted(found - {*self._composition.exchanged()})) if found and self._composition else ()
+
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled():
             return
+        if self._composition:
+            self._exchanged.update(self._composition.exchanged())
         self._last = {name: m.training for name, m in self._modules.items()}
         self._last_sizes = _sizes((args, kwargs))
         self.resized = self._sizes is not None and self._last_sizes != self._sizes

@@ -117,6 +117,7 @@ class Evidence:
     since_start: bool = False  # the torques were broken at the first gradient that was seen
     cut: Names = ()  # without a gradient, in a family that is broken, for the first time
     elsewhere: Names = ()  # parameters that had other values where their gradients were taken
+    rebuilt: Names = ()  # modules that have other modules in them than at first
     handover: Names = ()  # the class of the optimizer that stepped so far, and of that which takes over
     terms: tuple[Penalty, ...] = ()  # of the loss, in the weights, from the first step on
     penalty: float | None = None  # all torques are one multiple of the charges
@@ -168,7 +169,7 @@ class Evidence:
 
 _NO_FAULT = frozenset(
     "zeroed_all copied rounded followed returned terms restored families since_start lr kept cut delayed between "
-    "skipped elsewhere handover".split()
+    "skipped elsewhere rebuilt handover".split()
 )
 _FIELDS = tuple(f.name for f in fields(Evidence))
 _FAULTS = tuple(name for name in _FIELDS if name not in _NO_FAULT)

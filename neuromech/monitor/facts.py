@@ -88,6 +88,7 @@ class Step:
     backward: Backward | None = None
     fresh: bool = True  # no step has used these gradients yet
     elsewhere: tuple[str, ...] = ()  # parameters that had other values when the gradients were taken
+    exchanged: tuple[str, ...] = ()  # those of them in whose place a forward had other tensors
     # behind the step only
     ahead: Step | None = None
     reading: Reading | None = None
@@ -187,8 +188,8 @@ class StepReader:
         """What the last backward left, if no step has used it yet."""
         return self.backward if self._fresh else None
 
-    def ahead(self, optimizer: Optimizer, number: int, eps: float) -> Step:
-        """The gradients of a step are ready."""
+    def ahead(self, optimizer: Optimizer, number: int, eps: float, exchanged: tuple[str, ...] = ()) -> Step:
+        """The gradients of a step are ready. `exchanged`: parameters in whose place a forward had other tensors."""
         grads, groups, state = self.gradients(), self._groups(optimizer), state_of(optimizer, self.names)
         self._eps, here = eps, marks(self.params)
         weights, entries, gradients = self._checksums(self.params, state.tensors, grads)
@@ -233,7 +234,8 @@ class StepReader:
             measured,
             raw,
             fresh,
-            elsewhere,
+            tuple(dict.fromkeys((*elsewhere, *exchanged))),
+            exchanged,
         )
 
     def behind(self, ahead: Step, reading: Reading | None) -> Step:

@@ -192,7 +192,9 @@ class Monitor:
             raise self._failure
         known = self._integrity.knows
         not_finite = Evidence(infinite=self._gradients.infinite(self._reader.waiting))
-        step = self._ahead = self._reader.ahead(optimizer, self.step + 1, max(self._modes.eps, self._eps))
+        step = self._ahead = self._reader.ahead(
+            optimizer, self.step + 1, max(self._modes.eps, self._eps), self._modes.exchanged()
+        )
         new = self._order.is_new(optimizer)
         found = reduce(or_, (check.before(step) for check in self._checks), not_finite) | self._violated
         self._violated = NOTHING
@@ -200,7 +202,7 @@ class Monitor:
         if not new:
             self._judge(step.number, found)
         edited, self._moved_on = bool(found.edits or found.lost or found.returned or self._moved_on), False
-        changed = changed or bool(step.changed or step.elsewhere or step.backward is None)
+        changed = changed or bool(step.changed or step.elsewhere or found.rebuilt or step.backward is None)
         if self._total is not None:
             # A law of sharded parameters is one of sums over all processes: all start over and measure, or none.
             flags = torch.tensor([edited, changed], dtype=torch.float64, device=self._reader.device)

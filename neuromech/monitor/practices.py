@@ -45,6 +45,13 @@ def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
     """(practice, what was seen of it): what explains itself is not a fault, and is noted once."""
     if e.elsewhere:
         yield "sam", f"the gradients of {some(e.elsewhere)} were taken at other weights than those that they step"
+    if e.rebuilt:
+        where = some([name or "the model itself" for name in e.rebuilt])
+        yield (
+            "rebuilt",
+            f"modules were exchanged, put in or taken out in {where}: symmetries are known of the model as it was, "
+            "and gradients are not judged by them any more",
+        )
     if e.rounded:
         yield "perturbation", f"{some(e.rounded)} were written to between steps and put back, up to rounding"
     if e.followed:

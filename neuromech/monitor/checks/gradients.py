@@ -57,12 +57,16 @@ class TorqueCheck:
     def before(self, step: Step) -> Evidence:
         if not (self.meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
             return NOTHING
+        if rebuilt := self._modes.rebuilt():  # symmetries are known of the model that it was
+            self.unjudged.update(range(len(self.meter.symmetries)))
         raw = step.backward
         # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
         here = step.torques if not (step.changed or step.elsewhere) else None
         found = raw.torques if raw and raw.judged else here
+        if step.exchanged:  # they are those of a model with other tensors, too
+            found = None
         judged = NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
-        return judged | Evidence(elsewhere=step.elsewhere)
+        return judged | Evidence(elsewhere=step.elsewhere, rebuilt=rebuilt)
 
     def after(self, step: Step) -> Evidence:
         self._last = _displacement(step)
