@@ -46,8 +46,8 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
             here = f"here and at {many(more, 'other step')}" if more else "here"
             if lost[step >= at].all():
                 when, here = f"from step {at:,} on", "from here on"
-            said = f"{shown} is not finite"
-            yield Statement("not finite", tone, f"{said} {when}.", at, beside=f"{said} {here}.")
+            gone = f"{shown} is not finite"
+            yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
         if name in SHOWN:
             said = [*_exploded(name, step[~lost], np.abs(value[~lost]))]
             yield from said or (_rose(value[~lost]) if name == LOSS else ())
