@@ -18,7 +18,7 @@ def learning_to_learn(seed: int) -> Watched:
     watched, optimizer = Watched(model), torch.optim.Adam(model.parameters(), lr=1e-3)
     for k in watched.until(STEPS):
         optimizer.zero_grad()
-        params = dict(model.named_parameters())
+        params: dict[str, Tensor] = dict(model.named_parameters())
         first = F.cross_entropy(functional_call(model, params, (x[rows(k)],)), y[rows(k)])
         moves = torch.autograd.grad(first, list(params.values()), create_graph=True)
         moved = {name: p - 0.05 * g for (name, p), g in zip(params.items(), moves, strict=True)}
