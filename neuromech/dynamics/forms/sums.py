@@ -87,8 +87,8 @@ class _Reads(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """Row `row` of the pieces of a kind: of a * b, of a, or of |a|, vectors by their numbers. `asked`: 0 all pieces of
-    products, 1 all of values, 2 those of products that few blocks need."""
+    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by their numbers. `asked`: 0 all pieces of products,
+    1 all of values, 2 those of products that few blocks need."""
 
     row: int
     asked: int
@@ -145,9 +145,8 @@ class Sums:
             products, values = ([r for r in chunk.reads if r.kind == k] for k in range(len(kinds)))
             some = [r for r in products if wanted.as_strided(*_place(r)).any()]
             self._reads.append(tuple(map(self._divided, (products, values, some))))
-        self._weave = [
-            tuple(x.to(self.device) for x in _weave(*one)) for one in zip(kinds, read_from, places, strict=True)
-        ]
+        weaves = [_weave(*one) for one in zip(kinds, read_from, places, strict=True)]
+        self._weave = [tuple(x.to(self.device) for x in weave) for weave in weaves]
 
     def __call__(
         self,
@@ -178,8 +177,11 @@ class Sums:
         """The pieces of each kind that the jobs make, in each chunk anew: [jobs, pieces], float64."""
         many = [sum(job.kind == k for job in jobs) for k in range(len(self._sizes))]
         held = [size - shared for size, shared in zip(self._sizes, self._shared, strict=True)]
-        shared = [torch.zeros(n * m, dtype=torch.float64, device=self.device) for n, m in zip(many, self._shared)]
-        whole = [torch.zeros(n * m, dtype=self._dtype, device=self.device) for n, m in zip(many, held)]
+
+        def zeros(sizes: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+            return [torch.zeros(n * m, dtype=dtype, device=self.device) for n, m in zip(many, sizes, strict=True)]
+
+        shared, whole = zeros(self._shared, torch.float64), zeros(held, self._dtype)
         readers = {id(x): Reader(x, self._cuts) for x in vectors}
         slots = {key: slot for slot, key in enumerate(readers, 1)}
         partial, name = _Partial(shared), ""
