@@ -87,8 +87,8 @@ class _Reads(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by their numbers. `asked`: 0 all pieces of products,
-    1 all of values, 2 those of products that few blocks need."""
+    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by number. `asked`: 0 all pieces of products, 1 all
+    of values, 2 those of products that few blocks need."""
 
     row: int
     asked: int
@@ -164,8 +164,7 @@ class Sums:
         return products, values
 
     def combine(self, pieces: Tensor, kind: int = 0, magnitudes: bool = False) -> Tensor:
-        """From pieces [pairs, pieces] of products, or of values (`kind` 1), to members [pairs, rows]; `magnitudes`:
-        with the absolute values of weights."""
+        """From pieces [pairs, pieces] of a kind to members [pairs, rows]; `magnitudes`: with the absolute weights."""
         rows, index, weight = self._weave[kind]
         weight = weight.abs() if magnitudes else weight
         out = pieces.new_zeros(len(pieces), self.rows[kind])
