@@ -87,8 +87,8 @@ class _Reads(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by number. `asked`: 0 all pieces of products, 1 all
-    of values, 2 those of products that few blocks need."""
+    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by number. `asked`: 0 all pieces of products, 1
+    all of values, 2 those of products that few blocks need."""
 
     row: int
     asked: int
@@ -251,8 +251,7 @@ def _made(flat: Flat, job: _Job, out: Tensor) -> Tensor | None:
 
 
 class _Partial:
-    """What chunks add to the same places of `out`, of each kind, float64: those of one parameter are added up
-    together."""
+    """What chunks add to the same places of the `out` of a kind: those of one parameter are added up together."""
 
     def __init__(self, out: Sequence[Tensor]) -> None:
         self._out = out
@@ -265,8 +264,9 @@ class _Partial:
             self._out[r.kind].as_strided(r.size, r.stride, offset).add_(x)
 
     def flush(self) -> None:
-        for (kind, *place), xs in self._waiting.items():
-            self._out[kind].as_strided(*place).add_(torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0])
+        for (kind, size, stride, offset), xs in self._waiting.items():
+            x = torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0]
+            self._out[kind].as_strided(size, stride, offset).add_(x)
         self._waiting.clear()
 
 
