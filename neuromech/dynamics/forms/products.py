@@ -9,10 +9,10 @@ Along directions u (mixing.py) row a is u_a^T X: one product of a few rows with 
 all is as for so many rows. Cost of a vector: one reading of what it holds of the parameters in matrix families, and as
 many multiplications an element as there are rows; of a pair that many squared for each column.
 
-Rows along directions are added up in float32 where parameters are no finer and no setting of PyTorch makes products
-coarser than that, as sums of elements are (sums.py): their rounding is of the size of that of an update. All else is in
-float64, which no setting touches (TF32 and bfloat16 products are of float32). A parameter is taken as a whole, its
-columns in chunks.
+Rows along directions are added up in float32 where that is the format of the parameters, or they have a coarser one,
+and no setting of PyTorch makes products coarser still; so are sums of elements (sums.py), and an update rounds as much.
+All else is in float64, which no setting touches (TF32 and bfloat16 products are of float32). A parameter is taken as a
+whole, its columns in chunks.
 """
 
 from __future__ import annotations
