@@ -161,7 +161,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is not a number."""
     if not len(family.terms) or not len(family.members):
         return None
-    rows = family.terms.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
+    rows = recorded(family)
     at = rows.loc[rows["step"] <= MADE_AT * (len(rates) - 1), "step"].max()
     window = rows[(rows["step"] >= 0.7 * at) & (rows["step"] <= at)]
     last = int(rows["step"].max()) if len(rows) else 0
@@ -200,6 +200,12 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
         lr_least=float(moved.min()) if len(moved) else told.lr,
         lr_most=float(moved.max()) if len(moved) else told.lr,
     )
+
+
+def recorded(family: FamilyRecord) -> pd.DataFrame:
+    """What is known of single members at each step: how they have turned, what decay has done, the charge."""
+    moved = family.terms[["step", "member", "turn", "weight_decay"]]
+    return moved.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
 
 
 def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
