@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import combinations, pairwise
 from math import prod
 
 from neuromech.symmetry import Part, Term
@@ -35,24 +35,28 @@ class StridedBlock:
 
 
 def joined(blocks: Iterable[StridedBlock], shapes: Mapping[str, tuple[int, ...]]) -> list[StridedBlock]:
-    """The same elements in as few blocks as possible."""
-    blocks = [_tidy(b, shapes[b.parameter]) for b in blocks]
+    """The same elements in as few blocks as possible, each where the first of its blocks stood."""
+    alike: dict[tuple[object, ...], dict[int, StridedBlock]] = {}
+    for i, block in enumerate(blocks):
+        alike.setdefault(block._alike(), {})[i] = _tidy(block, shapes[block.parameter])
+    left = {i: block for group in alike.values() for i, block in _united(group, shapes).items()}
+    return [left[i] for i in sorted(left)]
+
+
+def _united(group: dict[int, StridedBlock], shapes: Mapping[str, tuple[int, ...]]) -> dict[int, StridedBlock]:
+    """Blocks that only differ in where they are, and how long, united until no two of them are one."""
     while True:
-        for i, a in enumerate(blocks):
-            both = next(((j, c) for j, b in enumerate(blocks) if j > i and (c := _pair(a, b)) is not None), None)
-            if both is not None:
-                j, union = both
-                blocks[i] = _tidy(union, shapes[a.parameter])
-                del blocks[j]
+        for (i, a), (j, b) in combinations(group.items(), 2):
+            if (union := _pair(a, b)) is not None:
+                group[i] = _tidy(union, shapes[a.parameter])
+                del group[j]
                 break
         else:
-            return blocks
+            return group
 
 
 def _pair(a: StridedBlock, b: StridedBlock) -> StridedBlock | None:
-    """The union of two blocks, if it is one."""
-    if a._alike() != b._alike():
-        return None
+    """The union of two blocks that are alike, if it is one."""
     a, b = sorted((a, b), key=lambda x: x.start)
     step = b.start - a.start
     if a.rest == b.rest:  # one beside the other, or one more in a row of blocks
