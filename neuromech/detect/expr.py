@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from math import isfinite
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, by_parts, count, leaves
@@ -84,23 +85,48 @@ class Unknown:
         return [b for p in parts for b in p.blocks()] if parts else [self]
 
 
+def as_written(k: float) -> Fraction:
+    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
+    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
+
+
 class Data(NamedTuple):
     """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
 
-    A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so.
+    A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so; one
+    that was joined of others says which numbers stand in which segment.
     """
 
     key: tuple[object, ...]
     labels: tuple[Label, ...]
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
+    pieces: tuple[tuple[Label, Data], ...] = ()
+
+    @classmethod
+    def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
+        """The number k, everywhere."""
+        return cls((("number", k),), tuple(labels))
+
+    @property
+    def number(self) -> Fraction | None:
+        """The number that stands everywhere, if one does."""
+        head = self.key[0]
+        known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
+        return as_written(head[1]) if known else None  # type: ignore[index]
 
     def called(self, to: LabelMap) -> Data:
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums)
+        pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
+        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces)
 
-    def derived(self, how: object, *more: Label) -> Data:
-        """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
-        return Data(((how, *self.key),), (*self.labels, *more))
+    def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
+        """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
+
+        `across`: the indices along which entries take part in one another's.
+        """
+        tops = set(across)
+        pieces = tuple((x, d.derived(how, *more)) for x, d in self.pieces if not x.under(tops))
+        return Data(((how, *self.key),), (*self.labels, *more), pieces=pieces)
 
     @property
     def whole(self) -> tuple[object, ...]:
@@ -116,10 +142,16 @@ class Data(NamedTuple):
         assert whole is not None
         if whole not in now:
             return self
+        if (piece := next((d for x, d in self.pieces if x is segment), None)) is not None:
+            return piece
         at = now.index(whole)
         start = count_before(segment)
         labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
-        return Data((("part", at, start, segment.n, *self.key),), labels)
+        return Data(self._named(("part", at, start, segment.n)), labels)
+
+    def _named(self, what: tuple[object, ...]) -> tuple[object, ...]:
+        """The key of some of these numbers, or of all in another order."""
+        return self.key if self.number is not None else ((*what, *self.key),)
 
     def regrouped(self, how: Regrouping) -> Data:
         """The same numbers, some of whose indices are read in another way."""
@@ -134,7 +166,7 @@ class Data(NamedTuple):
         order = tuple((e.interval.start, e.interval.n) for e in how.entries)
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
-        return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
+        return Data(self._named(("regrouped", tuple(at), order)), (*labels[:where], *how.to, *labels[where:]))
 
 
 _PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
@@ -267,6 +299,8 @@ class Expr:
 
     def times(self, data: Data) -> Expr:
         """The product with a tensor of data."""
+        if (k := data.number) is not None:
+            return self * k
         return Expr.sum((f._replace(data=(*f.data, data)), c) for f, c in self.terms.items())
 
     def summed(self, over: Iterable[Label]) -> Expr:
