@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.report.evidence import Evidence, evidence_of
-from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, Status, distances, judge
+from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, distances, judge
 from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("observed", *LAWS, "scale", "residual", *(f"{law}_residual" for law in LAWS[1:]))
-KINDS = ("scale", "rescale", "translation")
 
 
 @dataclass(frozen=True)
@@ -137,14 +136,6 @@ def gradients_in(meta: Mapping[str, Any]) -> str:
     return str(meta.get("autocast") or "") if not known or "exact" in known else ""
 
 
-def by_kind(found: Sequence[FamilyRecord]) -> dict[str, list[FamilyRecord]]:
-    """Families by kind, those that need attention first."""
-    order: dict[Status, int] = {"broken": 0, "diverged": 1, "close": 2}
-    kinds = [*KINDS, *sorted({f.kind for f in found} - set(KINDS))]
-    grouped = {kind: [f for f in found if f.kind == kind] for kind in kinds}
-    return {k: sorted(fs, key=lambda f: order.get(f.verdict.status, 3)) for k, fs in grouped.items() if fs}
-
-
 def verdict_table(found: Sequence[FamilyRecord]) -> pd.DataFrame:
     """One row a family: what it is, the verdict on its exact law, and how far each law was off at worst."""
     import pandas as pd
@@ -164,17 +155,6 @@ def verdict_table(found: Sequence[FamilyRecord]) -> pd.DataFrame:
             "verdict",
         ],
     )
-
-
-def law_table(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
-    """How far each law was off, over the families that it predicts: law, families, median, worst, name of the worst."""
-    out = []
-    for law in LAWS:
-        off = sorted((w, f.name) for f in found if not math.isnan(w := f.worst(law)))
-        if off:
-            middle = (off[(len(off) - 1) // 2][0] + off[len(off) // 2][0]) / 2
-            out.append({"law": law, "families": len(off), "median": middle, "worst": off[-1][0], "name": off[-1][1]})
-    return out
 
 
 def measured(value: Any) -> float:

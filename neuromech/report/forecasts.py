@@ -29,7 +29,8 @@ class Forecast:
     `low`, `high`: between which the end should be in 80 % of all forecasts.
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
     of the last fifth of the run, from how the weights turned until then; `turned_before`: that measured
-    before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group;
+    before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group,
+    `lr` as the run began, `lr_least` and `lr_most` the least and the largest that moved anything;
     `coupled`: the decay goes through a preconditioner, and cannot be told apart. What could not be measured is nan.
     """
 
@@ -52,6 +53,13 @@ class Forecast:
     weight_decay: float
     power: int
     coupled: bool
+    lr_least: float
+    lr_most: float
+
+    @property
+    def scheduled(self) -> bool:
+        """The learning rate did not stay what it was."""
+        return self.lr_most > self.lr_least * (1 + 1e-6)
 
     @property
     def error(self) -> float:
@@ -168,7 +176,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
     low, high = np.sum([b.interval(c, ahead, LEVEL) for b, c in zip(single, now, strict=True)], axis=0)
-    turned_before = _turned(family, int(0.7 * first), first)
+    turned_before, moved = _turned(family, int(0.7 * first), first), rates[rates > 0]
     return Forecast(
         family=family,
         made_at=first,
@@ -189,6 +197,8 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
         weight_decay=told.weight_decay,
         power=told.power,
         coupled=told.weight_decay > 0 and not own.separable,
+        lr_least=float(moved.min()) if len(moved) else told.lr,
+        lr_most=float(moved.max()) if len(moved) else told.lr,
     )
 
 
