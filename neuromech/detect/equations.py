@@ -15,8 +15,9 @@ from itertools import combinations
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, count, leaves
+from neuromech.detect.data import Data
 from neuromech.detect.effort import checkpoint
-from neuromech.detect.expr import Data, Expr, Factor, Number, Unknown, expand
+from neuromech.detect.expr import Expr, Factor, Number, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
 Row = dict[Component, Number]  # component -> coefficient; zeros are left out

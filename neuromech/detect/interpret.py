@@ -17,8 +17,9 @@ from functools import partial
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
-from neuromech.detect.expr import Data, Expr, Unknown
+from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify

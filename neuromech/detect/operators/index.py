@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.expr import Data, Expr, renamed_data
+from neuromech.detect.data import Data, renamed_data
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.operator import define

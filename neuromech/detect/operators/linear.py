@@ -15,7 +15,8 @@ from typing import Any
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.expr import Expr, as_written
+from neuromech.detect.data import as_written
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
