@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from neuromech.compat import own_parts
+
 
 class Composition:
     """What a model is made of, compared with what it was made of at first: by identity, nothing is read."""
@@ -11,8 +13,9 @@ class Composition:
     def __init__(self, model: nn.Module) -> None:
         """`model`: not sharded; what shards parameters exchanges them in every forward."""
         modules = dict(model.named_modules())
-        self._children = [(name, m._modules, dict(m._modules)) for name, m in modules.items()]
-        self._held = [(name, m._parameters, dict(m._parameters)) for name, m in modules.items() if m._parameters]
+        held = {name: own_parts(m) for name, m in modules.items()}
+        self._children = [(name, now, dict(now)) for name, (_, _, now) in held.items()]
+        self._held = [(name, now, dict(now)) for name, (now, _, _) in held.items() if now]
         self._ids = [[*map(id, known.values())] for _, _, known in self._held]
 
     def rebuilt(self) -> tuple[str, ...]:
