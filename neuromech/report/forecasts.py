@@ -161,7 +161,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is not a number."""
     if not len(family.terms) or not len(family.members):
         return None
-    rows = family.terms.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
+    rows = recorded(family)
     at = rows.loc[rows["step"] <= MADE_AT * (len(rates) - 1), "step"].max()
     window = rows[(rows["step"] >= 0.7 * at) & (rows["step"] <= at)]
     last = int(rows["step"].max()) if len(rows) else 0
@@ -200,6 +200,12 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
         lr_least=float(moved.min()) if len(moved) else told.lr,
         lr_most=float(moved.max()) if len(moved) else told.lr,
     )
+
+
+def recorded(family: FamilyRecord) -> pd.DataFrame:
+    """What is known of single members at each step: how they have turned, what decay has done, the charge."""
+    moved = family.terms[["step", "member", "turn", "weight_decay"]]
+    return moved.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
 
 
 def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
@@ -244,19 +250,21 @@ def _angle(
     `paths`: squared lengths from the step at which the forecast is made to the last.
     """
 
-    def drive(b: Balance, step: int, length2: float) -> float:
-        return float(rates[step]) ** 2 * b.strength_at(step, float(rates[step])) / length2 ** (1 + b.power)
+    def drives(b: Balance, steps: np.ndarray, length2: np.ndarray) -> np.ndarray:
+        lr = rates[steps]
+        return np.asarray(lr**2 * b.strength * b.trend.factors(steps, lr) / length2 ** (1 + b.power))
 
-    before = [
-        drive(b, int(step), length2)
-        for b, (_, own) in zip(single, window.groupby("member"), strict=True)
-        for step, length2 in zip(own["step"].iloc[1:], own["observed"].iloc[1:], strict=True)
-    ]
+    each = [own.iloc[1:] for _, own in window.groupby("member")]
+    before = np.concatenate(
+        [drives(b, x["step"].to_numpy(int), x["observed"].to_numpy()) for b, x in zip(single, each, strict=True)]
+    )
     first = last + 1 - len(paths[0])  # the step at which the forecast is made
-    tail = range(max(first, int(0.8 * last)) + 1, last + 1)
-    ahead = [drive(b, k, path[k - 1 - first]) for b, path in zip(single, paths, strict=True) for k in tail]
-    usual = float(np.mean(before)) if before else 0.0
-    return turned * math.sqrt(float(np.mean(ahead)) / usual) if usual > 0 else math.nan
+    tail = np.arange(max(first, int(0.8 * last)) + 1, last + 1)
+    ahead = np.concatenate(
+        [drives(b, tail, np.asarray(path)[tail - 1 - first]) for b, path in zip(single, paths, strict=True)]
+    )
+    usual = float(before.mean()) if len(before) else 0.0
+    return turned * math.sqrt(float(ahead.mean()) / usual) if usual > 0 else math.nan
 
 
 def _turned(family: FamilyRecord, first: int, last: int) -> float:
