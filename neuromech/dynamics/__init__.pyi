@@ -41,6 +41,7 @@ from .rows import SUMS as SUMS
 from .rows import Rows as Rows
 from .rows import Totals as Totals
 from .rows import relative as relative
+from .scalars import Newest as Newest
 from .scalars import scalars_of as scalars_of
 from .scalars import spread as spread
 from .sides import Sides as Sides

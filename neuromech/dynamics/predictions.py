@@ -45,7 +45,8 @@ class Track(NamedTuple):
 
     @classmethod
     def unpack(cls, x: Tensor, laws: int) -> Track:
-        many, single = x[: 3 * laws].split(laws), x[3 * laws :].unbind()
+        """Each in memory of its own: steps replace some, and keep others."""
+        many, single = (y.clone() for y in x[: 3 * laws].split(laws)), (y.clone() for y in x[3 * laws :].unbind())
         return cls(*many, *single)
 
     @staticmethod
@@ -102,7 +103,7 @@ def advance_linear(track: Track, drives: Drives, settings: Settings, first: bool
     oscillator = Oscillator(track.continuous, track.velocity)
     continuous = continuous_step(oscillator, before, Push(0.0, 0.0, drives.flow), settings, first)
     gains, sources = of_sgd(before, after, Sources(track.by_decay, track.by_leak), torque, settings, first)
-    return Track(*new, track.kinetic, flow, *continuous, *sources), gains
+    return Track(*new, _all(0.0, new.charge), flow, *continuous, *sources), gains
 
 
 def advance_drift(track: Track, d: DisplacementForms, drift: Drift, degree: int) -> tuple[Track, Gains]:
@@ -119,8 +120,13 @@ def advance_drift(track: Track, d: DisplacementForms, drift: Drift, degree: int)
         else gradient_flow(track.flow, 0.0, drift.flow, degree)
     )
     continuous = drift_flow(track.continuous, d, drift.decay, degree) + d.square
-    none, velocity = torch.zeros_like(charge), torch.full_like(flow, math.nan)
+    none, velocity = _all(0.0, charge), _all(math.nan, flow)
     return Track(charge, none, none, flow, continuous, velocity, none[0], none[0]), gains
+
+
+def _all(x: float, like: Tensor) -> Tensor:
+    """`x` everywhere, in the memory of one number."""
+    return like.new_full((), x).expand_as(like)
 
 
 def _first(x: Tensor | float) -> Tensor | float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,14 +30,31 @@ from neuromech.symmetry import Symmetry
 SPREAD: dict[str, Callable[[np.ndarray], Any]] = {"smallest": np.min, "median": np.median, "largest": np.max}
 
 
+class Newest(NamedTuple):
+    """What is kept of a step for those who ask for its scalars, each [rows]: less than half of a reading."""
+
+    observed: Tensor
+    exact: Tensor
+    scale: Tensor
+    before: Tensor
+    square: Tensor
+    turn: Tensor
+
+    @classmethod
+    def of(cls, reading: Reading) -> Newest:
+        exact, square = reading.exact.clone(), reading.gains[0].clone()  # of arrays that are freed then
+        before = reading.observed - reading.gains.sum(0)
+        return cls(reading.observed, exact, reading.scale, before, square, reading.turn)
+
+
 def scalars_of(
     symmetries: Sequence[Symmetry],
     evidence: Sequence[str],
     held: Sequence[Hyperparameters | None],
     rows: Rows,
-    readings: Sequence[Reading],
+    readings: Sequence[Newest],
 ) -> dict[str, float]:
-    """Of the newest reading of each optimizer, the newest last. `held`: of the group that moves a family, if any."""
+    """Of the newest step of each optimizer, the newest last. `held`: of the group that moves a family, if any."""
     if not readings or not rows.families:
         return {}
     newest = readings[-1]
@@ -60,11 +77,10 @@ def scalars_of(
     return out | spread("effective_lr", np.array(rates)[scale])
 
 
-def _moved(rows: Rows, reading: Reading) -> Tensor:
+def _moved(rows: Rows, newest: Newest) -> Tensor:
     """By family: squared length before, that of the step, mean sin^2 of its angle: [3, families]."""
-    before = reading.observed - reading.gains.sum(0)
-    turn = rows.sums(reading.turn) / rows.sizes
-    return torch.stack((*rows.sums(torch.stack((before, reading.gains[0]))), turn))
+    turn = rows.sums(newest.turn) / rows.sizes
+    return torch.stack((*rows.sums(torch.stack((newest.before, newest.square))), turn))
 
 
 def _effective(told: Hyperparameters | None, length2: float) -> float:

@@ -17,6 +17,7 @@ from neuromech.dynamics import (
     Laws,
     Looks,
     Motion,
+    Newest,
     Reading,
     ReadingWriter,
     Rows,
@@ -70,7 +71,7 @@ class Measurement:
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
         self._known = KnownOptimizers(record, journal, self._names)
-        self._newest: dict[int, tuple[Reading, GroupSettings]] = {}  # of each optimizer, the newest last
+        self._newest: dict[int, tuple[Newest, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
             message = "no symmetry was found, so there is nothing to predict"
@@ -168,7 +169,7 @@ class Measurement:
         whole = self._keep(known.index, lr, reading)
         if whole is not None:
             self._newest.pop(known.index, None)
-            self._newest[known.index] = whole, known.settings
+            self._newest[known.index] = Newest.of(whole), known.settings
         self._weights = marks(self.params)
         known.buffers |= marks(buffers(optimizer, self._names))
         return first

@@ -74,12 +74,13 @@ def fit(folder: Path, m: Any, callback: Any = None, epochs: int = 2, **options: 
     import lightning.pytorch as pl
 
     options = {"logger": False} | options
-    go_on, batch = options.pop("ckpt_path", None), options.pop("batch", 16)
+    go_on, batch, sampler = options.pop("ckpt_path", None), options.pop("batch", 16), options.pop("sampler", None)
     trainer = pl.Trainer(
         default_root_dir=folder, max_epochs=epochs, accelerator="cpu", callbacks=[callback] if callback else [],
         enable_progress_bar=False, enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(m, DataLoader(data(), batch_size=batch), DataLoader(data(), batch_size=batch), ckpt_path=go_on)
+    training = DataLoader(data(), batch_size=batch, sampler=sampler)
+    trainer.fit(m, training, DataLoader(data(), batch_size=batch), ckpt_path=go_on)
     return trainer
 
 
