@@ -13,7 +13,7 @@ from neuromech.record import Run, refuse_link
 if TYPE_CHECKING:
     import pandas as pd
 
-TABLES = ("steps", "charges", "terms", "metrics", "events", "faults", "progress", "averages")
+TABLES = ("steps", "charges", "terms", "metrics", "events", "faults", "progress", "averages", "sides", "matrices")
 
 
 def export_run(run: Run, to: str, path: Path) -> Path:

@@ -27,6 +27,8 @@ def run(tmp_path_factory) -> Run:
     record.append("metrics", {"step": range(1, 13), "name": "loss", "value": np.linspace(2.0, 0.5, 12)})
     record.append("metrics", {"step": [3, 4], "name": EVIL, "value": [np.nan, np.inf]})
     record.append("events", {"step": 1, "kind": "note", "message": EVIL})
+    record.append("sides", {"step": 1, "symmetry": 0, "weights_up": 1.0})
+    record.append("matrices", {"step": 1, "symmetry": 0, "size": 1.0})
     record.end("finished")
     return read(path)
 
@@ -56,6 +58,7 @@ def test_parquet_keeps_every_bit(run: Run, tmp_path: Path) -> None:
 
 def test_csv_is_read_by_pandas_and_no_cell_is_a_formula(run: Run, tmp_path: Path) -> None:
     path = export_run(run, "csv", tmp_path / "csv")
+    assert {f.stem for f in path.glob("*.csv")} == {*run.tables}  # none is left out
     assert np.array_equal(pd.read_csv(path / "charges.csv")["observed"], run.frame("charges")["observed"])
     for file in path.glob("*.csv"):
         rows = pd.read_csv(file)
