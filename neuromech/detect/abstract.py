@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from neuromech.detect.axes import Axis, Label, by_parts, leaves
+from neuromech.detect.data import Data, renamed_data
 from neuromech.detect.equations import Equation
-from neuromech.detect.expr import Data, Expr, Unknown, renamed_data
+from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.refine import NonNested, Renaming
 
 

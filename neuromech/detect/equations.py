@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
-from neuromech.detect.axes import Label, leaves
+from neuromech.detect.axes import Label, count, leaves
+from neuromech.detect.data import Data
 from neuromech.detect.effort import checkpoint
-from neuromech.detect.expr import Data, Expr, Factor, Number, Unknown, expand
+from neuromech.detect.expr import Expr, Factor, Number, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
 Row = dict[Component, Number]  # component -> coefficient; zeros are left out
@@ -79,33 +80,104 @@ def components(f: Factor) -> Iterator[tuple[frozenset[Label], Component]]:
 def rows(equation: Equation) -> Iterator[Row]:
     """The equations between numbers that an equation between functions stands for."""
     tops = set(equation.along or ())
-    for together in _independent(equation.expr):
-        terms = [_Term(g, k, g.guards()) for f, c in together for g, k in expand(f, c)]
-        for case in _cases(terms, lambda x: not x.under(tops)):
+    terms = [_Term(g, k, g.guards()) for f, c in equation.expr.terms.items() for g, k in expand(f, c)]
+    for together in _independent(_taken_to_pieces(terms)):
+        names = _Names(apart := list(_apart(together)))
+        for case in _cases(apart, lambda x: not x.under(tops)):
             if equation.along is None:
-                for total in _totals(case).values():
+                for total in _totals(case, names).values():
                     yield from total.vanishes()
             else:
-                yield from _constant(case, tops)
+                yield from _constant(case, tops, names)
 
 
-def _independent(expr: Expr) -> Iterable[list[tuple[Factor, Number]]]:
+def _taken_to_pieces(terms: Iterable[_Term]) -> Iterator[_Term]:
+    """A sum over data that were joined of others is one over each of these; over a number it is done."""
+    for t in terms:
+        checkpoint()
+        joint = (x.owner for d in t.factor.data for x, _ in d.pieces if x.owner and x.owner.summed)
+        if (whole := next(joint, None)) is None:
+            yield from _without_numbers(t)
+        else:
+            yield from _taken_to_pieces(u for segment in whole.segments if (u := t.within(segment)))
+
+
+def _apart(terms: list[_Term]) -> Iterator[_Term]:
+    """A sum over an index that is itself a sum is one over each of its segments: every term within a single one."""
+    cut = {g.owner for t in terms for g in t.guards if g.owner and g.owner.summed}
+    todo = terms[::-1]
+    while todo:
+        checkpoint()
+        t = todo.pop()
+        mine = {g.owner for g in t.guards if g.owner in cut} or cut.intersection(t.factor.indices_of_data())
+        outer = next((x for x in mine if x and not any(g.owner in mine for g in x.chain())), None)
+        if outer is None:
+            yield t
+        else:
+            todo += filter(None, map(t.within, outer.segments))
+
+
+def _without_numbers(t: _Term) -> Iterator[_Term]:
+    """The term, with the numbers that it is multiplied by done; summed over what only they had for an index."""
+    numbers = [d for d in t.factor.data if d.number is not None]
+    if not numbers:
+        yield t
+        return
+    f, c = t.factor._replace(data=tuple(d for d in t.factor.data if d.number is None)), t.c
+    for d in numbers:
+        c *= d.number or 0
+    left = f.indices_of_data()
+    over = {x for d in numbers for x in leaves(d.labels) if x.summed and x not in left}
+    labels = tuple(Label(x.atom, mean=True) if x in over else x for x in leaves(f.labels))
+    if c:
+        yield _Term(f._replace(labels=labels), c * count(over), t.guards)
+
+
+def _independent(terms: Iterable[_Term]) -> Iterable[list[_Term]]:
     """The terms, apart where they are multiplied by other data, so that the segments of one need not be told for all.
 
     Data that add up to one may be gone later, so they tell nothing apart.
     """
-    summed = {d.whole for f in expr.terms for d in f.data for over, _ in d.sums if all(x.summed for x in leaves(over))}
-    out: dict[object, list[tuple[Factor, Number]]] = {}
-    for f, c in expr.terms.items():
-        out.setdefault(frozenset(Counter(d.whole for d in f.data if d.whole not in summed).items()), []).append((f, c))
+    terms = list(terms)
+    every = (d for t in terms for d in t.factor.data)
+    summed = {d.whole for d in every for over, _ in d.sums if all(x.summed for x in leaves(over))}
+    out: dict[object, list[_Term]] = {}
+    for t in terms:
+        wholes = Counter(d.whole for d in t.factor.data if d.whole not in summed)
+        out.setdefault(frozenset(wholes.items()), []).append(t)
     return out.values()
 
 
-def _constant(case: list[_Term], tops: set[Label]) -> Iterator[Row]:
+class _Names:
+    """Names for the indices that sums go over: what they are called makes no difference, where they stand does."""
+
+    def __init__(self, terms: Iterable[_Term]) -> None:
+        every = [t.factor.data for t in terms]
+        ones = {(d.key, tuple(leaves(d.labels))) for data in every for d in data}
+        self._needed = len(ones) > len({key for key, _ in ones}) or any(len(data) > 1 for data in every)
+        self._ranks: dict[object, int] = {}
+        self._labels: dict[object, Label] = {}
+
+    def canonical(self, f: Factor) -> Factor:
+        """The factor with its data in a fixed order, and one name for every index that is summed over in one way."""
+        if not (f.data and self._needed):
+            return f
+        data = sorted(f.data, key=lambda d: self._ranks.setdefault(d.key, len(self._ranks)))
+        places: dict[Label, list[tuple[int, int]]] = {}
+        for i, d in enumerate(data):
+            for j, x in enumerate(leaves(d.labels)):
+                if x.summed:
+                    places.setdefault(x, []).append((i, j))
+        ranks = tuple(self._ranks[d.key] for d in data)
+        to = {x: self._labels.setdefault((ranks, tuple(where), x.root), x) for x, where in places.items()}
+        return Factor(f.unknown, f.labels, tuple(data), f.where).called(to)
+
+
+def _constant(case: list[_Term], tops: set[Label], names: _Names) -> Iterator[Row]:
     """The terms do not depend on indices under `tops`, and have one value in all segments of these."""
     first: dict[Key, _Sum] | None = None
     for alternative in _cases(case, lambda x: True):
-        totals = _totals(alternative)
+        totals = _totals(alternative, names)
         moving = {key for key in totals if any(x.under(tops) for x in key[1]) or _varies(key[0], tops)}
         for key in moving:
             yield from totals.pop(key).vanishes()
@@ -139,26 +211,29 @@ def _cases(terms: list[_Term], wanted: Callable[[Label], bool]) -> Iterator[list
         yield from _cases([u for t in terms if (u := t.within(segment))], wanted)
 
 
-def _totals(terms: Iterable[_Term]) -> dict[Key, _Sum]:
+def _totals(terms: Iterable[_Term], names: _Names) -> dict[Key, _Sum]:
     """The equations between numbers, by data and set of indices."""
     out: dict[Key, _Sum] = {}
     for t in terms:
-        for subset, component in components(t.factor):
-            data = _reduced(t.factor.data, subset)
+        f = names.canonical(t.factor)
+        bound = leaves(f.labels)
+        always = None if any(d.sums for d in f.data) else _reduced(f.data, frozenset())
+        for subset, component in components(f):
+            data = _reduced(f.data, subset) if always is None else always
             if data is not None:
                 total = out.setdefault((data, subset), _Sum({}, set()))
                 total.row[component] = total.row.get(component, 0) + t.c
-                total.orders.add(tuple(x for x in leaves(t.factor.labels) if x in subset))
+                total.orders.add(tuple(x for x in bound if x in subset))
     return out
 
 
 def _reduced(data: tuple[Data, ...], subset: frozenset[Label]) -> tuple[Data, ...] | None:
     """The data, without those that add up to one over indices that nothing else depends on; None if to zero."""
     for i, d in enumerate(data):
-        others = (*data[:i], *data[i + 1 :])
-        elsewhere = subset.union(leaves(x for e in others for x in e.labels))
         for over, value in d.sums:
             now = leaves(over)
+            others = (*data[:i], *data[i + 1 :])
+            elsewhere = subset.union(leaves(x for e in others for x in e.labels))
             if all(x.summed for x in now) and elsewhere.isdisjoint(now):
                 return _reduced(others, subset) if value else None
     return tuple(Data(d.key, tuple(leaves(d.labels))) for d in data)

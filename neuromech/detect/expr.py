@@ -19,10 +19,10 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, by_parts, count, leaves
+from neuromech.detect.data import Data, LabelMap
 from neuromech.detect.effort import checkpoint
 from neuromech.detect.refine import Interval, Regrouping, Renaming
 
-LabelMap = Mapping[Label, Label]
 Number = int | Fraction
 BlockId = tuple[
     str | None, int, tuple[tuple[int, int], ...]
@@ -82,76 +82,6 @@ class Unknown:
         """The functions of single blocks, none of whose indices is a sum."""
         _, parts = self.parts()
         return [b for p in parts for b in p.blocks()] if parts else [self]
-
-
-class Data(NamedTuple):
-    """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
-
-    A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so.
-    """
-
-    key: tuple[object, ...]
-    labels: tuple[Label, ...]
-    sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
-
-    def called(self, to: LabelMap) -> Data:
-        sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums)
-
-    def derived(self, how: object, *more: Label) -> Data:
-        """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous."""
-        return Data(((how, *self.key),), (*self.labels, *more))
-
-    @property
-    def whole(self) -> tuple[object, ...]:
-        """The key of the tensor that these numbers are of, all of them or some."""
-        key = self.key
-        while key and isinstance(key[0], str) and key[0] in _PARTS:
-            key = key[_PARTS[key[0]] :]
-        return key
-
-    def within(self, segment: Label) -> Data:
-        """The numbers in one segment of an index."""
-        whole, now = segment.owner, leaves(self.labels)
-        assert whole is not None
-        if whole not in now:
-            return self
-        at = now.index(whole)
-        start = count_before(segment)
-        labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
-        return Data((("part", at, start, segment.n, *self.key),), labels)
-
-    def regrouped(self, how: Regrouping) -> Data:
-        """The same numbers, some of whose indices are read in another way."""
-        now, old = leaves(self.labels), leaves(how.of)
-        if len(how.entries) == 1 and not how.entries[0].guards:
-            entry = how.entries[0]
-            out = self
-            for guard in entry.interval.guards:
-                out = out.within(guard)
-            return renamed_data(out, entry.names)
-        at = [now.index(x) for x in old if x in now]
-        order = tuple((e.interval.start, e.interval.n) for e in how.entries)
-        labels = [x for x in now if x not in old]
-        where = at[0] if at else 0
-        return Data((("regrouped", tuple(at), order, *self.key),), (*labels[:where], *how.to, *labels[where:]))
-
-
-_PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
-
-
-def count_before(segment: Label) -> int:
-    """Where a segment starts in its sum."""
-    assert segment.owner is not None
-    siblings = segment.owner.segments
-    return sum(s.n for s in siblings[: siblings.index(segment)])
-
-
-def renamed_data(data: Data, how: Renaming) -> Data:
-    for regrouping in how.regroupings:
-        if not set(leaves(regrouping.of)).isdisjoint(leaves(data.labels)):
-            data = data.regrouped(regrouping)
-    return data.called(by_parts(how.same)) if how.same else data
 
 
 class Factor(NamedTuple):
@@ -267,6 +197,8 @@ class Expr:
 
     def times(self, data: Data) -> Expr:
         """The product with a tensor of data."""
+        if (k := data.number) is not None:
+            return self * k
         return Expr.sum((f._replace(data=(*f.data, data)), c) for f, c in self.terms.items())
 
     def summed(self, over: Iterable[Label]) -> Expr:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from neuromech.detect.abstract import Domain, Event
@@ -69,5 +69,19 @@ def _blocks(family: SolutionFamily, shapes: Shapes) -> list[StridedBlock]:
         dims = [(x.n, k) for x, k in unknown.indices()]
         members = family.aligned(component)
         rest = tuple(sorted((d for i, d in enumerate(dims) if i not in members), key=lambda d: -d[1]))
-        out.append(StridedBlock(unknown.name, Fraction(weight), unknown.start, tuple(dims[i] for i in members), rest))
+        whole = StridedBlock(unknown.name, Fraction(weight), unknown.start, tuple(dims[i] for i in members), rest)
+        out += _against_the_next(whole, [a in family.contrasts for a in family.indices])
     return joined(out, shapes)
+
+
+def _against_the_next(block: StridedBlock, contrasts: Sequence[bool]) -> list[StridedBlock]:
+    """A member of indices along which they have to sum to zero is an index, less the one that follows."""
+    out = [replace(block, family=())]
+    for (n, stride), contrast in zip(block.family, contrasts, strict=True):
+        if not contrast:
+            out = [replace(b, family=(*b.family, (n, stride))) for b in out]
+            continue
+        left = ((n - 1, stride),) if n > 2 else ()
+        here = [replace(b, family=(*b.family, *left)) for b in out]
+        out = [*here, *(replace(b, start=b.start + stride, weight=-b.weight) for b in here)]
+    return out

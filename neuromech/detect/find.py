@@ -16,13 +16,14 @@ from neuromech.detect.effort import Effort, effort, limited, to_stderr
 from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value, together
+from neuromech.detect.independent import Independent
 from neuromech.detect.interpret import Interpreter, Invariance, Opaque, can_move
-from neuromech.detect.matrix import beyond_the_diagonal, matrix_families
+from neuromech.detect.matrix import matrix_families
 from neuromech.detect.paths import recordings
 from neuromech.detect.permutations import permutations
 from neuromech.detect.recognition import in_words, seen_of
 from neuromech.detect.recorder import CUSTOM
-from neuromech.detect.solve import SolutionFamily, dimension, solve, without
+from neuromech.detect.solve import SolutionFamily, solve, without
 from neuromech.detect.unread import without_unread
 from neuromech.detect.verify import Experiment, is_watched, outputs_as_they_are, tried, verify
 from neuromech.errors import DetectionError, warn
@@ -147,12 +148,11 @@ def analyse(
     interpreter.run(free)
     families = _families(interpreter)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    drawn = [
-        (domain, claim)
+    drawn = {
+        domain: claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
         for domain, found in families.items()
-        for claim in claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
-    ]
-    claims = [claim.symmetry for _, claim in drawn]
+    }
+    claims = [claim.symmetry for own in drawn.values() for claim in own]
     matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
     true, undecided = [True] * len(claims), frozenset[int]()
@@ -167,18 +167,13 @@ def analyse(
         undecided = frozenset().union(*(v.open for v in verdicts))
         effort().over |= bool(undecided)
         notes = (*notes, *(f"nothing was verified: {v.unjudged}" for v in verdicts if v.unjudged))
-    dimensions = {
-        domain: dimension([f for (d, c), t in zip(drawn, true, strict=False) if t and d == domain for f in c.families])
-        for domain in families
-    }
     places, checks = (
         permutations(interpreter, shapes),
         [experiment] if isinstance(experiment, Experiment) else experiment,
     )
     if places and checks and not meta:
         places = tried(checks, places)
-    mixing = [s for s, t in zip(claims, true, strict=True) if t and s.kind == "matrix"]
-    dimensions["matrix"] = beyond_the_diagonal(mixing, shapes)
+    kept, independent = [s for s, t in zip(claims, true, strict=True) if t], Independent(drawn, shapes)
     rejected = [s for i, (s, t) in enumerate(zip(claims, true, strict=True)) if not t and i not in undecided]
     if rejected:
         escapes = any(node.escape for node in graph.nodes)
@@ -196,14 +191,15 @@ def analyse(
     if passed_over := [v.names[0] for v in graph.parameters if v.trainable and not can_move(v)]:
         notes = (*notes, f"nothing is claimed about {', '.join(passed_over)}: complex numbers, or no elements")
     return Findings(
-        SymmetrySet(s for s, t in zip(claims, true, strict=True) if t),
+        SymmetrySet(kept),
         SymmetrySet(rejected),
         _opaque(interpreter.opaque, matrix.opaque),
         inactive,
-        dimensions,
+        independent.among(kept),
         notes,
         tuple(places),
         never_read=tuple(name for name in inactive if name not in touched),
+        independent=independent,
     )
 
 

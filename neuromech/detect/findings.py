@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import TYPE_CHECKING, Any, overload
 
 from neuromech.detect.certificate import Certificate, certify
+from neuromech.detect.independent import Independent
 from neuromech.detect.interpret import Opaque
 from neuromech.detect.page import page
 from neuromech.detect.permutations import Permutation
@@ -40,6 +41,7 @@ class Findings(Sequence[Symmetry]):
     permutations: tuple[Permutation, ...] = ()
     never_read: tuple[str, ...] = ()
     experiments: tuple[Experiment, ...] = field(default=(), repr=False, compare=False)  # what `complete` samples
+    independent: Independent | None = field(default=None, repr=False, compare=False)  # counts anew after a withdrawal
 
     @overload
     def __getitem__(self, index: int) -> Symmetry: ...
@@ -67,8 +69,20 @@ class Findings(Sequence[Symmetry]):
         """
         return certify(self.symmetries, self.experiments, samples)
 
+    def withdrawn(self, broken: Sequence[Symmetry]) -> Findings:
+        """Without these claims, which stand among the `rejected`; what is left is counted anew (in a copy that was
+        pickled it cannot be, and `dimension` is empty)."""
+        gone = {(s.kind, s.name) for s in broken}
+        kept = [s for s in self.symmetries if (s.kind, s.name) not in gone]
+        return replace(
+            self,
+            symmetries=SymmetrySet(kept),
+            rejected=SymmetrySet([*self.rejected, *broken]),
+            dimension=self.independent.among(kept) if self.independent else {},
+        )
+
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {"experiments": ()}  # a copy or a file holds no model
+        return vars(self) | {"experiments": (), "independent": None}  # a copy or a file holds no model
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, fit for JSON; `from_dict` is its inverse."""

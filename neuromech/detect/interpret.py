@@ -17,8 +17,9 @@ from functools import partial
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
-from neuromech.detect.expr import Data, Expr, Unknown
+from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
@@ -89,10 +90,12 @@ class Interpreter:
 
     def number(self, k: float) -> Abstract:
         """A number as a tensor."""
-        return self._filled(self.constant((), ("number", k)), k)
+        return self._filled(self.constant((), None), k)
 
     def _filled(self, t: Abstract, k: float | None) -> Abstract:
         """A constant all of whose entries are known to be `k`: zeros scale with any exponent."""
+        if k is not None:
+            t = replace(t, data=Data.filled(k, t.labels))
         if k == 0:
             return replace(t, scale=self.scaling.free(t.labels), zero=True)
         return replace(t, lowest=k is not None and k <= _LOWEST)
@@ -202,11 +205,12 @@ class Interpreter:
         self.node = node
         operator = operator_of(node.op) or UNKNOWN
         if not any(v in self._varying for v in node.inputs):
-            # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers.
+            # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers,
+            # and what is joined of some is in part the same.
             if is_one_hot(node, self.graph):
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
-            if operator.rule and operator.same_content and all(node.inputs[0].shape):
+            if operator.rule and (operator.same_content or operator.joins) and all(node.inputs[0].shape):
                 with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return

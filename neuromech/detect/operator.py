@@ -29,7 +29,8 @@ class Operator:
     `apart`: the indices whose entries it tells apart, `(interpreter, node) -> labels` (told_apart.py); None: all of
     them, unless it moves entries or acts on them one by one.
 
-    `same_content`: its result holds the numbers of its first input, at other places. `for_complex`: its rule holds for
+    `same_content`: its result holds the numbers of its first input, at other places; `joins`: those of all of its
+    inputs, side by side. `for_complex`: its rule holds for
     complex numbers as it stands. `with_empty`: an input without elements makes no difference. `sees_masked`: it gives
     entries that a mask has put to minus infinity a meaning, as softmax does. `sees_growth`: its rule says what becomes
     of a factor that a shift has turned into (`Abstract.growth`). `sees_rows`: it does not compare rows of a table that
@@ -49,6 +50,7 @@ class Operator:
     apart: OperatorRule | None = None
     rows: OperatorRule | None = None
     same_content: bool = False
+    joins: bool = False
     for_complex: bool = False
     with_empty: bool = False
     sees_masked: bool = False

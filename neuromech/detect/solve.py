@@ -8,7 +8,7 @@ holds on the subsets (a), (b) and () as well; only what those have beyond that m
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import combinations
@@ -25,10 +25,14 @@ IntegerRow = dict[Component, int]
 
 @dataclass(frozen=True)
 class SolutionFamily:
-    """A solution: the coefficient with which each component follows one free function of the family's indices."""
+    """A solution: the coefficient with which each component follows one free function of the family's indices.
+
+    Along `contrasts` the function has to sum to zero: what members there are stand for an index and the next one.
+    """
 
     solution: Row
     at_rest: frozenset[BlockId] = frozenset()  # blocks of parameters that need not move
+    contrasts: frozenset[Atom] = frozenset()
 
     @property
     def vector(self) -> Row:
@@ -44,7 +48,7 @@ class SolutionFamily:
 
     @property
     def size(self) -> int:
-        return prod(a.n for a in self.indices)
+        return prod(a.n - (a in self.contrasts) for a in self.indices)
 
     def aligned(self, component: Component) -> tuple[int, ...]:
         """The positions of a component in the order of the family's indices."""
@@ -59,12 +63,16 @@ class SolutionFamily:
     def sole(self) -> BlockId | None:
         """The block of a parameter whose single elements are the members, if nothing else moves."""
         (unknown, positions), *others = self.vector
-        return unknown.block if not others and len(positions) == len(unknown.indices()) else None
+        alone = not others and not self.contrasts and len(positions) == len(unknown.indices())
+        return unknown.block if alone else None
 
     def restrictions(self, degree: int) -> list[Row]:
         """The solutions on subsets of `degree` indices that the family contains: constant along the other indices."""
         out = []
+        needed = {i for i, a in enumerate(self.indices) if a in self.contrasts}
         for kept in combinations(range(len(self.indices)), degree):
+            if not needed.issubset(kept):
+                continue
             vector: Row = {}
             for component, c in self.solution.items():
                 positions = self.aligned(component)
@@ -106,13 +114,21 @@ def solve(
                 continue
             for vector in vectors:
                 family = SolutionFamily(_primitive(vector, order))
-                if family.vector and all(
-                    satisfied(v, (row for k in v for row in touching.get(k, ())))
-                    for d in range(degree)
-                    for v in family.restrictions(d)
-                ):
-                    found.append(family)
+                if family.vector and (whole := _freest(family, touching)):
+                    found.append(whole)
     return sorted(found, key=lambda f: min(order[c] for c in f.vector))
+
+
+def _freest(family: SolutionFamily, touching: Mapping[Component, Sequence[IntegerRow]]) -> SolutionFamily:
+    """The solution with as few indices along which it has to sum to zero as the equations for constants allow."""
+
+    def holds(some: SolutionFamily) -> bool:
+        rest = (v for d in range(len(some.indices)) for v in some.restrictions(d))
+        return all(satisfied(v, (row for k in v for row in touching.get(k, ()))) for v in rest)
+
+    atoms = list(dict.fromkeys(family.indices))
+    tried = (replace(family, contrasts=frozenset(c)) for k in range(len(atoms)) for c in combinations(atoms, k))
+    return next(filter(holds, tried), replace(family, contrasts=frozenset(atoms)))
 
 
 def dimension(families: Sequence[SolutionFamily]) -> int:
@@ -120,7 +136,8 @@ def dimension(families: Sequence[SolutionFamily]) -> int:
     total = 0
     for degree in range(1 + max((len(f.indices) for f in families), default=-1)):
         by_size: dict[int, list[Row]] = {}
-        for vector in (v for f in families for v in SolutionFamily(f.vector).restrictions(degree)):
+        moving = (SolutionFamily(f.vector, contrasts=f.contrasts) for f in families)
+        for vector in (v for f in moving for v in f.restrictions(degree)):
             by_size.setdefault(prod(a.n - 1 for a in SolutionFamily(vector).indices), []).append(vector)
         total += sum(members * len(echelon(map(integral, vectors))) for members, vectors in by_size.items())
     return total

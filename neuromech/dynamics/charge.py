@@ -46,38 +46,31 @@ class Forms:
 
         plain, asked_plain = chosen(mixes=False)
         mixed, asked_mixed = chosen(mixes=True)
-        self._quadratic = Sums(plain, params, scratch, asked_plain)
+        self._sums = Sums(plain, [b for b in blocks if b.linear], params, scratch, asked_plain)
         self._mixed = Products(mixed, params, asked_mixed)
-        self._linear = Sums([b for b in blocks if b.linear], params, scratch)
-        self.rows = self._quadratic.rows + self._mixed.rows, self._linear.rows  # (quadratic, linear)
-        parts = (self._quadratic, self._mixed, self._linear)
-        self.device = next((x.device for x in parts if x.rows), torch.device("cpu"))
+        quadratic, linear = self._sums.rows
+        self.rows = quadratic + self._mixed.rows, linear  # (quadratic, linear)
+        first = self._mixed if self._mixed.rows and not quadratic else self._sums
+        self.device = first.device
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         """<a, D b> and <c, a> for every pair (a, b): [pairs, rows]. A name that a vector lacks counts as zero."""
-        return torch.cat((self.bilinear(pairs), self.linear([a for a, _ in pairs])), dim=1)
+        forms, sums, _ = self.both(pairs, [a for a, _ in pairs])
+        return torch.cat((forms, sums), dim=1)
+
+    def bilinear(self, pairs: Sequence[Pair]) -> Tensor:
+        """<a, D b> for every pair (a, b): [pairs, quadratic rows]."""
+        return self.both(pairs)[0]
 
     @torch.no_grad()
-    def bilinear(self, pairs: Sequence[Pair], few: Collection[int] = ()) -> Tensor:
-        """<a, D b> for every pair (a, b): [pairs, quadratic rows]; of the pairs numbered `few`, only the rows of the
-        few blocks are meant."""
-        plain = self._quadratic.combine(self._quadratic.products(pairs, few))
-        return torch.cat((plain, self._mixed(pairs, few)[0]), dim=1) if self._mixed.rows else plain
-
-    @torch.no_grad()
-    def with_magnitudes(self, pairs: Sequence[Pair], few: Collection[int] = ()) -> tuple[Tensor, Tensor]:
-        """The same, and for the first pair the sums with the absolute values of weights: [quadratic rows]."""
-        products = self._quadratic.products(pairs, few)
-        plain, sizes = self._quadratic.combine(products), self._quadratic.combine(products[:1], magnitudes=True)[0]
-        if not self._mixed.rows:
-            return plain, sizes
-        mixed, own = self._mixed(pairs, few)
-        return torch.cat((plain, mixed), dim=1), torch.cat((sizes, own))
-
-    @torch.no_grad()
-    def linear(self, xs: Sequence[Vector]) -> Tensor:
-        """<c, x> for every x: [xs, linear rows]."""
-        return self._linear.combine(self._linear.values(xs))
+    def both(
+        self, pairs: Sequence[Pair], xs: Sequence[Vector] = (), few: Collection[int] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """<a, D b> for every pair, <c, x> for every x, and <a, D b> of the first pair with the absolute values of
+        weights: [pairs, quadratic rows], [xs, linear rows] and [quadratic rows], from one pass over the parameters. Of
+        the pairs numbered `few`, only the rows of the few blocks are meant."""
+        forms, values, sizes = self._read(pairs, xs, few)
+        return forms, self._sums.combine(values, 1), sizes
 
     @torch.no_grad()
     def charges(self, params: Values, moved: Vector | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -87,12 +80,23 @@ class Forms:
         <moved, D params> and <moved, D moved>, or <c, moved> and 0, from the same pass over the parameters.
         """
         also, vectors = ([], [params]) if moved is None else ([(moved, params), (moved, moved)], [params, moved])
-        forms, size = self.with_magnitudes([(params, params), *also])
-        signed, unsigned = self._linear.values(vectors, magnitudes=True).split(len(vectors))
-        sums = self._linear.combine(signed)
-        scale = torch.cat((size, self._linear.combine(unsigned[:1], magnitudes=True)[0]))
+        forms, values, sizes = self._read([(params, params), *also], vectors, magnitudes=[params])
+        sums = self._sums.combine(values[: len(vectors)], 1)
+        scale = torch.cat((sizes, self._sums.combine(values[len(vectors) :], 1, magnitudes=True)[0]))
         charge = torch.cat((forms[0], sums[0]))
         if moved is None:
             return charge, scale, None
         torque = torch.cat((forms[1:], torch.stack((sums[1], torch.zeros_like(sums[1])))), dim=1)
         return charge, scale, torque
+
+    def _read(
+        self, pairs: Sequence[Pair], xs: Sequence[Vector], few: Collection[int] = (), magnitudes: Sequence[Vector] = ()
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """As `both`, but for the values: the pieces of every x, then those of |x| of every one of `magnitudes`."""
+        products, values = self._sums(pairs, xs, few, magnitudes)
+        forms = self._sums.combine(products)
+        sizes = self._sums.combine(products[:1], magnitudes=True).sum(0)
+        if not self._mixed.rows:
+            return forms, values, sizes
+        mixed, own = self._mixed(pairs, few)
+        return torch.cat((forms, mixed), dim=1), values, torch.cat((sizes, own))

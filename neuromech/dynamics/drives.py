@@ -48,13 +48,13 @@ def measure(
     asks_quadratic = asks_quadratic or early or changed
     pairs: list[tuple[Vector, Vector]] = [(followed, followed)] + [(buffers, followed)] * bool(buffers)
     few = () if early or changed else (len(pairs),)
-    forms, squares = layout.forms.with_magnitudes(pairs + [(followed, params)] * asks_quadratic, few)
-    sums = layout.forms.linear([followed]) if asks_linear or early else None
+    xs = [followed] * (asks_linear or early)
+    forms, sums, squares = layout.forms.both(pairs + [(followed, params)] * asks_quadratic, xs, few)
     n = layout.forms.rows[0]
     found = forms.new_zeros(sum(layout.forms.rows))
     if asks_quadratic:
         found[:n] = torch.where(layout.torque[0, :n] | changed, forms[-1], 0.0)
-    if sums is not None:
+    if xs:
         found[n:] = sums[0]
     broken = None
     if protection is not None and not early:
@@ -67,5 +67,5 @@ def measure(
         Drives(forms[0], forms[1] if buffers else 0.0, torque[:, :n], flow[:n]),
         Drives(0.0, 0.0, torque[:, n:], flow[n:]),
     )
-    pulls = torch.cat((forms[-1:], sums), dim=1) if early and sums is not None else None
+    pulls = torch.cat((forms[-1:], sums), dim=1) if early else None
     return Measured(drives, pulls, broken, (forms[0], squares))

@@ -17,7 +17,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from statistics import NormalDist
+
+import numpy as np
 
 from neuromech.dynamics.trend import STEADY, Trend
 
@@ -63,17 +66,18 @@ class Balance:
 
         C^(1 + power) obeys a linear equation, which is solved exactly over each step; a grip is split off.
         """
-        n, out = 1 + self.power, [length2]
-        for k, lr in enumerate(lrs, self.trend.at + 1):
-            c, kick = out[-1], lr**2 * self.strength_at(k, lr)
-            rate = self.decay * lr * c**self.grip
-            x = n * rate
-            if n == 0:  # then ln C does
-                out.append(c * math.exp(kick - rate))
-            else:
-                y = c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)
-                out.append(y ** (1.0 / n))
-        return out
+        n, lr = 1 + self.power, np.fromiter(lrs, float)
+        kicks = lr**2 * self.strength * self.trend.factors(np.arange(len(lr)) + self.trend.at + 1, lr)
+        if self.grip:
+            steps = zip(kicks.tolist(), (self.decay * lr).tolist(), strict=True)
+            return list(accumulate(steps, lambda c, s: _over_a_step(c, s[0], s[1] * c**self.grip, n), initial=length2))
+        x = n * self.decay * lr
+        if n == 0:  # then ln C does
+            return [length2, *(length2 * np.exp(np.cumsum(kicks - self.decay * lr))).tolist()]
+        lengthened = n * kicks * np.divide(-np.expm1(-x), x, out=np.ones_like(x), where=x > 0)
+        linear = zip(np.exp(-x).tolist(), lengthened.tolist(), strict=True)
+        whole = accumulate(linear, lambda y, s: s[0] * y + s[1], initial=length2**n)
+        return list((np.fromiter(whole, float) ** (1.0 / n)).tolist())
 
     def interval(self, length2: float, lrs: Sequence[float], level: float = 0.8) -> tuple[float, float]:
         """Between which squared lengths `advance` will end, in that share of all forecasts."""
@@ -88,6 +92,14 @@ class Balance:
         """
         kick = lr**2 * self.strength_at(step, lr) / length2 ** (1 + self.power)
         return math.sqrt(max(0.0, kick / accumulation))
+
+
+def _over_a_step(c: float, kick: float, rate: float, n: int) -> float:
+    """C after one step at these rates."""
+    x = n * rate
+    if n == 0:
+        return c * math.exp(kick - rate)
+    return float((c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)) ** (1.0 / n))
 
 
 def angular_update(lr: float, decay: float, memory: float) -> float:

@@ -165,7 +165,7 @@ class Laws:
         if step is not None and step.measured.squares is not None and not step.drifting:
             signed, whole = step.measured.squares
         else:
-            signed, whole = self._whole.forms.with_magnitudes([(grads, grads)])
+            signed, _, whole = self._whole.forms.both([(grads, grads)])
             return self._weights, (signed[0], whole)
         return self._weights, (self._layout.total(signed), self._layout.total(whole))
 

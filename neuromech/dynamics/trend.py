@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
+
 SETTLING = 1.5
 ANNEALING = 1.0 / 3.0
 
@@ -32,12 +34,16 @@ class Trend(NamedTuple):
 
     def factor(self, step: int, lr: float) -> float:
         """Of a step with this learning rate."""
-        ahead = max(1.0, step / self.at)
-        settled: float = self.rest ** (1.0 - ahead**-SETTLING)
-        if lr <= 0:
-            return settled
-        fallen = ahead**self.fade * (max(1.0, self.lr / lr) ** ANNEALING if self.lr else 1.0)
-        return float(settled * (1.0 + self.saturation) / (fallen + self.saturation))
+        return float(self.factors(np.array([step]), np.array([lr]))[0])
+
+    def factors(self, steps: np.ndarray, lrs: np.ndarray) -> np.ndarray:
+        """Of many steps, each with its learning rate."""
+        ahead = np.maximum(1.0, steps / self.at)
+        settled = self.rest ** (1.0 - ahead**-SETTLING)
+        lowered = np.maximum(1.0, self.lr / np.where(lrs > 0, lrs, np.inf)) ** ANNEALING
+        return np.where(
+            lrs > 0, settled * (1.0 + self.saturation) / (ahead**self.fade * lowered + self.saturation), settled
+        )
 
 
 STEADY = Trend()

@@ -44,7 +44,7 @@ def _settings_of(optimizer: Optimizer) -> GroupSettings:
 def _changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str]]:
     """What is told otherwise than before, but for the learning rate, as (which setting, words)."""
     out = [
-        (f"group {i} {key}", f"{key} of parameter group {i} is {new[key]} (it was {old.get(key)})")
+        (f"group {i} {key}", f"parameter group {i} has {key} {' instead of '.join(_told(new[key], old.get(key)))}")
         for i, (old, new) in enumerate(zip(before, after, strict=False))
         for key in new
         if key != "lr" and new[key] != old.get(key)
@@ -52,6 +52,18 @@ def _changes(before: GroupSettings, after: GroupSettings) -> list[tuple[str, str
     if len(after) > len(before):
         out.append((f"groups {len(after)}", f"the optimizer has {len(after)} parameter groups (it had {len(before)})"))
     return out
+
+
+def _told(*values: Any) -> list[str]:
+    """Settings that differ, with six digits of each number, or with all where these do not tell them apart."""
+
+    def short(x: Any) -> str:
+        if isinstance(x, (tuple, list)):
+            return f"({', '.join(map(short, x))})"
+        return f"{x:.6g}" if isinstance(x, float) else str(x)
+
+    texts = [short(x) for x in values]
+    return texts if len(set(texts)) == len(texts) else [str(x) for x in values]
 
 
 class Known:

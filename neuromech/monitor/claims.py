@@ -38,12 +38,11 @@ def check_claims(
     unchecked = total is not None and any(s.kind == "matrix" for s in claims)
     but = ", but for matrix families: parameters are sharded, and their products are not taken" if unchecked else ""
     notes = (*found.notes, f"verified on the gradients of the first backward{but}")
+    found = replace(found, symmetries=SymmetrySet(claims), notes=notes)
     if not broken or lenient:
-        return replace(found, symmetries=SymmetrySet(claims), notes=notes)
+        return found
     warn(WITHDRAWN.format(len(broken)), "withdrawn", short=f"{len(broken)} claims failed and are withdrawn")
-    names = {s.name for s in broken}
-    kept = SymmetrySet(s for s in claims if s.name not in names)
-    return replace(found, symmetries=kept, rejected=SymmetrySet(broken), notes=notes)
+    return found.withdrawn(broken)
 
 
 def guess_loss(model: nn.Module, graph: Graph, params: Mapping[str, nn.Parameter], eps: float) -> list[Invariance]:
@@ -75,15 +74,15 @@ def excess_of(
         excess = TorqueJudge(meter)(measured, eps)
         elements = sum(g.numel() for g in grads.values())
         typical = (measured.gradients.sum() / elements).sqrt()
-        out: dict[str, tuple[float, float]] = {}
+        out: dict[tuple[str, str], tuple[float, float]] = {}
         for s, rows in zip(plain, meter.slices, strict=True):
             size = measured.size[rows].norm().clamp(min=torch.finfo(torch.float64).tiny)
-            out[s.name] = float(excess[rows].max()), float(measured.torque[rows].norm() / size)
+            out[s.kind, s.name] = float(excess[rows].max()), float(measured.torque[rows].norm() / size)
         for s in claims:
             if s.kind == "matrix":
                 # Products of sharded matrices need all of them: what is sharded is not checked.
-                out[s.name] = (0.0, math.nan) if total else _of_matrix(s, values, grads, typical, eps)
-    return [out[s.name] for s in claims]
+                out[s.kind, s.name] = (0.0, math.nan) if total else _of_matrix(s, values, grads, typical, eps)
+    return [out[s.kind, s.name] for s in claims]
 
 
 def _of_matrix(

@@ -84,18 +84,17 @@ class TorqueMeter:
 
     def __call__(self, params: Values, grads: Values) -> Torques:
         """Measure; a parameter without a gradient counts as one whose gradient is zero."""
-        forms = self._forms
-        products, squares, weights = self._total(forms.bilinear([(grads, params), (grads, grads), (params, params)]))
-        force, sums = self._total(forms.linear([grads, params]))
+        pairs = [(grads, params), (grads, grads), (params, params)]
+        forms, values, _ = self._forms.both(pairs, [grads, params])
+        (products, squares, weights), (force, sums) = self._total(forms), self._total(values)
         torque, charge = (torch.cat(x)[self._signed] for x in ((products, force), (weights, sums)))
         gradients, own = squares[self._whole], squares[self._unsigned]
         return Torques(torque, charge, self._size(weights[self._unsigned], own, gradients), gradients)
 
     def quick(self, params: Values, grads: Values, known: Charges) -> Torques:
         """A third of the work where the charges of the weights are known: the sizes are lower bounds."""
-        forms = self._forms
-        products, squares = self._total(forms.bilinear([(grads, params), (grads, grads)], few=(1,)))
-        (force,) = self._total(forms.linear([grads]))
+        forms, values, _ = self._forms.both([(grads, params), (grads, grads)], [grads], few=(1,))
+        (products, squares), (force,) = self._total(forms), self._total(values)
         torque, gradients = torch.cat((products, force))[self._signed], squares[self._whole]
         return Torques(torque, known.charge, self._size(known.scale, None, gradients), gradients, whole=False)
 

@@ -50,7 +50,7 @@ class Run:
         """
         rows = self._rows(table)
         if every_session or "step" not in rows or len(self.sessions) < 2:
-            return rows.copy()
+            return tables.handed_out(rows)
         # A branch that was given up may hold events where the branch that replaced it has none: steps are the clock.
         return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
 

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neuromech.errors import RecordError
 from neuromech.record.place import open_plainly, reading
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Columns = dict[str, list[Any]]
+BLOCK = 1 << 24  # bytes that are parsed at once: while they are, their text takes several times the room of its numbers
 
 
 def columns_of(table: str, rows: Mapping[str, Any]) -> Columns:
@@ -106,20 +107,31 @@ class _Grown:
                     self._forget()  # another file of this name
                     self._which = status.st_dev, status.st_ino
                 f.seek(self.end)
-                new = f.read()
-            new = new[: new.rfind(b"\n") + 1]
-            if new and not self.end:
-                self._header = new[: new.index(b"\n") + 1]
-            if new:
-                self._add(new if not self.end else self._header + new)
-                self.end += len(new)
+                self._add(_whole_lines(f))
         except (OSError, ValueError) as error:
             raise RecordError(f"{self._file} is not a table that a run writes: {error}") from error
         return joined([] if self._frame is None else [self._frame])
 
-    def _add(self, data: bytes) -> None:
-        rows = _parsed(data, self._text)
-        self._frame = rows if self._frame is None else joined([self._frame, rows])
+    def _add(self, blocks: Iterable[bytes]) -> None:
+        """All of them or, if one is not what it should be, none."""
+        end, header, rows = self.end, self._header, [] if self._frame is None else [self._frame]
+        for block in blocks:
+            header = header or block[: block.index(b"\n") + 1]
+            rows.append(_parsed(header + block if end else block, self._text))
+            end += len(block)
+        if end > self.end:
+            self.end, self._header, self._frame = end, header, joined(rows)
+
+
+def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a file, in blocks of whole lines; what stands behind the last line's end is left out."""
+    torn = b""
+    while new := file.read(BLOCK):
+        new = torn + new
+        whole = new.rfind(b"\n") + 1
+        torn = new[whole:]
+        if whole:
+            yield new[:whole]
 
 
 def mend(file: Path) -> None:
@@ -137,6 +149,13 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
     some = [f for f in frames if len(f)]
     return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+
+
+def handed_out(rows: pd.DataFrame) -> pd.DataFrame:
+    """A frame that may be written to, while `rows` stay: from pandas 3 on nothing is copied before that is done."""
+    import pandas as pd
+
+    return rows.copy(deep=_version(pd) < (3, 0))
 
 
 def scalar(value: Any) -> Any:
@@ -214,7 +233,7 @@ def _parsed(data: bytes, text: set[str]) -> pd.DataFrame:
     fields = re.findall(r'("(?:[^"]|"")*"|[^,]*)(?:,|$)', first)
     text |= {name for name, field in zip(header.split(","), fields, strict=False) if field.startswith('"')}
     # From pandas 3.1 on floats are read exactly, and asking for it is deprecated.
-    old = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)
+    old = _version(pd) < (3, 1)
     rows = pd.read_csv(
         io.BytesIO(data),
         float_precision="round_trip" if old else None,
@@ -224,3 +243,7 @@ def _parsed(data: bytes, text: set[str]) -> pd.DataFrame:
         low_memory=False,
     )
     return rows.fillna(dict.fromkeys(text, ""))
+
+
+def _version(package: Any) -> tuple[int, ...]:
+    return tuple(map(int, package.__version__.split(".")[:2]))

@@ -14,6 +14,7 @@ from neuromech.report.words import exactly, listing, number, share
 FAILED = 0.25  # a relative error from which on nothing is concluded
 TURNED = 1.0  # likewise, of the angle of a step
 MOST = 3  # weights that are named in a sentence
+FACTOR = 2.0  # between learning rates that are told to be equivalent
 NOTHING = 0.01  # a change of the squared length that does not matter
 
 
@@ -27,7 +28,8 @@ def advice(made: Sequence[Forecast]) -> list[str]:
         )
         return [off] if made else []
     out: list[str] = []
-    for (lr, decay), some in _by_settings(good).items():
+    for some in _by_settings(good):
+        decay = some[0].weight_decay
         which = _which(some, len(some) == len(made))
         power = some[0].power
         if any(f.coupled for f in some):
@@ -44,27 +46,33 @@ def advice(made: Sequence[Forecast]) -> list[str]:
                 f"squared length by less than {share(NOTHING)}."
             )
         elif power >= 0:
-            out.append(f"{equivalence(lr, decay, power, which)} {difference(lr, decay, power, some)}")
+            out.append(f"{equivalence(some[0], which)} {difference(some)}")
     return out
 
 
-def equivalence(lr: float, decay: float, power: int, which: str) -> str:
-    """Settings that train scale-invariant weights to the same function at every step."""
-    faster, weaker, longer = equivalent(lr, decay, 2.0, power)
+def equivalence(f: Forecast, which: str) -> str:
+    """Settings that train scale-invariant weights to the same function at every step, whatever the schedule."""
+    faster, weaker, longer = equivalent(f.lr, f.weight_decay, FACTOR, f.power)
+    now, then = f"learning rate {exactly(f.lr)} with weight decay {exactly(f.weight_decay)} is", exactly(faster)
+    if f.scheduled:
+        least, most, from_, to = map(exactly, (f.lr_least, f.lr_most, FACTOR * f.lr_least, FACTOR * f.lr_most))
+        now = f"a schedule of learning rates from {least} to {most} with weight decay {exactly(f.weight_decay)} is"
+        then = f"the same schedule from {from_} to {to}"
     return (
-        f"For {which}, in a parameter group of their own, learning rate {exactly(lr)} with weight decay "
-        f"{exactly(decay)} is equivalent to {exactly(faster)} with {exactly(weaker)}, started {number(longer)} "
-        "times as long: the same function at every step."
+        f"For {which}, in a parameter group of their own, {now} equivalent to {then} with {exactly(weaker)}, started "
+        f"{number(longer)} times as long: the same function at every step."
     )
 
 
-def difference(lr: float, decay: float, power: int, some: Sequence[Forecast]) -> str:
+def difference(some: Sequence[Forecast]) -> str:
     """Settings with the same product differ in the length that they settle at, and before they have."""
-    longer = equivalent(lr, decay, 2.0, power)[2]
-    settles = max(f.time_constant for f in some)
+    longer = equivalent(some[0].lr, some[0].weight_decay, FACTOR, some[0].power)[2]
+    last = max(some, key=lambda f: f.time_constant)
+    when = f" at the learning rate of step {last.made_at:,}" if last.scheduled else ""
     return (
         f"Started alike, these two settings differ only in the length that weights settle at ({number(longer)} times) "
-        f"and in the steps until then, some {number(5 * settles)}: in equilibrium only the product of the two matters."
+        f"and in the steps until then, some {number(5 * last.time_constant)}{when}: in equilibrium only the product of "
+        "the two matters."
     )
 
 
@@ -75,8 +83,8 @@ def _which(some: Sequence[Forecast], every: bool) -> str:
     return listing([f.family.name for f in some][:MOST]) + more
 
 
-def _by_settings(made: Sequence[Forecast]) -> dict[tuple[float, float], list[Forecast]]:
-    out: dict[tuple[float, float], list[Forecast]] = {}
+def _by_settings(made: Sequence[Forecast]) -> list[list[Forecast]]:
+    out: dict[tuple[float, ...], list[Forecast]] = {}
     for f in made:
-        out.setdefault((f.lr, f.weight_decay), []).append(f)
-    return out
+        out.setdefault((f.lr, f.lr_least, f.lr_most, f.weight_decay), []).append(f)
+    return [*out.values()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.dynamics import growth_of
-from neuromech.report.forecasts import Knobs, knobs, losses_of, outlook_of, rates_of
+from neuromech.report.forecasts import Knobs, knobs, losses_of, outlook_of, rates_of, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def _of_family(
     if own is None:
         return {"why_not": "its parameters are in several groups of other settings, or in none"}
     past = rates_of(facts.steps, own.optimizer) * own.relative
-    rows = f.terms.merge(f.members[["step", "member", "observed"]], on=["step", "member"])
+    rows = recorded(f)
     if len(rows) and int(rows["step"].max()) - int(rows["step"].min()) < 8:
         return {"why_not": "too few steps were recorded"}
     if rows.empty or not np.isfinite(rows[["observed", "turn"]].to_numpy(float)).all():

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from neuromech.report.evidence import Evidence, evidence_of
-from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, Status, distances, judge
+from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, distances, judge
 from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("observed", *LAWS, "scale", "residual", *(f"{law}_residual" for law in LAWS[1:]))
-KINDS = ("scale", "rescale", "translation")
+OF_MEMBERS = ("observed", "exact", "scale")
 
 
 @dataclass(frozen=True)
 class FamilyRecord:
     """One family of symmetries, as found and as it fared.
 
-    `whole`: step and COLUMNS of the sums over its members; `members`: the same of single members, with `member`;
+    `whole`: step and COLUMNS of the sums over its members; `members`: step, member and OF_MEMBERS of single ones;
     `distances`: those of `whole`, see `verdict.distances`; `terms`: what moved the charge since the start, by step and
     member (-1: the family). `evidence`: what the verdict rests on. `parameters`: the tensors that its members move.
     """
@@ -52,18 +52,16 @@ class FamilyRecord:
 
 def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[FamilyRecord]:
     """Every family that was found or has rows, in the order of the records; missing columns count as nan."""
-    moved = _by_symmetry(terms)
-    rows = charges.reindex(columns=["step", "symmetry", "member", *COLUMNS])
-    rows = rows.assign(member=rows["member"].fillna(-1)).sort_values("step", kind="stable")
-    groups = {int(group["symmetry"].iloc[0]): group for _, group in rows.groupby("symmetry")}
+    moved, groups = by_symmetry(terms), by_symmetry(charges)
     known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
     default = str(meta.get("dtype") or "")
     coarser = gradients_in(meta)
-    empty = rows[:0]
+    none = np.zeros(0, int)
     out = []
     for index in sorted({*range(len(known)), *groups}):
         data = known[index] if index < len(known) else {}
-        group = groups.get(index, empty).drop(columns="symmetry")
+        group = charges.iloc[groups.get(index, none)].reindex(columns=["step", "member", *COLUMNS])
+        group = group.assign(member=group["member"].fillna(-1))
         whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
         dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
         kind, broken_by = str(data.get("kind") or "other"), tuple(map(str, data.get("broken_by") or ()))
@@ -84,10 +82,10 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
                 broken_by=broken_by,
                 dtype=dtype,
                 whole=whole,
-                members=group[group["member"] >= 0].reset_index(drop=True),
+                members=group.loc[group["member"] >= 0, ["step", "member", *OF_MEMBERS]].reset_index(drop=True),
                 distances=distances(whole),
                 verdict=verdict,
-                terms=explained(moved.get(index, moved[-1]), group, dtype),
+                terms=explained(_once(terms, moved.get(index, none)), group, dtype),
                 evidence=evidence,
                 parameters=parameters,
             )
@@ -101,15 +99,24 @@ def followed_of(data: Mapping[str, Any]) -> int:
     return int(stop - start)
 
 
-def _by_symmetry(terms: pd.DataFrame | None) -> dict[int, pd.DataFrame]:
-    """Rows of the table of terms by symmetry, each step and member once; -1: none."""
+def by_symmetry(rows: pd.DataFrame | None) -> dict[int, np.ndarray]:
+    """The places of the rows of each symmetry, in the order of their steps: a long run is not copied as a whole."""
+    if rows is None or "symmetry" not in rows:
+        return {}
+    symmetry = rows["symmetry"].to_numpy(float)
+    order = np.lexsort((rows["step"].to_numpy(float), symmetry))
+    order = order[np.isfinite(symmetry[order])]
+    known, begun = np.unique(symmetry[order], return_index=True)
+    return {int(k): part for k, part in zip(known, np.split(order, begun[1:]), strict=False)}
+
+
+def _once(terms: pd.DataFrame | None, places: np.ndarray) -> pd.DataFrame:
+    """Each step and member once, the last time that it was written."""
     import pandas as pd
 
     if terms is None or "symmetry" not in terms:
-        return {-1: pd.DataFrame({"step": [], "member": []})}
-    once = terms.drop_duplicates(["step", "symmetry", "member"], keep="last").sort_values("step", kind="stable")
-    groups = {int(rows["symmetry"].iloc[0]): rows.reset_index(drop=True) for _, rows in once.groupby("symmetry")}
-    return {-1: once[:0]} | groups
+        return pd.DataFrame({"step": [], "member": []})
+    return terms.iloc[places].drop_duplicates(["step", "member"], keep="last").reset_index(drop=True)
 
 
 def explained(terms: pd.DataFrame, charges: pd.DataFrame, dtype: str) -> pd.DataFrame:
@@ -137,14 +144,6 @@ def gradients_in(meta: Mapping[str, Any]) -> str:
     return str(meta.get("autocast") or "") if not known or "exact" in known else ""
 
 
-def by_kind(found: Sequence[FamilyRecord]) -> dict[str, list[FamilyRecord]]:
-    """Families by kind, those that need attention first."""
-    order: dict[Status, int] = {"broken": 0, "diverged": 1, "close": 2}
-    kinds = [*KINDS, *sorted({f.kind for f in found} - set(KINDS))]
-    grouped = {kind: [f for f in found if f.kind == kind] for kind in kinds}
-    return {k: sorted(fs, key=lambda f: order.get(f.verdict.status, 3)) for k, fs in grouped.items() if fs}
-
-
 def verdict_table(found: Sequence[FamilyRecord]) -> pd.DataFrame:
     """One row a family: what it is, the verdict on its exact law, and how far each law was off at worst."""
     import pandas as pd
@@ -164,17 +163,6 @@ def verdict_table(found: Sequence[FamilyRecord]) -> pd.DataFrame:
             "verdict",
         ],
     )
-
-
-def law_table(found: Sequence[FamilyRecord]) -> list[dict[str, Any]]:
-    """How far each law was off, over the families that it predicts: law, families, median, worst, name of the worst."""
-    out = []
-    for law in LAWS:
-        off = sorted((w, f.name) for f in found if not math.isnan(w := f.worst(law)))
-        if off:
-            middle = (off[(len(off) - 1) // 2][0] + off[len(off) // 2][0]) / 2
-            out.append({"law": law, "families": len(off), "median": middle, "worst": off[-1][0], "name": off[-1][1]})
-    return out
 
 
 def measured(value: Any) -> float:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from neuromech.report.words import listing, many
-
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,12 +25,6 @@ class FaultRecord:
     advice: str
     others: tuple[str, ...]
 
-    @property
-    def when(self) -> str:
-        if self.times == 1:
-            return f"step {self.step:,}"
-        return f"from step {self.step:,} on, {self.times:,} times or more up to step {self.last:,}"
-
 
 def faults(rows: pd.DataFrame) -> list[FaultRecord]:
     """The faults of the table that the monitor writes, in the order in which they were found."""
@@ -48,12 +40,3 @@ def faults(rows: pd.DataFrame) -> list[FaultRecord]:
         others = tuple(f"{row.title} ({row.strength})" for row in latest.iloc[1:].itertuples())
         out.append(FaultRecord(**values, others=others))
     return out
-
-
-def verdict(found: list[FaultRecord], n_steps: int) -> str:
-    """One sentence for the head of the section."""
-    watched = f"The monitor checked {many(n_steps, 'step')}"
-    if not found:
-        return f"{watched}: every law that is exact held, and nothing touched the run between its steps."
-    titles = listing(list(dict.fromkeys(f.title for f in found)))
-    return f"{watched} and found {many(len(found), 'fault')}: {titles}."

@@ -29,7 +29,8 @@ class Forecast:
     `low`, `high`: between which the end should be in 80 % of all forecasts.
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
     of the last fifth of the run, from how the weights turned until then; `turned_before`: that measured
-    before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group;
+    before the forecast; `undecayed`: the end without weight decay; `lr`, `weight_decay`: of the parameters' own group,
+    `lr` as the run began, `lr_least` and `lr_most` the least and the largest that moved anything;
     `coupled`: the decay goes through a preconditioner, and cannot be told apart. What could not be measured is nan.
     """
 
@@ -52,6 +53,13 @@ class Forecast:
     weight_decay: float
     power: int
     coupled: bool
+    lr_least: float
+    lr_most: float
+
+    @property
+    def scheduled(self) -> bool:
+        """The learning rate did not stay what it was."""
+        return self.lr_most > self.lr_least * (1 + 1e-6)
 
     @property
     def error(self) -> float:
@@ -153,7 +161,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     """`rates[k]`, `losses[k]`: of step k; None: too little was recorded, or what was is not a number."""
     if not len(family.terms) or not len(family.members):
         return None
-    rows = family.terms.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
+    rows = recorded(family)
     at = rows.loc[rows["step"] <= MADE_AT * (len(rates) - 1), "step"].max()
     window = rows[(rows["step"] >= 0.7 * at) & (rows["step"] <= at)]
     last = int(rows["step"].max()) if len(rows) else 0
@@ -168,7 +176,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
     low, high = np.sum([b.interval(c, ahead, LEVEL) for b, c in zip(single, now, strict=True)], axis=0)
-    turned_before = _turned(family, int(0.7 * first), first)
+    turned_before, moved = _turned(family, int(0.7 * first), first), rates[rates > 0]
     return Forecast(
         family=family,
         made_at=first,
@@ -189,7 +197,15 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
         weight_decay=told.weight_decay,
         power=told.power,
         coupled=told.weight_decay > 0 and not own.separable,
+        lr_least=float(moved.min()) if len(moved) else told.lr,
+        lr_most=float(moved.max()) if len(moved) else told.lr,
     )
+
+
+def recorded(family: FamilyRecord) -> pd.DataFrame:
+    """What is known of single members at each step: how they have turned, what decay has done, the charge."""
+    moved = family.terms[["step", "member", "turn", "weight_decay"]]
+    return moved.merge(family.members[["step", "member", "observed"]], on=["step", "member"])
 
 
 def outlook_of(rows: pd.DataFrame, own: Knobs, rates: np.ndarray, losses: np.ndarray | None) -> Balance:
@@ -234,19 +250,21 @@ def _angle(
     `paths`: squared lengths from the step at which the forecast is made to the last.
     """
 
-    def drive(b: Balance, step: int, length2: float) -> float:
-        return float(rates[step]) ** 2 * b.strength_at(step, float(rates[step])) / length2 ** (1 + b.power)
+    def drives(b: Balance, steps: np.ndarray, length2: np.ndarray) -> np.ndarray:
+        lr = rates[steps]
+        return np.asarray(lr**2 * b.strength * b.trend.factors(steps, lr) / length2 ** (1 + b.power))
 
-    before = [
-        drive(b, int(step), length2)
-        for b, (_, own) in zip(single, window.groupby("member"), strict=True)
-        for step, length2 in zip(own["step"].iloc[1:], own["observed"].iloc[1:], strict=True)
-    ]
+    each = [own.iloc[1:] for _, own in window.groupby("member")]
+    before = np.concatenate(
+        [drives(b, x["step"].to_numpy(int), x["observed"].to_numpy()) for b, x in zip(single, each, strict=True)]
+    )
     first = last + 1 - len(paths[0])  # the step at which the forecast is made
-    tail = range(max(first, int(0.8 * last)) + 1, last + 1)
-    ahead = [drive(b, k, path[k - 1 - first]) for b, path in zip(single, paths, strict=True) for k in tail]
-    usual = float(np.mean(before)) if before else 0.0
-    return turned * math.sqrt(float(np.mean(ahead)) / usual) if usual > 0 else math.nan
+    tail = np.arange(max(first, int(0.8 * last)) + 1, last + 1)
+    ahead = np.concatenate(
+        [drives(b, tail, np.asarray(path)[tail - 1 - first]) for b, path in zip(single, paths, strict=True)]
+    )
+    usual = float(before.mean()) if len(before) else 0.0
+    return turned * math.sqrt(float(ahead.mean()) / usual) if usual > 0 else math.nan
 
 
 def _turned(family: FamilyRecord, first: int, last: int) -> float:

@@ -32,9 +32,13 @@ def decide(facts: RunFacts) -> Judgement:
 
 def _faults(facts: RunFacts) -> Iterator[Statement]:
     for f in facts.faults:
-        text = f"{f.title[:1].upper()}{f.title[1:]} ({f.strength}), {f.when}: {f.evidence}."
-        title = f"{f.title[:1].upper()}{f.title[1:]} ({f.strength}), {'at' if f.times == 1 else 'from'} step {f.step:,}"
-        yield Statement("fault", "bad", text, f.step, f.advice, f"{title}{'' if f.times == 1 else ' on'}.")
+        title = f"{f.title[:1].upper()}{f.title[1:]} ({f.strength})"
+        begun = f"at step {f.step:,}" if f.times == 1 else f"from step {f.step:,} on"
+        again = "" if f.times == 1 else f", {f.times:,} times or more up to step {f.last:,}"
+        yield Statement(
+            "fault", "bad", f"{title}, {begun}{again}: {f.evidence}.", f.step, f.advice,
+            short=f"{title}, {begun}.", beside=f"{title}{again}: {f.evidence}.",
+        )  # fmt: skip
 
 
 def _laws(facts: RunFacts) -> Iterator[Statement]:
@@ -91,10 +95,12 @@ def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterat
         more = [f"{len(broken) - NAMES} more"] if len(broken) > NAMES else []
         which = listing([f.name for f in broken[:NAMES]] + more)
         count = f"{len(broken)} of {many(judged, 'law')} {be(len(broken))} broken"
-        text = f"{count}, from step {since} on, by up to {share(worst)}"
+        by = f"by up to {share(worst)}"
+        text = f"{count}, from step {since:,} on, {by}"
         do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
         why = f" What the monitor noticed: {noticed}." if noticed else ""
-        yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}")
+        beside = f"{count} from here on, {by}: {which}.{why}"
+        yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}", beside)
 
 
 def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement:

@@ -42,9 +42,12 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
             at = int(step[int(np.argmax(lost))])
             tone: Tone = "bad" if name in (LOSS, WEIGHTS) else "mixed"
             more = int(lost.sum()) - 1
-            when = f"at step {at}" + (f" and {many(more, 'other')}" if more else "")
-            when = f"from step {at} on" if lost[step >= at].all() else when
-            yield Statement("not finite", tone, f"{shown} is not finite {when}.", at)
+            when = f"at step {at:,}" + (f" and {many(more, 'other')}" if more else "")
+            here = f"here and at {many(more, 'other step')}" if more else "here"
+            if lost[step >= at].all():
+                when, here = f"from step {at:,} on", "from here on"
+            gone = f"{shown} is not finite"
+            yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
         if name in SHOWN:
             said = [*_exploded(name, step[~lost], np.abs(value[~lost]))]
             yield from said or (_rose(value[~lost]) if name == LOSS else ())
@@ -63,8 +66,10 @@ def _exploded(name: str, step: np.ndarray, size: np.ndarray) -> Iterator[Stateme
         return
     k, last = int(np.argmax(size)), float(size[-1])
     back = "" if last > 0.01 * size.max() else f", and came back to {number(last)}"
-    text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))} at step {step[k]}{back}."
-    yield Statement("exploded", "mixed" if back or name == GRADIENT else "bad", text, int(step[k]), SLOWER)
+    text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))}"
+    tone: Tone = "mixed" if back or name == GRADIENT else "bad"
+    told = f"{text} at step {step[k]:,}{back}."
+    yield Statement("exploded", tone, told, int(step[k]), SLOWER, beside=f"{text}{back}.")
 
 
 def _rose(loss: np.ndarray) -> Iterator[Statement]:
@@ -90,9 +95,11 @@ def _charges_lost(facts: RunFacts) -> Iterator[Statement]:
         lasting = all(
             not np.isfinite(f.whole["observed"][f.whole["step"] >= (f.verdict.since or 0)]).any() for f in gone
         )
-        when = f"from step {since} on" if lasting else f"at step {since}, though not for good"
-        text = f"{which} NaN or infinite {when}{until}."
-        yield Statement("not finite", "bad", text, since)
+        when, here = f"from step {since:,} on", "from here on"
+        if not lasting:
+            when, here = f"at step {since:,}, though not for good", "here, though not for good"
+        said = f"{which} NaN or infinite"
+        yield Statement("not finite", "bad", f"{said} {when}{until}.", since, beside=f"{said} {here}{until}.")
 
 
 def ended(facts: RunFacts) -> Iterator[Statement]:

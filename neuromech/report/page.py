@@ -251,7 +251,8 @@ def _dimension(meta: Mapping[str, Any]) -> str:
 
 def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     """Findings and events by step."""
-    out = [{"step": s.step, "tone": s.tone, "text": s.text, "do": s.do} for s in judged.wrong if s.key != "limit"]
+    wrong = [s for s in judged.wrong if s.key != "limit"]
+    out = [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
     still = [s for s in judged.statements if s.key in ("running", "interrupted")]
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
     outdated = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
@@ -266,7 +267,7 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
 
 def _sentence(text: str) -> str:
     """As it stands in a list of its own; where the step stands before it, it is not told again."""
-    text = re.sub(r"^step \d+: ", "", text.strip())
+    text = re.sub(r"^(step \d+: |from step \d+ on,? )", "", text.strip())
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 

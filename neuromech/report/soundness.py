@@ -47,7 +47,7 @@ def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     good &= rows["symmetry"].to_numpy(float) >= 0 if "symmetry" in rows else True
     if not good.all():
         wrong = f"{int((~good).sum())} of its rows make no sense"
-    return rows[good].reset_index(drop=True), wrong
+    return (rows if good.all() else rows[good]).reset_index(drop=True), wrong
 
 
 def sound_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

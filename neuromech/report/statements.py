@@ -16,7 +16,7 @@ URGENT = ("not finite", "exploded", "fault", "nothing moved", "broken", "ended")
 @dataclass(frozen=True)
 class Statement:
     """One thing that is true of the run. `key`: what kind of thing; `step`: from when on; `do`: what to do about it;
-    `short`: how a headline says it."""
+    `short`: how a headline says it; `beside`: how it is said where the step stands before it."""
 
     key: str
     tone: Tone
@@ -24,6 +24,7 @@ class Statement:
     step: int | None = None
     do: str = ""
     short: str = ""
+    beside: str = ""
 
 
 @dataclass(frozen=True)

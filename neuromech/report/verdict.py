@@ -88,7 +88,7 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
         since = int(rows["step"][int(np.argmin(finite))])
         before = judge(rows[: int(np.argmin(finite))], dtype, protected)
         until = f"; until then it {before.text}" if before.at is not None else ""
-        text = f"not a number any more from step {since} on{until}"
+        text = f"not a number any more from step {since:,} on{until}"
         return LawVerdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
 
     off = distances(rows)
@@ -101,7 +101,7 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
     beyond = ~(distance <= allowed)
     k = int(np.argmax(np.where(beyond, distance, -1.0) if beyond.any() else distance))
     worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
-    tail = "" if steps[-1] == rows["step"].iloc[-1] else f"; predicted until step {steps[-1]} only"
+    tail = "" if steps[-1] == rows["step"].iloc[-1] else f"; predicted until step {steps[-1]:,} only"
 
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
@@ -110,7 +110,7 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
         and (turned := np.nan_to_num(torque, nan=0.0) > np.fmax(half, np.nan_to_num(allowed))).any()
     ):
         since, furthest = int(steps[int(np.argmax(turned))]), float(np.nanmax(torque))
-        text = f"broken from step {since}: gradients that should cancel have moved the charge by {share(furthest)}"
+        text = f"broken from step {since:,}: gradients that should cancel have moved the charge by {share(furthest)}"
         return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since)
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
@@ -122,5 +122,5 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
         return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])
-    text = f"broken from step {since}: observed departs from the law by {share(worst)}{tail}"
+    text = f"broken from step {since:,}: observed departs from the law by {share(worst)}{tail}"
     return LawVerdict("broken", text, worst, bound, at, since)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from neuromech.detect.axes import Label, axis, leaves
+from neuromech.detect.data import Data
 from neuromech.detect.equations import Equation, rows
-from neuromech.detect.expr import Data, Expr, Factor, Unknown
+from neuromech.detect.expr import Expr, Factor, Unknown
 from neuromech.detect.solve import SolutionFamily, dimension, solve, without
 
 SIZES = (2, 3, 4)  # one atom each

@@ -1,6 +1,8 @@
 """Charges of matrices: their exact laws against the matrices multiplied out, under every kind of step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from fractions import Fraction
 
 import pytest
 import torch
@@ -226,3 +228,39 @@ def test_invariants_are_those_of_the_matrix() -> None:
     values = torch.linalg.eigvalsh(of_small)
     assert columns["largest"][1] == pytest.approx(float(values[values.abs().argmax()]), rel=1e-12)
     assert columns["size"][1] == pytest.approx(float(c.norm() ** 2 + d.norm() ** 2), rel=1e-12)
+
+
+def directions_of(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Charges along directions of random weights, as forms have them and multiplied out in float64, and their scale."""
+    torch.manual_seed(0)
+    p = {"a": torch.randn(64, 40, dtype=dtype), "b": torch.randn(40, 64, dtype=dtype)}
+    terms = Term("a", (), Fraction(1), along=0), Term("b", (), Fraction(-1), along=1)
+    s = Symmetry("matrix", 2080, terms, "by hand").along(p, 4)
+    charge, scale, _ = Forms([Block.of(s)], p).charges(p)
+    return charge, s.charge(p), scale
+
+
+def test_directions_of_single_precision_are_rounded_to_it() -> None:
+    for dtype, eps in ((torch.float64, 1e-15), (torch.float32, 2e-7), (torch.bfloat16, 2e-7)):
+        found, true, scale = directions_of(dtype)
+        assert float(((found - true).abs() / scale).max()) < eps
+
+
+def coarsely() -> AbstractContextManager[None]:
+    @contextmanager
+    def entered() -> Iterator[None]:
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("medium")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+    return entered()
+
+
+@pytest.mark.parametrize("setting", [lambda: torch.autocast("cpu", dtype=torch.bfloat16), coarsely])
+def test_no_setting_makes_directions_coarser(setting: Callable[[], AbstractContextManager[None]]) -> None:
+    with setting():
+        found, true, scale = directions_of(torch.float32)
+    assert float(((found - true).abs() / scale).max()) < 1e-14

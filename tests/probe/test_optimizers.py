@@ -133,7 +133,7 @@ def test_changed_settings_are_said_once_and_followed() -> None:
         optimizer.step()
     events = probe._record.frame("events")
     assert events["kind"].tolist() == ["settings"]
-    assert "from step 3 on weight_decay of parameter group 0 is 0.1 (it was 0.0)" in events["message"][0]
+    assert "from step 3 on parameter group 0 has weight_decay 0.1 instead of 0" in events["message"][0]
     assert worst(probe.history) < 1e-13
 
 

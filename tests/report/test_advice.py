@@ -25,7 +25,7 @@ class Head(nn.Module):
 
 
 def train(
-    lr: float, decay: float, longer: float = 1.0, steps: int = 320, watched: bool = False
+    lr: float, decay: float, longer: float = 1.0, steps: int = 320, watched: bool = False, cosine: bool = False
 ) -> tuple[list[str], Tensor, Tensor]:
     """What is advised, the logits of every step, and cosines between the directions of the matrix before and after."""
     torch.manual_seed(0)
@@ -34,6 +34,7 @@ def train(
         model.w.mul_(longer)
     groups = [{"params": [model.w], "lr": lr, "weight_decay": decay}, {"params": list(model.last.parameters())}]
     optimizer = torch.optim.SGD(groups, lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 2 * steps) if cosine else None
     probe = neuromech.instrument(model, members=None) if watched else None
     draw, shown, turned = torch.Generator().manual_seed(1), [], []
     for _ in range(steps):
@@ -43,6 +44,8 @@ def train(
         F.cross_entropy(logits, y).backward()
         before = model.w.detach().flatten().clone()
         optimizer.step()
+        if schedule:
+            schedule.step()
         shown.append(logits.detach())
         turned.append(F.cosine_similarity(before, model.w.detach().flatten(), dim=0))
     said = advice(gather(probe._recorded()).forecasts) if probe else []
@@ -65,6 +68,13 @@ def test_settings_that_are_called_equivalent_train_the_same_function() -> None:
     torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
     _, other, _ = train(lr, decay)  # not so if it starts alike
     assert float((other[20] - logits[20]).abs().max()) > 1e-3
+
+
+def test_a_schedule_of_twice_the_rates_trains_the_same_function() -> None:
+    """As test_forecasts.test_settings_are_remarked_upon reads it."""
+    _, logits, _ = train(0.5, 0.02, steps=60, cosine=True)
+    _, again, _ = train(1.0, 0.01, 2**0.5, steps=60, cosine=True)
+    torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
 
 
 def test_settings_that_are_said_to_differ_in_little_turn_alike_once_they_have_settled() -> None:

@@ -75,7 +75,9 @@ def test_a_run_that_keeps_its_balance_ends_as_forecast(optimizer: dict[str, obje
 def test_settings_are_remarked_upon() -> None:
     run = record(SGD)
     said = " ".join(advice(made(run)))
-    assert "learning rate 0.05 with weight decay 0.01 is equivalent to 0.1 with 0.005" in said
+    assert "a schedule of learning rates from 0.025 to 0.05 with weight decay 0.01 is equivalent to" in said
+    assert "the same schedule from 0.05 to 0.1 with 0.005, started 1.4 times as long" in said
+    assert "at the learning rate of step 80: in equilibrium" in said
     idle = record(SGD, decay=1e-6)
     assert "does nothing here" in " ".join(advice(made(idle)))
     none = record(SGD | {"groups": [{"lr": LR, "momentum": 0.9, "weight_decay": 0}]}, decay=0.0)

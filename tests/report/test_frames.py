@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -159,3 +161,20 @@ def test_figures_and_cards_for_notebooks(tmp_path: Path) -> None:
     assert "20 steps, loss" in card
     probe.remove()
     assert "(finished)" in neuromech.open_run(tmp_path / "run")._repr_html_()
+
+
+def test_a_file_is_read_in_blocks_of_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: dict[str, list[Any]] = {"a": [*range(50)], "word": [f"the {k}th, a" for k in range(50)]}
+    rows["x"] = [k / 7 if k % 5 else math.nan for k in range(50)]
+    tables.append(tmp_path, "t", rows)
+    with (tmp_path / "t.csv").open("a") as f:
+        f.write('50,"torn')
+    whole = tables.TableReader(tmp_path).load("t")
+    assert_frame_equal(whole, pd.DataFrame(rows))
+    for block in (7, 64, 10_000):
+        monkeypatch.setattr(tables, "BLOCK", block)
+        reader = tables.TableReader(tmp_path)
+        assert_frame_equal(reader.load("t"), whole)
+        handed = tables.handed_out(whole)
+        handed.loc[0, "x"] = 1.0
+        assert math.isnan(whole["x"][0])

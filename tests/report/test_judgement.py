@@ -483,6 +483,9 @@ def test_what_is_said_follows_from_what_happened(seed: int) -> None:
     if not (trouble["monitored"] or trouble["fault"]) and trouble["steps"]:
         assert "No monitor was on" in text
     assert len(said.statements) == len({s.text for s in said.statements})
+    for s in said.wrong:  # where a timeline has the step, it is not said again
+        assert f"step {s.step}" not in (s.beside or s.text)
+        assert f"step {s.step}" in s.text or s.key in ("ended", "nothing moved")
 
 
 @pytest.mark.parametrize("seed", range(0, 100, 9))

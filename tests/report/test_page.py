@@ -212,12 +212,16 @@ def test_what_limits_the_answer_is_listed() -> None:
 def test_events_stand_in_the_timeline_and_as_marks() -> None:
     record = train(3)
     record.append("events", {"step": 2, "kind": "settings", "message": ["momentum is 0.5"]})
+    record.append("events", {"step": 3, "kind": "note", "message": ["from step 3 on group 0 has lr 1"]})
+    record.append("events", {"step": 3, "kind": "note", "message": ["step 3: the books were closed."]})
     page = look(record)
     assert "step 2 Momentum is 0.5." in page.text
+    assert "step 3 Group 0 has lr 1." in page.text
+    assert "step 3 The books were closed." in page.text
     assert page.data["marks"] == [{"step": 2, "text": "settings", "soft": True}]
     record.append("events", {"step": range(300), "kind": "note", "message": [f"event {i}" for i in range(300)]})
     page = look(record)
-    assert "101 more events" in page.text
+    assert "103 more events" in page.text
 
 
 def test_an_identity_does_not_wear_the_tick_of_a_prediction() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn import functional as F
 
 from zoo.base import Net, case
 
@@ -146,3 +147,14 @@ def conv_of_the_transpose() -> nn.Module:
         lambda m, x: m.a(h := m.stem(x)) + m.b(h.transpose(2, 3)),
         stem=nn.Conv2d(2, 2, 1), a=nn.Conv2d(2, 2, 1), b=nn.Conv2d(2, 2, 1),
     )  # fmt: skip
+
+
+@case(
+    (5, 2, 1, 2),
+    expect="""
+        rescale 3  a.weight[:, :, 1][i], a.bias[i] / b.weight[:, i]
+        translation 36  a.weight[:, :, 0:3:2][j, k, i, l]
+    """,
+)
+def taps_that_meet_nothing_but_zeros() -> nn.Module:
+    return Net(lambda m, x: m.b(F.relu(m.a(x))), a=nn.Conv2d(2, 3, 3, padding=1), b=nn.Conv2d(3, 2, 1))

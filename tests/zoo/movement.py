@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -147,3 +148,62 @@ def bias_through_other_pools() -> nn.Module:
 )
 def two_views_of_the_input() -> nn.Module:
     return Net(lambda m, x: m.a(x.flatten(1)) + m.b(x.reshape(3, 4)), a=nn.Linear(4, 2), b=nn.Linear(4, 2))
+
+
+@case(
+    (5, 3),
+    expect="""
+        translation 12  a.weight[:, 0:3][i, j] - b.weight[i, j]
+        translation 12  a.weight[:, 3:6][i, j] - b.weight[i, j]
+        translation 4  a.bias[i] - b.bias[i]
+    """,
+)
+def beside_itself() -> nn.Module:
+    """What multiplies the same numbers can be traded, wherever they stand."""
+    return Net(lambda m, x: m.a(torch.cat([x, x], 1)) + m.b(x), a=nn.Linear(6, 4), b=nn.Linear(3, 4))
+
+
+@case(
+    (5, 3),
+    expect="""
+        rescale 2  b.weight[i], b.bias[i] / a.weight.as_strided((4, 2, 2), (7, 5, 1), 0)[:, :, i]
+        translation 8  a.weight[:, 0:2][i, j] - a.weight[:, 5:7][i, j]
+    """,
+)
+def hidden_units_twice() -> nn.Module:
+    def forward(m: Net, x: Tensor) -> Tensor:
+        h = F.relu(m.b(x))
+        return m.a(torch.cat([h, x, h], 1))
+
+    return Net(forward, a=nn.Linear(7, 4), b=nn.Linear(3, 2))
+
+
+@case(
+    (5, 3),
+    expect="""
+        translation 4  a.weight[:, 3][i] - a.bias[i]
+    """,
+)
+def a_one_beside_the_input() -> nn.Module:
+    return Net(lambda m, x: m.a(torch.cat([x, torch.ones_like(x[:, :1])], 1)), a=nn.Linear(4, 4))
+
+
+@case(
+    (5, 2, 3, 3),
+    expect="""
+        translation 16  a.weight[:, 0:2][i, j, k, l] - a.weight[:, 2:4][i, j, k, l]
+    """,
+)
+def a_picture_beside_itself() -> nn.Module:
+    return Net(lambda m, x: m.a(torch.cat([x, x], 1)), a=nn.Conv2d(4, 2, 2))
+
+
+@case(
+    (5, 4),
+    expect="""
+        translation 8  a.weight[0:2][i, j] - a.weight[1:3][i, j]
+        translation 2  a.bias[0:2][i] - a.bias[1:3][i]
+    """,
+)
+def a_sum_over_rows() -> nn.Module:
+    return Net(lambda m, x: m.a(x).sum(1), a=nn.Linear(4, 3))

@@ -16,7 +16,7 @@ family has charges of its own right (and may reach further: one ReLU more and on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple, TypeVar
 
@@ -48,7 +48,7 @@ def matrix_families(graph: Graph, at_rest: Container[str] = ()) -> MatrixFinding
     )
 
 
-def beyond_the_diagonal(families: Iterable[Symmetry], shapes: dict[str, tuple[int, ...]]) -> int:
+def beyond_the_diagonal(families: Iterable[Symmetry], shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Number of independent directions that are not rescale symmetries: n^2 - n of every GL(n), n(n-1)/2 of O(n)."""
     total = 0
     for s in families:

@@ -12,7 +12,8 @@ from typing import Any
 
 from neuromech.detect.abstract import Abstract
 from neuromech.detect.axes import axis, leaves
-from neuromech.detect.expr import Data, Expr
+from neuromech.detect.data import Data
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix import products

@@ -5,7 +5,7 @@ Where nothing depends on the axis, it need not be cut: the result simply has ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.expr import Data, Expr
+from neuromech.detect.data import Data, renamed_data
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.operator import define
@@ -147,14 +148,31 @@ def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
     for d in (d for d in range(first.ndim) if d != dim):
         others = [t.rename(unify(first.axes[d], t.axes[d])) for t in others]
     tensors = [first, *others]
-    if not any(t.scale or t.shift for t in tensors):
+    if not any(t.scale or t.shift for t in tensors) and not _alike(tensors):
         return s.result(put(first.axes, dim, axis(sum(length(t, dim) for t in tensors))))
     whole, names = joined([t.axes[dim] for t in tensors])
+    pieces = tuple(p for t, name in zip(tensors, names, strict=True) for p in _pieces(t.data, name))
     scale, shift = Expr(), Expr()
     for t, name in zip(tensors, names, strict=True):
         scale += _in_its_place(t.scale, name)
         shift += _in_its_place(t.shift, name)
-    return s.result(put(first.axes, dim, (whole,)), scale, shift)
+    y = s.result(put(first.axes, dim, (whole,)), scale, shift)
+    return replace(y, data=y.data._replace(pieces=pieces))
+
+
+def _alike(tensors: Sequence[Abstract]) -> bool:
+    """True if some of these numbers are known, or are the same: what multiplies them can be traded then."""
+    return len({t.data.key for t in tensors}) < len(tensors) or any(t.data.number is not None for t in tensors)
+
+
+def _pieces(data: Data, how: Regrouping) -> Iterator[tuple[Label, Data]]:
+    """The numbers of one part, by the segments that they come to stand in."""
+    for entry in how.entries:
+        here = data
+        for guard in entry.interval.guards:
+            here = here.within(guard)
+        (segment,) = entry.guards
+        yield segment, renamed_data(here, entry.names)
 
 
 def _in_its_place(expr: Expr, how: Regrouping) -> Expr:
@@ -283,8 +301,16 @@ define(
     apart=told_apart.pieces,
 )
 define("unbind", unbind, mixing.unbind, for_complex=True, apart=told_apart.pieces)
-define("cat concat concatenate", cat, mixing.joined, with_empty=True, for_complex=True, apart=told_apart.pieces)
-define("stack", stack, mixing.stacked, for_complex=True, apart=told_apart.pieces)
+define(
+    "cat concat concatenate",
+    cat,
+    mixing.joined,
+    joins=True,
+    with_empty=True,
+    for_complex=True,
+    apart=told_apart.pieces,
+)
+define("stack", stack, mixing.stacked, joins=True, for_complex=True, apart=told_apart.pieces)
 define("roll", roll, mixing.rolled, for_complex=True)
 define("flip", flip, mixing.flipped, for_complex=True)
 define("repeat tile", repeat, mixing.repeated)

@@ -15,6 +15,7 @@ from typing import Any
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.data import as_written
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
@@ -33,10 +34,10 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
 
 
 def exact(k: float) -> Fraction:
-    """The number that was written down: 0.1 is 1/10, not the nearest binary fraction."""
+    """A finite number, as it was written down."""
     if isinstance(k, complex) or not math.isfinite(k):
         raise Unsupported(f"it involves the number {k}")
-    return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
+    return as_written(k)
 
 
 def times(x: Abstract, k: float) -> Abstract:
@@ -103,6 +104,24 @@ def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> A
     return y if batched else replace(y, axes=y.axes[1:])
 
 
+def _along(option: Any, d: int) -> Any:
+    """An option of a convolution for one of its axes."""
+    return option[d if len(option) > 1 else 0] if isinstance(option, (list, tuple)) else option
+
+
+def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation: int) -> tuple[range, bool]:
+    """Which of k taps meet any of n entries, and whether one of these meets the zeros around them as well."""
+    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
+    first = [t * dilation - before for t in range(k)]  # where a tap stands at the first place of the kernel
+    # The first place at which it is not ahead of the entries must not be past them.
+    places = [max(0, -(at // stride)) for at in first]
+    seen = [t for t, at, o in zip(range(k), first, places, strict=True) if o < out and at + o * stride < n]
+    if not seen:
+        raise Unsupported("its kernel meets nothing but zeros")
+    taken = range(seen[0], seen[-1] + 1)
+    return taken, first[taken[0]] < 0 or first[taken[-1]] + (out - 1) * stride >= n
+
+
 def conv(
     s: Interpreter,
     x: Abstract,
@@ -116,6 +135,11 @@ def conv(
     """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
     assert s.node is not None
     batched = x.ndim == w.ndim
+    padded = False
+    for d in range(2, w.ndim):
+        sizes = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
+        seen, beyond = taps_met(*sizes, *(_along(k, d - 2) for k in (stride, padding, dilation)))
+        w, padded = take(s, w, d, seen), padded or beyond
     x, w = _grouped(x, w, groups, read=2)
     shapes = tuple(tuple(map(count, t.axes[3:])) for t in (x, w))
     geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
@@ -127,12 +151,10 @@ def conv(
 
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
     # What the weight multiplies are patches of x: the same numbers for every weight of this geometry.
-    patches = x.data.derived(geometry, *space_in, *taps, *where)
+    patches = x.data.derived(geometry, *space_in, *taps, *where, across=space_in)
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
-    padded = any(padding) if isinstance(padding, (list, tuple)) else padding not in (0, "valid")
-    padded = padded and not (padding == "same" and not taps)  # a kernel of one needs none
-    kernel = w.data.derived(geometry, *space_in, *taps, *where)
+    kernel = w.data.derived(geometry, *space_in, *taps, *where, across=taps)
     if padded:
         local, constant = x.shift, Expr()
     shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
@@ -161,7 +183,10 @@ def conv_transpose(
     where = [q for a in space_out for q in a]
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*rest, *taps])
     geometry = ("conv_transpose", str(stride), str(padding), str(output_padding), str(dilation))
-    patches, kernel = (t.data.derived((*geometry, i), *space_in, *taps, *where) for i, t in enumerate((x, w)))
+    patches, kernel = (
+        t.data.derived((*geometry, i), *space_in, *taps, *where, across=[*space_in, *taps])
+        for i, t in enumerate((x, w))
+    )
     shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
     y = s.result((x.axes[0], (*w.axes[0], *w.axes[2]), *space_out), scale, shift)
     return _biased(s, y, b, batched)

@@ -14,7 +14,8 @@ import torch
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, axis, leaves
-from neuromech.detect.expr import Data, Expr
+from neuromech.detect.data import Data
+from neuromech.detect.expr import Expr
 from neuromech.detect.graph import Value
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing

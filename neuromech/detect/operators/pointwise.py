@@ -11,7 +11,8 @@ from typing import Any
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count
-from neuromech.detect.expr import Data, Expr
+from neuromech.detect.data import Data
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two

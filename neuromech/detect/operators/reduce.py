@@ -11,7 +11,8 @@ from typing import Any
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.expr import Data, Expr
+from neuromech.detect.data import Data
+from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries

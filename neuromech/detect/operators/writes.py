@@ -15,7 +15,7 @@ import torch
 
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import axis, count, leaves
-from neuromech.detect.expr import Data
+from neuromech.detect.data import Data
 from neuromech.detect.graph import Geometry, Value
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import writes as mixing

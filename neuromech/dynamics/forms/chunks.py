@@ -23,12 +23,14 @@ JOINED = 2**13  # what is copied together, to be read at once, has at most so ma
 class Piece(NamedTuple):
     """An array that terms are read from: the `view` of a parameter, summed over all axes but those `kept`.
 
-    With a `box`, a range of indices (first, stop) for every axis, nothing else of the parameter is read."""
+    With a `box`, a range of indices (first, stop) for every axis, nothing else of the parameter is read. `kind`: 0 of
+    products, 1 of values."""
 
     parameter: str
     view: tuple[int, ...]
     kept: tuple[int, ...]
     box: tuple[tuple[int, int], ...] = ()
+    kind: int = 0
 
     @property
     def extent(self) -> tuple[int, ...]:
@@ -79,7 +81,7 @@ class Range(NamedTuple):
 
 class Read(NamedTuple):
     """What is read from a chunk: elements `start` to `stop`, seen as `shape` and summed over the axes `sums` one after
-    the other, are added to the pieces at `offset`, with `size` and `stride` of what is left."""
+    the other, are added to the pieces of a `kind` at `offset`, with `size` and `stride` of what is left."""
 
     start: int
     stop: int
@@ -88,6 +90,7 @@ class Read(NamedTuple):
     offset: int
     size: tuple[int, ...]
     stride: tuple[int, ...]
+    kind: int
 
 
 class Chunk(NamedTuple):
@@ -175,10 +178,8 @@ def chunks(offsets: Mapping[Piece, int], limit: int) -> list[Chunk]:
     return out
 
 
-_Kept = tuple[tuple[int, ...], int]  # axes that are kept, and where the piece lies
-
-
 _Box = tuple[tuple[int, int], ...]
+_Kept = tuple[tuple[int, ...], int, int]  # axes that are kept; where the piece lies, and its kind
 
 
 def _refined(pieces: Sequence[tuple[Piece, int]]) -> list[tuple[tuple[int, ...], _Box, list[_Kept]]]:
@@ -188,14 +189,14 @@ def _refined(pieces: Sequence[tuple[Piece, int]]) -> list[tuple[tuple[int, ...],
     """
     tails = sorted({math.prod(p.view[a:]) for p, _ in pieces for a in range(len(p.view) + 1)}, reverse=True)
     if 0 in tails or any(p.box for p, _ in pieces) or any(a % b for a, b in pairwise(tails)):
-        return [(p.view, p.box or _whole(p.view), [(p.kept, offset)]) for p, offset in pieces]
+        return [(p.view, p.box or _whole(p.view), [(p.kept, offset, p.kind)]) for p, offset in pieces]
     shape = tuple(a // b for a, b in pairwise(tails)) or (1,)
     at = {tail: i for i, tail in enumerate(tails)}
 
     def axes(p: Piece) -> tuple[int, ...]:
         return tuple(a for k in p.kept for a in range(at[math.prod(p.view[k:])], at[math.prod(p.view[k + 1 :])]))
 
-    return [(shape, _whole(shape), [(axes(p), offset) for p, offset in pieces])]
+    return [(shape, _whole(shape), [(axes(p), offset, p.kind) for p, offset in pieces])]
 
 
 def _whole(shape: Sequence[int]) -> _Box:
@@ -217,7 +218,7 @@ def _ranges(
     row = math.prod(shape[k + 1 :])
     parts = math.ceil(shape[k] / max(1, limit // max(row, 1))) or 1
     many = math.ceil(shape[k] / parts)  # of even length: a short rest would cost as much as a whole range
-    strides = [{a: math.prod(shape[b] for b in axes if b > a) for a in axes} for axes, _ in kept]
+    strides = [{a: math.prod(shape[b] for b in axes if b > a) for a in axes} for axes, _, _ in kept]
     solid = shape[k + 1 :] == whole[k + 1 :]
     for outer in product(*map(range, shape[:k])):
         for first in range(0, shape[k], many):
@@ -225,8 +226,8 @@ def _ranges(
             corner = (*outer, first)
             slab = (n, *shape[k + 1 :])
             reads = [
-                _read(slab, k, stride, offset + sum(corner[a] * stride[a] for a in stride if a <= k))
-                for (_, offset), stride in zip(kept, strides, strict=True)
+                _read(slab, k, stride, offset + sum(corner[a] * stride[a] for a in stride if a <= k), kind)
+                for (_, offset, kind), stride in zip(kept, strides, strict=True)
             ]
             at = [low + i for (low, _), i in zip(box, (*corner, *[0] * (len(shape) - k - 1)), strict=True)]
             start = sum(i * tail for i, tail in zip(at, tails, strict=True))
@@ -237,7 +238,7 @@ def _ranges(
                 yield Range(name, start, last + 1, slab, tuple(tails[k:])), reads
 
 
-def _read(slab: tuple[int, ...], first: int, stride: Mapping[int, int], offset: int) -> Read:
+def _read(slab: tuple[int, ...], first: int, stride: Mapping[int, int], offset: int, kind: int) -> Read:
     """How to sum a slab, whose axes count from `first`, over all axes without a stride: neighbours at once, from the
     slowest axis to the fastest."""
     shape: list[int] = []
@@ -251,16 +252,28 @@ def _read(slab: tuple[int, ...], first: int, stride: Mapping[int, int], offset: 
         else:
             sums.append(len(shape) - 1 - len(sums))
     size, steps = tuple(n for n, _ in left), tuple(step for _, step in left)
-    return Read(0, math.prod(slab), tuple(shape), tuple(sums), offset, size, steps)
+    return Read(0, math.prod(slab), tuple(shape), tuple(sums), offset, size, steps, kind)
 
 
 def _joined(reads: tuple[Read, ...], more: Sequence[Read]) -> tuple[Read, ...]:
-    """The reads and those of one more range; two neighbours that are pieces as they are make one."""
-    if reads and len(more) == 1:
-        last, (new,) = reads[-1], more
-        plain = all(len(r.shape) == 1 and r.size == r.shape and r.stride == (1,) for r in (last, new))
-        n = last.stop - last.start
-        if plain and last.stop == new.start and last.offset + n == new.offset:
-            n += new.stop - new.start
-            return (*reads[:-1], Read(last.start, new.stop, (n,), (), last.offset, (n,), (1,)))
-    return (*reads, *more)
+    """The reads and those of one more range; two neighbours of a kind that are pieces as they are make one."""
+    out, last = list(reads), {r.kind: i for i, r in enumerate(reads)}
+    alone = len({r.kind for r in more}) == len(more)
+    for new in more:
+        at = last.get(new.kind) if alone else None
+        both = None if at is None else _one(out[at], new)
+        if at is None or both is None:
+            out.append(new)
+        else:
+            out[at] = both
+    return tuple(out)
+
+
+def _one(a: Read, b: Read) -> Read | None:
+    """Two reads as one, if they are neighbours and pieces as they are."""
+    plain = all(len(r.shape) == 1 and r.size == r.shape and r.stride == (1,) for r in (a, b))
+    n = a.stop - a.start
+    if not plain or a.stop != b.start or a.offset + n != b.offset:
+        return None
+    n += b.stop - b.start
+    return a._replace(stop=b.stop, shape=(n,), size=(n,))

@@ -9,8 +9,10 @@ Along directions u (mixing.py) row a is u_a^T X: one product of a few rows with 
 all is as for so many rows. Cost of a vector: one reading of what it holds of the parameters in matrix families, and as
 many multiplications an element as there are rows; of a pair that many squared for each column.
 
-All in float64, which no setting of PyTorch makes coarser (TF32 and bfloat16 products are of float32). A parameter is
-taken as a whole, its columns in chunks.
+Rows along directions are added up in float32 where that is the format of the parameters, or they have a coarser one,
+and no setting of PyTorch makes products coarser still; so are sums of elements (sums.py), and an update rounds as much.
+All else is in float64, which no setting touches (TF32 and bfloat16 products are of float32). A parameter is taken as a
+whole, its columns in chunks.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Products:
         self._uses: dict[str, list[_Use]] = {}
         self._shape: list[tuple[int, int]] = []  # of each block: matrices that are read, rows of each
         self._own: list[slice] = []  # of each block: its members among those of the matrices that are read
-        self._along: list[Tensor | None] = []
+        self._along: list[Tensor | None] = []  # of each block: its directions, as signs
         for i, b in enumerate(blocks):
             n = {mixing.shape_of(t, params[t.parameter].shape)[1] for t in b.terms}.pop()
             m = b.directions or n
@@ -56,8 +58,8 @@ class Products:
             self._shape.append((read.stop - read.start, m))
             self._own.append(slice(members.start - read.start * each, members.stop - read.start * each))
             # One copy a matrix: a product that broadcasts takes twice as long.
-            each_along = mixing.directions(n, m).T.expand(read.stop - read.start, m, n) if b.directions else None
-            self._along.append(None if each_along is None else each_along.contiguous().to(first.device))
+            signs = mixing.directions(n, m).sign().float().T.expand(read.stop - read.start, m, n)
+            self._along.append(signs.contiguous().to(first.device) if b.directions else None)
             for t in b.terms:
                 self._uses.setdefault(t.parameter, []).append(_Use(i, t, read))
         devices = [params[name].device for name in self._uses]
@@ -109,9 +111,26 @@ class Products:
         there = {key: term.matrices(x)[which] for key, x in entries.items() if x is not None}
         if not there:
             return
-        count, n, columns = next(iter(there.values())).shape
-        limit = CHUNK_CPU if next(iter(there.values())).device.type == "cpu" else CHUNK
-        many = max(1, limit // max(1, count * n))
+        first = next(iter(there.values()))
+        count, n, columns = first.shape
+        single = along is not None and _multiplies_in_single(first.device)
+        many = max(1, (CHUNK_CPU if first.device.type == "cpu" else CHUNK) // max(1, count * n))
         for start in range(0, columns, many):
-            wide = {key: x[..., start : start + many].double() for key, x in there.items()}
-            yield wide if along is None else {key: torch.bmm(along.to(x.device), x) for key, x in wide.items()}
+            yield {key: _moved(x[..., start : start + many], along, single) for key, x in there.items()}
+
+
+def _moved(x: Tensor, along: Tensor | None, single: bool) -> Tensor:
+    """The rows of matrices [matrices, n, columns], or u_a^T X for directions with the signs `along`."""
+    if along is None:
+        return x.double()
+    dtype = torch.float32 if single and x.dtype.itemsize <= 4 else torch.float64
+    return torch.bmm(along.to(x.device, dtype), x.to(dtype)).double().mul_(x.shape[1] ** -0.5)
+
+
+def _multiplies_in_single(device: torch.device) -> bool:
+    """Whether a product of float32 is rounded to float32, by the settings; elsewhere than on a CPU float64 is asked."""
+    if device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return False
+    backends = torch.backends, torch.backends.mkldnn, getattr(torch.backends.mkldnn, "matmul", None)
+    told = [x for b in backends if (x := getattr(b, "fp32_precision", None)) is not None]
+    return all(x in ("none", "ieee") for x in told) if told else torch.get_float32_matmul_precision() == "highest"

@@ -86,100 +86,133 @@ class _Reads(NamedTuple):
         return bool(self.whole or self.shared)
 
 
-class Sums:
-    """The compiled sums of blocks of one kind; those numbered `few` can be asked for alone."""
+class _Job(NamedTuple):
+    """Row `row` of the pieces of a kind: of a * b, a or |a|, vectors by number. `asked`: 0 all pieces of products, 1
+    all of values, 2 those of products that few blocks need."""
 
-    def __init__(self, blocks: Sequence[Block], params: Values, scratch: Scratch, few: Collection[int] = ()) -> None:
-        read_from = _boxed(blocks, {t: piece_of(t, params[t.parameter].shape) for b in blocks for t in b.terms}, params)
-        read = {p.parameter: params[p.parameter] for p in read_from.values()}
+    row: int
+    asked: int
+    a: int
+    b: int | None = None
+    magnitude: bool = False
+
+    @property
+    def kind(self) -> int:
+        return int(self.asked == 1)
+
+
+class Sums:
+    """The compiled sums of blocks, of products and of values, in one pass over the parameters.
+
+    `quadratic` blocks are sums of products, `linear` ones of values; of the quadratic those numbered `few` can be asked
+    for alone.
+    """
+
+    def __init__(
+        self,
+        quadratic: Sequence[Block],
+        linear: Sequence[Block],
+        params: Values,
+        scratch: Scratch,
+        few: Collection[int] = (),
+    ) -> None:
+        kinds = quadratic, linear
+        self.rows = tuple(sum(b.size for b in blocks) for blocks in kinds)
+        read_from = [
+            _boxed(b, {t: piece_of(t, params[t.parameter].shape)._replace(kind=k) for x in b for t in x.terms}, params)
+            for k, b in enumerate(kinds)
+        ]
+        pieces = _in_order(p for found in read_from for p in found.values())
+        read = {p.parameter: params[p.parameter] for p in pieces}
         self._scattered = len({p.device for p in read.values()}) > 1
         self.device = next((p.device for p in read.values()), torch.device("cpu"))
-        self.rows = sum(b.size for b in blocks)
         self._dtype = torch.float64 if any(p.dtype.itemsize > 4 for p in read.values()) else torch.float32
         self._scratch = scratch
 
         limit = _chunk_size(params, self.device)
-        pieces = _in_order(read_from.values())
         shared = _shared(pieces, limit)
-        offsets = _offsets(pieces, key=lambda p: p not in shared)
-        self._shared, self._pieces = sum(p.size for p in shared), sum(p.size for p in pieces)
-        self._chunks = chunks(offsets, limit)
+        of_kinds = [[p for p in pieces if p.kind == k] for k in range(len(kinds))]
+        places = [_offsets(own, key=lambda p: p not in shared) for own in of_kinds]
+        self._sizes = [sum(p.size for p in own) for own in of_kinds]
+        self._shared = [sum(p.size for p in own if p in shared) for own in of_kinds]
+        self._chunks = chunks({p: places[p.kind][p] for p in pieces}, limit)
         self._cuts = cuts_of((r for chunk in self._chunks for r in chunk.ranges), params)
-        wanted = torch.zeros(self._pieces, dtype=torch.bool)
-        for p in {read_from[t] for i in few for t in blocks[i].terms}:
-            wanted[offsets[p] : offsets[p] + p.size] = True
-        self._all = [self._divided(chunk.reads) for chunk in self._chunks]
-        self._few = [self._divided(r for r in c.reads if wanted.as_strided(*_place(r)).any()) for c in self._chunks]
-        self._row, self._index, self._weight = (x.to(self.device) for x in _weave(blocks, read_from, offsets))
+        wanted = torch.zeros(self._sizes[0], dtype=torch.bool)
+        for p in {read_from[0][t] for i in few for t in quadratic[i].terms}:
+            wanted[places[0][p] : places[0][p] + p.size] = True
+        self._reads = []
+        for chunk in self._chunks:
+            products, values = ([r for r in chunk.reads if r.kind == k] for k in range(len(kinds)))
+            some = [r for r in products if wanted.as_strided(*_place(r)).any()]
+            self._reads.append(tuple(map(self._divided, (products, values, some))))
+        weaves = [_weave(*one) for one in zip(kinds, read_from, places, strict=True)]
+        self._weave = [tuple(x.to(self.device) for x in weave) for weave in weaves]
 
-    def products(self, pairs: Sequence[Pair], few: Collection[int] = ()) -> Tensor:
-        """The pieces of a * b for every pair: [pairs, pieces]. Of pairs numbered `few`, only what few blocks need."""
-        keys = [(id(a), id(b)) for a, b in pairs]
+    def __call__(
+        self,
+        pairs: Sequence[Pair],
+        xs: Sequence[Vector] = (),
+        few: Collection[int] = (),
+        magnitudes: Sequence[Vector] = (),
+    ) -> tuple[Tensor, Tensor]:
+        """The pieces of a * b for every pair: [pairs, pieces]; and of every x, followed by those of |x| for every one
+        of `magnitudes`: [values, pieces]. Of pairs numbered `few`, only what few blocks need."""
+        jobs = [_Job(i, 2 if i in few else 0, id(a), id(b)) for i, (a, b) in enumerate(pairs)]
+        jobs += [_Job(i, 1, id(x)) for i, x in enumerate(xs)]
+        jobs += [_Job(i, 1, id(x), magnitude=True) for i, x in enumerate(magnitudes, len(xs))]
+        products, values = self._reduce([*(x for pair in pairs for x in pair), *xs, *magnitudes], jobs)
+        return products, values
 
-        def product(flat: Flat, i: int, out: Tensor) -> Tensor | None:
-            a, b = keys[i]
-            x, y = flat[a], flat[b]
-            return None if x is None or y is None else torch.mul(x, y, out=out)
-
-        return self._reduce([x for pair in pairs for x in pair], product, len(pairs), few)
-
-    def values(self, xs: Sequence[Vector], magnitudes: bool = False) -> Tensor:
-        """The pieces of every x, followed by those of every |x| if asked for: [xs, pieces]."""
-        keys = [id(x) for x in xs]
-
-        def value(flat: Flat, i: int, out: Tensor) -> Tensor | None:
-            x = flat[keys[i % len(keys)]]
-            return x if x is None or i < len(keys) else torch.abs(x, out=out)
-
-        return self._reduce(xs, value, len(xs) * (1 + magnitudes))
-
-    def combine(self, pieces: Tensor, magnitudes: bool = False) -> Tensor:
-        """From pieces [pairs, pieces] to members [pairs, rows]; `magnitudes`: with the absolute values of weights."""
-        weight = self._weight.abs() if magnitudes else self._weight
-        out = pieces.new_zeros(len(pieces), self.rows)
-        for z, row in zip(pieces, out, strict=True):
-            row.index_add_(0, self._row, z.index_select(0, self._index) * weight)
+    def combine(self, pieces: Tensor, kind: int = 0, magnitudes: bool = False) -> Tensor:
+        """From pieces [pairs, pieces] of a kind to members [pairs, rows]; `magnitudes`: with the absolute weights."""
+        rows, index, weight = self._weave[kind]
+        weight = weight.abs() if magnitudes else weight
+        out = pieces.new_zeros(len(pieces), self.rows[kind])
+        for z, row in zip(pieces, out, strict=True) if len(rows) else ():
+            row.index_add_(0, rows, z.index_select(0, index).mul_(weight))
         return out
 
-    def _reduce(
-        self,
-        vectors: Iterable[Vector],
-        made: Callable[[Flat, int, Tensor], Tensor | None],
-        n: int,
-        few: Collection[int] = (),
-    ) -> Tensor:
-        """The pieces of the `n` vectors that `made(chunk, number, scratch)` makes, in each chunk anew: [n, pieces],
-        float64."""
-        held = self._pieces - self._shared
-        shared = torch.zeros(n * self._shared, dtype=torch.float64, device=self.device)
-        whole = torch.zeros(n * held, dtype=self._dtype, device=self.device)
+    def _reduce(self, vectors: Iterable[Vector], jobs: Sequence[_Job]) -> list[Tensor]:
+        """The pieces of each kind that the jobs make, in each chunk anew: [jobs, pieces], float64."""
+        many = [sum(job.kind == k for job in jobs) for k in range(len(self._sizes))]
+        held = [size - shared for size, shared in zip(self._sizes, self._shared, strict=True)]
+
+        def zeros(sizes: Sequence[int], dtype: torch.dtype) -> list[Tensor]:
+            return [torch.zeros(n * m, dtype=dtype, device=self.device) for n, m in zip(many, sizes, strict=True)]
+
+        shared, whole = zeros(self._shared, torch.float64), zeros(held, self._dtype)
         readers = {id(x): Reader(x, self._cuts) for x in vectors}
+        slots = {key: slot for slot, key in enumerate(readers, 1)}
         partial, name = _Partial(shared), ""
-        for chunk, every, some in zip(self._chunks, self._all, self._few, strict=True):
+        for chunk, reads in zip(self._chunks, self._reads, strict=True):
             if chunk.ranges[0].name != name:
                 name = chunk.ranges[0].name
                 partial.flush()
-            flat = {k: self._flat(reader, chunk, slot) for slot, (k, reader) in enumerate(readers.items(), 1)}
+            asked = [job for job in jobs if reads[job.asked]]
+            needed = dict.fromkeys(key for job in asked for key in (job.a, job.b) if key is not None)
+            flat = {key: self._flat(readers[key], chunk, slots[key]) for key in needed}
             out = self._scratch.vector(chunk.length, self._dtype, self.device)
-            for i in range(n):
-                reads = some if i in few else every
-                z = made(flat, i, out) if reads else None
+            for job in asked:
+                z = _made(flat, job, out)
                 if z is None:
                     continue
-                look = self._scratch.shown if z is out else shown
-                for r in reads.whole:
-                    to = whole.as_strided(r.size, r.stride, i * held + r.offset - self._shared)
+                k, look = job.kind, self._scratch.shown if z is out else shown
+                for r in reads[job.asked].whole:
+                    to = whole[k].as_strided(r.size, r.stride, job.row * held[k] + r.offset - self._shared[k])
                     x = look(z, r)
                     for axis in r.sums[:-1]:
                         x = x.sum(axis)
                     torch.sum(x, r.sums[-1], out=to) if r.sums else to.copy_(x)
-                for r in reads.shared:
+                for r in reads[job.asked].shared:
                     x = look(z, r)
                     for axis in r.sums:
                         x = x.sum(axis)
-                    partial.add(x, r, i * self._shared + r.offset)
+                    partial.add(x, r, job.row * self._shared[k] + r.offset)
         partial.flush()
-        return torch.cat((shared.view(n, self._shared), whole.view(n, held).double()), dim=1)
+        return [
+            torch.cat((a.view(n, -1 if n else 0), b.view(n, -1 if n else 0).double()), dim=1)
+            for n, a, b in zip(many, shared, whole, strict=True)
+        ]
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:
         """The ranges of a chunk as one vector of our dtype, in the scratch if it is none already; None: all zero."""
@@ -201,28 +234,39 @@ class Sums:
         return torch.cat(parts, out=out)
 
     def _divided(self, reads: Iterable[Read]) -> _Reads:
-        reads = tuple(reads)
-        return _Reads(
-            tuple(r for r in reads if r.offset >= self._shared), tuple(r for r in reads if r.offset < self._shared)
-        )
+        whole: list[Read] = []
+        shared: list[Read] = []
+        for r in reads:
+            (shared if r.offset < self._shared[r.kind] else whole).append(r)
+        return _Reads(tuple(whole), tuple(shared))
+
+
+def _made(flat: Flat, job: _Job, out: Tensor) -> Tensor | None:
+    """What a job reads its pieces from; None: all zero."""
+    x = flat[job.a]
+    if x is None or job.b is None:
+        return torch.abs(x, out=out) if x is not None and job.magnitude else x
+    y = flat[job.b]
+    return None if y is None else torch.mul(x, y, out=out)
 
 
 class _Partial:
-    """What chunks add to the same places of `out`, float64: those of one parameter are added up together."""
+    """What chunks add to the same places of the `out` of a kind: those of one parameter are added up together."""
 
-    def __init__(self, out: Tensor) -> None:
+    def __init__(self, out: Sequence[Tensor]) -> None:
         self._out = out
-        self._waiting: dict[tuple[tuple[int, ...], tuple[int, ...], int], list[Tensor]] = {}
+        self._waiting: dict[tuple[int, tuple[int, ...], tuple[int, ...], int], list[Tensor]] = {}
 
     def add(self, x: Tensor, r: Read, offset: int) -> None:
         if r.sums:
-            self._waiting.setdefault((r.size, r.stride, offset), []).append(x)
+            self._waiting.setdefault((r.kind, r.size, r.stride, offset), []).append(x)
         else:  # a view of what will be written to
-            self._out.as_strided(r.size, r.stride, offset).add_(x)
+            self._out[r.kind].as_strided(r.size, r.stride, offset).add_(x)
 
     def flush(self) -> None:
-        for place, xs in self._waiting.items():
-            self._out.as_strided(*place).add_(torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0])
+        for (kind, size, stride, offset), xs in self._waiting.items():
+            x = torch.stack(xs).sum(0, dtype=torch.float64) if xs[1:] else xs[0]
+            self._out[kind].as_strided(size, stride, offset).add_(x)
         self._waiting.clear()
 
 
@@ -269,7 +313,10 @@ def _in_order(pieces: Iterable[Piece]) -> list[Piece]:
     by_parameter: dict[str, list[Piece]] = {}
     for p in dict.fromkeys(pieces):
         by_parameter.setdefault(p.parameter, []).append(p)
-    as_it_is = [len(ps) == 1 and len(ps[0].kept) == len(ps[0].view) for ps in by_parameter.values()]
+    as_it_is = [
+        len({p.kind for p in ps}) == len(ps) and all(len(p.kept) == len(p.view) for p in ps)
+        for ps in by_parameter.values()
+    ]
     order = sorted(zip(as_it_is, by_parameter.values(), strict=True), key=lambda x: x[0])
     return [p for _, ps in order for p in ps]
 
