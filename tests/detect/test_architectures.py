@@ -12,6 +12,7 @@ from architectures.__main__ import STORE
 from architectures.huggingface import AVAILABLE
 
 from detect.oracle import DOMAINS, find, null_spaces
+from tests.families import fast
 
 DIMENSIONS: dict[str, dict[str, int]] = json.loads(STORE.read_text())
 # What detection does not find, by domain, and why. Held to exactly: a miss that is gone leaves this list.
@@ -53,7 +54,7 @@ def test_dimensions(a: Architecture) -> None:
 
 
 @needs_transformers
-@pytest.mark.parametrize("a", HUGGING_FACE, ids=str)
+@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::3]), ids=str)
 def test_dimensions_of_hugging_face_models(a: Architecture) -> None:
     check_dimensions(a)
 
