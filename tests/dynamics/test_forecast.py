@@ -55,6 +55,7 @@ def test_sgd_settles_where_it_should_and_turns_as_it_should(momentum: float, dam
     assert angle == pytest.approx(math.sqrt(2 * lr * kappa * decay / (1 + momentum)), rel=0.03)
 
 
+@pytest.mark.slow
 def test_adamw_settles_where_it_should_and_turns_as_it_should() -> None:
     lr, decay = 2e-3, 0.5
     expected = forecast.adamw_equilibrium(lr, decay, D)

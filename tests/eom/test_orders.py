@@ -164,7 +164,7 @@ def following(name: str, base: dict, order: int, backend: str, time: float = 0.2
 
 
 # Both backends make the same terms (test_terms.py): one of them is tried to every order among the fast tests.
-@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("order", fast(range(4), [0, 1, 2]))
 @pytest.mark.parametrize("backend", ["hvp", pytest.param("gradients", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("base", fast(BASES, ["decay", "dampening", "nesterov"]))
 def test_steps_follow_the_flow(base: str, backend: str, order: int) -> None:
@@ -183,6 +183,7 @@ def test_steps_of_networks_follow_the_flow(name: str, order: int) -> None:
         assert slope(following(name, {}, order, backend, 0.4), (0.02, 0.01)) == pytest.approx(order + 1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_order_four_and_five_follow_too() -> None:
     for order in (4, 5):
         for backend in ("hvp", "gradients"):
@@ -217,7 +218,7 @@ def minibatches(count: int) -> tuple[list, Params]:
     return [problem(seed=s)[0] for s in range(count)], params
 
 
-@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("order", fast(range(3), [1]))
 def test_sgd_is_the_composition_of_minibatch_flows(order: int) -> None:
     losses, params = minibatches(4)
 

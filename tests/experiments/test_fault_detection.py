@@ -19,7 +19,7 @@ from tests.families import fast
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
 
-@pytest.mark.parametrize("name", INJECTIONS)
+@pytest.mark.parametrize("name", fast(INJECTIONS, list(INJECTIONS)[::3]))
 def test_each_fault_once(name: str) -> None:
     done = trial(INJECTIONS[name], 0, Config(earliest=4, latest=8))
     assert done.alarms == 0

@@ -496,6 +496,7 @@ def test_an_error_in_the_energy_itself_comes_through() -> None:
 # -- what people bring -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # PyTorch's own, in its compiler
 def test_compiled_energies_are_what_they_were_compiled_from() -> None:
     plain = network()

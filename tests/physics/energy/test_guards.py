@@ -119,8 +119,7 @@ MUTATIONS: dict[str, Callable[[Versatile, random.Random], Any]] = {
 
 # One for each way in which what was read can change; the others run with the slow tests.
 WAYS = {
-    "attribute", "array in place", "loose tensor in place", "object", "layer of another width", "weight", "hook",
-    "global", "mode",
+    "attribute", "array in place", "object", "layer of another width", "hook", "global", "mode",
 }  # fmt: skip
 
 
