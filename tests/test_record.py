@@ -348,8 +348,7 @@ def test_reading_what_is_no_run_says_so(tmp_path: Path) -> None:
         read(tmp_path / "r").frame("t")
     for broken in ("{", "[]", '{"sessions": [1]}', '{"sessions": [{}]}'):
         (tmp_path / "r" / "run.json").write_text(broken)
-        with pytest.raises(RecordError, match=r"run\.json is not what a run writes"):
-            read(tmp_path / "r")
+        assert "run.json is not what a run writes" in read(tmp_path / "r").damage  # the tables are there all the same
         with pytest.raises(RecordError, match=r"run\.json is not what a run writes"):
             Record(tmp_path / "r", {}, resume=True)
 

@@ -109,7 +109,10 @@ def _apart(terms: list[_Term]) -> Iterator[_Term]:
     while todo:
         checkpoint()
         t = todo.pop()
-        mine = {g.owner for g in t.guards if g.owner in cut} or cut.intersection(t.factor.indices_of_data())
+        of_data = t.factor.indices_of_data()
+        own = {g.owner for g in t.guards if g.owner in cut}
+        # In the order in which the data have them, so that equal parts of equal data are told in the same way.
+        mine = dict.fromkeys([x for x in of_data if x in (own or cut)]) | dict.fromkeys(own)
         outer = next((x for x in mine if x and not any(g.owner in mine for g in x.chain())), None)
         if outer is None:
             yield t

@@ -24,11 +24,12 @@ class Run:
     """A recorded run, read-only; made by `read`.
 
     `sessions`: a dict for each time the run was started: session (0, 1, ...), started (UTC), meta, and, if it is known,
-    `process` (see `process.describe`) and `ended` (when, how, what).
+    `process` (see `process.describe`) and `ended` (when, how, what). `damage`: what is wrong with their file, where its
+    tables can be read all the same.
     """
 
-    def __init__(self, path: Path | None, sessions: list[Session]) -> None:
-        self.path, self.sessions = path, sessions
+    def __init__(self, path: Path | None, sessions: list[Session], damage: str = "") -> None:
+        self.path, self.sessions, self.damage = path, sessions, damage
         self._files = tables.TableReader(path) if path else None
 
     @property
@@ -66,8 +67,14 @@ def read(path: str | Path) -> Run:
     path = Path(path).expanduser().absolute()
     if not path.is_dir():
         raise RecordError(f"{path} is not a directory: expected a run directory, as given to instrument(run=...)")
-    sessions = read_sessions(path)
-    if not sessions and not any(path.glob("*.csv")):
+    there = any(path.glob("*.csv"))
+    try:
+        sessions = read_sessions(path)
+    except RecordError as error:
+        if not there:
+            raise
+        return Run(path, [], str(error))
+    if not sessions and not there:
         raise RecordError(f"{path} holds no run: expected {META} and CSV tables, as instrument(run=...) writes them")
     return Run(path, sessions)
 

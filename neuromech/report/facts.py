@@ -71,7 +71,7 @@ def gather(run: Run) -> RunFacts:
     import pandas as pd
 
     tables: dict[str, pd.DataFrame] = {}
-    unreadable: list[str] = []
+    unreadable: list[str] = [f"{run.damage}."] if run.damage else []
     for name in TABLES:
         try:
             tables[name], wrong = sound_rows(name, run.frame(name))

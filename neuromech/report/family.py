@@ -75,7 +75,7 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
             FamilyRecord(
                 index=index,
                 kind=kind,
-                size=followed_of(data),
+                size=followed_of(data) if data else max(1, group["member"].nunique() - 1),  # -1: the family
                 name=str(data.get("name") or f"symmetry {index}"),
                 reason=str(data.get("reason") or ("" if data else "the records do not say what it is")),
                 defect=measured(data.get("defect")),

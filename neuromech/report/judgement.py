@@ -194,6 +194,11 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"{many(n, 'law')} {'holds' if n == 1 else 'hold'} less closely than the rounding of the weights explains: "
             "gradients that should cancel do so only up to their own rounding, or something small acts on the weights.",
         )  # fmt: skip
+    if facts.ending.how != "running" and (until := _last_charge(facts)) < _due(facts):
+        yield Statement(
+            "limit", "mixed",
+            f"Charges were recorded until step {until:,} only, of {facts.n_steps:,}: nothing is said of later ones.",
+        )  # fmt: skip
     if facts.n_steps and not facts.monitored:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
     if (every := int(facts.meta.get("every") or 1)) > 1:
@@ -237,6 +242,16 @@ def _decay_of_finite_steps(facts: RunFacts) -> float:
     groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]
     speed = max((float(g.get("weight_decay") or 0) / (1 - float(g.get("momentum") or 0)) for g in groups), default=0.0)
     return 2 * speed**2 * float((facts.steps["lr"] ** 2).sum()) if speed and "lr" in facts.steps else 0.0
+
+
+def _last_charge(facts: RunFacts) -> int:
+    """The last step with a charge; where none is followed there is nothing to miss."""
+    return max((int(f.whole["step"].max()) for f in followed(facts)), default=facts.n_steps)
+
+
+def _due(facts: RunFacts) -> int:
+    """The step that charges should reach, were they recorded as often as the run says."""
+    return facts.n_steps + 1 - int(facts.meta.get("every") or 1)
 
 
 def _any_rate(facts: RunFacts) -> bool:

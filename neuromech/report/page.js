@@ -136,16 +136,16 @@ function chart(host, spec) {
       }
     }
     if (spec.direct) {
-      const taken = [];
-      for (const l of spec.lines) {
+      const named = spec.lines.map(l => {
         const i = l.dots ? Math.floor(l.y.length * 0.25) : l.y.findLastIndex((v, k) => Number.isFinite(v) && inside(l, k));
-        if (i < 0 || !Number.isFinite(l.y[i])) continue;
-        let y = Math.max(clip(Y(l.y[i])) - 8, T + 10);
-        const by = y < T + 50 ? 14 : -14;
-        while (taken.some(t => Math.abs(t - y) < 14)) y += by;
-        taken.push(y);
+        return i >= 0 && Number.isFinite(l.y[i]) ? { l, i, y: Math.max(clip(Y(l.y[i])) - 8, T + 10) } : null;
+      }).filter(Boolean);
+      // At the right end one above the other, in the order of their lines: up from the lowest, then down from the top.
+      const stack = named.filter(n => !n.l.dots).sort((a, b) => b.y - a.y || b.l.y[b.i] - a.l.y[a.i]);
+      stack.forEach((n, k) => { if (k) n.y = Math.min(n.y, stack[k - 1].y - 14); });
+      stack.reverse().forEach((n, k) => { n.y = Math.max(n.y, k ? stack[k - 1].y + 14 : T + 10); });
+      for (const { l, i, y } of named)
         svg.append(shape("text", { class: "label", x: l.dots ? X(l.x[i]) + 8 : W - R - 4, y, "text-anchor": l.dots ? "start" : "end" }, l.label));
-      }
     }
     if (cursor !== null && cursor >= x0 && cursor <= x1) svg.append(shape("line", { class: "cursor", x1: X(cursor), x2: X(cursor), y1: T, y2: H - B }));
     if (drag && drag.to !== undefined) svg.append(shape("rect", { class: "zoom", x: Math.min(X(drag.from), X(drag.to)), width: Math.abs(X(drag.to) - X(drag.from)), y: T, height: H - T - B }));

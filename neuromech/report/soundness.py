@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ NEEDED = {
 }
 LARGEST = 2**53  # a step that a float still counts
 LONGEST = 2000  # characters of a text that a page shows
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which a terminal would obey
 
 
 def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
@@ -38,7 +40,7 @@ def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             rows[column] = pd.to_numeric(rows[column], errors="coerce").astype(float)
             wrong = "some of its fields are not numbers"
     for column in TEXT & {*rows}:
-        rows[column] = rows[column].astype(str).str.slice(0, LONGEST)
+        rows[column] = rows[column].astype(str).str.slice(0, LONGEST).str.replace(CONTROL, "\ufffd", regex=True)
     good = np.ones(len(rows), bool)
     for column in [c for c in ("step", "symmetry", "member", "fault", "last", "times", "rank") if c in rows]:
         values = rows[column].to_numpy(float)
@@ -67,7 +69,7 @@ def sound_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 def _cut(value: Any) -> Any:
     if isinstance(value, str):
-        return value[:LONGEST]
+        return CONTROL.sub("\ufffd", value[:LONGEST])
     if isinstance(value, Mapping):
         return {k: _cut(v) for k, v in value.items()}
     return [_cut(v) for v in value] if isinstance(value, (list, tuple)) else value

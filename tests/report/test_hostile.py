@@ -13,7 +13,7 @@ import pytest
 
 from neuromech.errors import RecordError
 from neuromech.record import read
-from neuromech.report import render, summarise, told
+from neuromech.report import open_run, render, summarise, told
 from neuromech.report.facts import gather
 
 from .simulate import train
@@ -90,6 +90,41 @@ def test_a_long_name_is_no_damage(sound: Path, tmp_path: Path) -> None:
     assert after["headline"] == before["headline"]
     assert "could not be read" not in " ".join(told(read(path)))
     assert "x" * 2_001 not in render(read(path))
+
+
+def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    (path / "run.json").write_text((path / "run.json").read_text()[:300])
+    run = read(path)
+    assert "12 steps" in summarise(run)["headline"]
+    assert "run.json is not what a run writes" in told(run)
+    assert "run.json is not what a run writes" in render(run)
+    assert open_run(path).verdicts["size"].tolist() == [5, 5, 1]
+
+
+def test_charges_that_end_before_the_run_are_said_to(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    said = "Charges were recorded until step 7 only, of 12"
+    assert "Charges were recorded" not in told(read(path))
+    lines(path / "charges.csv", lambda x: [x[0], *(row for row in x[1:] if row and int(row.split(",")[0]) < 8), ""])
+    assert said in " ".join(told(read(path)).split())
+    assert summarise(read(path))["tone"] == "mixed"
+    meta(path, every=6)  # the next would have been due after the end
+    assert "Charges were recorded" not in told(read(path))
+
+
+def test_a_terminal_obeys_nothing_that_a_record_says(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    meta(path, name="\x1b]0;owned\x07name", model="\x9b31m")
+    (path / "faults.csv").write_text(
+        "fault,step,last,times,rank,title,strength,evidence,advice,session\n"
+        '0,3,3,1,0,"\x1b[2J","likely","e","\x1b[1m",0\n'
+    )
+    assert not set(told(read(path))) & {"\x1b", "\x07", "\x9b"}
+    assert "name" in told(read(path))
 
 
 def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
