@@ -12,6 +12,7 @@ from architectures.__main__ import STORE
 from architectures.huggingface import AVAILABLE
 
 from detect.oracle import DOMAINS, find, null_spaces
+from tests.families import fast
 
 DIMENSIONS: dict[str, dict[str, int]] = json.loads(STORE.read_text())
 # What detection does not find, by domain, and why. Held to exactly: a miss that is gone leaves this list.
@@ -19,7 +20,7 @@ NEVER_READ = "the imaginary part of a constant frequency is never read"
 MIRRORED = "the real part of a transform does not see what is odd"
 LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "coordinate_convolution": ("what multiplies a constant channel is a bias", {"translation": 12}),
-    "hf_beit": ("entries of a table that nobody reads count, with us alone", {"translation": -2}),
+    "hf_beit": ("a table that is never read whole", {"translation": 2}),
     "hf_t5": ("a table that is never read whole", {"translation": 2}),
     "hf_t5_gated": ("a table that is never read whole", {"translation": 2}),
     "fourier_mixing": (MIRRORED, {"translation": 1}),
@@ -39,11 +40,16 @@ HUGGING_FACE = [a for a in ARCHITECTURES.values() if a.group == "huggingface"]
 needs_transformers = pytest.mark.skipif(not AVAILABLE, reason="transformers is not installed")
 
 
+# Entries of a table that no forward reads: free, and out of sight of gradients that are sampled.
+UNREAD = {"hf_beit": {"translation": 4}}
+
+
 def check_dimensions(a: Architecture) -> None:
     found = find(a)
     assert not found.rejected
     missed = MISSED.get(a.name, {})
-    expected = {d: n - missed.get(d, 0) for d, n in DIMENSIONS[a.name].items()}
+    unread = UNREAD.get(a.name, {})
+    expected = {d: n - missed.get(d, 0) + unread.get(d, 0) for d, n in DIMENSIONS[a.name].items()}
     assert {d: found.dimension[d] for d in expected} == expected
 
 
@@ -53,7 +59,7 @@ def test_dimensions(a: Architecture) -> None:
 
 
 @needs_transformers
-@pytest.mark.parametrize("a", HUGGING_FACE, ids=str)
+@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::3]), ids=str)
 def test_dimensions_of_hugging_face_models(a: Architecture) -> None:
     check_dimensions(a)
 

@@ -6,11 +6,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from neuromech.dynamics.average import AverageLaw, averaging_weight
 from neuromech.errors import InstrumentError
+from tests.families import fast
 
 from .cases import backward, normed, sgd, watched
 
 
-@pytest.mark.parametrize("decay", [None, 0.9])
+@pytest.mark.parametrize("decay", fast([None, 0.9], [0.9]))
 def test_averages_follow_from_the_laws_of_the_weights(decay: float | None) -> None:
     """The charges that they take in are predicted ones, over 200 steps."""
     case = normed()

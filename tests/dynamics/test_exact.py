@@ -34,7 +34,7 @@ def bounded() -> Case:
 SCHEDULES = st.sampled_from(["steady", "cosine", "warm up", "drop", "tensor"])
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(OPTIONS, VARIANTS, SCHEDULES)
 def test_exact_law_with_every_option(options: dict[str, Any], variant: dict[str, Any], schedule: str) -> None:
     check_with_options(options, variant, schedule)
@@ -78,7 +78,7 @@ GROUPED = (
 )
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=2, deadline=None)
 @given(*GROUPED)
 def test_exact_law_with_groups_and_missing_gradients(one, two, variant, group, gaps, data) -> None:  # type: ignore[no-untyped-def]
     check_with_groups(one, two, variant, group, gaps, data)

@@ -14,6 +14,7 @@ from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.discrete import Quadratic
 from neuromech.dynamics.flow import Oscillator, Push, continuous_step, gradient_flow, propagator
 from neuromech.dynamics.forms.sums import Block
+from tests.families import fast
 
 from .cases import Case, Run, backward, normed, smooth, train, watched
 
@@ -61,12 +62,12 @@ def slopes(law: str, schedule: Callable[[float], float] = STEADY, **options: flo
 SOME = [pytest.param(o, id=k, marks=() if k == "nesterov" else pytest.mark.slow) for k, o in MOMENTA.items()]
 
 
-@pytest.mark.parametrize("options", [{}, *MOMENTA.values()], ids=["plain", *MOMENTA])
+@pytest.mark.parametrize("options", fast([{}, *MOMENTA.values()], [{}, MOMENTA["nesterov"]]), ids=["plain", *MOMENTA])
 def test_gradient_flow_is_the_limit_of_small_lr(options: dict[str, float]) -> None:
     assert slopes("flow", **options) == pytest.approx([1.0] * 3, abs=0.1)
 
 
-@pytest.mark.parametrize("schedule", [STEADY, DROP, COSINE], ids=["steady", "drop", "cosine"])
+@pytest.mark.parametrize("schedule", fast([STEADY, DROP, COSINE], [COSINE]), ids=["steady", "drop", "cosine"])
 @pytest.mark.parametrize("options", SOME)
 def test_oscillator_is_of_second_order(options: dict[str, float], schedule: Callable[[float], float]) -> None:
     assert slopes("continuous", schedule, **options) == pytest.approx([2.0] * 3, abs=0.2)
@@ -130,7 +131,7 @@ def test_settings_of_the_runs_cover_all_regimes() -> None:
     assert found == {"free", "overdamped", "underdamped"}
 
 
-@pytest.mark.parametrize(("momentum", "weight_decay"), [(0.5, 0.1), (0.99, 1e-4)])
+@pytest.mark.parametrize(("momentum", "weight_decay"), fast([(0.5, 0.1), (0.99, 1e-4)], [(0.99, 1e-4)]))
 def test_long_runs_do_not_overflow(momentum: float, weight_decay: float) -> None:
     """Integrals weighted by e^(gamma t) leave float64 after 6,700 steps at momentum 0.9.
 
@@ -208,7 +209,8 @@ def deviation(run: Run, predicted: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("lr", "momentum", "weight_decay", "least"), [(0.1, 0.9, 5e-4, 40), (0.1, 0.8, 1e-3, 20), (0.01, 0.99, 5e-4, 300)]
+    ("lr", "momentum", "weight_decay", "least"),
+    fast([(0.1, 0.9, 5e-4, 40), (0.1, 0.8, 1e-3, 20), (0.01, 0.99, 5e-4, 300)], [(0.1, 0.9, 5e-4, 40)]),
 )
 def test_the_stamps_of_the_papers_code_are_beaten(
     lr: float, momentum: float, weight_decay: float, least: float
@@ -260,7 +262,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("true", "claimed"), WRONG)
+@pytest.mark.parametrize(("true", "claimed"), fast(WRONG, [WRONG[0], WRONG[-1]]))
 def test_the_law_of_another_optimizer_is_seen_to_be_wrong(true: dict[str, float], claimed: dict[str, float]) -> None:
     case = normed()
     options = {"lr": 0.05, "momentum": 0.9, "weight_decay": 5e-3} | true

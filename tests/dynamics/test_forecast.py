@@ -13,6 +13,7 @@ from neuromech.dynamics import forecast, outlook
 from neuromech.dynamics.forecast import Balance
 from neuromech.dynamics.trend import Trend
 from neuromech.optimizers import Hyperparameters, hyperparameters_of, rule_of
+from tests.families import fast
 
 D = 64
 
@@ -39,7 +40,7 @@ def weights(length2: float = 1.0) -> nn.Parameter:
     return nn.Parameter(w * math.sqrt(length2) / w.norm())
 
 
-@pytest.mark.parametrize(("momentum", "dampening"), [(0.0, 0.0), (0.9, 0.0), (0.5, 0.3)])
+@pytest.mark.parametrize(("momentum", "dampening"), fast([(0.0, 0.0), (0.9, 0.0), (0.5, 0.3)], [(0.5, 0.3)]))
 def test_sgd_settles_where_it_should_and_turns_as_it_should(momentum: float, dampening: float) -> None:
     lr, decay = 0.05, 0.02
     kappa = (1 - dampening) if momentum else 1.0
@@ -54,6 +55,7 @@ def test_sgd_settles_where_it_should_and_turns_as_it_should(momentum: float, dam
     assert angle == pytest.approx(math.sqrt(2 * lr * kappa * decay / (1 + momentum)), rel=0.03)
 
 
+@pytest.mark.slow
 def test_adamw_settles_where_it_should_and_turns_as_it_should() -> None:
     lr, decay = 2e-3, 0.5
     expected = forecast.adamw_equilibrium(lr, decay, D)

@@ -42,6 +42,7 @@ def test_they_are_the_sums_over_each_side(make: Callable[[Iterable[nn.Parameter]
     assert last["norm"] ** 2 == pytest.approx(up(before) + float(before["2.weight"].square().sum()), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_noise_brings_the_sides_to_the_same_energy() -> None:
     """A linear pair under label noise, far from balance at first (Ziyin et al. 2024)."""
     torch.manual_seed(0)

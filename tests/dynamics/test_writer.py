@@ -19,6 +19,7 @@ from neuromech.dynamics import FIELDS, Rows, relative
 from neuromech.dynamics.writer import ReadingWriter, _stride
 from neuromech.record import Record, read
 from neuromech.record.events import Journal
+from tests.families import fast
 
 
 def writer(families: list[slice], members: int | None = None) -> tuple[ReadingWriter, Record]:
@@ -92,7 +93,7 @@ def test_stride_grows_with_the_run(step: int) -> None:
     assert octave < 32 or 16 <= octave // stride <= 32
 
 
-@pytest.mark.parametrize("how", ["forgotten", "exit"])
+@pytest.mark.parametrize("how", fast(["forgotten", "exit"], ["exit"]))
 def test_nothing_is_lost_without_remove(tmp_path, how: str) -> None:
     """The last steps wait in memory; they reach the disk when the model goes, or Python ends."""
     script = """

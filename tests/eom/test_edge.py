@@ -11,6 +11,7 @@ from neuromech import EoMError
 from neuromech.eom import Rule, as_function, central_flow, charge_rate, descend, edge_flow, gradient_flow, sharpness
 from neuromech.eom.central import complementary
 from neuromech.params import Params, combine
+from tests.families import fast
 
 LR, DRIVE = 0.1, 0.02
 RULES = {
@@ -52,7 +53,7 @@ def test_steps_stay_around_the_edge_flow(name: str) -> None:
     assert abs(float(binomial(path, 100, -1.0)["x"])) > 0.02
 
 
-@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5)])
+@pytest.mark.parametrize("rule", fast([Rule(), Rule(momentum=0.5)], [Rule(momentum=0.5)]))
 def test_below_the_edge_it_follows_the_steps_to_second_order(rule: Rule) -> None:
     """A bowl without an edge in reach: the centre is the steps, the better the smaller lr, and no swing is left."""
 
@@ -92,7 +93,7 @@ def charge(p: Params) -> float:
     return float(p["u"] ** 2 - p["v"] ** 2)
 
 
-@pytest.mark.parametrize("rule", [Rule(), Rule(momentum=0.5)])
+@pytest.mark.parametrize("rule", fast([Rule(), Rule(momentum=0.5)], [Rule(momentum=0.5)]))
 def test_charges_break_by_the_swing(rule: Rule) -> None:
     """Past the edge steps lose the charge as both flows say, at the rate that the covariance of the steps says."""
     start = {n: torch.tensor(x, dtype=torch.float64) for n, x in (("u", 1.9), ("v", 0.55), ("z", 1.0))}

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import neuromech
 from neuromech import EoMOptimizer
+from tests.families import fast
 
 
 def drifts(lr: float, order: int, base: dict, backend: str = "hvp", time: float = 0.2) -> dict[str, float]:
@@ -35,7 +36,10 @@ def drifts(lr: float, order: int, base: dict, backend: str = "hvp", time: float 
     return out
 
 
-@pytest.mark.parametrize("base", [{}, {"weight_decay": 0.1}, {"momentum": 0.5, "weight_decay": 0.05}])
+BASES: list[dict[str, float]] = [{}, {"weight_decay": 0.1}, {"momentum": 0.5, "weight_decay": 0.05}]
+
+
+@pytest.mark.parametrize("base", fast(BASES, BASES[-1:]))
 def test_charges_stay_on_the_law_of_the_flow(base: dict) -> None:
     coarse, fine = ([drifts(lr, order, base)["rescale"] for order in (0, 1, 2)] for lr in (0.01, 0.005))
     for order in (0, 1, 2):

@@ -12,6 +12,7 @@ from neuromech import EoMError, NeuromechWarning
 from neuromech.eom import Rule, as_function, descend, flow_of
 from neuromech.eom.memory import ages
 from neuromech.params import Params
+from tests.families import fast
 
 from .cases import distance, problem, slope
 
@@ -36,7 +37,7 @@ def test_ages_are_those_of_the_weights(beta: float, steps: float) -> None:
 
 
 @pytest.mark.parametrize("order", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("name", FAMILY)
+@pytest.mark.parametrize("name", fast(FAMILY, ["adamw", "nadam, drifting"]))
 def test_order(name: str, order: int) -> None:
     loss, params = problem()
 
@@ -128,7 +129,11 @@ def kinked() -> tuple:
 
 
 @pytest.mark.parametrize(
-    "kind", [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adam]
+    "kind",
+    fast(
+        [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adam],
+        [torch.optim.AdamW, torch.optim.RMSprop],
+    ),
 )
 def test_flows_with_a_tiny_eps_come_back(kind) -> None:
     """50 steps of lr for at most 50 gradients each, a product counted as three."""

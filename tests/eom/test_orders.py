@@ -19,6 +19,7 @@ from neuromech.eom import (
 from neuromech.eom.derivatives import gradient_at
 from neuromech.eom.landscape import PureLandscape
 from neuromech.params import Params
+from tests.families import fast
 
 from .cases import distance, problem, slope
 
@@ -70,16 +71,18 @@ MOMENTUM = {
     "decoupled decay": Rule(momentum=0.5, weight_decay=0.1, decoupled=True),
     "nesterov, decoupled decay": Rule(momentum=0.5, nesterov=True, weight_decay=0.1, decoupled=True),
 }
+COUPLED = [k for k, rule in MOMENTUM.items() if not rule.decoupled]
+GENERAL = ["nesterov, coupled decay", "nesterov, decoupled decay"]  # the others are special cases of these
 
 
 @pytest.mark.parametrize("order", range(3))
-@pytest.mark.parametrize("kind", MOMENTUM)
+@pytest.mark.parametrize("kind", fast(MOMENTUM, GENERAL))
 def test_momentum_follows_its_flow(kind: str, order: int) -> None:
     error = analysis("mlp", MOMENTUM[kind], order, "matched")
     assert slope(error, (0.0125, 0.00625)) == pytest.approx(order + 1, abs=0.1)
 
 
-@pytest.mark.parametrize("kind", [k for k, rule in MOMENTUM.items() if not rule.decoupled])
+@pytest.mark.parametrize("kind", fast(COUPLED, GENERAL[:1]))
 def test_a_fresh_buffer_settles_on_the_shadow_point(kind: str) -> None:
     rule = MOMENTUM[kind]
     assert slope(analysis("mlp", rule, 1), (0.0125, 0.00625)) == pytest.approx(2, abs=0.1)
@@ -107,7 +110,7 @@ ADAPTIVE = {
 
 
 @pytest.mark.parametrize("order", range(2))
-@pytest.mark.parametrize("kind", ADAPTIVE)
+@pytest.mark.parametrize("kind", fast(ADAPTIVE, ["adamw", "rmsprop"]))
 def test_the_adam_family_follows_its_flow(kind: str, order: int) -> None:
     """RMSprop does not correct its start, so its squares begin where they belong."""
     startup = "matched" if kind == "rmsprop" else "torch"
@@ -115,7 +118,7 @@ def test_the_adam_family_follows_its_flow(kind: str, order: int) -> None:
     assert slope(error, (0.004, 0.002)) == pytest.approx(order + 1, abs=0.1)
 
 
-@pytest.mark.parametrize("kind", [k for k, rule in MOMENTUM.items() if not rule.decoupled])
+@pytest.mark.parametrize("kind", fast(COUPLED, GENERAL[:1]))
 def test_the_second_order_flow_remembers(kind: str) -> None:
     rule, (loss, params) = MOMENTUM[kind], problem()
 
@@ -161,9 +164,9 @@ def following(name: str, base: dict, order: int, backend: str, time: float = 0.2
 
 
 # Both backends make the same terms (test_terms.py): one of them is tried to every order among the fast tests.
-@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("order", fast(range(4), [0, 1, 2]))
 @pytest.mark.parametrize("backend", ["hvp", pytest.param("gradients", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", fast(BASES, ["decay", "dampening", "nesterov"]))
 def test_steps_follow_the_flow(base: str, backend: str, order: int) -> None:
     fine, time = 1 + ("momentum" in BASES[base]), 0.2
     if base == "nesterov":  # its series converges latest
@@ -180,6 +183,7 @@ def test_steps_of_networks_follow_the_flow(name: str, order: int) -> None:
         assert slope(following(name, {}, order, backend, 0.4), (0.02, 0.01)) == pytest.approx(order + 1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_order_four_and_five_follow_too() -> None:
     for order in (4, 5):
         for backend in ("hvp", "gradients"):
@@ -214,7 +218,7 @@ def minibatches(count: int) -> tuple[list, Params]:
     return [problem(seed=s)[0] for s in range(count)], params
 
 
-@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("order", fast(range(3), [1]))
 def test_sgd_is_the_composition_of_minibatch_flows(order: int) -> None:
     losses, params = minibatches(4)
 

@@ -14,11 +14,12 @@ from experiments.faults import INJECTIONS
 from experiments.faults.clean import HABITS
 from neuromech.demo import digits, vgg
 from neuromech.record import read
+from tests.families import fast
 
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
 
-@pytest.mark.parametrize("name", INJECTIONS)
+@pytest.mark.parametrize("name", fast(INJECTIONS, list(INJECTIONS)[::3]))
 def test_each_fault_once(name: str) -> None:
     done = trial(INJECTIONS[name], 0, Config(earliest=4, latest=8))
     assert done.alarms == 0
@@ -26,7 +27,7 @@ def test_each_fault_once(name: str) -> None:
     assert done.rank in (1, 2), done.told
 
 
-@pytest.mark.parametrize("seed", range(len(HABITS)))
+@pytest.mark.parametrize("seed", fast(range(len(HABITS)), range(0, len(HABITS), 3)))
 def test_each_habit_once(seed: int) -> None:
     done = silence(seed, Config(steps=15))
     assert done.steps >= 8  # a `GradScaler` skips some

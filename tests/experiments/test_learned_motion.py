@@ -96,6 +96,7 @@ def test_full_configurations_make_their_first_step(config: learned_motion.Config
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in scheme.parameters()), name
 
 
+@pytest.mark.slow
 def test_phases(tmp_path: Path) -> None:
     config = phase_separation.Config(n=6, length=4, train=2, test=1, hidden=4, steps=8, batch=4)
     directory = phase_separation.run(config, tmp_path)

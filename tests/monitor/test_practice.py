@@ -3,11 +3,12 @@
 import pytest
 
 from experiments.silent_bugs.practices import PRACTICES
+from tests.families import fast
 
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
 
-@pytest.mark.parametrize("name", PRACTICES)
+@pytest.mark.parametrize("name", fast(PRACTICES, list(PRACTICES)[::4]))
 def test_no_fault(name: str) -> None:
     watched = PRACTICES[name](0)
     assert [str(fault) for _, fault in watched.faults] == []

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import neuromech
 from neuromech.record import process
+from tests.families import fast
 
 STEPS = 6
 
@@ -240,7 +241,11 @@ probe.flush()
 
 
 @pytest.mark.parametrize(
-    ("end", "how"), [("", "finished"), ("raise ValueError('bad luck')", "raised"), ("os.kill(os.getpid(), 9)", None)]
+    ("end", "how"),
+    fast(
+        [("", "finished"), ("raise ValueError('bad luck')", "raised"), ("os.kill(os.getpid(), 9)", None)],
+        [("raise ValueError('bad luck')", "raised")],
+    ),
 )
 def test_a_script_that_never_removes_its_probe(tmp_path: Path, end: str, how: str | None) -> None:
     script = tmp_path / "script.py"

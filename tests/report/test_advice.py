@@ -91,6 +91,7 @@ def test_settings_that_are_said_to_differ_in_little_turn_alike_once_they_have_se
     assert angle(again[:10]) > 1.5 * angle(turned[:10])
 
 
+@pytest.mark.slow
 def test_decay_that_is_said_to_do_nothing_does_nothing() -> None:
     (sentence,), logits, turned = advised(0.5, 2e-6)
     assert "does nothing here" in sentence

@@ -22,6 +22,7 @@ from neuromech.physics import (
     fit,
     rollout,
 )
+from tests.families import fast
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -44,17 +45,17 @@ def driven() -> EnergyModel:
 # -- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def test_fit_learns_how_inputs_act() -> None:
+@pytest.mark.parametrize("scheme", fast([DiscreteScheme, ExplicitScheme], [DiscreteScheme]))
+def test_fit_learns_how_inputs_act(scheme: type[DiscreteScheme | ExplicitScheme]) -> None:
     """The port, from data of a driven spring; before, it never moved."""
     truth = driven()
     force = torch.randn(40, 5, 1)
     u = rollout(truth, torch.randn(5, 2), 0.1, 40, inputs=force).u.detach()
     data = Trajectories(torch.arange(41.0) * 0.1, u.transpose(0, 1), force.transpose(0, 1))
-    for make in (lambda m: DiscreteScheme(m), lambda m: ExplicitScheme(m, "rk4")):
-        model = EnergyModel(Spring(), PortHamiltonian(Symplectic(), 2, 1))
-        losses = fit(make(model), data.pairs(), Training(400, 50, 3e-2, cosine=True))
-        assert losses[-1] < 1e-3 * losses[0]
-        torch.testing.assert_close(model.structure.port.weight, truth.structure.port.weight, atol=2e-2, rtol=0)
+    model = EnergyModel(Spring(), PortHamiltonian(Symplectic(), 2, 1))
+    losses = fit(scheme(model), data.pairs(), Training(400, 50, 3e-2, cosine=True))
+    assert losses[-1] < 1e-3 * losses[0]
+    torch.testing.assert_close(model.structure.port.weight, truth.structure.port.weight, atol=2e-2, rtol=0)
 
 
 def test_ports_without_inputs_are_errors_everywhere() -> None:

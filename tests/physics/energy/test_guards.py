@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from neuromech.errors import PhysicsError
 from neuromech.physics import EnergyModel, MLPEnergy, Structure, Symplectic, discrete_gradient, rollout
 from neuromech.physics.energy.guards import facts
+from tests.families import fast
 
 SCALE = 1.0  # a global that an energy reads
 
@@ -118,8 +119,7 @@ MUTATIONS: dict[str, Callable[[Versatile, random.Random], Any]] = {
 
 # One for each way in which what was read can change; the others run with the slow tests.
 WAYS = {
-    "attribute", "nested list", "array in place", "loose tensor in place", "object", "own class", "partial",
-    "activation", "layer of another width", "weight", "hook", "parametrization", "global", "mode",
+    "attribute", "array in place", "object", "layer of another width", "hook", "global", "mode",
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ def _restored() -> Any:
 
 
 @pytest.mark.usefixtures("_restored")
-@pytest.mark.parametrize("name", [n if n in WAYS else pytest.param(n, marks=pytest.mark.slow) for n in MUTATIONS])
+@pytest.mark.parametrize("name", fast(MUTATIONS, WAYS))
 def test_each_mutation(name: str) -> None:
     torch.manual_seed(0)
     m = Versatile()
@@ -142,7 +142,7 @@ def test_each_mutation(name: str) -> None:
 
 
 @pytest.mark.usefixtures("_restored")
-@pytest.mark.parametrize(("models", "each"), [(1, 8), pytest.param(10, 20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("models", "each"), fast([(1, 3), (10, 20)], [(1, 3)]))
 def test_random_mutations_one_after_another_lose_nothing(models: int, each: int) -> None:
     """In random order, each on top of all earlier ones."""
     r, lost, done = random.Random(models), [], 0

@@ -27,6 +27,7 @@ from neuromech.physics import (
 )
 from neuromech.physics.energy.integrators import MotionScheme, separable
 from neuromech.physics.energy.training import loss
+from tests.families import fast
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -82,7 +83,7 @@ def test_steps_may_differ_from_sample_to_sample() -> None:
         torch.testing.assert_close(together, one_by_one, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", fast(MAKERS, ["discrete gradient"]))
 def test_learns_the_mass_spring(name: str) -> None:
     """The loss falls by a factor of a hundred, and a state that was not seen is predicted for a while."""
     system = systems.mass_spring()

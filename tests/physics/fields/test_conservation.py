@@ -176,6 +176,7 @@ def test_parameters_get_gradients(float64) -> None:
         assert all(torch.isfinite(g).all() for g in grads), name
 
 
+@pytest.mark.slow
 def test_paths_follow_the_flow(float64) -> None:
     """The density along a path falls as the flow spreads: d log rho / dt = -div u. And order 4 in the step."""
     law = LAWS["mixture on a torus"](2)
