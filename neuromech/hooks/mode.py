@@ -35,7 +35,7 @@ class ForwardModes:
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
         self._composition = None if any_sharded(model.parameters()) else Composition(model)
-        self._exchanged: set[str] = set()  # since the last step
+        self._exchanged: set[str] = set()  # in the forwards since a step
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
         self._random: GeneratorStates | None = None
@@ -53,14 +53,17 @@ class ForwardModes:
         return self._composition.rebuilt() if self._composition else ()
 
     def exchanged(self) -> tuple[str, ...]:
-        """The parameters in whose place other tensors stood in a forward since the last step, and which are back."""
-        found, self._exchanged = self._exchanged, set()
-        return tuple(sorted(found - {*self._composition.exchanged()})) if found and self._composition else ()
+        """The parameters in whose place other tensors stood in a forward of this step, and which are back."""
+        if not (self._exchanged and self._composition):
+            return ()
+        return tuple(sorted(self._exchanged.difference(self._composition.exchanged())))
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled():
             return
         if self._composition:
+            if self.steps != self.now:
+                self._exchanged = set()
             self._exchanged.update(self._composition.exchanged())
         self._last = {name: m.training for name, m in self._modules.items()}
         self._last_sizes = _sizes((args, kwargs))

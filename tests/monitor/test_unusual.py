@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from experiments.silent_bugs.held_out import Slow
 from experiments.silent_bugs.nets import Watched, data, gradient, loss_of, perceptron, sgd, steps
@@ -98,6 +101,24 @@ def test_weights_without_their_state_are_no_rollback() -> None:
 
     steps(watched, model, sgd(model), 12, end=reload)
     assert causes(watched) == {"edited weights"}
+
+
+def test_gradients_through_other_tensors_are_not_judged_by_any_of_two_optimizers() -> None:
+    """What a forward had in place of the parameters holds for all who step with its gradients."""
+    model, (x, y) = perceptron(), data()
+    watched = Watched(model)
+    optimizers = sgd(model[:2]), sgd(model[2:])
+    params = dict(model.named_parameters())
+    for k in watched.until(20):
+        model.zero_grad()
+        first = loss_of(partial(functional_call, model, params), k, x, y)
+        moves = torch.autograd.grad(first, list(params.values()), create_graph=True)
+        moved = {n: p - 0.2 * g for (n, p), g in zip(params.items(), moves, strict=True)}
+        loss_of(partial(functional_call, model, moved), k + 1, x, y).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+    assert causes(watched) == set()
+    assert "practice" in set(watched.probe.events["kind"])
 
 
 def test_an_optimizer_that_takes_its_turn_later_holds_its_parameters() -> None:
