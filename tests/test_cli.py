@@ -417,6 +417,7 @@ def test_detect_matches_writes_and_gates(nets, capsys) -> None:
     assert "rescale" not in out.split("independent")[1].split("\n", 1)[1] or "2.bias" in out
     assert "<pre>" in (nets / "found.html").read_text()
     assert main(["detect", "cli_nets:small", "--match", "nothing*", "--fail-on", "none"]) == 3
+    assert "none moves a parameter like 'nothing*'" in capsys.readouterr().err
     assert main(["detect", "cli_nets:small", "--fail-on", "opaque,withdrawn,none"]) == 0
 
 

@@ -50,7 +50,10 @@ def detect(options: argparse.Namespace) -> int:
         with watched(progress):
             found = find_symmetries(model, example, loss, target, verify=not options.no_verify)
     if options.match:
-        found = _matching(found, options.match)
+        whole, found = found, _matching(found, options.match)
+        if len(whole) and not len(found):
+            what = f"of {len(whole)} families none moves a parameter like {options.match!r}, a name or a pattern of one"
+            print(f"neuromech: {what}", file=sys.stderr)
     if options.html:
         write(options.html, _page(options.model, str(found)))
     print(json.dumps(plain(found.to_dict()), indent=1, allow_nan=False) if options.json else found)
