@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from experiments.silent_bugs.nets import Watched, data, loss_of, perceptron, rows, sgd, steps
+from experiments.silent_bugs.nets import Watched, data, perceptron, rows, sgd, steps
 from experiments.silent_bugs.practice import STEPS, practice
 
 
@@ -117,15 +117,15 @@ def a_layer_that_is_solved_for(seed: int) -> Watched:
 @practice
 def a_layer_that_is_put_in(seed: int) -> Watched:
     """Progressive growing: the model has other symmetries from then on."""
-    model, (x, y) = perceptron(seed), data()
+    model = perceptron(seed)
     watched, optimizer = Watched(model), sgd(model)
-    for k in watched.until(STEPS):
+
+    def grow(k: int) -> None:
         if k == 15:
             model.insert(4, more := nn.Sequential(nn.Linear(16, 16), nn.Tanh()))
             optimizer.add_param_group({"params": list(more.parameters())})
-        optimizer.zero_grad()
-        loss_of(model, k, x, y).backward()
-        optimizer.step()
+
+    steps(watched, model, optimizer, STEPS, begin=grow)
     return watched
 
 
