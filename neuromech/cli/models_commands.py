@@ -103,11 +103,8 @@ def _matching(found: Any, pattern: str) -> Any:
     def like(names: Any) -> bool:
         return any(fnmatch.fnmatchcase(str(n), pattern) or fnmatch.fnmatchcase(str(n), f"{pattern}.*") for n in names)
 
-    kept = [s for s in found.symmetries if like(s.parameters)]
     return replace(
-        found,
-        symmetries=SymmetrySet(kept),
-        dimension=found.independent.among(kept) if found.independent else {},
+        found.only([s for s in found.symmetries if like(s.parameters)]),
         rejected=SymmetrySet(s for s in found.rejected if like(s.parameters)),
         opaque=tuple(o for o in found.opaque if like([o.module, *o.blocks])),
         inactive=tuple(n for n in found.inactive if like([n])),

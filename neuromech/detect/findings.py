@@ -69,17 +69,16 @@ class Findings(Sequence[Symmetry]):
         """
         return certify(self.symmetries, self.experiments, samples)
 
+    def only(self, kept: Sequence[Symmetry]) -> Findings:
+        """With these claims alone, counted anew (in a copy that was pickled they cannot be: `dimension` is empty)."""
+        dimension = self.independent.among(kept) if self.independent else {}
+        return replace(self, symmetries=SymmetrySet(kept), dimension=dimension)
+
     def withdrawn(self, broken: Sequence[Symmetry]) -> Findings:
-        """Without these claims, which stand among the `rejected`; what is left is counted anew (in a copy that was
-        pickled it cannot be, and `dimension` is empty)."""
+        """Without these claims, which stand among the `rejected`; see `only`."""
         gone = {(s.kind, s.name) for s in broken}
-        kept = [s for s in self.symmetries if (s.kind, s.name) not in gone]
-        return replace(
-            self,
-            symmetries=SymmetrySet(kept),
-            rejected=SymmetrySet([*self.rejected, *broken]),
-            dimension=self.independent.among(kept) if self.independent else {},
-        )
+        kept = self.only([s for s in self.symmetries if (s.kind, s.name) not in gone])
+        return replace(kept, rejected=SymmetrySet([*self.rejected, *broken]))
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"experiments": (), "independent": None}  # a copy or a file holds no model
