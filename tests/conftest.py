@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import torch
 from hypothesis import settings
 
 from neuromech import errors
+from neuromech.optimizers.registry import RULES
+from neuromech.physics.energy import composites, pair_rules, rules
 
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
@@ -42,6 +45,24 @@ def seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+# What a user's own rules are written into, by tests and by blocks of the documentation that run in this process.
+REGISTRIES: tuple[dict[Any, Any] | set[str], ...] = (
+    RULES, rules.LINEAR, rules.BILINEAR, rules.QUADRATIC, rules.SECANTS, rules.SOFTMAX, composites.COMPOSITES,
+    pair_rules.PAIRS,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def registered_rules_are_taken_back() -> Iterator[None]:
+    """No test sees the rules that another one registered."""
+    before = [registry.copy() for registry in REGISTRIES]
+    yield
+    for registry, was in zip(REGISTRIES, before, strict=True):
+        if registry != was:
+            registry.clear()
+            registry.update(was)
 
 
 @pytest.fixture(autouse=True)

@@ -185,14 +185,6 @@ SIGNS = Rule(
 )
 
 
-@pytest.fixture(autouse=True)
-def the_book_is_left_as_it_was() -> Any:
-    before = dict(RULES)
-    yield
-    RULES.clear()
-    RULES.update(before)
-
-
 def test_one_door_teaches_all_four() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     optimizer = Signs(model.parameters())

@@ -3,7 +3,6 @@
 import copy
 import functools
 import pickle
-from collections.abc import Iterator
 
 import hypothesis.strategies as st
 import pytest
@@ -556,15 +555,6 @@ def _keep(ctx, x: Tensor) -> None:
     ctx.x = x
 
 
-@pytest.fixture
-def _rules_of_before() -> Iterator[None]:
-    before = dict(rules.SECANTS)
-    yield
-    rules.SECANTS.clear()
-    rules.SECANTS.update(before)
-
-
-@pytest.mark.usefixtures("_rules_of_before")
 def test_rules_of_the_users_own() -> None:
     def energy(u: Tensor) -> Tensor:
         return cube(u).sum(1)
