@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,10 +27,18 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
     text = f"{facts.n_steps:,} {'step' if facts.n_steps == 1 else 'steps'}"
     loss = facts.loss
     if loss is not None and len(loss):
-        first, last = float(loss["value"].iloc[0]), float(loss["value"].iloc[-1])
-        text += f", loss {number(first)}" + (f" → {number(last)}" if len(loss) > 1 else "")
-        text = text.replace("–", "not a number")
+        rows = list(zip(loss["step"], loss["value"], strict=True))
+        began, last = rows[0], rows[-1]
+        every = int(facts.meta.get("every") or 1)
+        text += f", loss {_at(*began, began[0] <= every)}"
+        text += f" → {_at(*last, last[0] == facts.n_steps)}" if len(rows) > 1 else ""
     yield Statement("trained", "none", f"{text}.")
+
+
+def _at(step: int, value: float, plain: bool) -> str:
+    """`plain`: the step is what a reader takes it to be."""
+    said = "not a number" if math.isnan(value) else number(float(value))
+    return said if plain else f"{said} (step {int(step):,})"
 
 
 def diverged(facts: RunFacts) -> Iterator[Statement]:
