@@ -76,7 +76,8 @@ def told(p: Parting) -> str:
     if p.step is None:
         if not p.until:
             return f"{pair}: no step was recorded in both"
-        return f"{pair}: no charge parts by more than rounding explains until step {p.until:,}, the last of both records"
+        until = f"until step {p.until:,}, the last of both records"
+        return f"{pair}: no charge parts by more than rounding explains {until}"
     return f"{pair} part at step {p.step:,}: {p.family} differs by {share(p.by)}"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def held_at(steps: np.ndarray, n_steps: int, every: int = 1) -> str:
-    """"until step 38 of 200", where these are not all the steps that were due; "" if they are.
+    """What is to be said if these are not all the steps that were due, as "until step 38 of 200"; else nothing.
 
     `steps`: those at which there is a charge and a prediction, ascending, without the start. Due is one in `every`.
     """

@@ -208,7 +208,8 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         yield Statement(
             "limit", "none",
             f"In {listing(formats(coarse))} rounding alone can move a charge by up to "
-            f"{share(furthest.allowed)} of its size in {many(furthest.at or 0, 'step')}: that a law holds says little there.",
+            f"{share(furthest.allowed)} of its size in {many(furthest.at or 0, 'step')}: "
+            "that a law holds says little there.",
         )  # fmt: skip
     if n := sum(f.verdict.status == "close" for f in found):
         yield Statement(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -109,6 +110,7 @@ def judge(
     worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
     where = held_at(steps, int(rows["step"].iloc[-1]) if n_steps is None else n_steps, every)
     tail = f"; judged {where}" if where else ""
+    verdict = partial(LawVerdict, where=where)
 
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
@@ -118,16 +120,16 @@ def judge(
     ):
         since, furthest = int(steps[int(np.argmax(turned))]), float(np.nanmax(torque))
         text = f"broken from step {since:,}: gradients that should cancel have moved the charge by {share(furthest)}"
-        return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since, where=where)
+        return verdict("broken", text + tail, max(worst, furthest), bound, at, since)
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
         if bound >= TELLS_LITTLE:
             can = f"rounding in {dtype} alone can do {share(bound)}"
             text = f"was off by up to {share(worst)}, and {can}: that says little"
-        return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at, where=where)
+        return verdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
     if worst <= half:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
-        return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at, where=where)
+        return verdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])
     text = f"broken from step {since:,}: observed departs from the law by {share(worst)}{tail}"
-    return LawVerdict("broken", text, worst, bound, at, since, where=where)
+    return verdict("broken", text, worst, bound, at, since)

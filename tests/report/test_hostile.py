@@ -106,7 +106,7 @@ def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path)
 def test_charges_that_end_before_the_run_are_said_to(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(sound, path)
-    said = "Charges were recorded until step 7 only, of 12"
+    said = "Charges were recorded until step 7 of 12 only"
     assert "Charges were recorded" not in told(read(path))
     lines(path / "charges.csv", lambda x: [x[0], *(row for row in x[1:] if row and int(row.split(",")[0]) < 8), ""])
     assert said in " ".join(told(read(path)).split())
