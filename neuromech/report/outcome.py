@@ -58,7 +58,7 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
             gone = f"{shown} is not finite"
             yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
         if name in SHOWN:
-            said = [*_exploded(name, step[~lost], np.abs(value[~lost]))]
+            said = [*_exploded(name, step[~lost], value[~lost])]
             yield from said or (_rose(value[~lost]) if name == LOSS else ())
     yield from _charges_lost(facts)
     grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
@@ -68,14 +68,15 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("exploded", "bad", text, None, SLOWER)
 
 
-def _exploded(name: str, step: np.ndarray, size: np.ndarray) -> Iterator[Statement]:
-    """`size`: by step, all finite."""
+def _exploded(name: str, step: np.ndarray, value: np.ndarray) -> Iterator[Statement]:
+    """`value`: by step, all finite."""
+    size = np.abs(value)
     usual = (size[0] if name != GRADIENT else float(np.median(size))) if len(size) > 1 else 0.0
     if not usual > 0 or not size.max() > EXPLODED * max(usual, size[0]):
         return
-    k, last = int(np.argmax(size)), float(size[-1])
-    back = "" if last > 0.01 * size.max() else f", and came back to {number(last)}"
-    text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))}"
+    k = int(np.argmax(size))
+    back = "" if size[-1] > 0.01 * size.max() else f", and came back to {number(float(value[-1]))}"
+    text = f"{SHOWN[name]} exploded: from {number(float(value[0]))} to {number(float(value[k]))}"
     tone: Tone = "mixed" if back or name == GRADIENT else "bad"
     told = f"{text} at step {step[k]:,}{back}."
     yield Statement("exploded", tone, told, int(step[k]), SLOWER, beside=f"{text}{back}.")
