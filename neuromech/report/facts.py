@@ -37,7 +37,8 @@ class Ending:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """`n_steps`: optimizer steps taken; step 0 is the initial state. `unreadable`: what is wrong with which table."""
+    """`n_steps`: optimizer steps taken; step 0 is the initial state. `unreadable`: what is wrong with which table.
+    `interleaved`: sessions that should follow each other have written at the same time."""
 
     meta: Mapping[str, Any]
     sessions: Sequence[Mapping[str, Any]]
@@ -50,6 +51,7 @@ class RunFacts:
     forecasts: list[Forecast]
     ending: Ending
     unreadable: tuple[str, ...] = ()
+    interleaved: bool = False
 
     @property
     def monitored(self) -> bool:
@@ -103,6 +105,7 @@ def gather(run: Run) -> RunFacts:
         forecasts=foreseen,
         ending=_ending(run, tables["progress"]),
         unreadable=tuple(unreadable),
+        interleaved="session" in tables["steps"] and bool((tables["steps"]["session"].diff() < 0).any()),
     )
 
 

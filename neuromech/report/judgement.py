@@ -241,6 +241,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"directions were followed, for {there:,} entries: a matrix that is changed anywhere changes them, "
             "but which entries did is not told.",
         )  # fmt: skip
+    if facts.interleaved:
+        yield Statement(
+            "limit", "mixed",
+            "Two processes have written this run at the same time: of each step the row counts that was written last, "
+            "whichever of the two it came from.",
+        )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
 

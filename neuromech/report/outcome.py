@@ -70,8 +70,10 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
 
 def _exploded(name: str, step: np.ndarray, value: np.ndarray) -> Iterator[Statement]:
     """`value`: by step, all finite."""
+    if not len(value):
+        return
     size = np.abs(value)
-    usual = (size[0] if name != GRADIENT else float(np.median(size))) if len(size) > 1 else 0.0
+    usual = size[0] if name != GRADIENT else float(np.median(size))
     if not usual > 0 or not size.max() > EXPLODED * max(usual, size[0]):
         return
     k = int(np.argmax(size))

@@ -190,6 +190,12 @@ def test_rows_of_two_interleaved_sessions(sound: Path, tmp_path: Path) -> None:
     assert all(f.whole["step"].is_unique for f in facts.families)
     assert "12 steps" in told(read(path))
     assert "2, resumed 1 time" in render(read(path))
+    said = "Two processes have written this run at the same time"
+    assert said in told(read(path))
+    head, *rows = (path / "steps.csv").read_text().splitlines()
+    one_after_the_other = sorted(rows, key=lambda row: row[row.rindex(",") :])
+    (path / "steps.csv").write_text("\n".join([head, *one_after_the_other]) + "\n")
+    assert said not in told(read(path))
 
 
 def test_a_run_that_is_still_written(tmp_path: Path) -> None:

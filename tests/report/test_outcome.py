@@ -49,6 +49,11 @@ def test_how_far_it_came() -> None:
     assert text(seen("loss", 2.0, 0.5)) == ["2 steps, loss 2 → 0.5."]
     assert text(seen("loss", 2.0)) == ["1 step, loss 2."]
     assert text(seen("accuracy", 2.0)) == ["1 step."]
+    assert text(seen("loss", math.nan, 2.0)) == ["2 steps, loss not a number → 2."]
+    assert text(replace(seen("loss", 2.0, 3.0, first=5), n_steps=1_234)) == [
+        "1,234 steps, loss 2 (step 5) → 3 (step 6)."
+    ]
+    assert text(replace(seen("loss", 2.0, 3.0, first=1_005), meta={"every": 1_005})) == ["1,006 steps, loss 2 → 3."]
     assert text(facts(2, metrics={"loss": pd.DataFrame({"step": [], "value": []})})) == ["2 steps."]
     (said,) = trained(facts(3))
     assert (said.key, said.tone) == ("trained", "none")
@@ -93,7 +98,7 @@ def test_where_an_explosion_begins() -> None:
     assert (tone, step) == ("mixed", 2_002)
     assert text == "The loss exploded: from 1 to 10,000 at step 2,002, and came back to 100."
     assert beside == "The loss exploded: from 1 to 10,000, and came back to 100."
-    for nothing in ([1e9], [0.0, 1e9], [math.nan, 1e9]):
+    for nothing in ([1e9], [0.0, 1e9], [math.nan, 1e9], [math.nan]):
         assert not [t for t in told(seen("loss", *nothing)) if "exploded" in t[1]]
     (said,) = diverged(seen("loss", 1.0, 1e9))
     assert (said.key, said.do) == ("exploded", SLOWER)
@@ -125,6 +130,10 @@ def test_where_a_loss_has_risen() -> None:
     assert rose.text == "The loss rose: from 1 to 1.6, medians of the first and of the last tenth."
     assert (rose.key, rose.tone, rose.step) == ("rose", "mixed", None)
     assert rose.do == f"{SLOWER}; or see whether the data or the loss changed"
+    (rose,) = said(1.0, 3.0, *[2.0] * 16, 4.0, 6.0)
+    assert rose.text.startswith("The loss rose: from 2 to 5, medians")
+    (rose,) = said(*[0.1] * 18, *[0.2] * 18)
+    assert rose.text.startswith("The loss rose: from 0.1 to 0.2, medians")
     assert said(*[0.0] * 20, *[5.0] * 20) == []
     lost = said(*low, math.nan, *[1.6] * 18)  # what is no number has no part in it
     assert [s.key for s in lost] == ["not finite", "rose"]
