@@ -50,9 +50,8 @@ def test_how_far_it_came() -> None:
     assert text(seen("loss", 2.0)) == ["1 step, loss 2."]
     assert text(seen("accuracy", 2.0)) == ["1 step."]
     assert text(seen("loss", math.nan, 2.0)) == ["2 steps, loss not a number → 2."]
-    assert text(replace(seen("loss", 2.0, 3.0, first=5), n_steps=1_234)) == [
-        "1,234 steps, loss 2 (step 5) → 3 (step 6)."
-    ]
+    assert text(replace(seen("loss", 2.0, 3.0, first=2), n_steps=4)) == ["4 steps, loss 2 (step 2) → 3 (step 3)."]
+    assert text(seen("loss", 2.0, 3.0, first=1_233)) == ["1,234 steps, loss 2 (step 1,233) → 3."]
     assert text(replace(seen("loss", 2.0, 3.0, first=1_005), meta={"every": 1_005})) == ["1,006 steps, loss 2 → 3."]
     assert text(facts(2, metrics={"loss": pd.DataFrame({"step": [], "value": []})})) == ["2 steps."]
     (said,) = trained(facts(3))
@@ -168,6 +167,10 @@ def test_charges_that_are_no_numbers() -> None:
     assert text == "1 charge is NaN or infinite at step 2, though not for good."
     assert beside == "1 charge is NaN or infinite here, though not for good."
     assert "though not for good" in told(facts(families=[back, one]))[0][1]
+    begun = lost("a", 0, None, math.nan, math.nan)
+    assert told(facts(families=[begun])) == [
+        ("bad", "All charges are NaN or infinite from step 0 on.", "All charges are NaN or infinite from here on.", 0)
+    ]
     late = lost("a", 1_000, None, *[1.0] * 1_000, math.nan)
     (said,) = diverged(facts(families=[late, good]))
     assert (said.key, said.text) == ("not finite", "1 charge is NaN or infinite from step 1,000 on.")
@@ -181,6 +184,8 @@ def test_weights_that_explode_without_a_loss() -> None:
     (said,) = diverged(facts(families=[grown("a", 1.0, 1.2e6), grown("b", 2.0, 4e7, 1.0), grown("c", 1.0, 1.0)]))
     assert said.text == "Weights exploded: the size of b grew by a factor of 2×10⁷."
     assert (said.key, said.tone, said.step, said.do) == ("exploded", "bad", None, SLOWER)
+    assert told(facts(families=[grown("a", 1e-3, 1e2)])) == []
+    assert len(told(facts(families=[grown("a", 1e-6, 1e3)]))) == 1
     assert told(facts(families=[grown("a", 1.0, 1e9, evidence="found")])) == []
     assert told(facts(families=[grown("a", 0.0, math.nan, 1.0, 1e5, math.inf)])) == []
     assert told(facts(families=[grown("a", 0.0, math.nan)])) == []
