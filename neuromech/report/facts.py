@@ -105,7 +105,7 @@ def gather(run: Run) -> RunFacts:
         forecasts=foreseen,
         ending=_ending(run, tables["progress"]),
         unreadable=tuple(unreadable),
-        interleaved="session" in tables["steps"] and bool((tables["steps"]["session"].diff() < 0).any()),
+        interleaved=_interleaved(run),
     )
 
 
@@ -143,6 +143,17 @@ def _ending(run: Run, progress: pd.DataFrame) -> Ending:
 def when(stamp: object) -> str:
     """An ISO time as `2026-01-31 10:20:30 UTC`; "" for none."""
     return " ".join(str(stamp).split("+")[0].split("T")) + " UTC" if stamp else ""
+
+
+def _interleaved(run: Run) -> bool:
+    """Sessions follow each other in the file of the steps, unless two processes wrote it."""
+    import pandas as pd
+
+    try:
+        rows = run.frame("steps", every_session=True) if len(run.sessions) > 1 else pd.DataFrame()
+    except RecordError:
+        return False
+    return "session" in rows and bool((pd.to_numeric(rows["session"], errors="coerce").diff() < 0).any())
 
 
 def _last_write(run: Run) -> str:

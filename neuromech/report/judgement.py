@@ -244,8 +244,8 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     if facts.interleaved:
         yield Statement(
             "limit", "mixed",
-            "Two processes have written this run at the same time: of each step the row counts that was written last, "
-            "whichever of the two it came from.",
+            "Two processes have written this run at the same time: from where the later one began, only what that one "
+            "wrote is shown.",
         )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -210,7 +211,11 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
     for f in facts.families:
         if len(f.whole) > 1:
             x, y = f.whole["step"].tolist(), f.whole["observed"].tolist()
-            return curve(x, y, FORMULA.get(f.kind, "charge"), f"Charge of {f.name}: {curves.told_of(f)}.", marks, False)
+            title = escape(f"Charge: {words.short(f.name)[:LONGEST]}")
+            picture = curve(
+                x, y, FORMULA.get(f.kind, "charge"), f"Charge of {f.name}: {curves.told_of(f)}.", marks, False
+            )
+            return f"<figcaption>{title}</figcaption>{picture}"
     return ""
 
 

@@ -116,6 +116,7 @@ def test_a_page_of_a_good_run() -> None:
 def test_figures_hold_what_was_recorded() -> None:
     record = train(40)
     page = look(record)
+    assert "Charge: 0.weight[i]" in page.text  # without a loss the first figure is that of a charge, and says so
     family = page.data["families"][0]
     rows = record.frame("charges").query("symmetry == 0 and member == -1")
     assert floats(family["curves"]["charge"]["observed"]) == pytest.approx(rows["observed"].to_numpy(), rel=1e-6)

@@ -143,6 +143,12 @@ def test_broken_laws_and_what_the_monitor_noticed() -> None:
     assert held.text == "1 of 3 laws predicted ahead of every step held to rounding (worst 2×10⁻⁷)."
 
 
+def test_of_broken_laws_the_first_step_and_the_largest_distance() -> None:
+    both = law("a", 0.5, "broken", since=30), law("b", 0.2, "broken", since=12)
+    (said,) = _laws(run(*both))
+    assert said.text == "2 of 2 laws are broken, from step 12 on, by up to 50 %: a and b."
+
+
 def test_nothing_moved() -> None:
     still = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, 1.0])
     (said,) = _laws(run(still))
@@ -150,6 +156,9 @@ def test_nothing_moved() -> None:
     assert said.text == "Nothing moved: in 2 steps no charge changed by a bit."
     assert said.do == "look whether gradients were zeroed between backward and step, or rounded away"
     assert [s.key for s in _laws(run(still, law("b")))] == ["laws"]
+    other = family("b", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0])
+    (said,) = _laws(run(still, other, n_steps=9))
+    assert said.text == "Nothing moved: in 2 recorded steps no charge changed by a bit."
     short = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0])
     assert [s.key for s in _laws(run(short, n_steps=1))] == ["laws"]
     for rates, key in (([0.1, 0.0, 0.0], "laws"), ([0.0, 0.0, 0.1], "nothing moved")):
@@ -265,6 +274,8 @@ def test_what_was_measured_in_part() -> None:
     assert limits(meta={"symmetries": [share, share], "coverage": 0.1}) == [
         ("none", f"Of 2 families a fixed random run of members was measured, 40 of 2,000 {end}")
     ]
+    unsized = {"measured": [0, 1]}
+    assert "measured, 1 of 1 (" in limits(meta={"symmetries": [unsized], "coverage": 0.1})[0][1]
     assert "(coverage=?)" in limits(meta={"symmetries": [share]})[0][1]
     matrix = {"size": 4, "directions": 4, "of": 1_024}
     end = "entries: a matrix that is changed anywhere changes them, but which entries did is not told."
@@ -279,6 +290,6 @@ def test_what_could_not_be_read() -> None:
         ("mixed", f"A part of the records could not be read. {'y' * 400}"),
     ]
     assert limits(interleaved=True) == [
-        ("mixed", "Two processes have written this run at the same time: of each step the row counts that was written "
-                  "last, whichever of the two it came from.")
+        ("mixed", "Two processes have written this run at the same time: from where the later one began, only what "
+                  "that one wrote is shown.")
     ]  # fmt: skip
