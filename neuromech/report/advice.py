@@ -42,8 +42,8 @@ def advice(made: Sequence[Forecast]) -> list[str]:
             out.append(f"Without weight decay {which} have no equilibrium.{only}")
         elif all(abs(f.undecayed - f.end) <= NOTHING * f.end for f in some):
             out.append(
-                f"Weight decay {exactly(decay)} does nothing here for {which}: to the end of the run it changes their "
-                f"squared length by less than {share(NOTHING)}."
+                f"Weight decay {exactly(decay)} does nothing here for {which}: by step {some[0].until:,} it changes "
+                f"their squared length by less than {share(NOTHING)}."
             )
         elif power >= 0:
             out.append(f"{equivalence(some[0], which)} {difference(some)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,15 @@ DASHES = ("exact", "continuous", "flow", "ideal")
 
 @dataclass(frozen=True)
 class Parting:
-    """The first recorded step at which a charge of two runs differs by more than rounding explains; None: never."""
+    """The first recorded step at which a charge of two runs differs by more than rounding explains; None: never
+    until step `until`, the last that both have recorded (0: they share none)."""
 
     first: str
     second: str
     family: str
     step: int | None
     by: float
+    until: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,10 @@ def told(p: Parting) -> str:
     if not p.family:
         return f"{pair}: no family in common"
     if p.step is None:
-        return f"{pair}: no charge parts by more than rounding explains"
+        if not p.until:
+            return f"{pair}: no step was recorded in both"
+        until = f"until step {p.until:,}, the last of both records"
+        return f"{pair}: no charge parts by more than rounding explains {until}"
     return f"{pair} part at step {p.step:,}: {p.family} differs by {share(p.by)}"
 
 
@@ -133,6 +138,7 @@ def _parting(a: str, b: str, one: RunFacts, other: RunFacts) -> Parting:
         rows = mine[f.name].whole[columns].merge(f.whole[columns], on="step", suffixes=("", "_other"))
         if rows.empty:
             continue
+        best = replace(best, until=max(best.until, int(rows["step"].max())))
         larger = np.fmax(rows["scale"].to_numpy(float), rows["scale_other"].to_numpy(float))
         scale = np.fmax.accumulate(larger)
         off = np.abs(rows["observed"].to_numpy(float) - rows["observed_other"].to_numpy(float))
@@ -144,7 +150,7 @@ def _parting(a: str, b: str, one: RunFacts, other: RunFacts) -> Parting:
             k = int(np.argmax(beyond))
             step = int(rows["step"].iloc[k])
             if best.step is None or (step, -off[k]) < (best.step, -best.by):
-                best = Parting(a, b, f.name, step, float(off[k]))
+                best = replace(best, family=f.name, step=step, by=float(off[k]))
     return best
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromech.errors import RecordError
 from neuromech.record import LOSS, Record, Run, alive
-from neuromech.report.family import FamilyRecord, families
+from neuromech.report.family import FamilyRecord, families, last_step
 from neuromech.report.faults import FaultRecord, faults
 from neuromech.report.forecasts import Forecast, forecasts
 from neuromech.report.soundness import sound_meta, sound_rows
@@ -37,7 +37,8 @@ class Ending:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """`n_steps`: optimizer steps taken; step 0 is the initial state. `unreadable`: what is wrong with which table."""
+    """`n_steps`: optimizer steps taken; step 0 is the initial state. `unreadable`: what is wrong with which table.
+    `interleaved`: sessions that should follow each other have written at the same time."""
 
     meta: Mapping[str, Any]
     sessions: Sequence[Mapping[str, Any]]
@@ -50,6 +51,7 @@ class RunFacts:
     forecasts: list[Forecast]
     ending: Ending
     unreadable: tuple[str, ...] = ()
+    interleaved: bool = False
 
     @property
     def monitored(self) -> bool:
@@ -82,8 +84,10 @@ def gather(run: Run) -> RunFacts:
     meta, odd = sound_meta(run.meta)
     if odd:
         unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
-    found = families(meta, tables["charges"], tables["terms"])
-    last = (int(f.whole["step"].max()) for f in found if len(f.whole))
+    told = faults(tables["faults"])
+    begun = max((f.last for f in told), default=1) - 1  # a fault at a step says that those before it were taken
+    n_steps = max(last_step(tables["steps"]), last_step(tables["charges"]), begun)
+    found = families(meta, tables["charges"], tables["terms"], n_steps)
     try:
         foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
     except (KeyError, ValueError, TypeError) as error:
@@ -92,20 +96,17 @@ def gather(run: Run) -> RunFacts:
     return RunFacts(
         meta=meta,
         sessions=run.sessions,
-        n_steps=max(number_of_steps(tables["steps"]), *last, 0),
+        n_steps=n_steps,
         steps=tables["steps"],
         families=found,
-        faults=faults(tables["faults"]),
+        faults=told,
         events=tables["events"].reindex(columns=["step", "kind", "message"]),
         metrics=_metrics(tables["metrics"]),
         forecasts=foreseen,
         ending=_ending(run, tables["progress"]),
         unreadable=tuple(unreadable),
+        interleaved="session" in tables["steps"] and bool((tables["steps"]["session"].diff() < 0).any()),
     )
-
-
-def number_of_steps(steps: pd.DataFrame) -> int:
-    return int(steps["step"].max()) if len(steps) and "step" in steps else 0
 
 
 def _metrics(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

@@ -50,13 +50,19 @@ class FamilyRecord:
         return float(self.distances[law].max())
 
 
-def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None) -> list[FamilyRecord]:
-    """Every family that was found or has rows, in the order of the records; missing columns count as nan."""
+def families(
+    meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None, n_steps: int | None = None
+) -> list[FamilyRecord]:
+    """Every family that was found or has rows, in the order of the records; missing columns count as nan.
+
+    `n_steps`: of the run, None: up to the last charge.
+    """
     moved, groups = by_symmetry(terms), by_symmetry(charges)
     known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
     default = str(meta.get("dtype") or "")
     coarser = gradients_in(meta)
     none = np.zeros(0, int)
+    every, n_steps = int(meta.get("every") or 1), n_steps if n_steps is not None else last_step(charges)
     out = []
     for index in sorted({*range(len(known)), *groups}):
         data = known[index] if index < len(known) else {}
@@ -70,7 +76,7 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
         leaks = bool(broken_by) or str(data.get("name")) in (meta.get("torques") or {})
         evidence = evidence_of(meta.get("optimizers") or (), parameters, leaks) if followed else "found"
         protected = evidence == "predicted" and kind == "translation"  # whose exact law reads the torque
-        verdict = judge(whole, dtype, protected) if followed or kind != "matrix" else UNFOLLOWED
+        verdict = judge(whole, dtype, protected, n_steps, every) if followed or kind != "matrix" else UNFOLLOWED
         out.append(
             FamilyRecord(
                 index=index,
@@ -91,6 +97,10 @@ def families(meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame
             )
         )
     return out
+
+
+def last_step(rows: pd.DataFrame) -> int:
+    return int(rows["step"].max()) if len(rows) and "step" in rows else 0
 
 
 def followed_of(data: Mapping[str, Any]) -> int:

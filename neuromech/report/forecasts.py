@@ -26,6 +26,7 @@ LEVEL = 0.8  # of the intervals
 class Forecast:
     """What was forecast for the recorded members of one family, and what came: squared lengths are summed over them.
 
+    `until`: the step that was forecast, the last one recorded. The end means this step.
     `low`, `high`: between which the end should be in 80 % of all forecasts.
     `equilibrium` and `time_constant` (in steps) are those at the learning rate of step `made_at`; `angle`: (rad a step)
     of the last fifth of the run, from how the weights turned until then; `turned_before`: that measured
@@ -36,6 +37,7 @@ class Forecast:
 
     family: FamilyRecord
     made_at: int
+    until: int
     members: int
     now: float
     end: float
@@ -180,6 +182,7 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     return Forecast(
         family=family,
         made_at=first,
+        until=last,
         members=len(now),
         now=float(now.sum()),
         end=sum(path[-1] for path in paths),

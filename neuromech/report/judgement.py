@@ -7,21 +7,25 @@ has an opinion of its own; so no two sentences of a page can contradict each oth
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from neuromech.report.evidence import MEANING, Evidence
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord, followed_of
+from neuromech.report.held import held_at
 from neuromech.report.outcome import diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
 from neuromech.symmetry import KINDS
 
 NAMES = 5  # listed in a sentence
+KINDS_OF_GAPS = 3  # likewise
 RESTS_ON = {
     "predicted": "predicted ahead of every step",
     "checked": "checked against the optimizer's own state",
 }
+PARTLY = RESTS_ON | {"predicted": "predicted ahead of each recorded step"}
 
 
 def decide(facts: RunFacts) -> Judgement:
@@ -77,6 +81,8 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
     if not judged:
         if not any(f.verdict.status == "diverged" for f in seen):
             text = f"{many(len(seen), 'charge')} {was(len(seen))} observed; none was predicted."
+            if all(f.verdict.status == "empty" for f in seen):
+                text = "Charges were recorded at the start only: no law was held against a step."
             yield Statement("laws", "none", text)
         return
     holding = [f for f in judged if f.verdict.status != "broken"]
@@ -109,14 +115,27 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement
     count = f"{len(own)} of {many(of, 'law')}" if len(own) < of else many(of, "law")
     if evidence == "measured":
         return Statement("laws", "none", f"{count} {was(of)} only measured: an identity, which holds whatever happens.")
-    whose = f"{count} {RESTS_ON[evidence]}"
+    where = _where([f.verdict.where for f in own])
+    whose = f"{count} {(PARTLY if where else RESTS_ON)[evidence]}"
     little = [f for f in own if f.verdict.little]
     if len(little) == len(own):
         text = f"{whose} {was(of)} off by up to {share(worst)}, within what rounding can do"
-        return Statement("laws", "none", f"{text}. In this number format that says little.")
+        return Statement("laws", "none", f"{text}{where}. In this number format that says little.")
     how = "to rounding" if not close else f"to rounding, but for {len(close)} within {number(worst)}"
     but = f" Of {len(little)} of them that says little: {listing(formats(little))} is too coarse." if little else ""
-    return Statement("laws", "mixed" if close else "ok", f"{whose} held {how} (worst {number(worst)}).{but}")
+    return Statement("laws", "mixed" if close else "ok", f"{whose} held {how} (worst {number(worst)}){where}.{but}")
+
+
+def _where(said: Sequence[str]) -> str:
+    """At which steps laws were judged, if not at all: `said` by the verdict of each."""
+    gaps = Counter(text for text in said if text).most_common()
+    if not gaps:
+        return ""
+    if gaps[0][1] == len(said):
+        return f", {gaps[0][0]}"
+    rest = sum(n for _, n in gaps[KINDS_OF_GAPS:])
+    told = [f"{n} of them only {text}" for text, n in gaps[:KINDS_OF_GAPS]]
+    return f", {listing(told + ([f'{rest} more not at every step'] if rest else []))}"
 
 
 def formats(some: Sequence[FamilyRecord]) -> list[str]:
@@ -126,9 +145,11 @@ def formats(some: Sequence[FamilyRecord]) -> list[str]:
 def _motionless(facts: RunFacts) -> Statement | None:
     """Steps were taken, and no charge moved by a bit."""
     moved = [f for f in followed(facts) if f.whole["observed"].nunique(dropna=False) > 1]
-    if moved or facts.n_steps < 2 or not followed(facts) or not _any_rate(facts):
+    seen = max((int((f.whole["step"] > 0).sum()) for f in followed(facts)), default=0)
+    if moved or seen < 2 or not _any_rate(facts):
         return None
-    text = f"Nothing moved: in {many(facts.n_steps, 'step')} no charge changed by a bit."
+    steps = many(seen, "step" if seen == facts.n_steps else "recorded step")
+    text = f"Nothing moved: in {steps} no charge changed by a bit."
     return Statement(
         "nothing moved", "bad", text, 1, "look whether gradients were zeroed between backward and step, or rounded away"
     )
@@ -149,6 +170,7 @@ def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[St
     text = f"{name}: charges stay within {share(max(off))} of the gradient flow"
     if plain and max(off) > 0:
         text += f"; plain steps would be off by about {share(max(plain))}, {number(max(plain) / max(off))} times as far"
+    text += _where([f.verdict.where for f in judged])
     yield Statement("laws", "none" if not plain or max(off) < max(plain) else "mixed", f"{text}.")
 
 
@@ -182,11 +204,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             )
     coarse = [f for f in found if f.verdict.little]
     if coarse:
-        furthest = max(f.verdict.allowed for f in coarse)
+        furthest = max((f.verdict for f in coarse), key=lambda v: v.allowed)
         yield Statement(
             "limit", "none",
             f"In {listing(formats(coarse))} rounding alone can move a charge by up to "
-            f"{share(furthest)} of its size in this many steps: that a law holds says little there.",
+            f"{share(furthest.allowed)} of its size in {many(furthest.at or 0, 'step')}: "
+            "that a law holds says little there.",
         )  # fmt: skip
     if n := sum(f.verdict.status == "close" for f in found):
         yield Statement(
@@ -194,11 +217,8 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"{many(n, 'law')} {'holds' if n == 1 else 'hold'} less closely than the rounding of the weights explains: "
             "gradients that should cancel do so only up to their own rounding, or something small acts on the weights.",
         )  # fmt: skip
-    if facts.ending.how != "running" and (until := _last_charge(facts)) < _due(facts):
-        yield Statement(
-            "limit", "mixed",
-            f"Charges were recorded until step {until:,} only, of {facts.n_steps:,}: nothing is said of later ones.",
-        )  # fmt: skip
+    if facts.ending.how != "running":
+        yield from _gaps(facts)
     if facts.n_steps and not facts.monitored:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
     if (every := int(facts.meta.get("every") or 1)) > 1:
@@ -220,6 +240,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"Of {many(len(large), 'matrix family', 'matrix families')} {seen:,} charges along fixed random "
             f"directions were followed, for {there:,} entries: a matrix that is changed anywhere changes them, "
             "but which entries did is not told.",
+        )  # fmt: skip
+    if facts.interleaved:
+        yield Statement(
+            "limit", "mixed",
+            "Two processes have written this run at the same time: of each step the row counts that was written last, "
+            "whichever of the two it came from.",
         )  # fmt: skip
     for text in facts.unreadable:
         yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
@@ -244,14 +270,15 @@ def _decay_of_finite_steps(facts: RunFacts) -> float:
     return 2 * speed**2 * float((facts.steps["lr"] ** 2).sum()) if speed and "lr" in facts.steps else 0.0
 
 
-def _last_charge(facts: RunFacts) -> int:
-    """The last step with a charge; where none is followed there is nothing to miss."""
-    return max((int(f.whole["step"].max()) for f in followed(facts)), default=facts.n_steps)
-
-
-def _due(facts: RunFacts) -> int:
-    """The step that charges should reach, were they recorded as often as the run says."""
-    return facts.n_steps + 1 - int(facts.meta.get("every") or 1)
+def _gaps(facts: RunFacts) -> Iterator[Statement]:
+    """Which charges were not recorded at every step that was due. To be found late is nothing wrong."""
+    seen, every = followed(facts), int(facts.meta.get("every") or 1)
+    gaps = Counter(held_at(f.whole.loc[f.whole["step"] > 0, "step"].to_numpy(), facts.n_steps, every) for f in seen)
+    for where, n in gaps.most_common(KINDS_OF_GAPS + 1):
+        if where:
+            which = "Charges were" if n == len(seen) else f"{n:,} of {many(len(seen), 'charge')} {was(n)}"
+            text = f"{which} recorded {where} only: nothing is said of the other steps."
+            yield Statement("limit", "none" if where.endswith(" on") else "mixed", text)
 
 
 def _any_rate(facts: RunFacts) -> bool:

@@ -80,7 +80,7 @@ def place(facts: RunFacts, index: int) -> int:
 
 
 def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
-    """By layer: which share of all that moved its charges came from which cause, at the end of the run."""
+    """By layer: which share of all that moved its charges came from which cause, at the last recorded step."""
     by_index = {f.index: f for f in facts.families}
     out = []
     for which, name in _alike(layers):

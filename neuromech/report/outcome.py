@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,10 +27,18 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
     text = f"{facts.n_steps:,} {'step' if facts.n_steps == 1 else 'steps'}"
     loss = facts.loss
     if loss is not None and len(loss):
-        first, last = float(loss["value"].iloc[0]), float(loss["value"].iloc[-1])
-        text += f", loss {number(first)}" + (f" → {number(last)}" if len(loss) > 1 else "")
-        text = text.replace("–", "not a number")
+        rows = list(zip(loss["step"], loss["value"], strict=True))
+        began, last = rows[0], rows[-1]
+        every = int(facts.meta.get("every") or 1)
+        text += f", loss {_at(*began, began[0] <= every)}"
+        text += f" → {_at(*last, last[0] == facts.n_steps)}" if len(rows) > 1 else ""
     yield Statement("trained", "none", f"{text}.")
+
+
+def _at(step: int, value: float, plain: bool) -> str:
+    """`plain`: the step is what a reader takes it to be."""
+    said = "not a number" if math.isnan(value) else number(float(value))
+    return said if plain else f"{said} (step {int(step):,})"
 
 
 def diverged(facts: RunFacts) -> Iterator[Statement]:
@@ -49,7 +58,7 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
             gone = f"{shown} is not finite"
             yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
         if name in SHOWN:
-            said = [*_exploded(name, step[~lost], np.abs(value[~lost]))]
+            said = [*_exploded(name, step[~lost], value[~lost])]
             yield from said or (_rose(value[~lost]) if name == LOSS else ())
     yield from _charges_lost(facts)
     grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
@@ -59,14 +68,17 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
         yield Statement("exploded", "bad", text, None, SLOWER)
 
 
-def _exploded(name: str, step: np.ndarray, size: np.ndarray) -> Iterator[Statement]:
-    """`size`: by step, all finite."""
-    usual = (size[0] if name != GRADIENT else float(np.median(size))) if len(size) > 1 else 0.0
+def _exploded(name: str, step: np.ndarray, value: np.ndarray) -> Iterator[Statement]:
+    """`value`: by step, all finite."""
+    if not len(value):
+        return
+    size = np.abs(value)
+    usual = size[0] if name != GRADIENT else float(np.median(size))
     if not usual > 0 or not size.max() > EXPLODED * max(usual, size[0]):
         return
-    k, last = int(np.argmax(size)), float(size[-1])
-    back = "" if last > 0.01 * size.max() else f", and came back to {number(last)}"
-    text = f"{SHOWN[name]} exploded: from {number(float(size[0]))} to {number(float(size[k]))}"
+    k = int(np.argmax(size))
+    back = "" if size[-1] > 0.01 * size.max() else f", and came back to {number(float(value[-1]))}"
+    text = f"{SHOWN[name]} exploded: from {number(float(value[0]))} to {number(float(value[k]))}"
     tone: Tone = "mixed" if back or name == GRADIENT else "bad"
     told = f"{text} at step {step[k]:,}{back}."
     yield Statement("exploded", tone, told, int(step[k]), SLOWER, beside=f"{text}{back}.")

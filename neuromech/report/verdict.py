@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from neuromech.report.held import held_at
 from neuromech.report.words import number, share
 from neuromech.rounding import eps_of, rounding_bound
 
@@ -34,7 +36,8 @@ class LawVerdict:
     `worst`: the largest distance of the observed charge from the exact law, relative to the largest scale so far; nan
     if nothing was predicted. `allowed`: what rounding allows at step `at`, that of `worst` or, if the bound was
     exceeded, the worst step that did. `since`: the step from which the law is broken or the charge no number any more;
-    `before`: in the latter case, the status until then.
+    `before`: in the latter case, the status until then. `where`: if the law was not held against every step that was
+    due, against which it was.
     """
 
     status: Status
@@ -44,6 +47,7 @@ class LawVerdict:
     at: int | None = None
     since: int | None = None
     before: Status | None = None
+    where: str = ""
 
     @property
     def little(self) -> bool:
@@ -75,10 +79,13 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
 UNFOLLOWED = LawVerdict("observed", "found, but not followed in training")
 
 
-def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict:
+def judge(
+    rows: pd.DataFrame, dtype: str, protected: bool = False, n_steps: int | None = None, every: int = 1
+) -> LawVerdict:
     """The verdict on the exact law of one family, from its rows by step.
 
     `protected`: a symmetry should cancel the torque that the exact law reads; a torque beyond rounding breaks it.
+    `n_steps`: of the run, None: up to the last row; one in `every` was to be recorded.
     """
     rows = rows.reset_index(drop=True)
     if not (rows["step"] > 0).any():
@@ -86,7 +93,7 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
     finite = np.isfinite(rows["observed"].to_numpy(float))
     if not finite.all():
         since = int(rows["step"][int(np.argmin(finite))])
-        before = judge(rows[: int(np.argmin(finite))], dtype, protected)
+        before = judge(rows[: int(np.argmin(finite))], dtype, protected, every=every)
         until = f"; until then it {before.text}" if before.at is not None else ""
         text = f"not a number any more from step {since:,} on{until}"
         return LawVerdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
@@ -101,7 +108,9 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
     beyond = ~(distance <= allowed)
     k = int(np.argmax(np.where(beyond, distance, -1.0) if beyond.any() else distance))
     worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
-    tail = "" if steps[-1] == rows["step"].iloc[-1] else f"; predicted until step {steps[-1]:,} only"
+    where = held_at(steps, int(rows["step"].iloc[-1]) if n_steps is None else n_steps, every)
+    tail = f"; judged {where}" if where else ""
+    verdict = partial(LawVerdict, where=where)
 
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
@@ -111,16 +120,16 @@ def judge(rows: pd.DataFrame, dtype: str, protected: bool = False) -> LawVerdict
     ):
         since, furthest = int(steps[int(np.argmax(turned))]), float(np.nanmax(torque))
         text = f"broken from step {since:,}: gradients that should cancel have moved the charge by {share(furthest)}"
-        return LawVerdict("broken", text + tail, max(worst, furthest), bound, at, since)
+        return verdict("broken", text + tail, max(worst, furthest), bound, at, since)
     if not beyond.any():
         text = f"holds to rounding: never off by more than {number(worst)} (rounding allows {number(bound)})"
         if bound >= TELLS_LITTLE:
             can = f"rounding in {dtype} alone can do {share(bound)}"
             text = f"was off by up to {share(worst)}, and {can}: that says little"
-        return LawVerdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
+        return verdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
     if worst <= half:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
-        return LawVerdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
+        return verdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)
     since = int(steps[int(np.argmax(beyond))])
     text = f"broken from step {since:,}: observed departs from the law by {share(worst)}{tail}"
-    return LawVerdict("broken", text, worst, bound, at, since)
+    return verdict("broken", text, worst, bound, at, since)

@@ -106,7 +106,7 @@ def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path)
 def test_charges_that_end_before_the_run_are_said_to(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(sound, path)
-    said = "Charges were recorded until step 7 only, of 12"
+    said = "Charges were recorded until step 7 of 12 only"
     assert "Charges were recorded" not in told(read(path))
     lines(path / "charges.csv", lambda x: [x[0], *(row for row in x[1:] if row and int(row.split(",")[0]) < 8), ""])
     assert said in " ".join(told(read(path)).split())
@@ -190,6 +190,12 @@ def test_rows_of_two_interleaved_sessions(sound: Path, tmp_path: Path) -> None:
     assert all(f.whole["step"].is_unique for f in facts.families)
     assert "12 steps" in told(read(path))
     assert "2, resumed 1 time" in render(read(path))
+    said = "Two processes have written this run at the same time"
+    assert said in told(read(path))
+    head, *rows = (path / "steps.csv").read_text().splitlines()
+    one_after_the_other = sorted(rows, key=lambda row: row[row.rindex(",") :])
+    (path / "steps.csv").write_text("\n".join([head, *one_after_the_other]) + "\n")
+    assert said not in told(read(path))
 
 
 def test_a_run_that_is_still_written(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_laws_that_hold_are_told_with_what_that_rests_on() -> None:
     said = judged(with_loss(train(54), 1.5, 0.25))
     assert said.tone == "ok"
     assert said.headline.startswith(
-        "54 steps, loss 1.5 → 0.25. 3 laws predicted ahead of every step held to rounding ("
+        "54 steps, loss 1.5 → 0.25 (step 2). 3 laws predicted ahead of every step held to rounding ("
     )
     said = judged(train(54, **optimizers("rebuilt")))
     assert said.tone == "ok"
@@ -439,7 +439,7 @@ def a_run(seed: int) -> tuple[RunFacts, dict[str, Any]]:
 
     record = train(steps, meddle=meddle, **optimizers(trouble["law"]))
     if trouble["fault"]:
-        record.append("faults", FAULT)
+        record.append("faults", FAULT | {"step": min(7, steps), "last": min(7, steps)})
     if trouble["monitored"] or trouble["fault"]:
         record.update_meta({"monitor": {}})
     if steps > 1:

@@ -131,7 +131,7 @@ def test_no_longer_a_number() -> None:
 
 def test_predictions_that_stop_or_never_come() -> None:
     frame = rows([0, 1e-17, 1e-17, math.nan, math.nan])
-    assert judge(frame, "float64").text.endswith("; predicted until step 2 only")
+    assert judge(frame, "float64").text.endswith("; judged until step 2 of 4")
     assert judge(rows([math.nan] * 3), "float64").status == "observed"
     assert judge(rows([0]), "float64").status == "empty"
     assert judge(rows([]), "float64").status == "empty"
