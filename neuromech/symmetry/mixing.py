@@ -23,7 +23,7 @@ this order. A term's `matrices` are [blocks, n, rest]: rows are mixed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -77,22 +77,22 @@ def algebra(alpha: Tensor, n: int, skew: bool, along: int = 0) -> Tensor:
 
 def tangent(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool, along: int = 0) -> Params:
     """d theta under the generators of `alpha` [size], over the parameters that move."""
+    acting = _Acting(terms, params, alpha, skew, along)
     out: Params = {}
     for t in terms:
         p = params[t.parameter]
-        g = _acting(t, p, alpha, skew, along)
-        moved = t.with_matrices(torch.zeros_like(p), g @ t.matrices(p))
+        moved = t.with_matrices(torch.zeros_like(p), acting.on(t, p) @ t.matrices(p))
         out[t.parameter] = out[t.parameter] + moved if t.parameter in out else moved
     return out
 
 
 def transform(terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool, along: int = 0) -> Params:
     """The parameters that move, moved by exp of the generators of `alpha` [size]."""
+    acting = _Acting(terms, params, alpha, skew, along, torch.linalg.matrix_exp)
     out: Params = {}
     for t in terms:  # terms of one parameter act on different axes, and so commute
         p = out.get(t.parameter, params[t.parameter])
-        g = torch.linalg.matrix_exp(_acting(t, p, alpha, skew, along))
-        out[t.parameter] = t.with_matrices(p, g @ t.matrices(p))
+        out[t.parameter] = t.with_matrices(p, acting.on(t, p) @ t.matrices(p))
     return out
 
 
@@ -120,8 +120,23 @@ def upper(matrices: Tensor) -> Tensor:
     return matrices[..., j, k].flatten(-2)
 
 
-def _acting(t: Term, p: Tensor, alpha: Tensor, skew: bool, along: int) -> Tensor:
-    """The generator as it acts on the rows of a term's matrices: the inverse transpose for readers."""
-    _, n = shape_of(t, p.shape)
-    g = algebra(alpha, n, skew, along).to(dtype=p.dtype, device=p.device)
-    return g if t.weight > 0 or skew else -g
+class _Acting:
+    """The generator, or a function of it, as it acts on the rows of a term's matrices: made once for all terms alike,
+    as the stream of a deep network is in all of its layers."""
+
+    def __init__(
+        self, terms: Sequence[Term], params: Mapping[str, Tensor], alpha: Tensor, skew: bool, along: int,
+        function: Callable[[Tensor], Tensor] = torch.clone,
+    ) -> None:  # fmt: skip
+        _, n = shape_of(terms[0], params[terms[0].parameter].shape)
+        self._generator, self._skew, self._function = algebra(alpha, n, skew, along), skew, function
+        self._made: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
+
+    def on(self, t: Term, p: Tensor) -> Tensor:
+        """On the parameter p of a term: that of the inverse transpose for readers."""
+        forwards = t.weight > 0 or self._skew
+        key = forwards, p.dtype, p.device
+        if key not in self._made:
+            g = self._generator.to(dtype=p.dtype, device=p.device)
+            self._made[key] = self._function(g if forwards else -g)
+        return self._made[key]

@@ -122,6 +122,36 @@ class Between(nn.Module):
         return self.c(self.between(self.a(x)))
 
 
+class TwoTowers(nn.Module):
+    """Two encoders whose outputs only meet in inner products (CLIP)."""
+
+    def __init__(self, product) -> None:
+        super().__init__()
+        self.a, self.b, self.product = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False), product
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.product(self.a(x), self.b(x.tanh()))
+
+
+class Stream(nn.Module):
+    """A transformer whose norms have no gains: one rotation of all that writes and reads its stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.positions = nn.Embedding(5, 4), nn.Parameter(torch.randn(3, 4))
+        self.qkv, self.o, self.up, self.down = (
+            nn.Linear(n, m, bias=False) for n, m in [(4, 12), (4, 4), (4, 3), (3, 4)]
+        )
+
+    def forward(self, i: Tensor) -> Tensor:
+        x = self.table(i) + self.positions
+        q, k, v = (y.view(2, 3, 2, 2).transpose(1, 2) for y in self.qkv(F.rms_norm(x, (4,))).chunk(3, -1))
+        q, k = (F.rms_norm(y, (2,)) for y in (q, k))
+        x = x + self.o(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(2, 3, 4))
+        x = x + self.down(F.relu(self.up(F.rms_norm(x, (4,)))))
+        return F.rms_norm(x, (4,)) @ self.table.weight.T
+
+
 class Do(nn.Module):
     def __init__(self, f) -> None:
         super().__init__()
@@ -257,7 +287,12 @@ CLOSED = {
     "two of three": Do(lambda x: torch.cat([x[..., :2], x[..., 2:]], -1)),
     "one by one": Do(lambda x: torch.stack([x[..., i] for i in range(3)], -1)),
     "cumulative": Do(lambda x: x.cumsum(-1)),
-    "norm": Do(lambda x: F.normalize(x, dim=-1)),
+    "norm of order one": Do(lambda x: F.normalize(x, p=1, dim=-1)),
+    "norm over the batch": Do(lambda x: F.normalize(x, dim=0)),
+    "RMS norm with gains": nn.RMSNorm(3),
+    "sum of weighed squares": Do(lambda x: x * (x.square() * torch.tensor([1.0, 2.0, 3.0]).to(x)).sum(-1, True)),
+    "squares read twice": Do(lambda x: (lambda s: s.sum(-1, keepdim=True) * x + s)(x.square())),
+    "repeated and added to": Do(lambda x: x * (x.square().sum(-1, keepdim=True).expand_as(x) + x)),
     "softmax": nn.Softmax(-1),
     "a number in between": Do(lambda x: x * float(x.detach().sum())),
     "sorted": Do(lambda x: x.sort(-1).values),
@@ -273,6 +308,17 @@ OPEN = {
     "over the batch": Do(lambda x: x - x.mean(0, keepdim=True)),
     "shuffled batch": Do(lambda x: torch.cat([x[2:], x[:2]])),
     "a number each": Do(lambda x: x * torch.arange(6, dtype=x.dtype).unsqueeze(1)),
+}
+
+
+# What leaves rotations alone: the index is seen through its length.
+TURNED = {
+    "RMS norm": Do(lambda x: F.rms_norm(x, (3,))),
+    "normalize": Do(lambda x: F.normalize(x, dim=-1)),
+    "over the norm": Do(lambda x: x / x.norm(dim=-1, keepdim=True)),
+    "RMS norm by hand, large eps": Do(lambda x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 0.5)),
+    "squares by hand": Do(lambda x: x / (x * x).sum(-1, keepdim=True).expand(-1, 3)),
+    "gate of its length": Do(lambda x: x * torch.linalg.vector_norm(x, dim=1, keepdim=True).tanh()),
 }
 
 

@@ -11,7 +11,7 @@ from zoo import CASES as ZOO
 from zoo import Case
 from zoo import build as build_zoo
 
-from detect.matrix_nets import CASES, CLOSED, OPEN, Attention, Between
+from detect.matrix_nets import CASES, CLOSED, OPEN, TURNED, Attention, Between, Stream, TwoTowers
 from detect.random_nets import programs
 from neuromech.detect import find_symmetries
 from neuromech.detect.capture import record
@@ -128,6 +128,59 @@ def test_what_lets_a_matrix_pass(name: str) -> None:
     assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [family]).true == [True]
 
 
+def rotations(model: nn.Module, x: Tensor, names: list[str], factors: int) -> None:
+    """By name, on the real model, and all there are besides so many factors, among all linear vector fields."""
+    found = matrix_families(record(model, (x,))).families
+    assert [f"{s.size} {s.name}" for s in found] == names
+    verdict = verify(Experiment(model, (x,), {}, outputs_as_they_are), found)
+    assert all(verdict.true)
+    assert max(verdict.defects) < 1e-12
+    assert linear_symmetries(model, x) == beyond_the_diagonal(found, shapes(model)) + factors
+
+
+@pytest.mark.parametrize("name", TURNED)
+def test_what_only_sees_a_length_leaves_rotations(name: str) -> None:
+    model, x = Between(TURNED[name]).double(), torch.randn(6, 4, dtype=torch.float64)
+    one_factor = 0 if name in ("gate of its length", "RMS norm by hand, large eps") else 1
+    rotations(model, x, ["3 rotation of a.weight[m], a.bias[m], c.weight[:, m]"], one_factor)
+
+
+PRODUCTS = {
+    "cosine": (lambda a, b: F.cosine_similarity(a, b, dim=-1), True, 2),
+    "normalised": (lambda a, b: F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T, True, 2),
+    "by hand": (lambda a, b: (a * b).sum(-1), False, 3),
+    "mean by hand": (lambda a, b: torch.mul(a, b).mean(dim=(1,)), False, 3),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_two_towers_that_meet_in_inner_products(name: str) -> None:
+    product, turned, factors = PRODUCTS[name]
+    model, x = TwoTowers(product).double(), torch.randn(6, 4, dtype=torch.float64)
+    expected = "3 rotation of a.weight[m], b.weight[m]" if turned else "6 a.weight[m] / b.weight[m]"
+    rotations(model, x, [expected], factors)
+
+
+def test_the_stream_of_a_transformer_without_gains() -> None:
+    model, x = Stream().double(), torch.tensor([[0, 1, 2], [3, 4, 1]])
+    found = matrix_families(record(model, (x,))).families
+    assert [f"{s.size} {s.name}" for s in found] == [
+        "6 rotation of positions[:, m], table.weight[:, m], qkv.weight[:, m], o.weight[m], up.weight[:, m], "
+        "down.weight[m]",
+        "2 rotation of qkv.weight.view(3, 2, 2, 4)[0, i, m], qkv.weight.view(3, 2, 2, 4)[1, i, m]",
+        "6 qkv.weight.view(3, 2, 2, 4)[2, i, m] / o.weight.view(4, 2, 2)[:, i, m]",
+    ]
+    for s in found:  # each by itself, and at random points
+        assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [s]).true == [True]
+    for seed in range(3):
+        theta, grads = gradient(model, x, seed)
+        for s in found:
+            v = s.tangent(theta, torch.randn(s.size, dtype=torch.float64))
+            assert abs(sum((grads[n] * d).sum() for n, d in v.items())) < 1e-11 * sum(
+                grads[n].norm() * d.norm() for n, d in v.items()
+            )
+
+
 def rotary(q: Tensor) -> Tensor:
     n = q.shape[-1] // 2
     angle = torch.arange(q.shape[-2], dtype=q.dtype)[:, None] * torch.tensor([1.0, 0.3], dtype=q.dtype)[:n]
@@ -203,8 +256,8 @@ def test_reasons_say_why() -> None:
         "matrices are the rescale family of these"
     ]
     assert reasons(*built("tied")) == [
-        "a rotation on a.weight cancels: only inner products enter; its charge, an angular momentum, is always zero "
-        "under gradient flow"
+        "a rotation on a.weight cancels: only inner products and lengths enter; its charge, an angular momentum, is "
+        "always zero under gradient flow"
     ]
 
 

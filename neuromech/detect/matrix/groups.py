@@ -28,7 +28,7 @@ from neuromech.detect.operator import short
 from neuromech.symmetry import Part, Symmetry, Term, mixing
 
 _MIX = "nothing but linear maps lie in between; diagonal matrices are the rescale family of these"
-_TURN = "only inner products enter; its charge, an angular momentum, is always zero under gradient flow"
+_TURN = "only inner products and lengths enter; its charge, an angular momentum, is always zero under gradient flow"
 
 
 class MatrixFindings(NamedTuple):

@@ -6,6 +6,7 @@ What becomes of the indices that a matrix may mix (see walk.py), operator by ope
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -95,7 +96,8 @@ def expand(m: Walk, x: Indexed, *_: object, **__: object) -> Indexed:
     assert m.node is not None
     shape = m.node.outputs[0].shape
     (old,) = m.align(x) if x.ndim == len(shape) else (Indexed(((),) * (len(shape) - x.ndim) + x.axes),)
-    return Indexed(tuple(a or m.unrelated([n]).axes[0] for a, n in zip(old.axes, shape, strict=True)))
+    out = Indexed(tuple(a or m.unrelated([n]).axes[0] for a, n in zip(old.axes, shape, strict=True)))
+    return replace(out, copied=x.copied | set(out.labels).difference(old.labels))
 
 
 def broadcast_tensors(m: Walk, tensors: Sequence[Indexed]) -> list[Indexed]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuromech.detect.abstract import Unsupported
-from neuromech.detect.axes import count
+from neuromech.detect.axes import count, leaves
 from neuromech.detect.matrix.movement import expand, reduced, repeat_interleave, swap_last
 from neuromech.detect.matrix.walk import Indexed, Walk
 from neuromech.detect.subscripts import parsed
@@ -70,11 +70,18 @@ def mul(m: Walk, x: Indexed | float, y: Indexed | float) -> Indexed:
     assert isinstance(x, Indexed)
     if not isinstance(y, Indexed):
         return x
-    both = m.align(x, y)
-    for d in range(both[0].ndim):
-        if both[0].axes[d] and both[1].axes[d]:
-            m.fix([*both[0].along([d]), *both[1].along([d])])
+    x, y = m.align(x, y)
+    x, y = _without_copies(x, y), _without_copies(y, x)
+    for d in range(x.ndim):
+        if x.axes[d] and y.axes[d]:
+            m.fix([*x.along([d]), *y.along([d])])
     return m.broadcast(x, y)
+
+
+def _without_copies(x: Indexed, y: Indexed) -> Indexed:
+    """A factor without the axes along which it was only repeated, to be as long as the other one."""
+    needless = (b and x.copied.issuperset(leaves(a)) for a, b in zip(x.axes, y.axes, strict=True))
+    return Indexed(tuple(() if n else a for a, n in zip(x.axes, needless, strict=True)), x.copied)
 
 
 def div(m: Walk, x: Indexed | float, y: Indexed | float, *, rounding_mode: str | None = None) -> Indexed:

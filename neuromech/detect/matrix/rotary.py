@@ -29,6 +29,10 @@ class Rotary(NamedTuple):
     factors: tuple[Value, Value]
     inside: tuple[Node, ...]
 
+    @property
+    def read(self) -> tuple[Value, ...]:
+        return (self.x,)
+
 
 def rotary_embeddings(graph: Graph, varying: Container[Value]) -> dict[Node, Rotary]:
     """The sums that end a rotary embedding of which nobody reads a part; its factors are none of the `varying`."""

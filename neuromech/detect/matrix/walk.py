@@ -25,6 +25,7 @@ from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
+from neuromech.detect.matrix.inner import InnerProduct, inner_products
 from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
 from neuromech.detect.refine import NonNested, regroup, unify
@@ -32,9 +33,10 @@ from neuromech.detect.refine import NonNested, regroup, unify
 
 @dataclass(frozen=True, eq=False)
 class Indexed:
-    """A tensor as far as it matters here: its axes."""
+    """A tensor as far as it matters here: its axes, and those of their labels along which it is only repeated."""
 
     axes: tuple[Axis, ...]
+    copied: frozenset[Label] = frozenset()
 
     @property
     def ndim(self) -> int:
@@ -80,7 +82,7 @@ class Walk:
     moving: list[Value] = field(default_factory=list)
     varying: set[Value] = field(default_factory=set)
     live: set[Value] = field(default_factory=set)
-    rotary: dict[Node, Rotary] = field(default_factory=dict)
+    patterns: dict[Node, Rotary | InnerProduct] = field(default_factory=dict)  # by the call that ends one
     node: Node | None = None
 
     def run(self) -> Walk:
@@ -94,8 +96,8 @@ class Walk:
         self.varying = self.graph.descendants(self.moving)
         escaped = [v for node in self.graph.nodes if node.escape for v in node.inputs]
         live = self.live = self.graph.ancestors([*self.graph.outputs, *escaped], through_stops=True)
-        self.rotary = rotary_embeddings(self.graph, self.varying)
-        inside = {node for r in self.rotary.values() for node in r.inside}
+        self.patterns = {**inner_products(self.graph), **rotary_embeddings(self.graph, self.varying)}
+        inside = {node for p in self.patterns.values() for node in p.inside}
         for node in self.graph.nodes:
             moves = node not in inside and any(v in self.varying for v in node.inputs)
             if moves and (node.escape or any(v in live for v in node.outputs)):
@@ -113,17 +115,21 @@ class Walk:
 
     def _visit(self, node: Node) -> None:
         self.node = node
-        operator = operator_of(node.op)
+        operator, pattern = operator_of(node.op), self.patterns.get(node)
         try:
-            if node in self.rotary:
-                self.known[node.outputs[0]] = self._turned(self.rotary[node])
+            if isinstance(pattern, Rotary):
+                self.known[node.outputs[0]] = self._turned(pattern)
+            elif pattern is not None:
+                x, y = map(self.indexed, pattern.read)
+                self.known[node.outputs[0]] = self.inner(x, y, pattern.over, pattern.keepdim)
             else:
                 with until(1.0):
-                    self._apply(self._rule(node, operator), node)
+                    self._apply(self._rule(node, operator), node, bool(operator and operator.same_content))
         except (Unsupported, NonNested, OutOfTime) as error:
             for v in node.outputs:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
-            labels = [x for v in (*node.inputs, *node.outputs) for x in self.indexed(v).labels]
+            read = node.inputs if pattern is None else pattern.read
+            labels = [x for v in (*read, *node.outputs) for x in self.indexed(v).labels]
             self.blocked.append(Blocked(node, str(error), labels))
 
     def _turned(self, r: Rotary) -> Indexed:
@@ -155,7 +161,7 @@ class Walk:
             return lambda m, *_, **__: m.pointwise(*map(m.indexed, node.inputs))
         raise Unsupported("no rule says which indices it leaves to be mixed")
 
-    def _apply(self, rule: OperatorRule, node: Node) -> None:
+    def _apply(self, rule: OperatorRule, node: Node, same_content: bool) -> None:
         args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
@@ -165,6 +171,8 @@ class Walk:
         results = made if isinstance(made, list) else [made]
         if [tuple(map(count, t.axes)) for t in results] != [v.shape for v in node.outputs]:
             raise Unsupported("its results have other shapes than the rule says")
+        if not same_content:
+            results = [Indexed(t.axes) for t in results]
         self.known.update(zip(node.outputs, results, strict=True))
 
     def is_zero(self, t: Indexed | float) -> bool:
@@ -256,3 +264,9 @@ class Walk:
         gone = [*x.along(i for i, _ in over), *w.along(j for _, j in over)]
         free = [*x.along(set(range(x.ndim)) - set(of_x)), *w.along(set(range(w.ndim)) - set(of_w))]
         self.separate(free, gone)
+
+    def inner(self, x: Indexed, y: Indexed, over: Iterable[int], keepdim: bool = False) -> Indexed:
+        """The inner products of two tensors of one shape along some axes."""
+        dims = {d % x.ndim for d in over}
+        self.contract(x, y, [(d, d) for d in sorted(dims)], [(d, d) for d in range(x.ndim) if d not in dims])
+        return Indexed(tuple(() if d in dims else a for d, a in enumerate(x.axes) if keepdim or d not in dims))

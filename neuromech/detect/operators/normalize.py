@@ -13,6 +13,7 @@ from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Event
 from neuromech.detect.axes import Label, count
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import lengths
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
 from neuromech.detect.operators.linear import plus
@@ -162,7 +163,7 @@ define("batch_norm", batch_norm, mixing.keeps_axes, apart=told_apart.nothing)
 define("instance_norm", instance_norm, mixing.keeps_axes, apart=told_apart.nothing)
 define("layer_norm", layer_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
 define("group_norm", group_norm, mixing.keeps_axes, apart=told_apart.nothing)
-define("rms_norm", rms_norm, mixing.keeps_axes, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
+define("rms_norm", rms_norm, lengths.rms_norm, sees_rows=True, apart=told_apart.nothing, rows=unread.normalised)
 define(
     "softmax _softmax _safe_softmax special_softmax",
     softmax,
@@ -179,4 +180,4 @@ define(
     apart=told_apart.nothing,
 )
 define("_weight_norm", weight_norm, mixing.by_entries)
-define("cosine_similarity", cosine_similarity, mixing.by_entries)
+define("cosine_similarity", cosine_similarity, lengths.cosine_similarity)

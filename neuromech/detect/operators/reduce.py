@@ -14,6 +14,7 @@ from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
+from neuromech.detect.matrix import lengths
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries
 from neuromech.detect.operator import define
@@ -296,8 +297,8 @@ define("unfold", windows)
 define("histc bincount", counted, by_entries)
 define("argmax argmin", place, by_entries)
 define("sort topk argsort msort", ordered, by_entries)
-define("linalg_vector_norm", vector_norm, by_entries, apart=told_apart.nothing)
-define("norm linalg_norm", norm, by_entries, apart=told_apart.nothing)
+define("linalg_vector_norm", vector_norm, lengths.vector_norm, apart=told_apart.nothing)
+define("norm linalg_norm", norm, lengths.norm, apart=told_apart.nothing)
 define("cumsum", cumulative, mixing.along_one)
 define("logsumexp special_logsumexp", log_sum_exp, by_entries, apart=told_apart.nothing)
 define("var", spread(2), by_entries, apart=told_apart.nothing)
