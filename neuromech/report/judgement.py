@@ -274,11 +274,13 @@ def _gaps(facts: RunFacts) -> Iterator[Statement]:
     """Which charges were not recorded at every step that was due. To be found late is nothing wrong."""
     seen, every = followed(facts), int(facts.meta.get("every") or 1)
     gaps = Counter(held_at(f.whole.loc[f.whole["step"] > 0, "step"].to_numpy(), facts.n_steps, every) for f in seen)
-    for where, n in gaps.most_common(KINDS_OF_GAPS + 1):
-        if where:
-            which = "Charges were" if n == len(seen) else f"{n:,} of {many(len(seen), 'charge')} {was(n)}"
-            text = f"{which} recorded {where} only: nothing is said of the other steps."
-            yield Statement("limit", "none" if where.endswith(" on") else "mixed", text)
+    del gaps[""]
+    for where, n in gaps.most_common(KINDS_OF_GAPS):
+        which = "Charges were" if n == len(seen) else f"{n:,} of {many(len(seen), 'charge')} {was(n)}"
+        text = f"{which} recorded {where} only: nothing is said of the other steps."
+        yield Statement("limit", "none" if where.endswith(" on") else "mixed", text)
+    if rest := sum(n for _, n in gaps.most_common()[KINDS_OF_GAPS:]):
+        yield Statement("limit", "mixed", f"{rest:,} more {was(rest)} not recorded at every step.")
 
 
 def _any_rate(facts: RunFacts) -> bool:

@@ -7,12 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+import pytest
 
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.faults import FaultRecord
-from neuromech.report.judgement import _faults, _laws, _limits
+from neuromech.report.judgement import _decay_of_finite_steps, _faults, _laws, _limits
 from neuromech.report.verdict import LawVerdict, Status
 
 from .test_outcome import ENDING, facts, family
@@ -196,7 +197,16 @@ def test_steps_on_the_flow() -> None:
     assert flow(0.01, 0.5, plain=1.0, decay=0.1, momentum=0.5) == [("none", near + off)]
     nowhere = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 2.0], flow=[math.nan] * 2)
     (said,) = _laws(run(nowhere, meta={"optimizers": [{"wrapper": {"follow": "flow"}}]}))
-    assert (said.tone, said.text) == ("none", "EoMOptimizer (order ?, ?): no charge was followed.")
+    assert (said.key, said.tone, said.text) == (
+        "laws",
+        "none",
+        "EoMOptimizer (order ?, ?): no charge was followed.",
+    )
+    steps = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.3, 0.4]})
+    group = {"weight_decay": 0.2, "momentum": 0.5}
+    meta = {"optimizers": [{"groups": [{"weight_decay": 0.1}, group]}, {}]}
+    assert _decay_of_finite_steps(facts(meta=meta, steps=steps)) == pytest.approx(0.08)
+    assert _decay_of_finite_steps(facts(meta=meta)) == 0.0
     cut = replace(nowhere.verdict, where="until step 1 of 9")
     near_by = family("a", cut, observed=[1.0, 2.0], flow=[1.0, 2.0])
     (said,) = _laws(run(near_by, meta={"optimizers": [{"wrapper": {"follow": "flow"}}]}))
@@ -254,6 +264,17 @@ def test_what_was_not_recorded() -> None:
         ("mixed", f"2 of 3 charges were recorded until step 2 of 9 {end}")
     ]
     assert limits(law("a"), longer, n_steps=9) == [("mixed", f"1 of 2 charges was recorded until step 2 of 9 {end}")]
+    many_kinds = [replace(longer, whole=longer.whole[: k + 1]) for k in (2, 3, 4, 5, 6, 6)]
+    told = limits(*many_kinds, longer, n_steps=9)
+    assert [text for _, text in told] == [
+        f"2 of 7 charges were recorded until step 6 of 9 {end}",
+        f"1 of 7 charges was recorded until step 2 of 9 {end}",
+        f"1 of 7 charges was recorded until step 3 of 9 {end}",
+        "2 more were not recorded at every step.",
+    ]
+    assert limits(*many_kinds[:4], n_steps=9)[-1] == ("mixed", "1 more was not recorded at every step.")
+    start = replace(longer, whole=longer.whole[:1])
+    assert limits(start, n_steps=9) == [("mixed", f"Charges were recorded at the start {end}")]
     late = replace(longer, whole=longer.whole[4:])
     assert limits(late, n_steps=9) == [("none", f"Charges were recorded from step 4 on {end}")]
     assert limits(law("a"), n_steps=9, ending=replace(ENDING, how="running")) == []
