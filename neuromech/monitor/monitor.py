@@ -202,7 +202,8 @@ class Monitor:
         if not new:
             self._judge(step.number, found)
         edited, self._moved_on = bool(found.edits or found.lost or found.returned or self._moved_on), False
-        changed = changed or bool(step.changed or step.elsewhere or found.rebuilt or step.backward is None)
+        # An edit that no code is seen to make may have come behind the backward: of a single element, by a flipped bit.
+        changed = changed or edited or bool(step.changed or step.elsewhere or found.rebuilt or step.backward is None)
         if self._total is not None:
             # A law of sharded parameters is one of sums over all processes: all start over and measure, or none.
             flags = torch.tensor([edited, changed], dtype=torch.float64, device=self._reader.device)

@@ -441,3 +441,21 @@ class TestOtherHands:
         monkeypatch.setattr(monitor._reader, "_measure", broken)
         with pytest.warns(neuromech.NeuromechWarning, match="out of luck"):
             train(model, optimizer)
+
+
+def test_the_law_follows_a_bit_that_flipped_behind_the_backward() -> None:
+    """The gradient is one of other weights: it has a torque, which the momentum hands on. That is no second fault."""
+    model = nn.Sequential(nn.Linear(6, 128), nn.ReLU(), nn.Linear(128, 3)).double()  # one of too many to be sampled
+    probe = neuromech.instrument(model)
+    told: list[Fault] = []
+    probe.monitor(told.append)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for step in range(1, 16):
+        optimizer.zero_grad()
+        F.cross_entropy(model(X.double()), Y).backward()
+        if step == 5:
+            model[0].weight.data.view(torch.int64)[33, 2] ^= 1 << 52  # twice or half of it, and no counter counts this
+        optimizer.step()
+    probe.flush()
+    assert [(f.step, f.cause) for f in told] == [(5, "bit flip in weight")]
+    assert float(probe.history["residual"].max()) < 1e-13
