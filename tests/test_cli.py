@@ -79,6 +79,7 @@ def test_json_without_verification_is_still_json(nets, capsys) -> None:
     assert all(s["defect"] is None for s in found["symmetries"])
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_is_no_crash(nets) -> None:
     command = [sys.executable, "-m", "neuromech", "detect", "cli_nets:small"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=nets, text=True) as process:

@@ -59,7 +59,7 @@ def test_dimensions(a: Architecture) -> None:
 
 
 @needs_transformers
-@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::3]), ids=str)
+@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::6]), ids=str)
 def test_dimensions_of_hugging_face_models(a: Architecture) -> None:
     check_dimensions(a)
 

@@ -11,6 +11,7 @@ from tests.families import fast
 from .cases import backward, normed, sgd, watched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", fast([None, 0.9], [0.9]))
 def test_averages_follow_from_the_laws_of_the_weights(decay: float | None) -> None:
     """The charges that they take in are predicted ones, over 200 steps."""

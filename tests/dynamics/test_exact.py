@@ -111,6 +111,7 @@ def check_with_groups(one, two, variant, group, gaps, data) -> None:  # type: ig
     assert run.error("exact") <= EXACT
 
 
+@pytest.mark.slow
 def test_few_hundred_steps_of_everything_at_once() -> None:
     """Two groups, momentum, decay, a schedule, a freeze and a thaw, gaps: the accumulated error stays at rounding."""
     case = normed()

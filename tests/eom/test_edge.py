@@ -70,6 +70,7 @@ def test_below_the_edge_it_follows_the_steps_to_second_order(rule: Rule) -> None
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.25)
 
 
+@pytest.mark.slow
 def test_rmsprop_reaches_the_edge_of_its_preconditioned_curvature() -> None:
     """On h x^2 / 2 with a gradient that its squares settle on: p = |h a|, and 2 / lr = h / p fixes the amplitude."""
     h, lr = 3.0, 0.01

@@ -26,7 +26,7 @@ from .cases import distance, problem, slope, squares
 TIGHT = {"rtol": 1e-11, "atol": 1e-13}
 
 
-@pytest.mark.parametrize("order", fast(range(3), [0, 1]))
+@pytest.mark.parametrize("order", fast(range(3), [0]))
 def test_path_error_is_the_leading_term(order: int) -> None:
     loss, params = problem()
     predicted = path_error(loss, params, 0.4, order)

@@ -37,7 +37,7 @@ def test_ages_are_those_of_the_weights(beta: float, steps: float) -> None:
 
 
 @pytest.mark.parametrize("order", [pytest.param(0, marks=pytest.mark.slow), 1])
-@pytest.mark.parametrize("name", fast(FAMILY, ["adamw", "nadam, drifting"]))
+@pytest.mark.parametrize("name", fast(FAMILY, ["adamw"]))
 def test_order(name: str, order: int) -> None:
     loss, params = problem()
 
@@ -132,7 +132,7 @@ def kinked() -> tuple:
     "kind",
     fast(
         [torch.optim.AdamW, torch.optim.RMSprop, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adam],
-        [torch.optim.AdamW, torch.optim.RMSprop],
+        [torch.optim.AdamW],
     ),
 )
 def test_flows_with_a_tiny_eps_come_back(kind) -> None:

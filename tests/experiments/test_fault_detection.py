@@ -19,7 +19,7 @@ from tests.families import fast
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
 
-@pytest.mark.parametrize("name", fast(INJECTIONS, list(INJECTIONS)[::3]))
+@pytest.mark.parametrize("name", fast(INJECTIONS, list(INJECTIONS)[::5]))
 def test_each_fault_once(name: str) -> None:
     done = trial(INJECTIONS[name], 0, Config(earliest=4, latest=8))
     assert done.alarms == 0
@@ -27,7 +27,7 @@ def test_each_fault_once(name: str) -> None:
     assert done.rank in (1, 2), done.told
 
 
-@pytest.mark.parametrize("seed", fast(range(len(HABITS)), range(0, len(HABITS), 3)))
+@pytest.mark.parametrize("seed", fast(range(len(HABITS)), range(0, len(HABITS), 6)))
 def test_each_habit_once(seed: int) -> None:
     done = silence(seed, Config(steps=15))
     assert done.steps >= 8  # a `GradScaler` skips some

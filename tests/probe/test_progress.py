@@ -240,6 +240,7 @@ probe.flush()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "how"),
     fast(

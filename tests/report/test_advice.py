@@ -57,6 +57,7 @@ def advised(lr: float, decay: float, steps: int = 320) -> tuple[list[str], Tenso
     return train(lr, decay, steps=steps, watched=True)
 
 
+@pytest.mark.slow
 def test_settings_that_are_called_equivalent_train_the_same_function() -> None:
     said, logits, _ = advised(0.5, 0.02)
     (sentence,) = said

@@ -113,6 +113,7 @@ def test_each_sample_has_a_system_of_its_own() -> None:
     torch.testing.assert_close(one.u[:, 0], found.u[:, 1])
 
 
+@pytest.mark.slow
 def test_an_energy_that_depends_on_time() -> None:
     """The stiffness grows: second order in the step, against steps a hundredth as long."""
 

@@ -83,6 +83,7 @@ def test_steps_may_differ_from_sample_to_sample() -> None:
         torch.testing.assert_close(together, one_by_one, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", fast(MAKERS, ["discrete gradient"]))
 def test_learns_the_mass_spring(name: str) -> None:
     """The loss falls by a factor of a hundred, and a state that was not seen is predicted for a while."""
@@ -96,6 +97,7 @@ def test_learns_the_mass_spring(name: str) -> None:
     assert float((predicted - path.u[5:, :6].transpose(0, 1)).abs().max()) < 0.35
 
 
+@pytest.mark.slow
 def test_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     pairs = simulate(systems.pendulum(), 3, steps=20).pairs()
     torch.manual_seed(1)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from families import fast
 from scipy.integrate import solve_ivp
 from torch import nn
 
@@ -24,7 +25,7 @@ class Quartic(nn.Module):
         return (u @ self.weight).square().sum(-1) + (u @ self.weight.T).sin().sum(-1)
 
 
-@pytest.mark.parametrize("by_state", [False, True])
+@pytest.mark.parametrize("by_state", fast([False, True], [False]))
 def test_energy_is_kept_and_entropy_never_falls(by_state: bool) -> None:
     operators = nn.Linear(3, 3 * 5) if by_state else None
     model = Metriplectic(Quartic(3), Quartic(3), 3, rank=2, operators=operators)
@@ -88,6 +89,7 @@ def by_angles(t: float) -> np.ndarray:
     return np.array([np.sin(a), -np.cos(a), np.sin(a) + np.sin(b), -np.cos(a) - np.cos(b)])
 
 
+@pytest.mark.slow
 def test_a_double_pendulum_by_its_positions() -> None:
     """Against its motion in angles: of second order, and neither the rods nor the energy give."""
     model = Constrained(Hamiltonian(lambda q, p: p.square().sum(-1) / 2 + q[..., 1] + q[..., 3]), rods, 2)

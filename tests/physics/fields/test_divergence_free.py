@@ -107,6 +107,7 @@ def test_vector_form_by_hand(float64) -> None:
         torch.testing.assert_close(DivergenceFree(Known(), 2, "vector", scheme)(p), expected)
 
 
+@pytest.mark.slow
 @given(st.integers(2, 6), st.integers(0, 2), st.sampled_from(sorted(SCHEMES)), st.integers(1, 3), st.integers(0, 99))
 def test_conditions_depths_and_single_points(n, conditions, form, depth, seed) -> None:
     torch.manual_seed(seed)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from families import fast
 
 from neuromech.errors import PhysicsError
 from neuromech.physics import Ball, Box, FreeSpace, HodgeDecomposition, Torus, mlp
@@ -26,7 +27,7 @@ def known(d):
     return {"gradient": gradient, "divergence_free": solenoid, "harmonic": constant}
 
 
-@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("d", fast([2, 3], [2]))
 def test_known_parts_on_the_torus(d, float64) -> None:
     parts = known(d)
     hodge = HodgeDecomposition(Torus(d), width=24, depth=1)
@@ -51,7 +52,7 @@ def test_gradient_and_divergence_free_part_are_orthogonal_untrained(float64) -> 
     assert (a * b).sum().abs() <= 1e-12 * a.norm() * b.norm()
 
 
-@pytest.mark.parametrize("domain", [Box(2), Ball(2), Ball(3)], ids=str)
+@pytest.mark.parametrize("domain", [Box(2), Ball(2), pytest.param(Ball(3), marks=pytest.mark.slow)], ids=str)
 def test_walls(domain, float64) -> None:
     """grad p with p = 0 on the wall, a field along the wall, and a harmonic field that crosses it."""
 

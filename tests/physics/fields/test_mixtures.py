@@ -117,6 +117,7 @@ def test_gaussian_cost_and_map(float64) -> None:
     torch.testing.assert_close(gaussian_cost(m0, c0, m0, c0), torch.tensor(0.0), rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_energy_is_an_upper_bound_that_training_lowers_to_the_cost(float64) -> None:
     m, c0, c1 = torch.tensor([1.0, -0.5]), covariance(2, 1), covariance(2, 2)
     cost = float(gaussian_cost(torch.zeros(2), c0, m, c1))
@@ -179,6 +180,7 @@ def test_far_points_have_a_likelihood_and_a_gradient(dtype: torch.dtype) -> None
     assert all(torch.isfinite(p.grad).all() for p in law.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_finds_where_samples_are() -> None:
     torch.manual_seed(0)
     data = torch.randn(400, 2) * 0.5 + torch.tensor([3.0, -2.0])
