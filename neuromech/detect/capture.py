@@ -23,6 +23,7 @@ from neuromech.detect.constant_folding import Replay
 from neuromech.detect.experts import InAnyPrecision
 from neuromech.detect.graph import Graph as Graph  # part of what `record` promises
 from neuromech.detect.module_rules import taken_whole
+from neuromech.detect.own_writes import MOVE_OUT, WRITES
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
 from neuromech.rng import GeneratorStates, preserved_rng, same, states
@@ -110,11 +111,8 @@ def record(
         where = next((f" in module {path!r}" for e, path in raised if e is error and path), "")
         advice = _advice(error, [*model.parameters(), *model.buffers(), *given])
         raise CaptureError(f"{doing}{where}: {type(error).__name__}: {error}. {advice}.") from error
-    if written := [key for key, _ in model.named_parameters() if recorder.writes_to(recorded[key])]:
-        raise CaptureError(
-            f"the forward of {name} writes to its own parameter {written[0]}: move that out of the forward, to where "
-            "the optimizer steps"
-        )
+    if written := [key for key, _ in model.named_parameters() if recorder.written(recorded[key])]:
+        raise CaptureError(f"the forward of {name} {WRITES} {written[0]}: {MOVE_OUT}")
     check_outputs(recorder.graph, f"the {'loss' if loss else 'output'} of {name}")
     # The parameter itself is reached where the model keeps a view of it aside, out of reach of our copies.
     expected = {name for name, p in model.named_parameters() if p in reached or witness[name] in reached}

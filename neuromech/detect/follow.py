@@ -33,6 +33,7 @@ from neuromech.compat import (
 )
 from neuromech.detect.capture import backward_graph, check_coverage, check_kind, check_outputs, statistics, tensors_of
 from neuromech.detect.graph import Graph, Node, Value, ValueKind
+from neuromech.detect.own_writes import MOVE_OUT, WRITES, take_as_left
 from neuromech.detect.recorder import Recorder
 from neuromech.errors import CaptureError
 
@@ -322,14 +323,12 @@ class Follower(TorchFunctionMode):
         self._raise_failure()
         graph, name = self._recorder.graph, type(self._model).__name__
         order = {name: i for i, (name, _) in enumerate(self._model.named_parameters(remove_duplicate=False))}
-        graph.leaves.sort(key=lambda v: order[v.names[0]] if v.kind == "parameter" else -1)
         graph.outputs = results
         for key, p in self._model.named_parameters():
-            if p in self._twins and self._recorder.writes_to(self._twins[p]):
-                raise CaptureError(
-                    f"the forward of {name} writes to its own parameter {key}: move that out of the forward, to where "
-                    "the optimizer steps"
-                )
+            written = self._recorder.written(self._twins[p]) if p in self._twins else []
+            if written and not take_as_left(graph, key, written):
+                raise CaptureError(f"the forward of {name} {WRITES} {key}: {MOVE_OUT}")
+        graph.leaves.sort(key=lambda v: order[v.names[0]] if v.kind == "parameter" else -1)
         check_outputs(graph, f"the output of {name}")
         check_coverage(graph, expected, custom)
         return graph

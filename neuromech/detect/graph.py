@@ -57,7 +57,7 @@ class Graph:
 
     `decisions`: the other answers that random numbers might have given where they decide which way the forward takes.
     `drew`: it drew numbers from Python's or NumPy's generator. `replaced`: attributes of modules that it left otherwise
-    than it found them.
+    than it found them. `written`: parameters that it sets itself, and reads as it has set them.
     """
 
     nodes: list[Node] = field(default_factory=list)
@@ -66,6 +66,7 @@ class Graph:
     decisions: list[tuple[float, ...]] = field(default_factory=list)
     drew: bool = False
     replaced: tuple[str, ...] = ()
+    written: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> list[Value]:
@@ -112,6 +113,7 @@ def together(graphs: Sequence[Graph]) -> Graph:
                 v.node = swapped
             whole.nodes.append(swapped)
         whole.outputs += map(shared, graph.outputs)
+    whole.written = tuple(dict.fromkeys(name for graph in graphs for name in graph.written))
     return whole
 
 

@@ -137,9 +137,9 @@ class Recorder(TorchDispatchMode):
         comes by again."""
         self._keep[since:] = but
 
-    def writes_to(self, t: Tensor) -> bool:
-        """True if an operator has written into the memory of `t`."""
-        return bool(self._writes.get(storage_of(t)))
+    def written(self, t: Tensor) -> list[Value]:
+        """What operators have written into the memory of `t`, in order."""
+        return [value for value, _ in self._writes.get(storage_of(t), ())]
 
     def escape(self, how: str, tensors: Sequence[Tensor]) -> None:
         """The content of `tensors` goes where the recorder cannot follow."""

@@ -106,6 +106,7 @@ class Evidence:
     edits: tuple[Edit, ...] = ()
     rounded: Names = ()  # weights that code wrote to and put back, up to rounding
     followed: Names = ()  # weights without a gradient that code has written to
+    own_writes: Names = ()  # weights that the forward has written to, and nobody else
     returned: bool = False  # weights and state are, bit for bit, those that an earlier step left
     restored: bool = False  # the comparison is with a saved state, not with the last step
     lost: Names = ()  # parameters whose optimizer state has gone
@@ -168,8 +169,8 @@ class Evidence:
 
 
 _NO_FAULT = frozenset(
-    "zeroed_all copied rounded followed returned terms restored families since_start lr kept cut delayed between "
-    "skipped elsewhere rebuilt handover".split()
+    "zeroed_all copied rounded followed own_writes returned terms restored families since_start lr kept cut delayed "
+    "between skipped elsewhere rebuilt handover".split()
 )
 _FIELDS = tuple(f.name for f in fields(Evidence))
 _FAULTS = tuple(name for name in _FIELDS if name not in _NO_FAULT)

@@ -53,6 +53,7 @@ from neuromech.monitor.joint_stop import JointStop
 from neuromech.monitor.missing_gradient import GradientHistory
 from neuromech.monitor.model_gradient import ModelGradient, coarsest
 from neuromech.monitor.options import Options
+from neuromech.monitor.own_writes import OwnWrites
 from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import Total
@@ -91,9 +92,10 @@ class Monitor:
         self._guard = hooks.guard
         self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
         self._history = GradientHistory(params)
-        self._integrity = StateIntegrity(params, sample)
+        self._own = OwnWrites(hooks)
+        self._integrity = StateIntegrity(params, sample, self._own)
         self._gradients = GradientIntegrity(params, sample, options.clip_norm)
-        self._order = StepOrder(model, params, self._backward, self._history)
+        self._order = StepOrder(model, params, self._backward, self._history, self._modes.rebuilt)
         self._settings = SettingsCheck(options.expect, options.scheduled, list(params))
         self._checks: list[Check] = [
             self._integrity,
@@ -135,7 +137,8 @@ class Monitor:
 
     def __repr__(self) -> str:
         found = "; ".join(f"step {f.step}: {f.suspects[0].title}" for f in self.faults)
-        return f"Monitor after {self.step} steps: {found or 'no fault'}{self._laws_of}"
+        found = found or ("no fault" if self.step else "nothing has been checked")
+        return f"Monitor after {self.step} steps: {found}{self._laws_of}"
 
     # -- what the probe calls ------------------------------------------------------------------------------------------
 
@@ -173,6 +176,7 @@ class Monitor:
         """
         self._eps = max(self._eps, coarsest(graph), torch.finfo(forwards.autocast).eps if forwards.autocast else 0.0)
         sharded = any(is_sharded(p) for p in self._reader.params.values())
+        self._own.watch({n: p for n, p in self._reader.params.items() if graph and n in graph.written})
         self._model_gradient = None if sharded else ModelGradient(self._model, forwards)
         torques = tuple(
             Broken(-1, s.name, s.parameters, s.kind, s.size, s.size, by)
@@ -201,7 +205,8 @@ class Monitor:
         self._postponed = found if new else None
         if not new:
             self._judge(step.number, found)
-        edited, self._moved_on = bool(found.edits or found.lost or found.returned or self._moved_on), False
+        edits = found.edits or found.own_writes or found.lost or found.returned
+        edited, self._moved_on = bool(edits or self._moved_on), False
         # An edit that no code is seen to make may have come behind the backward: of a single element, by a flipped bit.
         changed = changed or edited or bool(step.changed or step.elsewhere or found.rebuilt or step.backward is None)
         if self._total is not None:

@@ -56,6 +56,8 @@ def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
         yield "perturbation", f"{some(e.rounded)} were written to between steps and put back, up to rounding"
     if e.followed:
         yield "target", f"{some(e.followed)} need no gradient, and other code sets them: a target, or codes"
+    if e.own_writes:
+        yield "own writes", f"the forward itself sets {some(e.own_writes)}, ahead of where it reads them"
     if e.returned:
         yield (
             "rollback",

@@ -188,15 +188,15 @@ class Measurement:
 
     def flush(self) -> None:
         """Bring everything measured to the record."""
-        new = named_parameters(self._model).keys() - self.params.keys()
-        if new:
-            self._journal.once(
-                f"added {sorted(new)}",
-                self.step,
-                "added",
-                f"{some(sorted(new))} came into the model by step {self.step}: they are not measured, and symmetries "
-                "of the model as it was may no longer hold",
-            )
+        new = {n: p for n, p in named_parameters(self._model).items() if n not in self.params}
+        known = {p: n for n, p in self.params.items()} if new else {}
+        called = [f"{known[p]} is called {n}" for n, p in sorted(new.items()) if p in known]
+        added = [n for n, p in sorted(new.items()) if p not in known]
+        came = f"{some(added)} came into the model by step {self.step}: they are not measured" if added else ""
+        renamed = f"{some(called)} by step {self.step}: they are measured as before" if called else ""
+        if told := "; ".join(filter(None, (came, renamed))):
+            text = f"{told}, and symmetries of the model as it was may no longer hold"
+            self._journal.once(f"added {sorted(new)}", self.step, "added", text)
         self._tell_unprotected()
         self._writer.flush()
 

@@ -139,12 +139,15 @@ class Probe(RunFrames):
         options = Options(on_fault, clip_norm, expect, scheduled, precision, replicas, ignore, allow)
         if self._monitor is not None and options == Options():
             return self._monitor
-        if self._monitor is not None or self._removed:
+        aside = self._removed and self._reason  # the run goes on, and is not to be ended by asking for a monitor
+        if self._monitor is not None or (self._removed and not aside):
             why = "has been removed" if self._removed else "has its monitor already (monitor() gives it again)"
             raise InstrumentError(f"this probe {why}")
         self._waiting.lenient = True
         self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
-        if self._measurement is not None:
+        if aside:
+            self._monitor.remove()
+        elif self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
         return self._monitor
 

@@ -17,6 +17,7 @@ from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Edit, Evidence
 from neuromech.monitor.facts import Entry, Left, OptimizerState, Step, clocks_off
+from neuromech.monitor.own_writes import OwnWrites
 from neuromech.monitor.replay import OPERATIONS, Difference, differences
 from neuromech.monitor.sample import Sample, differing
 
@@ -31,6 +32,7 @@ class _LeftState:
     marks: dict[Entry, Mark] = field(default_factory=dict)
     clocks: dict[str, float] = field(default_factory=dict)
     samples: dict[str, tuple[list[str], Tensor]] = field(default_factory=dict)  # entry -> parameters, their elements
+    by: type[Optimizer] = Optimizer
 
 
 @dataclass
@@ -48,8 +50,8 @@ class _LeftWeights:
 class StateIntegrity:
     """Keeps checksums of everything that only a step may write to, and samples that tell what happened to it."""
 
-    def __init__(self, params: Mapping[str, Tensor], sample: Sample) -> None:
-        self._params, self._sample = params, sample
+    def __init__(self, params: Mapping[str, Tensor], sample: Sample, own: OwnWrites) -> None:
+        self._params, self._sample, self._own = params, sample, own
         self._weights: _LeftWeights | None = None
         self._states: WeakKeyDictionary[Optimizer, _LeftState] = WeakKeyDictionary()
         self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
@@ -72,15 +74,21 @@ class StateIntegrity:
         if left is not None and self._returns(edited, left, step):
             return Evidence(returned=True)
         followed = tuple(edit.name for edit, _ in edited if self._is_set_by_code(edit))
-        edits, rounded = self._without_rounding([(e, tiny) for e, tiny in edited if e.name not in followed])
-        seen = Evidence(rounded=rounded, followed=followed)
+        by_forward = self._own.explain(self._weights.sums, step.weight_sums)
+        own = tuple(edit.name for edit, _ in edited if edit.name in by_forward and edit.name not in followed)
+        explained = {*followed, *own}
+        edits, rounded = self._without_rounding([(e, tiny) for e, tiny in edited if e.name not in explained])
+        seen = Evidence(rounded=rounded, followed=followed, own_writes=own)
         if left is None:
             had = {name for name in step.held if name in self._by and (self._by[name].sums or self._by[name].clocks)}
             has = {name for name, _ in step.state.tensors} | step.state.clocks.keys()
             others = {type(o).__name__: o for o, other in self._states.items() if other.sums or other.clocks}
             kept, lost = next(iter(others), ""), tuple(sorted(had - has))
-            if lost and kept and not any(type(o) is type(step.optimizer) for o in others.values()):
-                return seen | Evidence(edits=edits, handover=(kept, type(step.optimizer).__name__))
+            # The last one may be gone by now, and its state with it.
+            last = {self._by[name].by for name in lost} | {type(o) for o in others.values()}
+            if lost and type(step.optimizer) not in last:
+                before = kept or next(iter(last)).__name__
+                return seen | Evidence(edits=edits, handover=(before, type(step.optimizer).__name__))
             edits += self._exchanged(step)
             return seen | Evidence(edits=edits, lost=lost, kept=kept)
         now = step.state_sums
@@ -122,6 +130,7 @@ class StateIntegrity:
             {entry: mark(t) for entry, t in state.tensors.items()},
             state.clocks,
             {key: (list(of), self._sample.read(list(of), of)) for key, of in self._alike(state).items()},
+            type(here.optimizer),
         )
         self._states[here.optimizer] = left
         self._by |= dict.fromkeys({name for name, _ in left.sums} | left.clocks.keys(), left)

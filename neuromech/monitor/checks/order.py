@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -14,9 +14,11 @@ from neuromech.compat import keeps_parameter
 from neuromech.hooks import BackwardWatch
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.copies import living_optimizers
-from neuromech.monitor.evidence import Evidence
+from neuromech.monitor.evidence import Evidence, Names
 from neuromech.monitor.facts import Step
 from neuromech.monitor.missing_gradient import GradientHistory
+
+AGAIN = 2  # steps with a gradient: an optimizer may be told of a new module behind the first
 
 
 class StepOrder:
@@ -28,7 +30,11 @@ class StepOrder:
         params: Mapping[str, nn.Parameter],
         backward: BackwardWatch,
         history: GradientHistory,
+        rebuilt: Callable[[], Names],
     ) -> None:
+        """`rebuilt`: tells which modules have other modules in them than at first."""
+        self._model, self._rebuilt = model, rebuilt
+        self._strangers: Counter[str] = Counter()  # came with other modules: steps at which they had a gradient
         self._params, self._backward, self._history = params, backward, history
         modules = dict(model.named_modules())
         first = {p: n for n, p in params.items()}
@@ -62,6 +68,8 @@ class StepOrder:
             unheld = {n for n in trained if backward.arrived[n]} - mine - others
             unheld = {n for n in unheld if ("unheld", n) not in self._reported}
             unheld -= self._held_by_anyone(unheld)
+        if self._rebuilt():
+            unheld |= self._unheld_strangers()
         resting = self._history.note(mine, moving - _zero(step))
         # A gradient that arrives and is zero comes from a flat place, or is multiplied by zero: nothing is cut off.
         dead = {n for n in resting if backward.arrived[n]}
@@ -82,6 +90,15 @@ class StepOrder:
         if not names:
             return set()
         return {n for o in living_optimizers() for n in self._held(o)}
+
+    def _unheld_strangers(self) -> set[str]:
+        """What came with other modules, has a gradient for the second time, and is in no living optimizer."""
+        known = set(self._params.values())
+        new = {n: p for n, p in self._model.named_parameters() if p.grad is not None and p not in known}
+        self._strangers.update(list(new))
+        due = {n for n in new if self._strangers[n] == AGAIN}
+        held = {p for o in living_optimizers() for group in o.param_groups for p in group["params"]} if due else set()
+        return {n for n in due if new[n] not in held}
 
     def _taken_over(self, name: str, step: Step) -> bool:
         """True if this optimizer has stepped before, and another one has stepped the parameter since."""
