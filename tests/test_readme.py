@@ -61,7 +61,7 @@ def dear(code: str) -> bool:
 # runs the example.py there and ends as any script does. Importing torch anew costs more than most of the blocks.
 COPIES = """
 import os, runpy, sys, warnings
-import torch
+import torch, torch._dynamo  # as torch itself does when the first optimizer is made
 for folder in sys.stdin:
     with warnings.catch_warnings(action="ignore"):  # of forks beside threads: there are none yet
         child = os.fork()

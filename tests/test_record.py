@@ -435,6 +435,7 @@ def test_a_deleted_directory_is_made_anew(tmp_path: Path) -> None:
     assert read(tmp_path / "r").meta == {"model": "M"}
 
 
+@pytest.mark.slow
 def test_rows_that_are_lost_for_good_are_counted(tmp_path: Path) -> None:
     record = Record(tmp_path / "disk" / "r", {})
     shutil.rmtree(tmp_path / "disk")

@@ -285,6 +285,7 @@ def test_no_false_claim_in_the_zoo(case: Case) -> None:
     assert false_claims(model, record(model, x), x) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(programs())
 def test_no_false_claim_in_random_networks(case: Case) -> None:

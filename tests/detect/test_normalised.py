@@ -12,6 +12,7 @@ from zoo import CASES, Case, build
 import neuromech
 from neuromech.detect.normalised import ParameterGroups
 from neuromech.errors import DetectionError
+from tests.families import fast
 
 
 def pulls(model: nn.Module, case: Case) -> dict[str, float]:
@@ -43,7 +44,7 @@ def case_model(case: Case) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", fast(CASES, CASES[::3]), ids=str)
 def test_the_gradient_pulls_along_no_parameter_that_is_normalised_and_along_all_others(case: Case) -> None:
     model, g = case_model(case), torch.Generator().manual_seed(0)
     x = case.example(g)

@@ -3,6 +3,7 @@
 from fractions import Fraction
 from itertools import product
 
+import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -93,6 +94,7 @@ def systems(draw: st.DrawFn) -> tuple[list[Unknown], list[Equation]]:
     return unknowns, equations
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(systems())
 def test_families_solve_the_dense_system_and_their_dimension_is_their_rank(

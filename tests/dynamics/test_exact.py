@@ -78,6 +78,7 @@ GROUPED = (
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=2, deadline=None)
 @given(*GROUPED)
 def test_exact_law_with_groups_and_missing_gradients(one, two, variant, group, gaps, data) -> None:  # type: ignore[no-untyped-def]

@@ -73,6 +73,7 @@ def test_oscillator_is_of_second_order(options: dict[str, float], schedule: Call
     assert slopes("continuous", schedule, **options) == pytest.approx([2.0] * 3, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", SOME)
 def test_torque_and_a_start_in_mid_run_keep_the_order(options: dict[str, float]) -> None:
     assert slopes("continuous", groups=True, **options)[0] == pytest.approx(2.0, abs=0.2)
@@ -208,6 +209,7 @@ def deviation(run: Run, predicted: Tensor) -> Tensor:
     return torch.stack([off[:, rows].max() / moved[:, rows].max() for rows in run.laws.slices])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lr", "momentum", "weight_decay", "least"),
     fast([(0.1, 0.9, 5e-4, 40), (0.1, 0.8, 1e-3, 20), (0.01, 0.99, 5e-4, 300)], [(0.1, 0.9, 5e-4, 40)]),
@@ -231,6 +233,7 @@ def test_the_stamps_of_the_papers_code_are_beaten(
     assert (midpoint / ours)[quadratic].min() > 2
 
 
+@pytest.mark.slow
 def test_end_stamps_without_momentum_beat_start_stamps() -> None:
     case, lr, weight_decay = normed(), 0.1, 5e-4
     optimizer = torch.optim.SGD(case.model.parameters(), lr=lr, weight_decay=weight_decay)

@@ -72,6 +72,7 @@ def test_plain_sgd_follows_its_modified_flow_to_every_order(order: int, family: 
     assert math.log2(coarse / fine) == pytest.approx(order + 1, abs=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize(
     "options",

@@ -104,6 +104,7 @@ def test_symmetries_are_found_in_the_first_step() -> None:
     assert found[1] == found[0]
 
 
+@pytest.mark.slow
 def test_the_report_knows_what_plain_momentum_would_have_done(tmp_path: Path) -> None:
     """Plain steps with momentum move charges (1 + mu) / (1 - mu) times as far as the size of their updates says."""
     base, moved = {"lr": 0.01, "momentum": 0.5}, {}

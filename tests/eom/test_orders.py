@@ -49,7 +49,7 @@ def analysis(
     return error
 
 
-@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("order", fast(range(4), [0, 1]))
 @pytest.mark.parametrize("backend", ["gradients", "hvp"])
 def test_descent_lies_on_the_equation_of_motion(order: int, backend: str) -> None:
     error = analysis("mlp", Rule(weight_decay=0.1), order, backend=backend)
@@ -118,6 +118,7 @@ def test_the_adam_family_follows_its_flow(kind: str, order: int) -> None:
     assert slope(error, (0.004, 0.002)) == pytest.approx(order + 1, abs=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", fast(COUPLED, GENERAL[:1]))
 def test_the_second_order_flow_remembers(kind: str) -> None:
     rule, (loss, params) = MOMENTUM[kind], problem()

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from neuromech import EoMError, EoMOptimizer, NeuromechWarning
+from tests.families import fast
 
 WAYS = [{"order": 1}, {"order": 2}, {"order": 1, "backend": "hvp"}, {"order": 2, "backend": "gradients"}, {"order": 0}]
 
@@ -40,7 +41,7 @@ def weights(model):
 
 @pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
-@pytest.mark.parametrize("groups", [False, True])
+@pytest.mark.parametrize("groups", fast([False, True], [True]))
 @pytest.mark.parametrize("own_backward", [False, True])
 def test_micro_batches_are_one_large_batch(how, dtype, tolerance, groups, own_backward) -> None:
     if own_backward and how.get("backend") == "hvp":

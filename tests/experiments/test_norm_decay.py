@@ -14,6 +14,7 @@ from neuromech.record import read
 SHORT = Config(rates=(0.2, 0.4), decays=(0.2, 0.4), time=0.5)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_recorded_resumed_and_judged(tmp_path) -> None:
     pytest.importorskip("sklearn")
     run(replace(SHORT, decays=(0.4,)), tmp_path / "part")

@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 import neuromech
 from neuromech.monitor import Monitor
+from tests.families import fast
 
 X, Y = torch.randn(16, 4, generator=torch.Generator().manual_seed(1)), torch.arange(16) % 3
 STEPS = 6
@@ -47,7 +48,7 @@ def causes(monitor: Monitor) -> list[str]:
 
 
 class TestAnOptimizerOfAnotherCopy:
-    @pytest.mark.parametrize("make", [sgd, adamw])
+    @pytest.mark.parametrize("make", fast([sgd, adamw], [adamw]))
     @pytest.mark.parametrize("clear", ["model", "optimizer", "both", "nobody"])
     def test_made_before_the_copy(self, make: Optim, clear: str) -> None:
         model = net()

@@ -13,6 +13,7 @@ from neuromech.monitor.facts import StepReader
 from neuromech.monitor.replay import explained
 from neuromech.monitor.sample import Sample
 from neuromech.optimizers import rule_of
+from tests.families import fast
 
 CASES: list[tuple[type[torch.optim.Optimizer], dict[str, Any]]] = [
     (torch.optim.SGD, {"lr": 0.1}),
@@ -74,7 +75,7 @@ def steps(
     return done
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", fast([torch.float64, torch.float32, torch.bfloat16], [torch.bfloat16]))
 @pytest.mark.parametrize(("kind", "options"), CASES, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_rounding_is_never_taken_for_a_fault(
     kind: type[torch.optim.Optimizer], options: dict[str, Any], dtype: torch.dtype

@@ -1,9 +1,9 @@
 """Public silent bugs are found within one step and their cause is named first; their healthy twins are left alone."""
 
 import pytest
-from families import fast
 
 from experiments.silent_bugs.bugs import BUGS
+from tests.families import fast
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning"),

@@ -29,6 +29,7 @@ from neuromech.optimizers import (
 )
 from neuromech.optimizers.registry import OWN, RULES
 from neuromech.report.forecasts import knobs
+from tests.families import fast
 
 o = torch.optim
 CASES: list[tuple[str, type[Optimizer], dict[str, Any]]] = [
@@ -81,7 +82,11 @@ def test_every_rule_of_the_book_has_a_case() -> None:
     assert {rule.name for rule in OWN if not rule.package} - elsewhere == {name for name, _, _ in CASES}
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 2e-5)], ids=["double", "single"])
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    fast(BOUNDS := [(torch.float64, 1e-13), (torch.float32, 2e-5)], BOUNDS[:1]),
+    ids=["double", "single"],
+)
 @pytest.mark.parametrize(("name", "cls", "told"), CASES, ids=IDS)
 def test_both_halves_of_a_rule_are_those_of_the_optimizer(
     name: str, cls: type[Optimizer], told: dict[str, Any], dtype: torch.dtype, bound: float
@@ -111,7 +116,7 @@ def test_both_halves_of_a_rule_are_those_of_the_optimizer(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("name", "cls", "told"), CASES, ids=IDS)
+@pytest.mark.parametrize(("name", "cls", "told"), fast(CASES, CASES[::3]), ids=IDS)
 def test_the_monitor_replays_it_and_sees_half_a_step(
     name: str, cls: type[Optimizer], told: dict[str, Any], dtype: torch.dtype
 ) -> None:

@@ -15,6 +15,7 @@ from neuromech.monitor.facts import StepReader
 from neuromech.monitor.sample import Sample
 from neuromech.optimizers import rule_of
 from neuromech.optimizers.registry import _CLASSES
+from tests.families import fast
 
 po = pytest.importorskip("pytorch_optimizer")
 schedulefree = pytest.importorskip("schedulefree")
@@ -83,7 +84,7 @@ def run_of(cls: type[Optimizer], told: dict[str, Any], steps: int) -> tuple[Any,
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")
-@pytest.mark.parametrize(("key", "cls", "told"), REBUILT, ids=IDS)
+@pytest.mark.parametrize(("key", "cls", "told"), fast(REBUILT, REBUILT[::3]), ids=IDS)
 def test_their_laws_are_rebuilt(key: str, cls: type[Optimizer], told: dict[str, Any]) -> None:
     run, optimizer = run_of(cls, told, 30)
     rule = rule_of(optimizer)
@@ -112,7 +113,7 @@ def test_the_torque_of_others_is_measured_and_said(cls: type[Optimizer], told: d
     assert distance(run).max() <= 1e-13
 
 
-@pytest.mark.parametrize(("key", "cls", "told"), REBUILT, ids=IDS)
+@pytest.mark.parametrize(("key", "cls", "told"), fast(REBUILT, REBUILT[::3]), ids=IDS)
 def test_the_monitor_replays_them(key: str, cls: type[Optimizer], told: dict[str, Any]) -> None:
     if cls is po.SophiaH:
         pytest.skip("wants a graph of its gradients")

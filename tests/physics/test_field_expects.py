@@ -113,6 +113,7 @@ def test_pickles_of_arrays_and_of_nothing_else(tmp_path, capsys) -> None:
         load_hnn(path)
 
 
+@pytest.mark.slow
 def test_figures_and_a_film(moved, tmp_path) -> None:
     model, _, out = moved
     assert len(plots.phase_portrait(out).lines) == 6

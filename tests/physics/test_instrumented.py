@@ -18,6 +18,7 @@ from neuromech.physics import (
     Symplectic,
     mlp,
 )
+from tests.families import fast
 
 
 def test_weights_of_a_mixture_have_a_charge_and_it_is_predicted() -> None:
@@ -96,7 +97,7 @@ def test_rescalings_of_an_energy_are_found_through_its_discrete_gradient(float64
 
 
 @pytest.mark.parametrize(("activation", "families"), [("relu", 2), ("tanh", 0)])
-@pytest.mark.parametrize("ndim", [1, 2])
+@pytest.mark.parametrize("ndim", fast([1, 2], [1]))
 def test_rescalings_of_a_convolutional_energy(float64: None, ndim: int, activation: str, families: int) -> None:
     model = EnergyModel(ConvEnergy(ndim, 0.1, 4, activation=activation), Laplacian(0.1, ndim))
     found = neuromech.find_symmetries(model, tuple(torch.randn(2, 3, *[6] * ndim)))

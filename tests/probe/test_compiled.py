@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from families import fast
 from probe.test_harmless import X, Y, plain
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
+from tests.families import fast
 
 Model = Callable[[Tensor], Tensor]
 

@@ -78,6 +78,7 @@ def test_a_schedule_of_twice_the_rates_trains_the_same_function() -> None:
     torch.testing.assert_close(again, logits, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_settings_that_are_said_to_differ_in_little_turn_alike_once_they_have_settled() -> None:
     said, _, turned = advised(0.5, 0.02)
     (settled,) = re.findall(r"until then, some (\d+)", said[0])

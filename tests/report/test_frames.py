@@ -86,6 +86,7 @@ def test_frames_grow_as_if_they_were_built_anew(tmp_path: Path, on_disk: bool) -
         assert (probe.history["observed"] != 0).any()
 
 
+@pytest.mark.slow
 def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[int] = []
     parse = tables._parsed

@@ -15,6 +15,7 @@ from neuromech.errors import RecordError
 from neuromech.record import read
 from neuromech.report import open_run, render, summarise, told
 from neuromech.report.facts import gather
+from tests.families import fast
 
 from .simulate import train
 
@@ -134,7 +135,7 @@ def test_a_file_that_is_no_run_is_refused(tmp_path: Path) -> None:
             read(tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", fast(range(20), range(5)))
 def test_bytes_that_flipped(sound: Path, tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     path = tmp_path / "run"

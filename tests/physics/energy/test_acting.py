@@ -131,6 +131,7 @@ def test_an_energy_that_depends_on_time() -> None:
     assert 1.8 < math.log2(errors[0] / errors[1]) < 2.2
 
 
+@pytest.mark.slow
 def test_stiffness_is_learned_as_a_condition_is_given() -> None:
     class Learned(nn.Module):
         def __init__(self) -> None:
@@ -229,6 +230,7 @@ def test_a_structure_that_breaks_its_law_on_the_way_is_caught() -> None:
         rollout(model, torch.full((2, 2), 20.0), 0.01, 3, verify=True)
 
 
+@pytest.mark.slow
 def test_a_sample_that_needs_shorter_steps_does_not_stop_the_others() -> None:
     """Two bodies that nearly meet, at a step far too long, beside a circular motion."""
     from neuromech.physics import Solver, systems

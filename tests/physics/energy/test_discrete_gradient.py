@@ -281,6 +281,7 @@ def test_function_transforms() -> None:
 # -- how it is used ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_state_a_batch_and_a_sum_agree() -> None:
     energy = network()
     u, v = torch.randn(2, 4, 6).unbind(0)
@@ -500,6 +501,7 @@ def test_compiled_energies_are_what_they_were_compiled_from() -> None:
         torch.testing.assert_close(discrete_gradient(energy)(u, v), discrete_gradient(plain)(u, v))
 
 
+@pytest.mark.slow
 def test_spectral_norm_in_training() -> None:
     for wrap in (nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm):
         module = nn.Sequential(wrap(nn.Linear(6, 8)), nn.Tanh(), nn.Linear(8, 1)).train()

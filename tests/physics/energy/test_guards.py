@@ -119,7 +119,7 @@ MUTATIONS: dict[str, Callable[[Versatile, random.Random], Any]] = {
 
 # One for each way in which what was read can change; the others run with the slow tests.
 WAYS = {
-    "attribute", "array in place", "object", "layer of another width", "hook", "global", "mode",
+    "attribute", "layer of another width", "mode",
 }  # fmt: skip
 
 
@@ -264,6 +264,7 @@ def test_numbers_of_python_that_change_by_themselves_are_refused() -> None:
         discrete_gradient(lambda u: r.random() * u.square().sum(1))(torch.randn(4, 6), torch.randn(4, 6))
 
 
+@pytest.mark.slow
 def test_dropout_put_to_training_after_the_trace_is_refused() -> None:
     m = Versatile()
     dg = discrete_gradient(m)

@@ -123,6 +123,7 @@ def test_resumes_to_the_same_numbers(tmp_path: Path) -> None:
     assert len(fit(parts, pairs, Training(12, batch=10), checkpoint=file)) == 12  # nothing left to do
 
 
+@pytest.mark.slow
 def test_instrumented_like_any_model() -> None:
     """G and H share a factor: found, explained and predicted to rounding while the discrete model trains."""
     torch.manual_seed(0)

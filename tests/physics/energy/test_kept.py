@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from families import fast
 from scipy.integrate import solve_ivp
 from torch import nn
 
 from neuromech.errors import PhysicsError
 from neuromech.physics import Constrained, EnergyModel, Keeping, LearnedMatrix, LiePoisson, Metriplectic, rollout
 from neuromech.physics.energy.systems import Hamiltonian
+from tests.families import fast
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from neuromech.physics.energy import secants
+from tests.families import fast
 
 mpmath.mp.dps = 50
 
@@ -62,7 +63,7 @@ def derivative(f, a: float, b: float):
     return (slope - quotient(f, a, b)) / (mpmath.mpf(a) - mpmath.mpf(b))
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", fast(FUNCTIONS, list(FUNCTIONS)[::2]))
 def test_value_and_derivative(name: str) -> None:
     secant, f, exact, positive = FUNCTIONS[name]
     a, b = points(positive)

@@ -25,6 +25,7 @@ from neuromech.physics import (
     systems,
 )
 from neuromech.physics.energy.stepping import ImplicitStep
+from tests.families import fast
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -88,13 +89,14 @@ def test_energy_does_not_drift_over_ten_thousand_steps(kind: str) -> None:
     assert float(error[5000:].max()) < 4 * float(error[:5000].max()) + 1e-14
 
 
+@pytest.mark.slow
 def test_a_learned_energy_is_kept_over_some_steps() -> None:
     model = EnergyModel(trained(), Symplectic())
     h = energies(model, rollout(model, torch.randn(4, 2), 0.2, 100).u)
     assert float((h - h[0]).abs().max()) < 1e-13 * (1 + float(h.abs().max()))
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", fast(range(3), [0]))
 def test_an_energy_of_relu_is_kept_across_its_kinks(seed: int) -> None:
     torch.manual_seed(seed)
     model = EnergyModel(MLPEnergy(2, 16, activation="relu"), Symplectic())
@@ -122,7 +124,7 @@ def test_energy_over_some_steps_is_kept_at_any_step_size() -> None:
         assert float((h - h[0]).abs().max()) < 1e-12
 
 
-@pytest.mark.parametrize("order", [2, 4])
+@pytest.mark.parametrize("order", fast([2, 4], [2]))
 def test_order(order: int) -> None:
     model = EnergyModel(Anharmonic(), Symplectic())
     u0 = torch.tensor([[0.7, 0.2], [-0.3, 0.5]])

@@ -10,6 +10,7 @@ import torch
 from neuromech.errors import PhysicsError
 from neuromech.physics import Trajectories, load_pendulum, simulate, systems
 from neuromech.physics.energy import data
+from tests.families import fast
 
 SHORT = {"cahn-hilliard-2d": 5, "cahn-hilliard": 20, "kdv": 50}
 
@@ -48,7 +49,10 @@ def test_wave_is_a_sum_of_its_modes() -> None:
     torch.testing.assert_close(q, q[:, :1] * torch.cos(omega * path.t[:, None]), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["pendulum", "damped-pendulum", "2-body", "3-body", "kdv", "cahn-hilliard"])
+PRECISE = ["pendulum", "damped-pendulum", "2-body", "3-body", "kdv", "cahn-hilliard"]
+
+
+@pytest.mark.parametrize("name", fast(PRECISE, ["pendulum", "2-body"]))
 def test_true_to_ten_digits(name: str) -> None:
     """Another method of integration, from the same states, agrees to 1e-10."""
     from scipy.integrate import solve_ivp
@@ -82,6 +86,7 @@ def test_initial_states_are_where_the_papers_draw_them() -> None:
         torch.testing.assert_close(p.sum(1), torch.zeros(10, 2, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_a_soliton_of_kdv_keeps_its_shape_as_the_grid_is_refined() -> None:
     """(k/cosh)^2 moves left at speed 4 k^2; central differences are of order 2 in dx."""
     errors = []

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from families import fast
 
 from neuromech.errors import PhysicsError
 from neuromech.physics import Ball, Box, FreeSpace, HodgeDecomposition, Torus, mlp
+from tests.families import fast
 
 TWO_PI = 2 * math.pi
 
@@ -52,7 +52,7 @@ def test_gradient_and_divergence_free_part_are_orthogonal_untrained(float64) -> 
     assert (a * b).sum().abs() <= 1e-12 * a.norm() * b.norm()
 
 
-@pytest.mark.parametrize("domain", [Box(2), Ball(2), pytest.param(Ball(3), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("domain", [Box(2), *(pytest.param(Ball(d), marks=pytest.mark.slow) for d in (2, 3))], ids=str)
 def test_walls(domain, float64) -> None:
     """grad p with p = 0 on the wall, a field along the wall, and a harmonic field that crosses it."""
 
