@@ -190,6 +190,11 @@ def analyse(
     touched = {name for node in graph.nodes for v in node.inputs for name in v.names}
     if passed_over := [v.names[0] for v in graph.parameters if v.trainable and not can_move(v)]:
         notes = (*notes, f"nothing is claimed about {', '.join(passed_over)}: complex numbers, or no elements")
+    if graph.written:
+        notes = (
+            *notes,
+            f"the forward itself sets {', '.join(graph.written)}: what is claimed holds for the values that it reads",
+        )
     return Findings(
         SymmetrySet(kept),
         SymmetrySet(rejected),

@@ -56,6 +56,7 @@ def test_it_is_served_and_accused_of_nothing(kind: type[Table]) -> None:
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), bare.parameters(), strict=True))
     assert [str(fault) for fault in monitor.faults] == []
     assert probe.history.residual.max() < 1e-5
+    assert "the forward itself sets" in probe._record.meta["loss"]
     assert "a.weight[i], a.bias[i] / b.weight[:, i]" in [s.name for s in probe.symmetries]
     assert set(probe.events.kind) == {"practice"}
     assert "the forward itself sets" in probe.events.message.iloc[0]
