@@ -125,7 +125,7 @@ class ForwardWatch:
     One whose gradient overflowed gives way to the next: a `GradScaler` finds its scale by such steps, and skips them.
     The first forward is written down as it runs, and the first in another mode again, until one has trained; `seen`
     hears of each. `backward` is called at the end of every backward in which the forward that trains got its gradient.
-    Evaluation under `no_grad` is not a candidate.
+    Evaluation under `no_grad` is not a candidate, nor is a model that is frozen while others train through it.
     """
 
     def __init__(self, guard: Guard, seen: Callable[[Forward], None], backward: Callable[[], None]) -> None:
@@ -142,7 +142,7 @@ class ForwardWatch:
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._candidate = None
-        if self._done or self._follower is not None or not torch.is_grad_enabled():
+        if self._done or self._follower is not None or not _may_train(model):
             return
         if self.trained is None or not self.trained.finite:
             generators = states({p.device for p in model.parameters()})
@@ -201,6 +201,10 @@ class ForwardWatch:
         """Let go of the tensors, keep watching no more."""
         self._done, self._graph = True, None
         self.trained = Forward((), {}, True)
+
+
+def _may_train(model: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in model.parameters())
 
 
 def _autocast(model: nn.Module) -> torch.dtype | None:

@@ -84,6 +84,28 @@ def test_a_weight_that_is_pruned_has_another_name_and_is_no_other_weight() -> No
     assert "not measured" not in text
 
 
+def test_a_critic_that_rests_while_its_adversary_trains_through_it() -> None:
+    def run(instrumented: bool) -> tuple[nn.Module, neuromech.Probe | None]:
+        torch.manual_seed(0)
+        made, critic = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4)), net()
+        probe = neuromech.instrument(critic) if instrumented else None
+        optimizers = [torch.optim.SGD(m.parameters(), lr=0.1) for m in (made, critic)]
+        for _ in range(4):
+            for turn, optimizer in enumerate(optimizers):  # the critic is frozen in the very first forward
+                critic.requires_grad_(turn == 1)
+                optimizer.zero_grad()
+                F.cross_entropy(critic(made(X) if turn == 0 else X), Y).backward()
+                optimizer.step()
+        return critic, probe
+
+    (bare, _), (critic, probe) = run(False), run(True)
+    assert all(torch.equal(p, q) for p, q in zip(critic.parameters(), bare.parameters(), strict=True))
+    assert probe is not None
+    assert "0.weight[i], 0.bias[i] / 2.weight[:, i]" in [s.name for s in probe.symmetries]
+    assert probe.history.residual.max() < 1e-5
+    assert probe.events.empty
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scripting
 def test_asking_for_a_monitor_never_ends_a_run_that_is_not_served() -> None:
     class Unserved(nn.Module):
