@@ -35,7 +35,6 @@ HOMONYMS = 5
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-
 @cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text())

@@ -103,4 +103,7 @@ def test_foreign_phrases_are_seen() -> None:
     assert not FOREIGN.search("there is no file a.csv; it is no longer there")
     assert not FOREIGN.search("It is no accident, and no closer than that; what is no state of its own")
     assert FOREIGN.search("which allows to see them")
-    assert list(strings('def f():\n    """is no page"""\n    raise E("no")')) == [(2, "is no page", True), (3, "no", False)]
+    assert list(strings('def f():\n    """is no page"""\n    raise E("no")')) == [
+        (2, "is no page", True),
+        (3, "no", False),
+    ]
