@@ -55,7 +55,7 @@ def optimizers(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {"which": which or many(int(g.get("parameters") or 0), "tensor"), "settings": ", ".join(said)}
             )
         wrapper = o.get("wrapper") or {}
-        inside = f"{wrapper.get('class')} ({', '.join(f'{k} {v}' for k, v in wrapper.items() if k != 'class')}) of "
+        inside = f"{wrapper.get('class')} ({', '.join(f'{k} {v}' for k, v in wrapper.items() if k in ('base', 'order', 'follow', 'backend'))}) of "
         out.append({"class": (inside if wrapper else "") + str(o.get("class") or "?"), "groups": groups})
     return out
 
