@@ -57,7 +57,7 @@ function chart(host, spec) {
   let log = !!spec.log, window = null, cursor = null, drag = null, scale = null;
   const xs = spec.lines.flatMap(l => [Math.min(...l.x), Math.max(...l.x)]);
   const all = [Math.min(...xs), Math.max(...xs)];
-  if (all[0] === all[1]) all[1] += 1;
+  if (all[0] === all[1]) { all[0] -= 0.4; all[1] += 0.4; }
 
   function button(text, action, pressed) {
     const b = node("button", { type: "button" }, text);
@@ -101,7 +101,7 @@ function chart(host, spec) {
       svg.append(shape("line", { class: "grid", x1: L, x2: W - R, y1: y, y2: y }), shape("text", { x: L - 6, y: y + 4, "text-anchor": "end" }, text));
     }
     let xt = ticks(x0, x1, Math.min(6, W / 90)).filter(Number.isInteger);
-    if (x1 - (xt.at(-1) ?? x0) > 0) xt = xt.filter(t => X(x1) - X(t) > 50).concat(Math.round(x1));
+    if (Math.round(x1) > (xt.at(-1) ?? x0)) xt = xt.filter(t => X(x1) - X(t) > 50).concat(Math.round(x1));
     for (const v of xt) svg.append(shape("text", { x: X(v), y: H - B + 15, "text-anchor": v >= x1 ? "end" : "middle" }, v.toLocaleString("en")));
     svg.append(shape("line", { class: "axis", x1: L, x2: W - R, y1: H - B, y2: H - B }),
       shape("text", { x: (L + W - R) / 2, y: H - 3, "text-anchor": "middle" }, "step"),
@@ -126,6 +126,7 @@ function chart(host, spec) {
         const good = Number.isFinite(l.y[i]) && inside(l, i) && (!log || l.y[i] >= 0);
         const alone = good && !pen && !(Number.isFinite(l.y[i + 1]) && inside(l, i + 1) && (!log || l.y[i + 1] >= 0));
         if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}${alone ? "h0" : ""}`;
+        if (alone) svg.append(shape("circle", { class: "dot", cx: X(l.x[i]), cy: clip(Y(l.y[i])), r: 2.4 }));
         pen = good;
       }
       if (!l.dots) svg.append(shape("path", { class: `line ${l.name}`, d }));

@@ -205,7 +205,8 @@ def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
     text = curves.told(step, value)
     packed = {"step": curves.packed(step[shown]), "value": curves.packed(value[shown])}
-    return packed | {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}.", "log": log, "points": len(rows)}
+    said = {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}."}
+    return packed | said | {"log": log, "points": len(rows)}
 
 
 def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:

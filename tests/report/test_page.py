@@ -405,4 +405,4 @@ def test_a_charge_that_is_infinite_is_no_error_of_the_page() -> None:
     charges.loc[charges["step"] == 5, ["observed", "scale"]] = math.inf
     lost = Record(None, record.meta)
     lost.append("charges", {str(c): charges[c] for c in charges if c != "session"})
-    assert "NaN or infinite here, though not for good" in look(lost).text  # and no warning, which would be an error here
+    assert "NaN or infinite here, though not for good" in look(lost).text  # nor does it warn
