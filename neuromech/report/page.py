@@ -62,7 +62,7 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
     refuse_link(path, run)
-    return write(path, render(run))
+    return write(path, render(run, keep=isinstance(record, Run)))
 
 
 def write(path: Path, text: str) -> Path:
@@ -76,11 +76,11 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def render(record: Run) -> str:
-    """The report as HTML."""
+def render(record: Run, keep: bool = True) -> str:
+    """The report as HTML. `keep`: see `gather`."""
     import markupsafe
 
-    facts = gather(record)
+    facts = gather(record, keep)
     judged = decide(facts)
     layers = layers_of(facts.meta, facts.families, facts.n_steps)
     metrics = _metrics(facts)
