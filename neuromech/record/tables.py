@@ -121,12 +121,12 @@ class _Grown:
     def _add(self, blocks: Iterable[bytes]) -> None:
         """All of them or, if one is not what it should be, none."""
         end, header = self.end, self._header
-        rows = [] if self._frame is None else [{c: self._frame[c] for c in self._frame}]
+        rows = [] if self._frame is None else [{str(c): self._frame[c] for c in self._frame}]
         for block in blocks:
             header = header or block[: block.index(b"\n") + 1]
             new = _parsed(header + block if end else block, self._text)
             if len(new):
-                rows.append({c: new[c].copy() for c in new})  # each column by itself, so that it can be let go
+                rows.append({str(c): new[c].copy() for c in new})  # each column by itself, so that it can be let go
             end += len(block)
         if end > self.end:
             self.end, self._header, self._frame = end, header, _stacked(rows)
