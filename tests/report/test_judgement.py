@@ -66,7 +66,7 @@ def test_laws_that_hold_are_told_with_what_that_rests_on() -> None:
     assert "3 laws checked against the optimizer's own state held to rounding" in said.headline
     said = judged(train(54, **optimizers("measured")))
     assert said.tone == "none"
-    assert "3 laws were only measured: an identity, which holds whatever happens." in said.headline
+    assert "3 laws were only measured: identities, which hold whatever happens." in said.headline
 
 
 def test_laws_of_both_kinds_are_told_apart() -> None:
