@@ -23,8 +23,7 @@ TOY = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TOY)
+@pytest.mark.parametrize("name", fast(TOY, ["mass-spring"]))
 def test_from_data_to_table_and_figures(tmp_path: Path, name: str) -> None:
     config = TOY[name]
     directory = learned_motion.run(config, tmp_path)

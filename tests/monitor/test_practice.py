@@ -8,7 +8,7 @@ from tests.families import fast
 pytestmark = pytest.mark.filterwarnings("ignore::neuromech.NeuromechWarning")
 
 
-@pytest.mark.parametrize("name", fast(PRACTICES, list(PRACTICES)[::12]))
+@pytest.mark.parametrize("name", fast(PRACTICES, list(PRACTICES)[::8]))
 def test_no_fault(name: str) -> None:
     watched = PRACTICES[name](0)
     assert [str(fault) for _, fault in watched.faults] == []

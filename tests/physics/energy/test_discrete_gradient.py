@@ -94,9 +94,9 @@ def assert_is_the_gradient_at_equal_states(function: operators.Function, toleran
 # PyTorch's own derivatives of these have constants in single precision.
 SINGLE = {"celu", "hardsigmoid"}
 # To trace an energy costs as much as all that is done with it: several operators share one. A wrong rule is off by the
-# size of its own term, far more than rounding of the others. Half a dozen of each group here, all in the slow tests.
+# size of its own term, far more than rounding of the others. A dozen of each group here, all in the slow tests.
 BUNDLES = {
-    group: bundle([(name, f) for name, f in functions.items() if name not in SINGLE][:6])
+    group: bundle([(name, f) for name, f in functions.items() if name not in SINGLE][:12])
     for group, functions in GROUPS.items()
 }
 
