@@ -154,25 +154,22 @@ class Sums:
         xs: Sequence[Vector] = (),
         few: Collection[int] = (),
         magnitudes: Sequence[Vector] = (),
-    ) -> tuple[Tensor, Tensor]:
+    ) -> list[Tensor]:
         """The pieces of a * b for every pair: [pairs, pieces]; and of every x, followed by those of |x| for every one
         of `magnitudes`: [values, pieces]. Of pairs numbered `few`, only what few blocks need."""
         jobs = [_Job(i, 2 if i in few else 0, id(a), id(b)) for i, (a, b) in enumerate(pairs)]
         jobs += [_Job(i, 1, id(x)) for i, x in enumerate(xs)]
         jobs += [_Job(i, 1, id(x), magnitude=True) for i, x in enumerate(magnitudes, len(xs))]
-        products, values = self._reduce([*(x for pair in pairs for x in pair), *xs, *magnitudes], jobs)
-        return products, values
+        return self._reduce([*(x for pair in pairs for x in pair), *xs, *magnitudes], jobs)
 
-    def combine(self, pieces: Tensor, kind: int, signed: Iterable[int], magnitudes: Iterable[int] = ()) -> Tensor:
+    def combine(self, pieces: Tensor, kind: int, signed: Sequence[int], magnitudes: Sequence[int] = ()) -> Tensor:
         """From pieces [jobs, pieces] of a kind to members [signed and magnitudes, rows]: of the jobs numbered `signed`;
         behind them of those numbered `magnitudes`, with the absolute weights."""
         rows, index, weight = self._weave[kind]
-        signed, magnitudes = [*signed], [*magnitudes]
         out = pieces.new_zeros(len(signed) + len(magnitudes), self.rows[kind])
-        if self.rows[kind]:
-            weights = [weight] * len(signed) + ([weight.abs()] * len(magnitudes) if magnitudes else [])
-            for row, job, w in zip(out.unbind(), signed + magnitudes, weights, strict=True):
-                row.index_add_(0, rows, pieces[job].index_select(0, index).mul_(w))
+        for i, job in enumerate((*signed, *magnitudes) if self.rows[kind] else ()):
+            w = weight if i < len(signed) else weight.abs()
+            out[i].index_add_(0, rows, pieces[job].index_select(0, index).mul_(w))
         return out
 
     def _reduce(self, vectors: Iterable[Vector], jobs: Sequence[_Job]) -> list[Tensor]:
