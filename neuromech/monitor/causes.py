@@ -127,7 +127,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "not held": Cause(
         "trained parameters are in no optimizer",
-        "give the optimizer all parameters that are to be trained, once the last one is in the model, or freeze the others",
+        "give the optimizer all parameters that are to be trained, once the model is complete, or freeze the others",
         "an optimizer that is made later",
         lasting=True,
     ),
