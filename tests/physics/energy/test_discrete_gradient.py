@@ -581,6 +581,7 @@ def test_rules_of_the_users_own() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # PyTorch 2.14 deprecates it
 def test_scripted_energies_say_what_to_do() -> None:
     plain = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 1))
     scripted = torch.jit.script(plain)
