@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
 from typing import NamedTuple
 
-from neuromech.detect.axes import Label, by_parts, leaves
+from neuromech.detect.axes import Axis, Label, by_parts, leaves
 from neuromech.detect.refine import Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
+Key = tuple[object, ...]
 
 
 def as_written(k: float) -> Fraction:
@@ -18,17 +19,41 @@ def as_written(k: float) -> Fraction:
     return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
 
 
+class Stride(NamedTuple):
+    """How a kernel walks along one axis: tap t stands at start + t * apart at first, and `step` further every time."""
+
+    step: int
+    start: int
+    apart: int  # 0 for a single tap
+    n: int
+
+    def part(self, first: int, n: int) -> Stride:
+        """The walk of n of its taps."""
+        return Stride(self.step, self.start + first * self.apart, self.apart if n > 1 else 0, n)
+
+    def shared_with(self, other: Stride) -> tuple[range, range] | None:
+        """Which run of taps always stands where a run of the other's does; None if there is none."""
+        apart = self.apart or other.apart or 1
+        ahead, rest = divmod(other.start - self.start, apart)
+        mine = range(max(0, ahead), min(self.n, ahead + other.n))
+        if rest or not mine or self.step != other.step or {self.apart, other.apart} - {0, apart}:
+            return None
+        return mine, range(mine.start - ahead, mine.stop - ahead)
+
+
 class Data(NamedTuple):
     """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
 
     A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so; one
-    that was joined of others says which numbers stand in which segment.
+    that was joined of others says which numbers stand in which segment; patches of one say by which of their indices
+    and how a kernel walks (as a place in `how`, see `walked`).
     """
 
-    key: tuple[object, ...]
+    key: Key
     labels: tuple[Label, ...]
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
+    walks: tuple[tuple[Label, int], ...] = ()
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -45,7 +70,8 @@ class Data(NamedTuple):
     def called(self, to: LabelMap) -> Data:
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces)
+        walks = tuple((to.get(x, x), i) for x, i in self.walks)
+        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -56,13 +82,20 @@ class Data(NamedTuple):
         pieces = tuple((x, d.derived(how, *more)) for x, d in self.pieces if not x.under(tops))
         return Data(((how, *self.key),), (*self.labels, *more), pieces=pieces)
 
+    def walked(
+        self, how: Key, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
+    ) -> Data:
+        """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
+        strides = (stride for stride, _ in taps)
+        new = self.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
+        pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
+        walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
+        return new._replace(pieces=pieces, walks=walks)
+
     @property
-    def whole(self) -> tuple[object, ...]:
+    def whole(self) -> Key:
         """The key of the tensor that these numbers are of, all of them or some."""
-        key = self.key
-        while key and isinstance(key[0], str) and key[0] in _PARTS:
-            key = key[_PARTS[key[0]] :]
-        return key
+        return _whole(self.key)
 
     def within(self, segment: Label) -> Data:
         """The numbers in one segment of an index."""
@@ -75,9 +108,13 @@ class Data(NamedTuple):
         at = now.index(whole)
         start = count_before(segment)
         labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
-        return Data(self._named(("part", at, start, segment.n)), labels)
+        pieces = tuple((x, d.within(segment)) for x, d in self.pieces)
+        walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
+        i = next((i for x, i in self.walks if x is whole), None)
+        key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
+        return Data(key, labels, (), pieces, walks)
 
-    def _named(self, what: tuple[object, ...]) -> tuple[object, ...]:
+    def _named(self, what: Key) -> Key:
         """The key of some of these numbers, or of all in another order."""
         return self.key if self.number is not None else ((*what, *self.key),)
 
@@ -94,10 +131,30 @@ class Data(NamedTuple):
         order = tuple((e.interval.start, e.interval.n) for e in how.entries)
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
-        return Data(self._named(("regrouped", tuple(at), order)), (*labels[:where], *how.to, *labels[where:]))
+        key = self._named(("regrouped", tuple(at), order))
+        return Data(key, (*labels[:where], *how.to, *labels[where:]), walks=self.walks)
 
 
 _PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
+
+
+def _whole(key: Key) -> Key:
+    """The key without what says which of the entries it is about."""
+    (how, *of), *rest = key if isinstance(key[0], tuple) and key[0] else ((None,),)
+    if how in _PARTS:
+        return _whole(key[0][_PARTS[how] :])  # type: ignore[index]
+    if isinstance(how, tuple) and any(isinstance(h, Stride) for h in how):  # whatever taps they were read by
+        return ((tuple(h for h in how if not isinstance(h, Stride)), *of), *rest)
+    return key
+
+
+def _of_taps(key: Key, i: int, start: int, n: int) -> Key:
+    """The key of the patches that some taps meet, along the axis whose walk is at place i."""
+    (how, *of), *rest = key  # type: ignore[misc]
+    if how in _PARTS:
+        k = _PARTS[how]
+        return ((how, *of[: k - 1], *_of_taps(tuple(of[k - 1 :]), i, start, n)), *rest)
+    return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *rest)
 
 
 def count_before(segment: Label) -> int:

@@ -21,6 +21,7 @@ from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
+from neuromech.detect.kernels import Kernels
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
 
@@ -58,7 +59,7 @@ class Interpreter:
         self.blocked: set[int] = set()  # operators that nothing passes, by identity
         self._known: dict[Value, Abstract] = {}
         self._held: dict[Value, Data] = {}  # what no gradient flows through, with the number that marks it
-        self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
+        self.kernels = Kernels()
         reached = graph.ancestors(graph.outputs)
         self.trainable = [v for v in graph.parameters if v in reached and v.trainable and can_move(v)]
         self._moving = set(self.trainable)
@@ -77,16 +78,6 @@ class Interpreter:
         """The abstract result of the operator at hand."""
         content = Data((object(),), tuple(x for a in axes for x in a))
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
-
-    def shared_axes(self, of: tuple[Data, object], shape: Sequence[int]) -> tuple[Axis, ...]:
-        """Axes that are the same for everyone who asks about the same data and the same second key."""
-        data, key = of
-        known = self._shared.setdefault((data.key, key), [])
-        for labels, axes in known:
-            if leaves(labels) == leaves(data.labels):
-                return axes
-        known.append((list(data.labels), tuple(axis(n) for n in shape)))
-        return known[-1][1]
 
     def number(self, k: float) -> Abstract:
         """A number as a tensor."""

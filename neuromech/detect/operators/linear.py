@@ -15,7 +15,7 @@ from typing import Any
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import as_written
+from neuromech.detect.data import Stride, as_written
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
@@ -111,8 +111,7 @@ def _along(option: Any, d: int) -> Any:
 
 def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation: int) -> tuple[range, bool]:
     """Which of k taps meet any of n entries, and whether one of these meets the zeros around them as well."""
-    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
-    first = [t * dilation - before for t in range(k)]  # where a tap stands at the first place of the kernel
+    first = [start_of(t, k, padding, dilation) for t in range(k)]
     # The first place at which it is not ahead of the entries must not be past them.
     places = [max(0, -(at // stride)) for at in first]
     seen = [t for t, at, o in zip(range(k), first, places, strict=True) if o < out and at + o * stride < n]
@@ -120,6 +119,12 @@ def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation
         raise Unsupported("its kernel meets nothing but zeros")
     taken = range(seen[0], seen[-1] + 1)
     return taken, first[taken[0]] < 0 or first[taken[-1]] + (out - 1) * stride >= n
+
+
+def start_of(tap: int, k: int, padding: int | str, dilation: int) -> int:
+    """Where one of k taps stands at the first place of the kernel."""
+    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
+    return tap * dilation - before
 
 
 def conv(
@@ -135,26 +140,28 @@ def conv(
     """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    padded = False
+    padded, strides = False, []
     for d in range(2, w.ndim):
-        sizes = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
-        seen, beyond = taps_met(*sizes, *(_along(k, d - 2) for k in (stride, padding, dilation)))
+        n, k, out = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
+        by, around, apart = (_along(option, d - 2) for option in (stride, padding, dilation))
+        seen, beyond = taps_met(n, k, out, by, around, apart)
         w, padded = take(s, w, d, seen), padded or beyond
+        strides.append(Stride(by, start_of(seen[0], k, around, apart), apart if len(seen) > 1 else 0, len(seen)))
     x, w = _grouped(x, w, groups, read=2)
-    shapes = tuple(tuple(map(count, t.axes[3:])) for t in (x, w))
-    geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
-    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=3):
-        w = w.rename(unify(tap, w.axes[d]))  # ... and the same places within a patch of it
-    channels, taps, space_in = w.along([2]), w.along(range(3, w.ndim)), x.along(range(3, x.ndim))
+    channels, space_in = w.along([2]), x.along(range(3, x.ndim))
     space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
     where = [q for a in space_out for q in a]
+    geometry = ("conv", tuple(map(count, x.axes[3:])), tuple(map(count, space_out)))
+    w = s.kernels.lined_up((x.data, geometry), strides, w, range(3, w.ndim))  # the same places within a patch of x
+    taps = w.along(range(3, w.ndim))
 
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
-    # What the weight multiplies are patches of x: the same numbers for every weight of this geometry.
-    patches = x.data.derived(geometry, *space_in, *taps, *where, across=space_in)
+    # What the weight multiplies are patches of x: the same numbers for every tap that stands at the same places.
+    walk = list(zip(strides, w.axes[3:], strict=True))
+    patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in)
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
-    kernel = w.data.derived(geometry, *space_in, *taps, *where, across=taps)
+    kernel = w.data.derived((*geometry, *strides), *space_in, *taps, *where, across=taps)
     if padded:
         local, constant = x.shift, Expr()
     shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
