@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
 from typing import NamedTuple
 
 from neuromech.detect.axes import Axis, Label, by_parts, leaves
-from neuromech.detect.refine import Regrouping, Renaming
+from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
 Key = tuple[object, ...]
@@ -54,6 +54,7 @@ class Data(NamedTuple):
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
     walks: tuple[tuple[Label, int], ...] = ()
+    multiple: Fraction = Fraction(1)  # how many times the numbers that the key stands for
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -65,13 +66,18 @@ class Data(NamedTuple):
         """The number that stands everywhere, if one does."""
         head = self.key[0]
         known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
-        return as_written(head[1]) if known else None  # type: ignore[index]
+        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index]
+
+    def times(self, k: Fraction) -> Data:
+        """k times these numbers."""
+        pieces = tuple((x, d.times(k)) for x, d in self.pieces)
+        return self._replace(pieces=pieces, multiple=k * self.multiple)
 
     def called(self, to: LabelMap) -> Data:
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
         walks = tuple((to.get(x, x), i) for x, i in self.walks)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks)
+        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks, self.multiple)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -80,17 +86,30 @@ class Data(NamedTuple):
         """
         tops = set(across)
         pieces = tuple((x, d.derived(how, *more)) for x, d in self.pieces if not x.under(tops))
+        how = how if self.multiple == 1 else (how, self.multiple)
         return Data(((how, *self.key),), (*self.labels, *more), pieces=pieces)
+
+    def reduced(self, how: str, over: Sequence[Label]) -> Data:
+        """The sum (or the mean) of these numbers over some of their indices."""
+        now, gone = leaves(self.labels), leaves(over)
+        at = tuple(now.index(x) if x in now else -1 for x in gone)
+        key = ((how, at, tuple(x.n for x in gone), *self.key),)
+        return Data(key, tuple(x for x in now if x not in gone), multiple=self.multiple)
 
     def walked(
         self, how: Key, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
     ) -> Data:
         """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
         strides = (stride for stride, _ in taps)
-        new = self.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
+        one = self._replace(multiple=Fraction(1))
+        new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
         pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
         walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
-        return new._replace(pieces=pieces, walks=walks)
+        return new._replace(pieces=pieces, walks=walks, multiple=self.multiple)
+
+    def same_as(self, other: Data) -> bool:
+        """True if these are known to be the same numbers."""
+        return (self.key, self.multiple) == (other.key, other.multiple) and leaves(self.labels) == leaves(other.labels)
 
     @property
     def whole(self) -> Key:
@@ -112,7 +131,17 @@ class Data(NamedTuple):
         walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
         i = next((i for x, i in self.walks if x is whole), None)
         key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
-        return Data(key, labels, (), pieces, walks)
+        return Data(key, labels, (), pieces, walks, self.multiple)
+
+    def taken(self, how: object, old: Sequence[Label], new: Sequence[Label]) -> Data:
+        """Some of these numbers, which `how` says, with other indices in place of the `old`."""
+        now = leaves(self.labels)
+        at = tuple(now.index(x) for x in old if x in now)
+        if not at:
+            return self
+        left = [x for x in now if x not in old]
+        key, labels = (("taken", how, at, *self.key),), (*left[: at[0]], *new, *left[at[0] :])
+        return Data(key, labels, walks=self.walks, multiple=self.multiple)
 
     def _named(self, what: Key) -> Key:
         """The key of some of these numbers, or of all in another order."""
@@ -132,10 +161,21 @@ class Data(NamedTuple):
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
         key = self._named(("regrouped", tuple(at), order))
-        return Data(key, (*labels[:where], *how.to, *labels[where:]), walks=self.walks)
+        labels = [*labels[:where], *how.to, *labels[where:]]
+        repeated = len(at) < len(old) or any(x.under(set(how.of)) for x, _ in self.pieces)
+        pieces = tuple(p for entry in how.entries for p in self.placed(entry)) if repeated else ()
+        return Data(key, tuple(labels), pieces=pieces, walks=self.walks, multiple=self.multiple)
+
+    def placed(self, entry: IntervalMap) -> Iterator[tuple[Label, Data]]:
+        """The numbers of one interval, by the segment that they come to stand in."""
+        here = self
+        for guard in entry.interval.guards:
+            here = here.within(guard)
+        for segment in entry.guards if len(entry.guards) == 1 else ():
+            yield segment, renamed_data(here, entry.names)
 
 
-_PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
+_PARTS = {"part": 4, "regrouped": 3, "taken": 3}  # how a key begins that is about some entries of a tensor, and how long that is
 
 
 def _whole(key: Key) -> Key:

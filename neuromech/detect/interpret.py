@@ -9,7 +9,7 @@ which the statement is true. What no rule understands must not carry anything: i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -74,10 +74,27 @@ class Interpreter:
         axes = tuple(axis(n) for n in shape)
         return Abstract(axes, Data((key,), tuple(x for a in axes for x in a)))
 
-    def result(self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None) -> Abstract:
-        """The abstract result of the operator at hand."""
-        content = Data((object(),), tuple(x for a in axes for x in a))
+    def result(
+        self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None, of: Iterable[Abstract] = ()
+    ) -> Abstract:
+        """The abstract result of the operator at hand; `of` those tensors alone, if they are given: where their numbers
+        repeat, so do those of the result."""
+        labels = leaves(x for a in axes for x in a)
+        if sources := {x for t in of for x in leaves(t.data.labels)}:
+            labels = [x for x in labels if x in sources]
+        content = Data((object(),), tuple(labels))
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
+
+    def entries_of(self, x: Abstract) -> Data | None:
+        """What the operator at hand makes of the entries of x, one by one: the same numbers whenever it is done again.
+
+        None if that may depend on anything else.
+        """
+        assert self.node is not None
+        if self.node.random or len(self.node.inputs) > 1:
+            return None
+        options = [a for a in (*self.node.args, *self.node.kwargs.items()) if not isinstance(a, Value)]
+        return x.data.derived((short(self.node.op), repr(options)))
 
     def number(self, k: float) -> Abstract:
         """A number as a tensor."""
@@ -197,11 +214,11 @@ class Interpreter:
         operator = operator_of(node.op) or UNKNOWN
         if not any(v in self._varying for v in node.inputs):
             # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers,
-            # and what is joined of some is in part the same.
+            # what is joined of some is in part the same, and what a mean was subtracted from adds up to zero.
             if is_one_hot(node, self.graph):
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
-            if operator.rule and (operator.same_content or operator.joins) and all(node.inputs[0].shape):
+            if operator.rule and _is_of_real_numbers(node):
                 with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return
@@ -289,6 +306,12 @@ class Interpreter:
         upstream = self.graph.ancestors(values, through_stops=True)
         blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
         self.opaque.append(Opaque(short(node.op), node.module, why, blocks))
+
+
+def _is_of_real_numbers(node: Node) -> bool:
+    """True if its results are real numbers that are not the same all over, and its inputs have some elements."""
+    known = (v.dtype.is_floating_point and known_number(v) is None for v in node.outputs)
+    return not node.random and all(0 not in v.shape for v in node.inputs) and all(known)
 
 
 _LOWEST = -1e4  # exp of it is zero in any precision

@@ -30,7 +30,7 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return replace(s.result(out, scale, shift.summed(over)), growth=s.translation.uniform(x.growth + w.growth, over))
+    return replace(s.result(out, scale, shift.summed(over), of=(x, w)), growth=s.translation.uniform(x.growth + w.growth, over))
 
 
 def exact(k: float) -> Fraction:
@@ -42,14 +42,27 @@ def exact(k: float) -> Fraction:
 
 def times(x: Abstract, k: float) -> Abstract:
     """k x for a number k."""
-    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
+    return x if k == 1 else replace(x, data=x.data.times(exact(k)), shift=x.shift * exact(k))
 
 
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
     """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
     x, y = s.broadcast(x, y)
     growth = s.translation.equal(x.growth, y.growth) if x.growth or y.growth else Expr()
-    return replace(s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift), growth=growth)
+    z = s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift, of=(x, y))
+    z = replace(z, growth=growth)
+    over = lacking(x, y)
+    return with_sum(z, over, 0) if y.data.same_as(x.data.reduced("mean", over).times(Fraction(-sign))) else z
+
+
+def lacking(x: Abstract, y: Abstract) -> list[Label]:
+    """The indices of x that y does not have, though the two are lined up."""
+    return x.along(d for d in range(x.ndim) if not y.axes[d])
+
+
+def with_sum(x: Abstract, over: Sequence[Label], n: int) -> Abstract:
+    """x, of which it is known that it adds up to n over these indices."""
+    return replace(x, data=x.data._replace(sums=(*x.data.sums, (tuple(over), n)))) if over else x
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
