@@ -218,7 +218,8 @@ class Interpreter:
             if is_one_hot(node, self.graph):
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
-            if operator.rule and _is_of_real_numbers(node):
+            moved = (operator.same_content or operator.joins) and all(node.inputs[0].shape)
+            if operator.rule and (moved or _is_of_real_numbers(node)):
                 with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return

@@ -134,7 +134,7 @@ def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mo
 def _divided(x: Abstract, k: float) -> Abstract:
     if not exact(k):
         raise Unsupported("it divides by zero")
-    return times(x, 1 / exact(k))
+    return replace(x, data=x.data.times(1 / exact(k)), shift=x.shift * (1 / exact(k)))
 
 
 def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
