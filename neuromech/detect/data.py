@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from neuromech.detect.axes import Axis, Label, by_parts, leaves
 from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
@@ -175,26 +175,34 @@ class Data(NamedTuple):
             yield segment, renamed_data(here, entry.names)
 
 
-_PARTS = {"part": 4, "regrouped": 3, "taken": 3}  # how a key begins that is about some entries of a tensor, and how long that is
+_PARTS = {
+    "part": 4,
+    "regrouped": 3,
+    "taken": 3,
+}  # how a key begins that is about some entries of a tensor, and how long that is
 
 
 def _whole(key: Key) -> Key:
     """The key without what says which of the entries it is about."""
-    (how, *of), *rest = key if isinstance(key[0], tuple) and key[0] else ((None,),)
+    head: Any = key[0] if key else None
+    if not isinstance(head, tuple) or not head:
+        return key
+    how, *of = head
     if how in _PARTS:
-        return _whole(key[0][_PARTS[how] :])  # type: ignore[index]
+        return _whole(head[_PARTS[how] :])
     if isinstance(how, tuple) and any(isinstance(h, Stride) for h in how):  # whatever taps they were read by
-        return ((tuple(h for h in how if not isinstance(h, Stride)), *of), *rest)
+        return ((tuple(h for h in how if not isinstance(h, Stride)), *of), *key[1:])
     return key
 
 
 def _of_taps(key: Key, i: int, start: int, n: int) -> Key:
     """The key of the patches that some taps meet, along the axis whose walk is at place i."""
-    (how, *of), *rest = key  # type: ignore[misc]
+    head: Any = key[0]
+    how, *of = head
     if how in _PARTS:
         k = _PARTS[how]
-        return ((how, *of[: k - 1], *_of_taps(tuple(of[k - 1 :]), i, start, n)), *rest)
-    return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *rest)
+        return ((*head[:k], *_of_taps(head[k:], i, start, n)), *key[1:])
+    return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *key[1:])
 
 
 def count_before(segment: Label) -> int:

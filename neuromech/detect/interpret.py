@@ -16,7 +16,7 @@ from functools import partial
 
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown

@@ -20,7 +20,9 @@ class Kernels:
     def __init__(self) -> None:
         self._known: dict[object, list[tuple[list[Label], list[Stride], list[Axis]]]] = {}
 
-    def lined_up(self, of: tuple[Data, object], strides: Sequence[Stride], w: Abstract, dims: Sequence[int]) -> Abstract:
+    def lined_up(
+        self, of: tuple[Data, object], strides: Sequence[Stride], w: Abstract, dims: Sequence[int]
+    ) -> Abstract:
         """The kernel w, which walks with `strides` along its axes `dims` over some data, with its taps made to agree
         with those of the kernels before; of these, only the ones with the same second key are compared."""
         data, key = of

@@ -5,7 +5,7 @@ Where nothing depends on the axis, it need not be cut: the result simply has ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import Data, renamed_data
+from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
@@ -282,7 +282,13 @@ def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
 define("slice", slice_, mixing.sliced, for_complex=True, sees_growth=True, apart=told_apart.pieces)
 define("select", select, mixing.select, for_complex=True, sees_growth=True, apart=told_apart.pieces)
 define("narrow", narrow, mixing.narrow, for_complex=True, sees_growth=True, apart=told_apart.pieces)
-define("split_with_sizes", lambda s, x, sizes, dim=0: cut(s, x, dim, sizes), mixing.split, sees_growth=True, apart=told_apart.pieces)
+define(
+    "split_with_sizes",
+    lambda s, x, sizes, dim=0: cut(s, x, dim, sizes),
+    mixing.split,
+    sees_growth=True,
+    apart=told_apart.pieces,
+)
 define(
     "split chunk unsafe_split unsafe_chunk tensor_split",
     as_recorded,

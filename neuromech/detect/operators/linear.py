@@ -30,7 +30,9 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return replace(s.result(out, scale, shift.summed(over), of=(x, w)), growth=s.translation.uniform(x.growth + w.growth, over))
+    return replace(
+        s.result(out, scale, shift.summed(over), of=(x, w)), growth=s.translation.uniform(x.growth + w.growth, over)
+    )
 
 
 def exact(k: float) -> Fraction:
