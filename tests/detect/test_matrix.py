@@ -302,7 +302,7 @@ def test_no_false_claim_in_two_thousand_random_networks(case: Case) -> None:
 
 
 class Grouped(nn.Module):
-    """Two grouped convolutions in a row; `split`: every group's kernel is a parameter of its own, as the oracle wants."""
+    """Two grouped convolutions in a row; `split`: a parameter for each group's kernel, for the oracle."""
 
     def __init__(self, split: bool, transposed: bool) -> None:
         super().__init__()
