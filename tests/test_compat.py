@@ -49,14 +49,21 @@ OPERATORS = {n for n in vars(torch) if is_private(n) and hasattr(torch.ops.aten,
 A_PATH = re.compile(r"\btorch(\.\w+)*\._[a-z]", re.IGNORECASE)  # written in a string, to be imported or looked up by it
 
 
-def ours(tree: ast.AST) -> Iterator[str]:
+Nodes = list[ast.AST]
+
+
+def nodes(source: str) -> Nodes:
+    return [*ast.walk(ast.parse(source))]
+
+
+def ours(file: Nodes) -> Iterator[str]:
     """The private names that a file defines itself."""
-    for node in ast.walk(tree):
+    for node in file:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
         elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and on_self(node):
             yield node.attr
-        elif isinstance(node, ast.Subscript) and ast.unparse(node.value) == "self.__dict__":
+        elif isinstance(node, ast.Subscript) and getattr(node.value, "attr", "") == "__dict__":
             yield str(getattr(node.slice, "value", ""))
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.id
@@ -68,36 +75,37 @@ def on_self(node: ast.Attribute) -> bool:
     return isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
 
 
-def private_names(tree: ast.AST, own: set[str]) -> Iterator[str]:
+def private_names(file: Nodes, own: set[str]) -> Iterator[str]:
     """What a file uses of torch that torch keeps to itself. `own`: the private names that the project defines."""
-    here = own - INHERITED | {*ours(tree)}
-    for node in ast.walk(tree):
+    here = own - INHERITED | {*ours(file)}
+    elsewhere, words = own - TORCHS, TORCHS - OPERATORS - here
+    for node in file:
         if isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name.startswith("torch") and "._" in a.name)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "torch":
             yield from (name for a in node.names if "._" in (name := f"{node.module}.{a.name}"))
         elif isinstance(node, ast.Attribute) and (is_private(node.attr) or node.attr in THROUGH):
             whole = ast.unparse(node)
-            known = node.attr in (here if on_self(node) else own - TORCHS) or node.attr in OTHERS
+            known = node.attr in (here if on_self(node) else elsewhere) or node.attr in OTHERS
             if not whole.startswith("torch.ops.") and (whole.startswith("torch.") or not known):
                 yield whole
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value
-            if A_PATH.search(name) or (name in TORCHS - OPERATORS - here):
+            if A_PATH.search(name) or name in words:
                 yield repr(name)
 
 
 def test_private_torch_is_in_one_file() -> None:
-    trees = {path: ast.parse(path.read_text()) for path in FILES}
-    own = {name for tree in trees.values() for name in ours(tree)}
-    found = {f"{path.relative_to(ROOT)}: {name}" for path, tree in trees.items() for name in private_names(tree, own)}
+    files = {path: nodes(path.read_text()) for path in FILES}
+    own = {name for file in files.values() for name in ours(file)}
+    found = {f"{path.relative_to(ROOT)}: {name}" for path, file in files.items() for name in private_names(file, own)}
     assert not found, f"private names of torch belong to neuromech/compat, with what they are for: {sorted(found)}"
 
 
 def test_the_search_sees_what_it_should() -> None:
     """A sceptic's list: attributes, imports, names in strings, and `self._parameters` of a class that inherits it."""
     seen = private_names(
-        ast.parse(
+        nodes(
             "import torch._dynamo\nfrom torch.optim import _muon\nfrom torch._C import f\nt._version\ntorch._C.f()\n"
             "getattr(m, '_version')\nimport_module('torch.distributed._tensor')\nf.__func__\nt.storage()._cdata\n"
             "self._parameters"
@@ -106,7 +114,7 @@ def test_the_search_sees_what_it_should() -> None:
     )
     assert len(list(seen)) == 10
     fine = "self._version = 1\nself._version\nx._mine\ntorch.ops.aten._softmax\nhasattr(m, '_mine')\nx = '_softmax'"
-    assert not list(private_names(ast.parse(fine), {"_mine", "_version"}))
+    assert not list(private_names(nodes(fine), {"_mine", "_version"}))
 
 
 class Plain(torch.autograd.Function):

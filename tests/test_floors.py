@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -34,8 +34,6 @@ LONGEST = 350  # lines of a file: more is two ideas
 HOMONYMS = 5
 FILES = sorted(ROOT.rglob("*.py"))
 
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-
 
 @cache
 def tree_of(path: Path) -> ast.Module:
@@ -53,7 +51,8 @@ def dotted(path: Path) -> str:
     return ".".join(("neuromech", *(p for p in parts if p != "__init__")))
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
+@cache
+def imports(tree: ast.AST) -> tuple[tuple[str, bool], ...]:
     """Every imported name in full, and whether the import runs when the file is imported."""
 
     def walk(node: ast.AST, now: bool) -> Iterator[tuple[str, bool]]:
@@ -70,7 +69,7 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
             for child in ast.iter_child_nodes(node):
                 yield from walk(child, now and not inside)
 
-    return walk(tree, True)
+    return (*walk(tree, True),)
 
 
 def of_ours(tree: ast.AST) -> set[str]:
@@ -83,14 +82,15 @@ def imported_units(tree: ast.AST) -> set[str]:
     return {p if p in FLOORS else "__init__" for p in parts}
 
 
-@each_file
-def test_imports_run_down(path: Path) -> None:
-    me = unit(path)
-    assert me in FLOORS, f"{me} has no floor yet: give it one"
-    for other in imported_units(tree_of(path)) - {me}:
-        assert FLOORS[other] < FLOORS[me], (
-            f"{path.relative_to(ROOT)} (floor {FLOORS[me]}) imports {other} (floor {FLOORS[other]})"
-        )
+def of_each_file(found: Callable[[Path], Iterable[object]]) -> dict[str, list[object]]:
+    """What was found in each file, without those in which nothing was."""
+    return {dotted(path): list(wrong) for path in FILES if (wrong := found(path))}
+
+
+def test_imports_run_down() -> None:
+    """A box without a floor has to be given one."""
+    upward = of_each_file(lambda p: [u for u in imported_units(tree_of(p)) - {unit(p)} if FLOORS[u] >= FLOORS[unit(p)]])
+    assert not upward
 
 
 def faces() -> dict[str, set[str]]:
@@ -114,9 +114,8 @@ def past_a_face(me: str, names: Iterable[str], shown: Mapping[str, set[str]]) ->
                 yield name
 
 
-@each_file
-def test_packages_meet_at_their_faces(path: Path) -> None:
-    assert not list(past_a_face(dotted(path), of_ours(tree_of(path)), FACES))
+def test_packages_meet_at_their_faces() -> None:
+    assert not of_each_file(lambda p: [*past_a_face(dotted(p), of_ours(tree_of(p)), FACES)])
 
 
 def test_every_package_has_a_face() -> None:
@@ -156,15 +155,12 @@ def test_there_are_no_circles() -> None:
     assert not circle(graph)
 
 
-@each_file
-def test_nothing_heavy_is_imported_before_it_is_needed(path: Path) -> None:
-    at_once = {name.split(".")[0] for name, now in imports(tree_of(path)) if now}
-    assert not at_once & HEAVY
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    assert not of_each_file(lambda p: HEAVY & {name.split(".")[0] for name, now in imports(tree_of(p)) if now})
 
 
-@each_file
-def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST
+def test_files_are_short() -> None:
+    assert not of_each_file(lambda p: [n for n in [len(p.read_text().splitlines())] if n > LONGEST])
 
 
 def test_the_conductor_is_small() -> None:

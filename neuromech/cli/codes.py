@@ -10,13 +10,13 @@ SAID: dict[str, tuple[str, str]] = {
         "activations or losses that have none, such as tanh and the squared error. The loss is recorded all the same.",
     ),
     "torque": (
-        "The gradients that were stepped do not leave the loss where its symmetries leave it.",
+        "the gradients that were stepped do not leave the loss where its symmetries leave it",
         "They were changed after the backward (clipped one by one or by value, noise, projections), taken at other "
         "weights (SAM), or the loss does not keep the symmetry. From then on the torque of these families is measured: "
         "`exact` follows it, and is an identity there; `flow` does not, and `ideal` is without it.",
     ),
     "stops alone": (
-        "on_fault='raise' could not agree with the other processes of the run.",
+        "on_fault='raise' could not agree with the other processes of the run",
         "Call monitor('raise') on every rank, or on none: else those that have found nothing may wait for the others.",
     ),
     "changed": (

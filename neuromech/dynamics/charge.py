@@ -69,8 +69,8 @@ class Forms:
         """<a, D b> for every pair, <c, x> for every x, and <a, D b> of the first pair with the absolute values of
         weights: [pairs, quadratic rows], [xs, linear rows] and [quadratic rows], from one pass over the parameters. Of
         the pairs numbered `few`, only the rows of the few blocks are meant."""
-        forms, values, sizes = self._read(pairs, xs, few)
-        return forms, self._sums.combine(values, 1), sizes
+        forms, values = self._read(pairs, xs, few)
+        return forms[:-1], self._sums.combine(values, 1, range(len(xs))), forms[-1]
 
     @torch.no_grad()
     def charges(self, params: Values, moved: Vector | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -79,24 +79,27 @@ class Forms:
         Scale is the same sum with absolute values: what a residual is divided by. Torque, with the vector `moved`, are
         <moved, D params> and <moved, D moved>, or <c, moved> and 0, from the same pass over the parameters.
         """
-        also, vectors = ([], [params]) if moved is None else ([(moved, params), (moved, moved)], [params, moved])
-        forms, values, sizes = self._read([(params, params), *also], vectors, magnitudes=[params])
-        sums = self._sums.combine(values[: len(vectors)], 1)
-        scale = torch.cat((sizes, self._sums.combine(values[len(vectors) :], 1, magnitudes=True)[0]))
-        charge = torch.cat((forms[0], sums[0]))
+        own = params, params
         if moved is None:
+            forms, values = self._read([own], [params], magnitudes=[params])
+            charge, scale = torch.cat((forms, self._sums.combine(values, 1, [0], [1])), dim=1).unbind()
             return charge, scale, None
-        torque = torch.cat((forms[1:], torch.stack((sums[1], torch.zeros_like(sums[1])))), dim=1)
-        return charge, scale, torque
+        forms, values = self._read([own, (moved, params), (moved, moved)], [params, moved], magnitudes=[params])
+        charges, pulls, scales = self._sums.combine(values, 1, [0, 1], [2]).unbind()
+        sums = torch.stack((charges, pulls, torch.zeros_like(pulls), scales))
+        found = torch.cat((forms, sums), dim=1)
+        return found[0], found[-1], found[1:-1]
 
     def _read(
         self, pairs: Sequence[Pair], xs: Sequence[Vector], few: Collection[int] = (), magnitudes: Sequence[Vector] = ()
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """As `both`, but for the values: the pieces of every x, then those of |x| of every one of `magnitudes`."""
+    ) -> tuple[Tensor, Tensor]:
+        """<a, D b> for every pair, and behind them the first with the absolute values of weights: [pairs + 1, quadratic
+        rows]; the pieces of every x, then those of |x| of every one of `magnitudes`."""
         products, values = self._sums(pairs, xs, few, magnitudes)
-        forms = self._sums.combine(products)
-        sizes = self._sums.combine(products[:1], magnitudes=True).sum(0)
+        forms = self._sums.combine(products, 0, range(len(pairs)), [0] if pairs else [])
+        if not pairs:
+            forms = forms.new_zeros(1, forms.shape[1])
         if not self._mixed.rows:
-            return forms, values, sizes
-        mixed, own = self._mixed(pairs, few)
-        return torch.cat((forms, mixed), dim=1), values, torch.cat((sizes, own))
+            return forms, values
+        mixed, sizes = self._mixed(pairs, few)
+        return torch.cat((forms, torch.cat((mixed, sizes[None]))), dim=1), values

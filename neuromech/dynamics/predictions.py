@@ -74,6 +74,8 @@ class Drives(NamedTuple):
 
     def scaled(self, factor: float | Tensor) -> Drives:
         """The drives of the gradient times `factor` (a number or [rows])."""
+        if isinstance(factor, float) and factor == 1.0:
+            return self
         return Drives(factor * factor * self.gradient, factor * self.memory, factor * self.torque, factor * self.flow)
 
 

@@ -58,9 +58,11 @@ class Rows:
         out = x.new_zeros(*x.shape[:-1], self.families)
         return out.scatter_reduce_(-1, self._of.expand_as(x), x, "amax", include_self=False)
 
-    def residuals(self, predicted: Tensor, observed: Tensor, scale: Tensor) -> Tensor:
-        """Relative to the scale of a member, or to the mean of its family where that is larger: [..., rows]."""
-        mean = self.spread(self.sums(scale) / self.sizes.to(scale.device))
+    def residuals(self, predicted: Tensor, observed: Tensor, scale: Tensor, summed: Tensor | None = None) -> Tensor:
+        """Relative to the scale of a member, or to the mean of its family where that is larger: [..., rows].
+
+        `summed`: `sums(scale)`, where it is known."""
+        mean = self.spread((self.sums(scale) if summed is None else summed) / self.sizes.to(scale.device))
         return relative(predicted, observed, torch.maximum(scale, mean))
 
     def singles(self, x: Tensor) -> Tensor:
@@ -112,9 +114,10 @@ class Totals:
         if self._sums is None:
             self.start(reading.observed - reading.gains.sum(0))
         assert self._sums is not None
-        self._sums[: len(TERMS)] += self._kept(reading.gains)
-        turned = self._rows.sums(reading.turn) / self._rows.sizes.to(reading.turn.device)
-        self._sums[-1] += torch.cat((turned, self._rows.singles(reading.turn)))
+        gained = self._kept(torch.cat((reading.gains, reading.turn[None])))
+        gained[-1, : self._rows.families] /= self._rows.sizes.to(gained.device)
+        self._sums[: len(TERMS)] += gained[:-1]
+        self._sums[-1] += gained[-1]
 
     def outside(self, change: Tensor) -> None:
         """The charges were changed by something other than a step."""
@@ -126,10 +129,10 @@ class Totals:
         so many steps, and what is then left."""
         assert self._sums is not None
         assert self._start is not None
-        scale = self._kept(scale)
+        observed, scale = self._kept(torch.stack((observed, scale))).unbind()
         self._largest = scale if self._largest is None else torch.fmax(self._largest, scale)
         allowed = self._bound.to(scale.device) * self._largest * (step + 1.0) ** 0.5
-        rest = self._kept(observed) - self._start - self._sums[:-1].sum(0)
+        rest = observed - self._start - self._sums[:-1].sum(0)
         rounding = rest.clamp(-allowed, allowed)
         return torch.cat((self._sums, torch.stack((rounding, rest - rounding))))
 

@@ -68,7 +68,7 @@ class ReadingWriter:
         self._steps.append((step, optimizer, lr, when, iteration))
         if fields is not None and self.rows.families:
             whole = self.rows.sums(fields)
-            residuals = self.rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1])
+            residuals = self.rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1], whole[-1])
             families = torch.cat((whole, self.rows.maxima(residuals)))
             shown = step % _stride(step) == 0 and len(self.rows.member)
             singles = self.rows.singles(torch.cat((fields, residuals))) if shown else None

@@ -32,7 +32,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "penalty": Cause(
         "the loss has an L2 term of its own",
-        "use either weight decay or the penalty, or leave it out of the loss that the laws are told",
+        "take the penalty out of the loss, or give the optimizer weight_decay in its place, which the laws follow",
         "any term that grows with all weights alike, as a decay that is written into gradients",
         lasting=True,
     ),
@@ -127,7 +127,7 @@ CAUSES: dict[str, Cause] = {
     ),
     "not held": Cause(
         "trained parameters are in no optimizer",
-        "make the optimizer from all of them, after the last one was added, or freeze them",
+        "give the optimizer all parameters that are to be trained, once the model is complete, or freeze the others",
         "an optimizer that is made later",
         lasting=True,
     ),

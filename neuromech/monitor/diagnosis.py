@@ -200,7 +200,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         text = f"{some(e.mode)} changed between training and evaluation mode; {said}"
         yield Suspect("evaluation mode", CERTAIN, names, text)
     if e.penalty is not None:
-        text = f"all torques are {e.penalty:.3g} times the charges, as of an L2 term with that coefficient; {said}"
+        text = f"all torques are {e.penalty:.3g} times the charges, as a weight decay of that size leaves; {said}"
         yield Suspect("penalty", LIKELY, names, text)
     if e.delayed or e.between:
         why = "the torques vanish at the weights of one step before" if e.delayed else "a step lies in between"

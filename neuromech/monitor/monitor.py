@@ -24,7 +24,7 @@ from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import is_sharded, local
@@ -56,7 +56,7 @@ from neuromech.monitor.options import Options
 from neuromech.monitor.own_writes import OwnWrites
 from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
-from neuromech.monitor.torque import Total
+from neuromech.monitor.torque import Total, of_all_processes
 from neuromech.params import named_parameters
 from neuromech.record import Journal, Record
 from neuromech.symmetry import Symmetry
@@ -226,7 +226,7 @@ class Monitor:
         if self._ahead is None or self._ahead.optimizer is not optimizer:
             return False
         if reading is not None and self._total is not None:
-            reading = reading._replace(**_together(reading, self._total))
+            reading = of_all_processes(reading, self._total)
         step, self._ahead, self._last = self._reader.behind(self._ahead, reading), None, weakref.ref(optimizer)
         found = reduce(or_, (check.after(step) for check in self._checks), NOTHING)
         self._judge(self.step, found)
@@ -336,12 +336,6 @@ class Monitor:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
             self._unreported.append(fault)
-
-
-def _together(reading: Reading, total: Total) -> dict[str, Tensor]:
-    """What the law check reads, of all processes."""
-    names = ("observed", "exact", "scale")
-    return dict(zip(names, total(torch.stack([getattr(reading, name) for name in names])), strict=True))
 
 
 def _padded(model: nn.Module) -> set[str]:

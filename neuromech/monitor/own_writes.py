@@ -1,4 +1,4 @@
-"""Which weights the forward itself writes to, told by their bits: those are no one else's edits."""
+"""Which weights the forward itself writes to, told by their bits: nobody has edited those."""
 
 from __future__ import annotations
 

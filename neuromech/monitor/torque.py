@@ -27,12 +27,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from neuromech.dynamics import Block, Forms, Values, blank
+from neuromech.dynamics import Block, Forms, Reading, Values, blank
 from neuromech.rounding import CONFIDENCE
 from neuromech.symmetry import Symmetry, Term
 
 Total = Callable[[Tensor], Tensor]
 """Sums over all processes that hold a part of the parameters."""
+
+
+def of_all_processes(reading: Reading, total: Total) -> Reading:
+    """With what the law check reads, added up over the processes."""
+    observed, exact, scale = total(torch.stack([reading.observed, reading.exact, reading.scale]))
+    return reading._replace(observed=observed, exact=exact, scale=scale)
 
 
 @dataclass(frozen=True, eq=False)

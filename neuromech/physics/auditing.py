@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy import EnergyModel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,6 +124,11 @@ def audit(
 def _path(model: Callable[[Tensor], Tensor], u: Tensor, steps: int) -> Tensor:
     if steps < 1:
         raise PhysicsError(f"a path has at least one step, not {steps}")
+    if isinstance(model, EnergyModel):
+        raise PhysicsError(
+            "an EnergyModel has no step of its own, as its steps have any size: audit what it predicts, "
+            "audit(None, rollout(model, states, dt=..., steps=...).u, kind='path', energy=model.energy)"
+        )
     path = [u]
     with torch.no_grad():
         for k in range(steps):

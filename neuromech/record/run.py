@@ -55,6 +55,11 @@ class Run:
         # A branch that was given up may hold events where the branch that replaced it has none: steps are the clock.
         return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
 
+    def forget(self, table: str) -> None:
+        """Let go of what was read of a table; asked for again, it is read again."""
+        if self._files:
+            self._files.forget(table)
+
     def _rows(self, table: str) -> pd.DataFrame:
         return self._files.load(table) if self._files else tables.joined([])
 

@@ -86,6 +86,12 @@ class TableReader:
             self._joined[table] = age, joined(frames)
         return self._joined[table][1]
 
+    def forget(self, table: str) -> None:
+        """Of `table`, what was read is read again when it is next asked for."""
+        self._joined.pop(table, None)
+        for file in [f for f in self._grown if f.name.split(".")[0] == table]:
+            del self._grown[file]
+
 
 class _Grown:
     """One file: the rows up to the byte `end`, and those that have come since when asked."""
@@ -114,13 +120,16 @@ class _Grown:
 
     def _add(self, blocks: Iterable[bytes]) -> None:
         """All of them or, if one is not what it should be, none."""
-        end, header, rows = self.end, self._header, [] if self._frame is None else [self._frame]
+        end, header = self.end, self._header
+        rows = [] if self._frame is None else [{str(c): self._frame[c] for c in self._frame}]
         for block in blocks:
             header = header or block[: block.index(b"\n") + 1]
-            rows.append(_parsed(header + block if end else block, self._text))
+            new = _parsed(header + block if end else block, self._text)
+            if len(new):
+                rows.append({str(c): new[c].copy() for c in new})  # each column by itself, so that it can be let go
             end += len(block)
         if end > self.end:
-            self.end, self._header, self._frame = end, header, joined(rows)
+            self.end, self._header, self._frame = end, header, _stacked(rows)
 
 
 def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
@@ -149,6 +158,16 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
     some = [f for f in frames if len(f)]
     return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
+
+
+def _stacked(blocks: Sequence[dict[str, pd.Series]]) -> pd.DataFrame:
+    """The rows of `blocks`, which are emptied column by column: all of them are never in memory twice."""
+    import pandas as pd
+
+    if len({tuple(b) for b in blocks}) != 1:
+        return joined(map(pd.DataFrame, blocks))
+    names = list(blocks[0])
+    return pd.DataFrame({c: pd.concat([b.pop(c) for b in blocks], ignore_index=True) for c in names}, copy=False)
 
 
 def handed_out(rows: pd.DataFrame) -> pd.DataFrame:

@@ -55,7 +55,8 @@ def equivalence(f: Forecast, which: str) -> str:
     faster, weaker, longer = equivalent(f.lr, f.weight_decay, FACTOR, f.power)
     now, then = f"learning rate {exactly(f.lr)} with weight decay {exactly(f.weight_decay)} is", exactly(faster)
     if f.scheduled:
-        least, most, from_, to = map(exactly, (f.lr_least, f.lr_most, FACTOR * f.lr_least, FACTOR * f.lr_most))
+        least, from_ = number(f.lr_least), number(FACTOR * f.lr_least)
+        most, to = exactly(f.lr_most), exactly(FACTOR * f.lr_most)
         now = f"a schedule of learning rates from {least} to {most} with weight decay {exactly(f.weight_decay)} is"
         then = f"the same schedule from {from_} to {to}"
     return (

@@ -14,8 +14,8 @@ from typing import Any, Literal
 Evidence = Literal["predicted", "checked", "measured", "found"]
 MEANING: dict[Evidence, str] = {
     "predicted": "computed ahead of each step, without reading how it moved the weights",
-    "checked": "rebuilt from the optimizer's own state: says whether each step did what the optimizer says",
-    "measured": "an identity: what was measured is read back, and balances whatever happens",
+    "checked": "rebuilt from the optimizer's own state, which says whether each step did what the optimizer says",
+    "measured": "an identity, which reads back what was measured and balances whatever happens",
     "found": "found in the model, not followed in training",
 }
 _OF_LAW: dict[str, Evidence] = {"exact": "predicted", "rebuilt": "checked", "measured": "measured"}

@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromech.errors import RecordError
 from neuromech.record import LOSS, Record, Run, alive
-from neuromech.report.family import FamilyRecord, families, last_step
+from neuromech.report.family import FamilyRecord, families, last_step, with_terms
 from neuromech.report.faults import FaultRecord, faults
 from neuromech.report.forecasts import Forecast, forecasts
 from neuromech.report.soundness import sound_meta, sound_rows
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 How = Literal["finished", "raised", "interrupted", "failed", "killed", "running", "unknown"]
 TABLES = ("steps", "charges", "terms", "events", "faults", "metrics", "progress")
+LARGE = ("charges", "terms")  # rows for every family and step
 
 
 @dataclass(frozen=True)
@@ -68,26 +69,40 @@ class RunFacts:
         return next((o["wrapper"] for o in self.meta.get("optimizers") or () if o.get("wrapper")), {})
 
 
-def gather(run: Run) -> RunFacts:
-    """The facts of a run that is over or goes on."""
+def gather(run: Run, keep: bool = True) -> RunFacts:
+    """The facts of a run that is over or goes on.
+
+    `keep`: what was read stays with the run, for those that ask again. Else the two tables that grow with the number of
+    families are each let go as soon as they have been taken apart: a long run is in memory about once.
+    """
     import pandas as pd
 
-    tables: dict[str, pd.DataFrame] = {}
-    unreadable: list[str] = [f"{run.damage}."] if run.damage else []
-    for name in TABLES:
+    said: dict[str, str] = {}
+
+    def table(name: str) -> pd.DataFrame:
         try:
-            tables[name], wrong = sound_rows(name, run.frame(name))
+            rows, wrong = sound_rows(name, run.frame(name))
         except (RecordError, KeyError, ValueError, TypeError) as error:
-            tables[name], wrong = pd.DataFrame(), str(error)
+            rows, wrong = pd.DataFrame(), str(error)
+        if not keep:
+            run.forget(name)
         if wrong:
-            unreadable.append(f"Table {name}: {wrong}.")
+            said[name] = f"Table {name}: {wrong}."
+        return rows
+
+    tables = {name: table(name) for name in TABLES if name not in LARGE}
+    unreadable: list[str] = [f"{run.damage}."] if run.damage else []
     meta, odd = sound_meta(run.meta)
     if odd:
         unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
     told = faults(tables["faults"])
     begun = max((f.last for f in told), default=1) - 1  # a fault at a step says that those before it were taken
-    n_steps = max(last_step(tables["steps"]), last_step(tables["charges"]), begun)
-    found = families(meta, tables["charges"], tables["terms"], n_steps)
+    charges = table("charges")
+    n_steps = max(last_step(tables["steps"]), last_step(charges), begun)
+    found = families(meta, charges, n_steps=n_steps)
+    del charges
+    found = with_terms(found, table("terms"))
+    unreadable[bool(run.damage) : bool(run.damage)] = [said[name] for name in TABLES if name in said]
     try:
         foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
     except (KeyError, ValueError, TypeError) as error:

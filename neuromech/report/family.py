@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = ("observed", *LAWS, "scale", "residual", *(f"{law}_residual" for law in LAWS[1:]))
+KEPT = ("observed", *LAWS, "scale", "residual")  # of COLUMNS, once distances are taken
 OF_MEMBERS = ("observed", "exact", "scale")
 
 
@@ -24,7 +25,7 @@ OF_MEMBERS = ("observed", "exact", "scale")
 class FamilyRecord:
     """One family of symmetries, as found and as it fared.
 
-    `whole`: step and COLUMNS of the sums over its members; `members`: step, member and OF_MEMBERS of single ones;
+    `whole`: step and KEPT of the sums over its members; `members`: step, member and OF_MEMBERS of single ones;
     `distances`: those of `whole`, see `verdict.distances`; `terms`: what moved the charge since the start, by step and
     member (-1: the family). `evidence`: what the verdict rests on. `parameters`: the tensors that its members move.
     """
@@ -57,7 +58,7 @@ def families(
 
     `n_steps`: of the run, None: up to the last charge.
     """
-    moved, groups = by_symmetry(terms), by_symmetry(charges)
+    groups = by_symmetry(charges)
     known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
     default = str(meta.get("dtype") or "")
     coarser = gradients_in(meta)
@@ -87,16 +88,22 @@ def families(
                 defect=measured(data.get("defect")),
                 broken_by=broken_by,
                 dtype=dtype,
-                whole=whole,
+                whole=whole[["step", *KEPT]].copy(),  # a long run is held once: not what it was cut from
                 members=group.loc[group["member"] >= 0, ["step", "member", *OF_MEMBERS]].reset_index(drop=True),
                 distances=distances(whole),
                 verdict=verdict,
-                terms=explained(_once(terms, moved.get(index, none)), group, dtype),
+                terms=_no_terms(),
                 evidence=evidence,
                 parameters=parameters,
             )
         )
-    return out
+    return out if terms is None else with_terms(out, terms)
+
+
+def with_terms(found: Sequence[FamilyRecord], terms: pd.DataFrame) -> list[FamilyRecord]:
+    """The families with what moved their charges."""
+    moved, none = by_symmetry(terms), np.zeros(0, int)
+    return [replace(f, terms=explained(_once(terms, moved.get(f.index, none)), f)) for f in found]
 
 
 def last_step(rows: pd.DataFrame) -> int:
@@ -120,26 +127,31 @@ def by_symmetry(rows: pd.DataFrame | None) -> dict[int, np.ndarray]:
     return {int(k): part for k, part in zip(known, np.split(order, begun[1:]), strict=False)}
 
 
-def _once(terms: pd.DataFrame | None, places: np.ndarray) -> pd.DataFrame:
-    """Each step and member once, the last time that it was written."""
+def _no_terms() -> pd.DataFrame:
     import pandas as pd
 
-    if terms is None or "symmetry" not in terms:
-        return pd.DataFrame({"step": [], "member": []})
-    return terms.iloc[places].drop_duplicates(["step", "member"], keep="last").reset_index(drop=True)
+    return pd.DataFrame({"step": [], "member": []})
 
 
-def explained(terms: pd.DataFrame, charges: pd.DataFrame, dtype: str) -> pd.DataFrame:
-    """Terms in which rounding is no more than it can be, the rest is `unexplained`: older runs call all of it rounding.
+def _once(terms: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+    """Each step and member once, the last time that it was written."""
+    if "symmetry" not in terms:
+        return _no_terms()
+    own = terms[[c for c in terms if c not in ("symmetry", "session")]].iloc[places]
+    return own.drop_duplicates(["step", "member"], keep="last").reset_index(drop=True)
 
-    `charges`: the rows of the family, by step.
-    """
+
+def explained(terms: pd.DataFrame, family: FamilyRecord) -> pd.DataFrame:
+    """Terms whose rounding is what it can be at most, the rest `unexplained`: older runs call all of it rounding."""
+    import pandas as pd
+
     if "rounding" not in terms or "unexplained" in terms or terms.empty:
         return terms
-    scale = charges[["step", "member", "scale"]].copy()
+    columns = ["step", "member", "scale"]
+    scale = pd.concat([family.whole.assign(member=-1)[columns], family.members[columns]])
     scale["scale"] = scale.groupby("member")["scale"].cummax()
     largest = terms[["step", "member"]].merge(scale.drop_duplicates(["step", "member"]), how="left")["scale"]
-    eps = eps_of(dtype)
+    eps = eps_of(family.dtype)
     allowed = rounding_bound(terms["step"].to_numpy(float), 0.0 if math.isnan(eps) else eps) * largest.to_numpy(float)
     rounding = terms["rounding"].clip(-allowed, allowed).where(~np.isnan(allowed), terms["rounding"])
     return terms.assign(rounding=rounding, unexplained=terms["rounding"] - rounding)

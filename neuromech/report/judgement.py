@@ -114,12 +114,13 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement
     worst = max(f.verdict.worst for f in own)
     count = f"{len(own)} of {many(of, 'law')}" if len(own) < of else many(of, "law")
     if evidence == "measured":
-        return Statement("laws", "none", f"{count} {was(of)} only measured: an identity, which holds whatever happens.")
+        what = "an identity, which holds" if len(own) == 1 else "identities, which hold"
+        return Statement("laws", "none", f"{count} {was(len(own))} only measured: {what} whatever happens.")
     where = _where([f.verdict.where for f in own])
     whose = f"{count} {(PARTLY if where else RESTS_ON)[evidence]}"
     little = [f for f in own if f.verdict.little]
     if len(little) == len(own):
-        text = f"{whose} {was(of)} off by up to {share(worst)}, within what rounding can do"
+        text = f"{whose} {was(len(own))} off by up to {share(worst)}, within what rounding can do"
         return Statement("laws", "none", f"{text}{where}. In this number format that says little.")
     how = "to rounding" if not close else f"to rounding, but for {len(close)} within {number(worst)}"
     but = f" Of {len(little)} of them that says little: {listing(formats(little))} is too coarse." if little else ""

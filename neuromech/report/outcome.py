@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +10,7 @@ from neuromech.record import GRADIENT, LOSS, WEIGHTS
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.statements import Statement, Tone
-from neuromech.report.words import be, many, number
+from neuromech.report.words import be, level, many, number
 
 EXPLODED = 1e3  # times what it was at the start
 WORSE = 1.5  # likewise, of a loss
@@ -37,7 +36,7 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
 
 def _at(step: int, value: float, plain: bool) -> str:
     """`plain`: the step is what a reader takes it to be."""
-    said = "not a number" if math.isnan(value) else number(float(value))
+    said = level(float(value))
     return said if plain else f"{said} (step {int(step):,})"
 
 

@@ -57,7 +57,7 @@ function chart(host, spec) {
   let log = !!spec.log, window = null, cursor = null, drag = null, scale = null;
   const xs = spec.lines.flatMap(l => [Math.min(...l.x), Math.max(...l.x)]);
   const all = [Math.min(...xs), Math.max(...xs)];
-  if (all[0] === all[1]) all[1] += 1;
+  if (all[0] === all[1]) { all[0] -= 0.4; all[1] += 0.4; }
 
   function button(text, action, pressed) {
     const b = node("button", { type: "button" }, text);
@@ -101,7 +101,7 @@ function chart(host, spec) {
       svg.append(shape("line", { class: "grid", x1: L, x2: W - R, y1: y, y2: y }), shape("text", { x: L - 6, y: y + 4, "text-anchor": "end" }, text));
     }
     let xt = ticks(x0, x1, Math.min(6, W / 90)).filter(Number.isInteger);
-    if (x1 - (xt.at(-1) ?? x0) > 0) xt = xt.filter(t => X(x1) - X(t) > 50).concat(Math.round(x1));
+    if (Math.round(x1) > (xt.at(-1) ?? x0)) xt = xt.filter(t => X(x1) - X(t) > 50).concat(Math.round(x1));
     for (const v of xt) svg.append(shape("text", { x: X(v), y: H - B + 15, "text-anchor": v >= x1 ? "end" : "middle" }, v.toLocaleString("en")));
     svg.append(shape("line", { class: "axis", x1: L, x2: W - R, y1: H - B, y2: H - B }),
       shape("text", { x: (L + W - R) / 2, y: H - 3, "text-anchor": "middle" }, "step"),
@@ -126,6 +126,7 @@ function chart(host, spec) {
         const good = Number.isFinite(l.y[i]) && inside(l, i) && (!log || l.y[i] >= 0);
         const alone = good && !pen && !(Number.isFinite(l.y[i + 1]) && inside(l, i + 1) && (!log || l.y[i + 1] >= 0));
         if (good) d += `${pen ? "L" : "M"}${X(l.x[i]).toFixed(1)},${clip(log && l.y[i] === 0 ? H - B : Y(l.y[i])).toFixed(1)}${alone ? "h0" : ""}`;
+        if (alone) svg.append(shape("circle", { class: "dot", cx: X(l.x[i]), cy: clip(Y(l.y[i])), r: 2.4 }));
         pen = good;
       }
       if (!l.dots) svg.append(shape("path", { class: `line ${l.name}`, d }));
@@ -135,17 +136,29 @@ function chart(host, spec) {
           svg.append(shape("circle", { class: "dot", cx: X(l.x[i]), cy: clip(Y(l.y[i])), r: l.small ? 2 : 3.2 }));
       }
     }
+    // Above all of a line that a label at its right end would cover, or below it, whichever is nearer to its end.
+    const beside = (l, end) => {
+      const near = [end];
+      l.x.forEach((x, i) => { if (inside(l, i) && Number.isFinite(l.y[i]) && X(x) > W - R - 110) near.push(clip(Y(l.y[i]))); });
+      const above = Math.min(...near) - 8, below = Math.max(...near) + 16;
+      const up = above >= T + 10 && (end - above <= below - end || below > H - B - 4);
+      return up ? above : Math.min(below, H - B - 4);
+    };
     if (spec.direct) {
-      const named = spec.lines.map(l => {
+      const named = [];
+      for (const l of spec.lines) {
         const i = l.dots ? Math.floor(l.y.length * 0.25) : l.y.findLastIndex((v, k) => Number.isFinite(v) && inside(l, k));
-        return i >= 0 && Number.isFinite(l.y[i]) ? { l, i, y: Math.max(clip(Y(l.y[i])) - 8, T + 10) } : null;
-      }).filter(Boolean);
+        if (i < 0 || !Number.isFinite(l.y[i])) continue;
+        const end = clip(Y(l.y[i])), same = named.find(n => !n.l.dots && !l.dots && Math.abs(n.end - end) < 2);
+        if (same) same.text += `, ${l.label}`;  // lines that end on one another have one label
+        else named.push({ l, i, end, y: l.dots ? Math.max(end - 8, T + 10) : beside(l, end), text: l.label });
+      }
       // At the right end one above the other, in the order of their lines: up from the lowest, then down from the top.
       const stack = named.filter(n => !n.l.dots).sort((a, b) => b.y - a.y || b.l.y[b.i] - a.l.y[a.i]);
       stack.forEach((n, k) => { if (k) n.y = Math.min(n.y, stack[k - 1].y - 14); });
       stack.reverse().forEach((n, k) => { n.y = Math.max(n.y, k ? stack[k - 1].y + 14 : T + 10); });
-      for (const { l, i, y } of named)
-        svg.append(shape("text", { class: "label", x: l.dots ? X(l.x[i]) + 8 : W - R - 4, y, "text-anchor": l.dots ? "start" : "end" }, l.label));
+      for (const { l, i, y, text } of named)
+        svg.append(shape("text", { class: "label", x: l.dots ? X(l.x[i]) + 8 : W - R - 4, y, "text-anchor": l.dots ? "start" : "end" }, text));
     }
     if (cursor !== null && cursor >= x0 && cursor <= x1) svg.append(shape("line", { class: "cursor", x1: X(cursor), x2: X(cursor), y1: T, y2: H - B }));
     if (drag && drag.to !== undefined) svg.append(shape("rect", { class: "zoom", x: Math.min(X(drag.from), X(drag.to)), width: Math.abs(X(drag.to) - X(drag.from)), y: T, height: H - T - B }));
@@ -215,7 +228,7 @@ function save(name, type, text) {
 
 // -- what is drawn of a run, a family, a layer
 
-const LAWS = { exact: "law", ideal: "law without the leak", continuous: "continuous law", flow: "gradient flow" };
+const LAWS = { exact: "law", ideal: "law without the leak", continuous: "continuous law", flow: "flow" };
 const lines = (packed, names, more = {}) => names.filter(n => packed[n]).map(n => ({ x: floats(packed.step), y: floats(packed[n]), name: n, label: LAWS[n] || n, ...more }));
 const file = s => s.replace(/[^\w]+/g, "_").slice(0, 60) || "figure";
 
@@ -278,13 +291,13 @@ const overlays = $("#overlays");
 for (const c of data.overlays || []) { const host = node("div"); overlays.append(host); whenSeen(host, () => chart(host, { title: c.title, alt: c.alt, unit: c.unit, file: file(c.title),
   lines: c.lines.map(l => ({ x: floats(l.step), y: floats(l.value), name: l.style, label: l.label })), direct: true })); }
 const first = $("#curve");
-if (first && data.metrics.length) {
+if (first && data.several) {
   first.replaceChildren();
   for (const m of data.metrics.slice(0, 1)) chart(first, { title: m.title, alt: m.alt, unit: m.name, log: m.log, height: 260, file: m.name, marks: data.marks,
     lines: [{ x: floats(m.step), y: floats(m.value), name: "value", label: m.name }] });
 }
 const others = $("#metrics");
-if (others) whenSeen(others, () => { for (const m of data.metrics.slice(1)) chart(others, { title: m.title, alt: m.alt, unit: m.name, log: m.log, file: m.name, marks: data.marks,
+if (others) whenSeen(others, () => { for (const m of data.metrics.slice(data.several)) chart(others, { title: m.title, alt: m.alt, unit: m.name, log: m.log, file: m.name, marks: data.marks,
   lines: [{ x: floats(m.step), y: floats(m.value), name: m.rate ? "rate" : "value", label: m.name }] }); });
 
 for (const row of document.querySelectorAll("tr[data-layers]")) $("button.open", row)?.addEventListener("click", e => {

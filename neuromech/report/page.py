@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 MANY = 60  # families from which on curves have fewer points and no members
 LONGEST = 400  # characters of a reason
 EVENTS = 200  # that are listed
+OF_LOSS = ("the loss was given", "the loss was recognised")  # notes that stand among the settings
 FORMULA = {
     "translation": "Σ w",
     "scale": "Σ w²",
@@ -61,7 +62,7 @@ def write_report(record: Run | str | Path, path: str | Path) -> Path:
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
     refuse_link(path, run)
-    return write(path, render(run))
+    return write(path, render(run, keep=isinstance(record, Run)))
 
 
 def write(path: Path, text: str) -> Path:
@@ -75,11 +76,11 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def render(record: Run) -> str:
-    """The report as HTML."""
+def render(record: Run, keep: bool = True) -> str:
+    """The report as HTML. `keep`: see `gather`."""
     import markupsafe
 
-    facts = gather(record)
+    facts = gather(record, keep)
     judged = decide(facts)
     layers = layers_of(facts.meta, facts.families, facts.n_steps)
     metrics = _metrics(facts)
@@ -100,7 +101,7 @@ def render(record: Run) -> str:
         names=TERMS,
         forecasts=facts.forecasts,
         remarks=advice(facts.forecasts),
-        others=len(metrics) > 1,
+        others=len(metrics) > _several(metrics),
         opaque=[
             {"op": "?", "module": "", "why": ""} | dict(o) | {"blocks": compressed(map(str, o.get("blocks") or ()))}
             for o in facts.meta.get("opaque") or ()
@@ -110,7 +111,7 @@ def render(record: Run) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or ()],
+        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or () if not str(n).startswith(OF_LOSS)],
         nothing=_why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
@@ -135,6 +136,7 @@ def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]
     marks += [{"step": int(s), "text": str(k), "soft": True} for s, k in _soft_marks(facts.events)]
     return {
         "metrics": metrics,
+        "several": _several(metrics),
         "marks": marks[:60],
         "causes": {name: title for name, (title, _) in TERMS.items()},
         "layers": [
@@ -191,6 +193,11 @@ def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
     return [m for m in out if m]
 
 
+def _several(metrics: Sequence[Mapping[str, Any]]) -> int:
+    """1 if the first of them was recorded at more than one step: then it is the first figure, else drawn below it."""
+    return int(bool(metrics) and metrics[0]["points"] > 1 and not metrics[0].get("rate"))
+
+
 def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     step, value = rows["step"].to_numpy(float), rows["value"].to_numpy(float)
     shown = corners(drawable(value))
@@ -198,7 +205,8 @@ def _metric(name: str, rows: pd.DataFrame) -> dict[str, Any]:
     log = bool(len(known) and known.min() > 0 and known.max() > 50 * known.min())
     text = curves.told(step, value)
     packed = {"step": curves.packed(step[shown]), "value": curves.packed(value[shown])}
-    return packed | {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}.", "log": log}
+    said = {"name": name, "title": f"{name.capitalize()} by step", "alt": f"{name}: {text}."}
+    return packed | said | {"log": log, "points": len(rows)}
 
 
 def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
@@ -264,15 +272,17 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     events = facts.events[~facts.events["kind"].isin(outdated)]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
-        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message)), "do": ""})
+        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message), step), "do": ""})
     if len(events) > EVENTS:
         out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
     return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
 
 
-def _sentence(text: str) -> str:
+def _sentence(text: str, step: int | None = None) -> str:
     """As it stands in a list of its own; where the step stands before it, it is not told again."""
     text = re.sub(r"^(step \d+: |from step \d+ on,? )", "", text.strip())
+    if step is not None:
+        text = re.sub(rf"from step {step} on\b", "from here on", text)
     return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
@@ -281,9 +291,11 @@ def _explained(facts: RunFacts) -> FamilyRecord | None:
 
     def moved(f: FamilyRecord) -> float:
         observed, scale = f.whole["observed"].to_numpy(float), f.whole["scale"].to_numpy(float)
-        if len(observed) < 2 or not np.isfinite(observed).any() or not np.nanmax(scale) > 0:
+        known = np.isfinite(observed) & np.isfinite(scale)
+        if len(observed) < 2 or not known.any() or not scale[known].max() > 0:
             return -1.0
-        return float((np.nanmax(observed) - np.nanmin(observed)) / np.nanmax(scale))
+        with np.errstate(over="ignore"):
+            return float(np.ptp(observed[known]) / scale[known].max())
 
     some = [f for f in facts.families if len(f.whole) > 1 and f.whole["observed"].notna().any()]
     strength = {"predicted": 3, "checked": 2, "measured": 1, "found": 0}

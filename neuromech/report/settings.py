@@ -55,7 +55,8 @@ def optimizers(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
                 {"which": which or many(int(g.get("parameters") or 0), "tensor"), "settings": ", ".join(said)}
             )
         wrapper = o.get("wrapper") or {}
-        inside = f"{wrapper.get('class')} ({', '.join(f'{k} {v}' for k, v in wrapper.items() if k != 'class')}) of "
+        how = ", ".join(f"{k} {wrapper[k]}" for k in ("order", "follow", "backend") if k in wrapper)
+        inside = f"{wrapper.get('class')} ({how}) of "
         out.append({"class": (inside if wrapper else "") + str(o.get("class") or "?"), "groups": groups})
     return out
 

@@ -31,6 +31,15 @@ def number(x: float | None, digits: int = 2) -> str:
     return f"{short}×10{str(int(exponent)).translate(_SUPERSCRIPT)}"
 
 
+def level(x: float) -> str:
+    """A loss, to three significant digits. One that is only nearly whole keeps its point: 1.00, where 1 would end a
+    sentence on `1. 4 laws`."""
+    if math.isnan(x):
+        return "not a number"
+    said = number(x, 3)
+    return f"{x:#.3g}" if said.lstrip("-").isdigit() and not x.is_integer() and abs(x) < 99.5 else said
+
+
 def apart(values: Sequence[float]) -> list[str]:
     """Numbers beside each other, with as few digits as tell them from one another."""
     tried = ([number(x, digits) for x in values] for digits in range(2, 10))

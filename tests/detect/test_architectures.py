@@ -52,13 +52,13 @@ def check_dimensions(a: Architecture) -> None:
     assert {d: found.dimension[d] for d in expected} == expected
 
 
-@pytest.mark.parametrize("a", fast(OURS, OURS[::2]), ids=str)
+@pytest.mark.parametrize("a", fast(OURS, OURS[::3]), ids=str)
 def test_dimensions(a: Architecture) -> None:
     check_dimensions(a)
 
 
 @needs_transformers
-@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::6]), ids=str)
+@pytest.mark.parametrize("a", fast(HUGGING_FACE, HUGGING_FACE[::10]), ids=str)
 def test_dimensions_of_hugging_face_models(a: Architecture) -> None:
     check_dimensions(a)
 

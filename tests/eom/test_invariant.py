@@ -13,6 +13,7 @@ from torch import Tensor
 from neuromech.eom import Point, Rule, descend, equation_of_motion, flow_of
 from neuromech.eom.terms import decayed, motion, motion_by_gradients
 from neuromech.params import Params, combine, dot
+from tests.families import fast
 
 from .cases import slope
 
@@ -70,7 +71,7 @@ def test_rate_of_a_mean(order: int) -> None:
         assert float(field["b"].sum() / p["b"].sum()) == pytest.approx(-rate(decay, lr, order), rel=1e-12)
 
 
-@pytest.mark.parametrize("order", range(3))
+@pytest.mark.parametrize("order", fast(range(3), [1]))
 def test_norms_and_means_of_descent_are_predicted_to_the_order(order: int) -> None:
     rule, time = Rule(weight_decay=0.5), 1.0
 

@@ -234,7 +234,7 @@ def in_place(model):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("backend", ["hvp", "gradients"])
+@pytest.mark.parametrize("backend", fast(["hvp", "gradients"], ["hvp"]))
 @pytest.mark.parametrize(
     "make",
     [

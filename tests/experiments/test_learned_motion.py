@@ -23,7 +23,7 @@ TOY = {
 }
 
 
-@pytest.mark.parametrize("name", [next(iter(TOY)), *(pytest.param(n, marks=pytest.mark.slow) for n in list(TOY)[1:])])
+@pytest.mark.parametrize("name", fast(TOY, ["mass-spring"]))
 def test_from_data_to_table_and_figures(tmp_path: Path, name: str) -> None:
     config = TOY[name]
     directory = learned_motion.run(config, tmp_path)

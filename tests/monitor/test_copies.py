@@ -253,7 +253,7 @@ LEGITIMATE = {
 
 
 @pytest.mark.parametrize("loop", LEGITIMATE.values(), ids=LEGITIMATE.keys())
-@pytest.mark.parametrize("twin", ["of its own", "a copy"])
+@pytest.mark.parametrize("twin", fast(["of its own", "a copy"], ["a copy"]))
 def test_another_model_of_the_same_shapes_is_no_fault(loop: Loop, twin: str) -> None:
     model = net()
     other = copy.deepcopy(model) if twin == "a copy" else net(1)

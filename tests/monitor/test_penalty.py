@@ -80,3 +80,14 @@ def test_one_wrong_gradient_is_no_term() -> None:
     told = accumulated(model, 0.0, spoil).faults
     assert told
     assert told[0][0] in (6, 7)
+
+
+def test_gradients_that_pile_up_are_no_term_of_the_loss() -> None:
+    """What they hold beside the model's gradient is of earlier steps, and much alike from step to step."""
+    model, (x, y) = perceptron(norm=True), data()
+    watched, optimizer = Watched(model), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for k in watched.until(LAST):
+        loss_of(model, k, x, y).backward()
+        optimizer.step()
+    assert {fault.cause for _, fault in watched.faults} == {"not cleared"}
+    assert not [m for m in watched.probe.events["message"] if "the loss has" in m]

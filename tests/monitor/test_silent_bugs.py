@@ -11,7 +11,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", fast(BUGS, list(BUGS)[::3]))
+@pytest.mark.parametrize("name", fast(BUGS, list(BUGS)[::5]))
 def test_faulty(name: str) -> None:
     bug = BUGS[name]
     iteration, fault = bug.run(True).faults[0]

@@ -107,6 +107,7 @@ def test_a_critic_that_rests_while_its_adversary_trains_through_it() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of scripting
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")  # PyTorch 2.14 deprecates it
 def test_asking_for_a_monitor_never_ends_a_run_that_is_not_served() -> None:
     class Unserved(nn.Module):
         def __init__(self) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
-from neuromech.physics import DivergenceFree, EnergyModel, audit, mlp, rollout, systems
+from neuromech.physics import DivergenceFree, EnergyModel, MLPEnergy, Symplectic, audit, mlp, rollout, systems
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -84,6 +84,7 @@ def test_data_on_grids() -> None:
         (lambda: audit(lambda u: u, torch.randn(3, 2, 2), kind="field"), "flatten a grid"),
         (lambda: audit(lambda u: u, torch.randn(3, 4), dx=-1.0), "spacings are positive"),
         (lambda: audit(lambda u: u, torch.full((3, 4), math.nan)), "finite"),
+        (lambda: audit(EnergyModel(MLPEnergy(2, hidden=4), Symplectic()), torch.randn(3, 2)), "audit what it predicts"),
     ],
 )
 def test_refused(call: Any, words: str) -> None:

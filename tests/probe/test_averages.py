@@ -14,6 +14,7 @@ from neuromech import InstrumentError
 from neuromech.dynamics.average import averaging_weight
 from neuromech.monitor import Fault
 from neuromech.record import read
+from tests.families import fast
 
 
 @pytest.mark.parametrize("decay", [None, 0.9])
@@ -62,7 +63,7 @@ def test_an_average_that_does_otherwise_breaks_its_law() -> None:
     assert "with 0.2 and not, as declared, with 0.1" in said
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", fast([torch.float32, torch.bfloat16], [torch.bfloat16]))
 @pytest.mark.parametrize("taken", [0.01, 0.0])
 def test_a_monitor_names_an_average_of_another_decay(dtype: torch.dtype, taken: float, tmp_path) -> None:
     """Whatever its format: one that takes in nothing, too, as where a small weight is lost to rounding."""

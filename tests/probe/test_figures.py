@@ -12,7 +12,7 @@ from tests.families import fast
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
-@pytest.mark.parametrize("steps", [300, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [150, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", fast(BOUND, [torch.float64]))
 def test_minibatch_steps_with_momentum_and_weight_decay(dtype: torch.dtype, steps: int) -> None:
     """A net with batch norm at its default eps, ReLU pairs and a softmax, on real digits, learning rate schedule."""

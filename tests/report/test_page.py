@@ -368,3 +368,41 @@ def test_rows_can_be_chosen_by_the_words_that_they_wear() -> None:
 def test_repeated_layers_of_a_name_are_one() -> None:
     names = ", ".join(["tok.weight", *(f"layers.{i}.out.weight" for i in range(12)), "fc.weight[:, i]"])
     assert short(names) == "tok.weight, layers.0-11.out.weight, fc.weight[:, i]"
+
+
+def test_the_first_figure_stays_where_no_number_was_recorded_twice() -> None:
+    """A chart of one point, or of the learning rate alone, is drawn below it, and not in its place."""
+    record = train(8, lr=lambda k: 0.1 / k)
+    assert look(record).data["several"] == 0
+    record.append("metrics", {"step": [1], "name": "loss", "value": [0.5]})
+    page = look(record)
+    assert [m["name"] for m in page.data["metrics"]] == ["loss", "learning rate"]
+    assert (page.data["several"], "metrics" in page.ids) == (0, True)
+    record.append("metrics", {"step": [2], "name": "loss", "value": [0.4]})
+    assert look(record).data["several"] == 1
+
+
+def test_a_step_is_told_once_in_the_timeline() -> None:
+    record = train(8)
+    record.append("events", {"step": 3, "kind": "non-finite", "message": "parameters are not finite from step 3 on: x"})
+    page = look(record)
+    assert "step 3 Parameters are not finite from here on: x." in page.text
+
+
+def test_what_a_page_without_laws_does_not_promise() -> None:
+    record = train(2)
+    gone = Record(None, dict(record.meta) | {"symmetries": [], "notes": ["the loss was given", "nothing was verified"]})
+    page = look(gone)
+    assert "A click on a layer" not in page.text
+    limits = page.text.split("Limits: what is not known")[1].split("Appendix")[0]
+    assert "Nothing was verified." in limits
+    assert "The loss was given." not in limits  # which is no limit, and stands among the settings
+
+
+def test_a_charge_that_is_infinite_is_no_error_of_the_page() -> None:
+    record = train(6)
+    charges = record.frame("charges")
+    charges.loc[charges["step"] == 5, ["observed", "scale"]] = math.inf
+    lost = Record(None, record.meta)
+    lost.append("charges", {str(c): charges[c] for c in charges if c != "session"})
+    assert "NaN or infinite here, though not for good" in look(lost).text  # nor does it warn

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from neuromech.record import Record
+from neuromech.record import Record, read
 from neuromech.report.comparison import compare_runs
 from neuromech.report.facts import gather
 from neuromech.report.held import held_at
 from neuromech.report.judgement import decide
+from neuromech.report.page import render
 from neuromech.report.statements import Judgement
 from neuromech.report.verdict import judge
 
@@ -183,3 +186,21 @@ def test_runs_are_compared_until_the_last_step_of_both() -> None:
     )
     late = kept(train(20), "step > 8")
     assert "short and late: no step was recorded in both" in str(compare_runs({"short": short, "late": late}))
+
+
+def test_a_run_that_is_let_go_of_is_told_alike(tmp_path: Path) -> None:
+    """Tables that are taken apart one by one, and not kept, say what they said, and are read again when asked for."""
+    recorded = train(30, path=tmp_path)
+    moved = {"discretization": 0.1, "rounding": 1.0}  # as an older run has it, whose rounding is no rounding
+    for symmetry in range(3):
+        recorded.append("terms", {"step": range(31), "symmetry": symmetry, "member": -1, **moved})
+    recorded.end("finished")
+    kept, spared = read(tmp_path), read(tmp_path)
+    one, other = gather(kept), gather(spared, keep=False)
+    assert decide(one) == decide(other)
+    for f, g in zip(one.families, other.families, strict=True):
+        pd.testing.assert_frame_equal(f.whole, g.whole)
+        pd.testing.assert_frame_equal(f.terms, g.terms)
+        assert (f.terms["unexplained"] > 0.9).all()
+    pd.testing.assert_frame_equal(kept.frame("charges"), spared.frame("charges"))
+    assert render(read(tmp_path)) == render(read(tmp_path), keep=False)

@@ -100,7 +100,8 @@ def test_laws_that_hold() -> None:
     assert some == [("laws", "mixed", f"2 of 3 laws {ahead} held to rounding, but for 1 within 0.001 (worst 0.001).")]
     identity = "only measured: an identity, which holds whatever happens."
     assert laws(law("a", evidence="measured")) == [("laws", "none", f"1 law was {identity}")]
-    assert laws(*[law("a", evidence="measured")] * 2)[0][2] == f"2 laws were {identity}"
+    several = "2 laws were only measured: identities, which hold whatever happens."
+    assert laws(*[law("a", evidence="measured")] * 2)[0][2] == several
     three = [law("m", evidence="measured"), law("c", evidence="checked"), law("p")]
     assert [text.split()[2] for _, _, text in laws(*three)] == ["predicted", "checked", "was"]
 

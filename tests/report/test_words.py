@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neuromech.report.words import apart, listing, many, number, power_of_ten, share, unbroken
+from neuromech.report.words import apart, level, listing, many, number, power_of_ten, share, unbroken
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,14 @@ from neuromech.report.words import apart, listing, many, number, power_of_ten, s
 )
 def test_number(x: float | None, said: str) -> None:
     assert number(x) == said
+
+
+def test_a_loss_does_not_end_a_sentence_on_a_number() -> None:
+    assert [level(x) for x in (1.0049, 0.99996, 12.02, 235.2)] == ["1.00", "1.00", "12.0", "235"]
+    assert [level(x) for x in (2.0, 0.5, 1.152, -3.0, 0.0, 1e-5, 6.53e35)] == [
+        "2", "0.5", "1.15", "-3", "0", "1×10⁻⁵", "6.53×10³⁵",
+    ]  # fmt: skip
+    assert (level(math.nan), level(math.inf)) == ("not a number", "∞")
 
 
 @given(st.floats(-1e308, 1e308))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from neuromech.symmetry import Part, Term
 
-JOINED = 2**13  # what is copied together, to be read at once, has at most so many elements
+JOINED = 2**14  # what is copied together, to be read at once, has at most so many elements
 
 
 class Piece(NamedTuple):

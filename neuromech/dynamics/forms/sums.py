@@ -154,22 +154,22 @@ class Sums:
         xs: Sequence[Vector] = (),
         few: Collection[int] = (),
         magnitudes: Sequence[Vector] = (),
-    ) -> tuple[Tensor, Tensor]:
+    ) -> list[Tensor]:
         """The pieces of a * b for every pair: [pairs, pieces]; and of every x, followed by those of |x| for every one
         of `magnitudes`: [values, pieces]. Of pairs numbered `few`, only what few blocks need."""
         jobs = [_Job(i, 2 if i in few else 0, id(a), id(b)) for i, (a, b) in enumerate(pairs)]
         jobs += [_Job(i, 1, id(x)) for i, x in enumerate(xs)]
         jobs += [_Job(i, 1, id(x), magnitude=True) for i, x in enumerate(magnitudes, len(xs))]
-        products, values = self._reduce([*(x for pair in pairs for x in pair), *xs, *magnitudes], jobs)
-        return products, values
+        return self._reduce([*(x for pair in pairs for x in pair), *xs, *magnitudes], jobs)
 
-    def combine(self, pieces: Tensor, kind: int = 0, magnitudes: bool = False) -> Tensor:
-        """From pieces [pairs, pieces] of a kind to members [pairs, rows]; `magnitudes`: with the absolute weights."""
+    def combine(self, pieces: Tensor, kind: int, signed: Sequence[int], magnitudes: Sequence[int] = ()) -> Tensor:
+        """From pieces [jobs, pieces] of a kind to members [signed and magnitudes, rows]: of the jobs numbered `signed`;
+        behind them of those numbered `magnitudes`, with the absolute weights."""
         rows, index, weight = self._weave[kind]
-        weight = weight.abs() if magnitudes else weight
-        out = pieces.new_zeros(len(pieces), self.rows[kind])
-        for z, row in zip(pieces, out, strict=True) if len(rows) else ():
-            row.index_add_(0, rows, z.index_select(0, index).mul_(weight))
+        out = pieces.new_zeros(len(signed) + len(magnitudes), self.rows[kind])
+        for i, job in enumerate((*signed, *magnitudes) if self.rows[kind] else ()):
+            w = weight if i < len(signed) else weight.abs()
+            out[i].index_add_(0, rows, pieces[job].index_select(0, index).mul_(w))
         return out
 
     def _reduce(self, vectors: Iterable[Vector], jobs: Sequence[_Job]) -> list[Tensor]:
@@ -181,7 +181,7 @@ class Sums:
             return [torch.zeros(n * m, dtype=dtype, device=self.device) for n, m in zip(many, sizes, strict=True)]
 
         shared, whole = zeros(self._shared, torch.float64), zeros(held, self._dtype)
-        readers = {id(x): Reader(x, self._cuts) for x in vectors}
+        readers = {key: Reader(x, self._cuts) for key, x in {id(x): x for x in vectors}.items()}
         slots = {key: slot for slot, key in enumerate(readers, 1)}
         partial, name = _Partial(shared), ""
         for chunk, reads in zip(self._chunks, self._reads, strict=True):
@@ -210,8 +210,8 @@ class Sums:
                     partial.add(x, r, job.row * self._shared[k] + r.offset)
         partial.flush()
         return [
-            torch.cat((a.view(n, -1 if n else 0), b.view(n, -1 if n else 0).double()), dim=1)
-            for n, a, b in zip(many, shared, whole, strict=True)
+            torch.cat((a.view(n, -1), b.view(n, -1).double()), dim=1) if a.numel() else b.view(n, size).double()
+            for n, a, b, size in zip(many, shared, whole, held, strict=True)
         ]
 
     def _flat(self, reader: Reader, chunk: Chunk, slot: int) -> Tensor | None:

@@ -54,6 +54,10 @@ class TorqueCheck:
         self._last: Displacement | None = None
         self.unjudged: set[int] = set()  # families that the loss is known to break, or that torch does
 
+    def piled(self, step: Step) -> bool:
+        """True if what an earlier step has used is in the gradients of this one."""
+        return not set(self._stale()).isdisjoint(step.moving)
+
     def before(self, step: Step) -> Evidence:
         if not (self.meter.symmetries and step.fresh) or getattr(step.optimizer, "follows_flow", False):
             return NOTHING

@@ -59,6 +59,9 @@ class PenaltyCheck:
 
     def before(self, step: Step) -> Evidence:
         found = self._torque.before(step)
+        if self._torque.piled(step):  # what gradients hold beside the model's is of earlier steps, and no term's
+            held, self._waiting, self._asked, self._last = self._waiting, None, False, None
+            return found if held is None else held | found
         if self._gradient is None and not self._declared:
             return found
         if self._asked or (found.since_start and step.number == 1):  # whose forward is there
