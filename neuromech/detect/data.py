@@ -11,7 +11,7 @@ from neuromech.detect.axes import Axis, Label, by_parts, leaves
 from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
-Key = tuple[object, ...]
+DataKey = tuple[object, ...]
 
 
 def as_written(k: float) -> Fraction:
@@ -49,7 +49,7 @@ class Data(NamedTuple):
     and how a kernel walks (as a place in `how`, see `walked`).
     """
 
-    key: Key
+    key: DataKey
     labels: tuple[Label, ...]
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
@@ -97,7 +97,7 @@ class Data(NamedTuple):
         return Data(key, tuple(x for x in now if x not in gone), multiple=self.multiple)
 
     def walked(
-        self, how: Key, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
+        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
     ) -> Data:
         """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
         strides = (stride for stride, _ in taps)
@@ -112,7 +112,7 @@ class Data(NamedTuple):
         return (self.key, self.multiple) == (other.key, other.multiple) and leaves(self.labels) == leaves(other.labels)
 
     @property
-    def whole(self) -> Key:
+    def whole(self) -> DataKey:
         """The key of the tensor that these numbers are of, all of them or some."""
         return _whole(self.key)
 
@@ -143,7 +143,7 @@ class Data(NamedTuple):
         key, labels = (("taken", how, at, *self.key),), (*left[: at[0]], *new, *left[at[0] :])
         return Data(key, labels, walks=self.walks, multiple=self.multiple)
 
-    def _named(self, what: Key) -> Key:
+    def _named(self, what: DataKey) -> DataKey:
         """The key of some of these numbers, or of all in another order."""
         return self.key if self.number is not None else ((*what, *self.key),)
 
@@ -182,7 +182,7 @@ _PARTS = {
 }  # how a key begins that is about some entries of a tensor, and how long that is
 
 
-def _whole(key: Key) -> Key:
+def _whole(key: DataKey) -> DataKey:
     """The key without what says which of the entries it is about."""
     head: Any = key[0] if key else None
     if not isinstance(head, tuple) or not head:
@@ -195,7 +195,7 @@ def _whole(key: Key) -> Key:
     return key
 
 
-def _of_taps(key: Key, i: int, start: int, n: int) -> Key:
+def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
     """The key of the patches that some taps meet, along the axis whose walk is at place i."""
     head: Any = key[0]
     how, *of = head
