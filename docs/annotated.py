@@ -13,7 +13,7 @@ FAMILY = "conv2_1.weight[i]"
 NOTES = (
     (0, (0.355, 0.855), (0.12, 0.62), "dots: the charge, observed in the weights"),
     (0, (0.62, 0.79), (0.44, 0.42), "line: the law, computed from the optimizer's arithmetic"),
-    (0, (0.60, 0.11), (0.44, 0.24), "dotted: the gradient flow, steps without size"),
+    (0, (0.60, 0.11), (0.44, 0.24), "dotted: the flow, steps without size"),
     (1, (0.75, 0.24), (0.40, 0.05), "single members of the family, each with its law"),
     (2, (0.50, 0.20), (0.30, 0.62), "grey: what rounding can do; the law stays inside, so it holds"),
     (3, (0.45, 0.70), (0.18, 0.42), "what moved the charge, by cause: here momentum (green) and weight decay"),
