@@ -88,10 +88,10 @@ class Interpreter:
     def entries_of(self, x: Abstract) -> Data | None:
         """What the operator at hand makes of the entries of x, one by one: the same numbers whenever it is done again.
 
-        None if that may depend on anything else.
+        None if that may depend on anything else, as what a user's operator does may.
         """
         assert self.node is not None
-        if self.node.random or len(self.node.inputs) > 1:
+        if self.node.random or len(self.node.inputs) > 1 or not self.node.op.startswith("aten."):
             return None
         options = [a for a in (*self.node.args, *self.node.kwargs.items()) if not isinstance(a, Value)]
         return x.data.derived((short(self.node.op), repr(options)))
