@@ -120,14 +120,15 @@ class Data(NamedTuple):
         """The numbers in one segment of an index."""
         whole, now = segment.owner, leaves(self.labels)
         assert whole is not None
+        others = tuple((x, d) for x, d in self.pieces if x.owner is not whole)
         if whole not in now:
-            return self
+            return self._replace(pieces=others)
         if (piece := next((d for x, d in self.pieces if x is segment), None)) is not None:
             return piece
         at = now.index(whole)
         start = count_before(segment)
         labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
-        pieces = tuple((x, d.within(segment)) for x, d in self.pieces)
+        pieces = tuple((x, d.within(segment)) for x, d in others)
         walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
         i = next((i for x, i in self.walks if x is whole), None)
         key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
