@@ -91,10 +91,7 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
         return rows
 
     tables = {name: table(name) for name in TABLES if name not in LARGE}
-    unreadable: list[str] = [f"{run.damage}."] if run.damage else []
     meta, odd = sound_meta(run.meta)
-    if odd:
-        unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
     told = faults(tables["faults"])
     begun = max((f.last for f in told), default=1) - 1  # a fault at a step says that those before it were taken
     charges = table("charges")
@@ -102,7 +99,10 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
     found = families(meta, charges, n_steps=n_steps)
     del charges
     found = with_terms(found, table("terms"))
-    unreadable[bool(run.damage) : bool(run.damage)] = [said[name] for name in TABLES if name in said]
+    unreadable = [f"{run.damage}."] if run.damage else []
+    unreadable += [said[name] for name in TABLES if name in said]
+    if odd:
+        unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
     try:
         foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
     except (KeyError, ValueError, TypeError) as error:
