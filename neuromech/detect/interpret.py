@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from neuromech.compat import tree_map_only
+from neuromech.detect.arguments import exchanged
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
@@ -251,7 +251,7 @@ class Interpreter:
         return any(0 in v.shape for v in (*used, *(() if inputs_too else node.inputs)))
 
     def _apply(self, rule: OperatorRule, node: Node) -> None:
-        args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))
+        args, kwargs = exchanged(Value, partial(self._entering, node), (node.args, node.kwargs))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:

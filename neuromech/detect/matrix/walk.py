@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from neuromech.compat import tree_map_only
+from neuromech.detect.arguments import exchanged
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.effort import OutOfTime, until
@@ -162,7 +162,7 @@ class Walk:
         raise Unsupported("no rule says which indices it leaves to be mixed")
 
     def _apply(self, rule: OperatorRule, node: Node, same_content: bool) -> None:
-        args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
+        args, kwargs = exchanged(Value, self.indexed, (node.args, node.kwargs))
         try:
             inspect.signature(rule).bind(self, *args, **kwargs)
         except TypeError as error:
