@@ -8,7 +8,6 @@ which the statement is true. What no rule understands must not carry anything: i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.kernels import Kernels
-from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
+from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short, signature_of
 from neuromech.detect.refine import NonNested, unify
 
 
@@ -253,7 +252,7 @@ class Interpreter:
     def _apply(self, rule: OperatorRule, node: Node) -> None:
         args, kwargs = exchanged(Value, partial(self._entering, node), (node.args, node.kwargs))
         try:
-            inspect.signature(rule).bind(self, *args, **kwargs)
+            signature_of(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
         made = rule(self, *args, **kwargs)
