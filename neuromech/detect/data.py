@@ -75,10 +75,13 @@ class Data(NamedTuple):
         return self._replace(pieces=pieces, multiple=k * self.multiple)
 
     def called(self, to: LabelMap) -> Data:
+        labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        if not (self.sums or self.pieces or self.walks):
+            return Data(self.key, labels, multiple=self.multiple)
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
         walks = tuple((to.get(x, x), i) for x, i in self.walks)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks, self.multiple)
+        return Data(self.key, labels, sums, pieces, walks, self.multiple)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.

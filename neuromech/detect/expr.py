@@ -97,9 +97,9 @@ class Factor(NamedTuple):
 
     def called(self, to: LabelMap) -> Factor:
         """The factor with its indices called by other labels, part by part."""
-        labels = tuple(to.get(x, x) for x in leaves(self.labels))
-        data = tuple(d.called(to) for d in self.data)
-        return Factor(self.unknown, labels, data, frozenset(to.get(x, x) for x in self.where))
+        labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        data = tuple([d.called(to) for d in self.data])
+        return Factor(self.unknown, labels, data, frozenset([to.get(x, x) for x in self.where]))
 
     def indices_of_data(self) -> list[Label]:
         return [x for d in self.data for x in leaves(d.labels)]

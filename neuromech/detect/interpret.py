@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from neuromech.detect.arguments import exchanged
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
+from neuromech.detect.arguments import exchanged
 from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until

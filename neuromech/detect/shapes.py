@@ -16,7 +16,7 @@ from torch import Tensor
 from neuromech.compat import OpOverload, schema_of, storage_id
 from neuromech.detect.arguments import those_of
 
-_UNLIKE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.nondeterministic_seeded)
+_UNLIKE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 

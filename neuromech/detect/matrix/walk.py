@@ -19,8 +19,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from neuromech.detect.arguments import exchanged
 from neuromech.detect.abstract import Unsupported
+from neuromech.detect.arguments import exchanged
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
