@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neuromech.compat import TorchDispatchMode, tree_leaves, tree_map
-from neuromech.detect.shapes import Shapes
+from neuromech.detect.shapes import RememberedShapes
 
 _LARGEST = 1 << 16  # elements
 
@@ -68,7 +68,7 @@ class Replay(TorchDispatchMode):
     def __init__(self, answers: Sequence[Any], turned: Mapping[int, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._answers, self._turned, self._asked = iter(answers), turned, 0
-        self._shapes = Shapes()
+        self._shapes = RememberedShapes()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -67,7 +67,7 @@ class Data(NamedTuple):
         """The number that stands everywhere, if one does."""
         head = self.key[0]
         known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
-        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index]
+        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index,operator]
 
     def times(self, k: Number) -> Data:
         """k times these numbers."""

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neuromech.detect.arguments import exchanged
+from neuromech.detect.operands import exchanged
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides and first element in its memory
 ValueKind = Literal["op", "parameter", "constant", "input"]

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.arguments import exchanged
 from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.kernels import Kernels
+from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short, signature_of
 from neuromech.detect.refine import NonNested, unify
 

@@ -25,11 +25,11 @@ from neuromech.compat import (
     unobserved,
 )
 from neuromech.detect import constant_folding as shadow
-from neuromech.detect.arguments import exchanged, those_of
 from neuromech.detect.experts import products_of_blocks
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
+from neuromech.detect.operands import exchanged, those_of
 from neuromech.detect.operator import UNKNOWN, operator_of
-from neuromech.detect.shapes import Shapes
+from neuromech.detect.shapes import RememberedShapes
 from neuromech.errors import CaptureError
 
 # The content of a tensor leaves the graph as bare memory, which the dispatcher never hears of.
@@ -82,7 +82,7 @@ class Recorder(TorchDispatchMode):
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
         self._constants: dict[int, list[Value]] = {}  # storage -> constants whose content is still in it
         self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
-        self._shapes = Shapes()
+        self._shapes = RememberedShapes()
         self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
 
     @contextmanager

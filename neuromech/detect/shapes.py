@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from neuromech.compat import OpOverload, schema_of, storage_id
-from neuromech.detect.arguments import those_of
+from neuromech.detect.operands import those_of
 
 _UNLIKE = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _PLAIN = (Tensor, torch.nn.Parameter)
@@ -32,7 +32,7 @@ class _Look(NamedTuple):
         return torch.empty_strided(self.shape, self.stride, dtype=self.dtype, device="meta")
 
 
-class Shapes:
+class RememberedShapes:
     """Calls operators. What comes out of one on the meta device is remembered by what went in."""
 
     def __init__(self) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
-from neuromech.detect.arguments import exchanged
 from neuromech.detect.graph import Graph, Node, Value
+from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import is_elementwise, operator_of, short
 
 

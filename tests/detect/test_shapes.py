@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from neuromech.compat import TorchDispatchMode, storage_id, tree_leaves
 from neuromech.detect.capture import record
 from neuromech.detect.constant_folding import Replay
-from neuromech.detect.shapes import Shapes
+from neuromech.detect.shapes import RememberedShapes
 
 
 class Remembering(TorchDispatchMode):
-    """Sends every operator through `Shapes`, and counts what is remembered."""
+    """Sends every operator through `RememberedShapes`, and counts what is remembered."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.shapes, self.asked = Shapes(), 0
+        self.shapes, self.asked = RememberedShapes(), 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         before = len(self.shapes._known)

@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from neuromech.detect.abstract import Unsupported
-from neuromech.detect.arguments import exchanged
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
 from neuromech.detect.matrix.inner import InnerProduct, inner_products
 from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
+from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of, signature_of
 from neuromech.detect.refine import NonNested, regroup, unify
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-Kind = TypeVar("Kind")
+K = TypeVar("K")
 
 
-def those_of(kind: type[Kind], tree: Any) -> Iterator[Kind]:
+def those_of(kind: type[K], tree: Any) -> Iterator[K]:
     """What there is of a kind among arguments, in order."""
     if isinstance(tree, kind):
         yield tree
@@ -21,7 +21,7 @@ def those_of(kind: type[Kind], tree: Any) -> Iterator[Kind]:
             yield from those_of(kind, x)
 
 
-def exchanged(kind: type[Kind], by: Callable[[Kind], Any], tree: Any) -> Any:
+def exchanged(kind: type[K], by: Callable[[K], Any], tree: Any) -> Any:
     """The arguments with all of a kind exchanged for what `by` makes of it."""
     if isinstance(tree, kind):
         return by(tree)
