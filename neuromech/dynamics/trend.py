@@ -44,7 +44,8 @@ class Trend(NamedTuple):
 
     def settled(self, steps: np.ndarray) -> np.ndarray:
         """The factor where the loss has no part."""
-        return np.power(self.rest, 1.0 - self._ahead(steps) ** -SETTLING)
+        factors: np.ndarray = self.rest ** (1.0 - self._ahead(steps) ** -SETTLING)
+        return factors
 
     def faded(self, steps: np.ndarray, lrs: np.ndarray) -> np.ndarray:
         """The factor on squared gradients at length one; one without a learning rate."""
