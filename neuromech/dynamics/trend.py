@@ -40,7 +40,8 @@ class Trend(NamedTuple):
 
     def factors(self, steps: np.ndarray, lrs: np.ndarray) -> np.ndarray:
         """Of many steps, each with its learning rate."""
-        return self.settled(steps) * self.faded(steps, lrs)
+        both: np.ndarray = self.settled(steps) * self.faded(steps, lrs)
+        return both
 
     def settled(self, steps: np.ndarray) -> np.ndarray:
         """The factor where the loss has no part."""
