@@ -38,12 +38,12 @@ class Stack:
     def _longer(self, column: np.ndarray | list[pd.Series] | None, more: pd.Series) -> np.ndarray | list[pd.Series]:
         import pandas as pd
 
-        numbers = more.dtype.kind in "iuf"
+        numbers = more.to_numpy() if more.dtype.kind in "iuf" else None
         if column is None:
-            column = np.empty(self._most, more.dtype) if numbers else []
-        if isinstance(column, np.ndarray) and numbers:
-            column = column.astype(np.result_type(column, more.dtype), copy=False)
-            column[self._n : self._n + len(more)] = more
+            column = [] if numbers is None else np.empty(self._most, numbers.dtype)
+        if isinstance(column, np.ndarray) and numbers is not None:
+            column = column.astype(np.result_type(column, numbers), copy=False)
+            column[self._n : self._n + len(more)] = numbers
             return column
         before = [pd.Series(column[: self._n])] if isinstance(column, np.ndarray) else column
         return [*before, more]

@@ -179,7 +179,7 @@ def taken(rows: pd.DataFrame, which: np.ndarray) -> pd.DataFrame:
     """These of the rows, by a mask or their places, column by column while `rows` is emptied: never twice in memory."""
     import pandas as pd
 
-    return pd.DataFrame({str(c): rows.pop(c).array[which] for c in list(rows)}, copy=False)
+    return pd.DataFrame({c: rows.pop(c).array[which] for c in map(str, list(rows))}, copy=False)
 
 
 def handed_out(rows: pd.DataFrame) -> pd.DataFrame:

@@ -111,7 +111,7 @@ def families(
 
 def with_terms(found: Sequence[FamilyRecord], terms: pd.DataFrame, keep: bool = True) -> list[FamilyRecord]:
     """The families with what moved their charges. `keep`: see `by_symmetry`."""
-    moved = by_symmetry(terms, [c for c in terms if c not in ("symmetry", "session")], keep)
+    moved = by_symmetry(terms, [str(c) for c in terms if c not in ("symmetry", "session")], keep)
     return [replace(f, terms=explained(_once(moved.pop(f.index, None)), f)) for f in found]
 
 
