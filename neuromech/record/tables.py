@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neuromech.errors import RecordError
+from neuromech.record.builder import TableBuilder
 from neuromech.record.place import open_plainly, reading
-from neuromech.record.stack import Stack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,7 @@ class _Grown:
         if not size:
             return
         known = joined([]) if self._frame is None else self._frame
-        rows, header, end = Stack(len(known) + lines), self._header, self.end
+        rows, header, end = TableBuilder(len(known) + lines), self._header, self.end
         rows.add(known)
         for block in _blocks(file, self.end, size):
             header = header or block[: block.index(b"\n") + 1]

@@ -10,7 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from neuromech.record import taken
-from neuromech.record.stack import Stack
+from neuromech.record.builder import TableBuilder
 
 COLUMNS = {
     "whole": ([1, 2], [3], [4, 5, 6]),
@@ -26,11 +26,11 @@ COLUMNS = {
 @pytest.mark.parametrize("spare", [0, 3])
 def test_blocks_make_the_table_that_pandas_makes_of_them(spare: int) -> None:
     blocks = [pd.DataFrame({name: parts[k] for name, parts in COLUMNS.items()}) for k in range(3)]
-    stack = Stack(6 + spare)
+    builder = TableBuilder(6 + spare)
     for block in [pd.DataFrame(), blocks[0], blocks[1], blocks[0].iloc[:0], blocks[2]]:
-        stack.add(block)
-    assert_frame_equal(stack.frame(), pd.concat(blocks, ignore_index=True))
-    assert Stack(0).frame().empty
+        builder.add(block)
+    assert_frame_equal(builder.frame(), pd.concat(blocks, ignore_index=True))
+    assert TableBuilder(0).frame().empty
 
 
 @pytest.mark.parametrize("which", [np.array([True, False, True]), np.array([2, 0]), np.zeros(3, bool)])

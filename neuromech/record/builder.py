@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Stack:
+class TableBuilder:
     """Room for `most` rows."""
 
     def __init__(self, most: int) -> None:
