@@ -18,6 +18,7 @@ from .modes import unprofiled as unprofiled
 from .modules import BOOKKEEPING as BOOKKEEPING
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
+from .modules import deep_copy as deep_copy
 from .modules import drop_hooks as drop_hooks
 from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
@@ -51,6 +52,7 @@ from .tensors import most_repeated as most_repeated
 from .tensors import operator_libraries as operator_libraries
 from .tensors import overload_name as overload_name
 from .tensors import place_of as place_of
+from .tensors import ranks_of as ranks_of
 from .tensors import schema_of as schema_of
 from .tensors import storage_id as storage_id
 from .tensors import version as version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +67,24 @@ def drop_hooks(module: nn.Module) -> None:
     for key, hook in list(module._forward_pre_hooks.items()):
         if not type(hook).__module__.startswith("torch.nn.utils"):
             del module._forward_pre_hooks[key]
+
+
+def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """`copy.deepcopy(module, memo)`, also of what `fully_shard` has taken over and then refuses to be copied.
+
+    The copy is of the classes that were there before. Hooks, and the state that talks to other processes, are shared.
+    """
+    contract = sys.modules.get("torch.distributed._composable.contract")  # where nothing is sharded it is not loaded
+    key = contract.STATE_KEY if contract else ""
+    taken = [m for m in module.modules() if vars(m).get(key) and hasattr(m, "unshard")]
+    for m in taken:
+        kind: Any = type(m).__bases__[-1]
+        memo[id(m)] = kind.__new__(kind)
+        hooks = [hook for name, held in vars(m).items() if name.endswith("_hooks") for hook in held.values()]
+        memo |= {id(x): x for x in [vars(m)[key], *hooks]}
+    for m in taken:  # once all are known to each other
+        vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
+    return copy.deepcopy(module, memo)
 
 
 def module_machinery() -> set[str]:

@@ -79,14 +79,22 @@ def _ordered(dims: Iterable[Dim]) -> tuple[Dim, ...]:
 
 
 def _tidy(block: StridedBlock, shape: Sequence[int]) -> StridedBlock:
-    """Dimensions that follow one another within an axis of the parameter are one."""
+    """Dimensions that follow one another within an axis of the parameter are one, and one that runs on over the next
+    axes is one of each."""
     rest: list[Dim] = []
-    for n, k in block.rest:
+    for n, k in (part for dim in block.rest for part in _by_axes(dim, shape)):
         if rest and rest[-1][1] == n * k and _axis(rest[-1][1], shape) == _axis(k, shape):
             rest[-1] = (rest[-1][0] * n, k)
         elif n > 1:
             rest.append((n, k))
     return replace(block, rest=tuple(rest))
+
+
+def _by_axes(dim: Dim, shape: Sequence[int]) -> list[Dim]:
+    """All nine pixels of a 3 x 3 kernel, one behind the other, as three rows of three."""
+    n, k = dim
+    most = prod(shape[_axis(k, shape) :]) // k  # that fit into the axis
+    return [*_by_axes((n // most, k * most), shape), (most, k)] if 1 < most < n and n % most == 0 else [dim]
 
 
 def _axis(stride: int, shape: Sequence[int]) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from neuromech.compat import (
+    deep_copy,
     drop_hooks,
     is_sharded,
     module_machinery,
@@ -93,7 +94,7 @@ def private_copy(model: nn.Module) -> nn.Module:
     whole = any(is_sharded(t) for t in state)
     shared = {id(t): _on_meta(t) if whole else t for t in state}
     try:
-        copied = copy.deepcopy(model, dict(shared))
+        copied = deep_copy(model, dict(shared))
     except Exception as error:
         raise CaptureError(f"{type(model).__name__} cannot be copied: {type(error).__name__}: {error}") from error
     for m in copied.modules():

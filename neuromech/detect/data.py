@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from neuromech.detect.axes import Label, by_parts, leaves
-from neuromech.detect.refine import Regrouping, Renaming
+from neuromech.detect.axes import Axis, Label, by_parts, leaves
+from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
+DataKey = tuple[object, ...]
 
 
 def as_written(k: float) -> Fraction:
@@ -18,17 +19,42 @@ def as_written(k: float) -> Fraction:
     return Fraction(k) if isinstance(k, int) else Fraction(repr(float(k)))
 
 
+class Stride(NamedTuple):
+    """How a kernel walks along one axis: tap t stands at start + t * apart at first, and `step` further every time."""
+
+    step: int
+    start: int
+    apart: int  # 0 for a single tap
+    n: int
+
+    def part(self, first: int, n: int) -> Stride:
+        """The walk of n of its taps."""
+        return Stride(self.step, self.start + first * self.apart, self.apart if n > 1 else 0, n)
+
+    def shared_with(self, other: Stride) -> tuple[range, range] | None:
+        """Which run of taps always stands where a run of the other's does; None if there is none."""
+        apart = self.apart or other.apart or 1
+        ahead, rest = divmod(other.start - self.start, apart)
+        mine = range(max(0, ahead), min(self.n, ahead + other.n))
+        if rest or not mine or self.step != other.step or {self.apart, other.apart} - {0, apart}:
+            return None
+        return mine, range(mine.start - ahead, mine.stop - ahead)
+
+
 class Data(NamedTuple):
     """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
 
     A tensor whose sum over some of its indices is known to be 1 (a softmax) or 0 (deviations from a mean) says so; one
-    that was joined of others says which numbers stand in which segment.
+    that was joined of others says which numbers stand in which segment; patches of one say by which of their indices
+    and how a kernel walks (as a place in `how`, see `walked`).
     """
 
-    key: tuple[object, ...]
+    key: DataKey
     labels: tuple[Label, ...]
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
+    walks: tuple[tuple[Label, int], ...] = ()
+    multiple: Fraction = Fraction(1)  # how many times the numbers that the key stands for
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -40,12 +66,18 @@ class Data(NamedTuple):
         """The number that stands everywhere, if one does."""
         head = self.key[0]
         known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
-        return as_written(head[1]) if known else None  # type: ignore[index]
+        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index]
+
+    def times(self, k: Fraction) -> Data:
+        """k times these numbers."""
+        pieces = tuple((x, d.times(k)) for x, d in self.pieces)
+        return self._replace(pieces=pieces, multiple=k * self.multiple)
 
     def called(self, to: LabelMap) -> Data:
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces)
+        walks = tuple((to.get(x, x), i) for x, i in self.walks)
+        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks, self.multiple)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -54,30 +86,65 @@ class Data(NamedTuple):
         """
         tops = set(across)
         pieces = tuple((x, d.derived(how, *more)) for x, d in self.pieces if not x.under(tops))
+        how = how if self.multiple == 1 else (how, self.multiple)
         return Data(((how, *self.key),), (*self.labels, *more), pieces=pieces)
 
+    def reduced(self, how: str, over: Sequence[Label]) -> Data:
+        """The sum (or the mean) of these numbers over some of their indices."""
+        now, gone = leaves(self.labels), leaves(over)
+        at = tuple(now.index(x) if x in now else -1 for x in gone)
+        key = ((how, at, tuple(x.n for x in gone), *self.key),)
+        return Data(key, tuple(x for x in now if x not in gone), multiple=self.multiple)
+
+    def walked(
+        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
+    ) -> Data:
+        """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
+        strides = (stride for stride, _ in taps)
+        one = self._replace(multiple=Fraction(1))
+        new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
+        pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
+        walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
+        return new._replace(pieces=pieces, walks=walks, multiple=self.multiple)
+
+    def same_as(self, other: Data) -> bool:
+        """True if these are known to be the same numbers."""
+        return (self.key, self.multiple) == (other.key, other.multiple) and leaves(self.labels) == leaves(other.labels)
+
     @property
-    def whole(self) -> tuple[object, ...]:
+    def whole(self) -> DataKey:
         """The key of the tensor that these numbers are of, all of them or some."""
-        key = self.key
-        while key and isinstance(key[0], str) and key[0] in _PARTS:
-            key = key[_PARTS[key[0]] :]
-        return key
+        return _whole(self.key)
 
     def within(self, segment: Label) -> Data:
         """The numbers in one segment of an index."""
         whole, now = segment.owner, leaves(self.labels)
         assert whole is not None
+        others = tuple((x, d) for x, d in self.pieces if x.owner is not whole)
         if whole not in now:
-            return self
+            return self._replace(pieces=others)
         if (piece := next((d for x, d in self.pieces if x is segment), None)) is not None:
             return piece
         at = now.index(whole)
         start = count_before(segment)
         labels = (*now[:at], *segment.leaves(), *now[at + 1 :])
-        return Data(self._named(("part", at, start, segment.n)), labels)
+        pieces = tuple((x, d.within(segment)) for x, d in others)
+        walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
+        i = next((i for x, i in self.walks if x is whole), None)
+        key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
+        return Data(key, labels, (), pieces, walks, self.multiple)
 
-    def _named(self, what: tuple[object, ...]) -> tuple[object, ...]:
+    def taken(self, how: object, old: Sequence[Label], new: Sequence[Label]) -> Data:
+        """Some of these numbers, which `how` says, with other indices in place of the `old`."""
+        now = leaves(self.labels)
+        at = tuple(now.index(x) for x in old if x in now)
+        if not at:
+            return self
+        left = [x for x in now if x not in old]
+        key, labels = (("taken", how, at, *self.key),), (*left[: at[0]], *new, *left[at[0] :])
+        return Data(key, labels, walks=self.walks, multiple=self.multiple)
+
+    def _named(self, what: DataKey) -> DataKey:
         """The key of some of these numbers, or of all in another order."""
         return self.key if self.number is not None else ((*what, *self.key),)
 
@@ -94,10 +161,49 @@ class Data(NamedTuple):
         order = tuple((e.interval.start, e.interval.n) for e in how.entries)
         labels = [x for x in now if x not in old]
         where = at[0] if at else 0
-        return Data(self._named(("regrouped", tuple(at), order)), (*labels[:where], *how.to, *labels[where:]))
+        key = self._named(("regrouped", tuple(at), order))
+        labels = [*labels[:where], *how.to, *labels[where:]]
+        repeated = len(at) < len(old) or any(x.under(set(how.of)) for x, _ in self.pieces)
+        pieces = tuple(p for entry in how.entries for p in self.placed(entry)) if repeated else ()
+        return Data(key, tuple(labels), pieces=pieces, walks=self.walks, multiple=self.multiple)
+
+    def placed(self, entry: IntervalMap) -> Iterator[tuple[Label, Data]]:
+        """The numbers of one interval, by the segment that they come to stand in."""
+        here = self
+        for guard in entry.interval.guards:
+            here = here.within(guard)
+        for segment in entry.guards if len(entry.guards) == 1 else ():
+            yield segment, renamed_data(here, entry.names)
 
 
-_PARTS = {"part": 4, "regrouped": 3}  # how a key begins that is about some entries of a tensor, and how long that is
+_PARTS = {
+    "part": 4,
+    "regrouped": 3,
+    "taken": 3,
+}  # how a key begins that is about some entries of a tensor, and how long that is
+
+
+def _whole(key: DataKey) -> DataKey:
+    """The key without what says which of the entries it is about."""
+    head: Any = key[0] if key else None
+    if not isinstance(head, tuple) or not head:
+        return key
+    how, *of = head
+    if how in _PARTS:
+        return _whole(head[_PARTS[how] :])
+    if isinstance(how, tuple) and any(isinstance(h, Stride) for h in how):  # whatever taps they were read by
+        return ((tuple(h for h in how if not isinstance(h, Stride)), *of), *key[1:])
+    return key
+
+
+def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
+    """The key of the patches that some taps meet, along the axis whose walk is at place i."""
+    head: Any = key[0]
+    how, *of = head
+    if how in _PARTS:
+        k = _PARTS[how]
+        return ((*head[:k], *_of_taps(head[k:], i, start, n)), *key[1:])
+    return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *key[1:])
 
 
 def count_before(segment: Label) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import combinations
+from math import prod
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, count, leaves
@@ -219,13 +220,14 @@ def _totals(terms: Iterable[_Term], names: _Names) -> dict[Key, _Sum]:
     out: dict[Key, _Sum] = {}
     for t in terms:
         f = names.canonical(t.factor)
+        c = t.c * prod(d.multiple for d in f.data)
         bound = leaves(f.labels)
         always = None if any(d.sums for d in f.data) else _reduced(f.data, frozenset())
         for subset, component in components(f):
             data = _reduced(f.data, subset) if always is None else always
             if data is not None:
                 total = out.setdefault((data, subset), _Sum({}, set()))
-                total.row[component] = total.row.get(component, 0) + t.c
+                total.row[component] = total.row.get(component, 0) + c
                 total.orders.add(tuple(x for x in bound if x in subset))
     return out
 

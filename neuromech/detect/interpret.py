@@ -9,18 +9,19 @@ which the statement is true. What no rule understands must not carry anything: i
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
+from neuromech.detect.kernels import Kernels
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
 from neuromech.detect.refine import NonNested, unify
 
@@ -58,7 +59,7 @@ class Interpreter:
         self.blocked: set[int] = set()  # operators that nothing passes, by identity
         self._known: dict[Value, Abstract] = {}
         self._held: dict[Value, Data] = {}  # what no gradient flows through, with the number that marks it
-        self._shared: dict[object, list[tuple[list[Label], tuple[Axis, ...]]]] = {}
+        self.kernels = Kernels()
         reached = graph.ancestors(graph.outputs)
         self.trainable = [v for v in graph.parameters if v in reached and v.trainable and can_move(v)]
         self._moving = set(self.trainable)
@@ -73,20 +74,27 @@ class Interpreter:
         axes = tuple(axis(n) for n in shape)
         return Abstract(axes, Data((key,), tuple(x for a in axes for x in a)))
 
-    def result(self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None) -> Abstract:
-        """The abstract result of the operator at hand."""
-        content = Data((object(),), tuple(x for a in axes for x in a))
+    def result(
+        self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None, of: Iterable[Abstract] = ()
+    ) -> Abstract:
+        """The abstract result of the operator at hand; `of` those tensors alone, if they are given: where their numbers
+        repeat, so do those of the result."""
+        labels = leaves(x for a in axes for x in a)
+        if sources := {x for t in of for x in leaves(t.data.labels)}:
+            labels = [x for x in labels if x in sources]
+        content = Data((object(),), tuple(labels))
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
 
-    def shared_axes(self, of: tuple[Data, object], shape: Sequence[int]) -> tuple[Axis, ...]:
-        """Axes that are the same for everyone who asks about the same data and the same second key."""
-        data, key = of
-        known = self._shared.setdefault((data.key, key), [])
-        for labels, axes in known:
-            if leaves(labels) == leaves(data.labels):
-                return axes
-        known.append((list(data.labels), tuple(axis(n) for n in shape)))
-        return known[-1][1]
+    def entries_of(self, x: Abstract) -> Data | None:
+        """What the operator at hand makes of the entries of x, one by one: the same numbers whenever it is done again.
+
+        None if that may depend on anything else, as what a user's operator does may.
+        """
+        assert self.node is not None
+        if self.node.random or len(self.node.inputs) > 1 or not self.node.op.startswith("aten."):
+            return None
+        options = [a for a in (*self.node.args, *self.node.kwargs.items()) if not isinstance(a, Value)]
+        return x.data.derived((short(self.node.op), repr(options)))
 
     def number(self, k: float) -> Abstract:
         """A number as a tensor."""
@@ -206,11 +214,12 @@ class Interpreter:
         operator = operator_of(node.op) or UNKNOWN
         if not any(v in self._varying for v in node.inputs):
             # A constant: `abstract` makes it when it is asked for. But two views of one constant are the same numbers,
-            # and what is joined of some is in part the same.
+            # what is joined of some is in part the same, and what a mean was subtracted from adds up to zero.
             if is_one_hot(node, self.graph):
                 t = self.abstract(node.outputs[0])
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
-            if operator.rule and (operator.same_content or operator.joins) and all(node.inputs[0].shape):
+            moved = (operator.same_content or operator.joins) and all(node.inputs[0].shape)
+            if operator.rule and (moved or _is_of_real_numbers(node)):
                 with suppress(Unsupported, NonNested, OutOfTime):
                     self._apply(operator.rule, node)
             return
@@ -298,6 +307,12 @@ class Interpreter:
         upstream = self.graph.ancestors(values, through_stops=True)
         blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
         self.opaque.append(Opaque(short(node.op), node.module, why, blocks))
+
+
+def _is_of_real_numbers(node: Node) -> bool:
+    """True if its results are real numbers that are not the same all over, and its inputs have some elements."""
+    known = (v.dtype.is_floating_point and known_number(v) is None for v in node.outputs)
+    return not node.random and all(0 not in v.shape for v in node.inputs) and all(known)
 
 
 _LOWEST = -1e4  # exp of it is zero in any precision

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from neuromech.compat import default_store, is_sharded
+from neuromech.compat import default_store, is_sharded, ranks_of
 from neuromech.errors import InstrumentError
 from neuromech.params import named_parameters
 
@@ -33,11 +33,16 @@ def any_sharded(tensors: Iterable[Tensor]) -> bool:
 
 
 def held_alike(model: nn.Module) -> list[str]:
-    """Of a sharded model, what is not sharded, and counts on the first process alone: nothing there."""
-    if rank() == 0 or not any_sharded(model.parameters()):
-        return []
-    params = named_parameters(model)
-    return [name for name, p in params.items() if not is_sharded(p)]
+    """Of a sharded model, what other processes hold as this one does, and which counts in these: what is not sharded,
+    in the first process; what is sharded within each of several groups, in the group of the first process.
+
+    Raises `InstrumentError` for a parameter of which this process holds nothing and knows no group.
+    """
+    params, here = named_parameters(model), rank()
+    groups = {name: ranks_of(p) for name, p in params.items() if is_sharded(p)}
+    if away := [name for name, group in groups.items() if here not in group]:
+        raise InstrumentError(f"{away[0]} lies in other processes alone, and charges cannot be added up over these")
+    return [name for name in params if 0 not in groups.get(name, ())] if here and groups else []
 
 
 class Ranks:

@@ -27,7 +27,6 @@ LISTED: dict[str, tuple[str, dict[str, int]]] = {
     "fourier_of_two_axes": (MIRRORED, {"translation": 2}),
     "spectral_convolution": (NEVER_READ, {"translation": 25}),
     "fourier_filter": (NEVER_READ, {"translation": 10}),
-    "parallel_kernels": ("a kernel of one tap in parallel to the middle one of another", {"translation": 6}),
     "experts_batched": ("matrices that are looked up for every token are not told apart", {"scaling": 10}),
     "receptance_weighted": ("a quotient of sums over time that start at zero", {"scaling": 3}),
     "maxout_by_adaptive_pool": ("a pool over channels tells its windows not apart", {"scaling": 2}),

@@ -301,6 +301,40 @@ def test_no_false_claim_in_two_thousand_random_networks(case: Case) -> None:
     assert false_claims(model, record(model, x), x) == []
 
 
+class Grouped(nn.Module):
+    """Two grouped convolutions in a row; `split`: a parameter for each group's kernel, for the oracle."""
+
+    def __init__(self, split: bool, transposed: bool) -> None:
+        super().__init__()
+        shapes = [(2, 4, 2), (2, 3, 1) if transposed else (3, 2, 1)]  # (out, in, taps) of one group
+        g = torch.Generator().manual_seed(0)
+        self.w = nn.ParameterList(torch.randn(2 * o, i, t, generator=g) for o, i, t in shapes)
+        if split:
+            self.w = nn.ParameterList(part for w in self.w for part in w.detach().chunk(2))
+        self.read = F.conv_transpose1d if transposed else F.conv1d
+
+    def forward(self, x: Tensor) -> Tensor:
+        w = list(self.w)
+        first, last = w if len(w) == 2 else (torch.cat(w[:2]), torch.cat(w[2:]))
+        return self.read(F.conv1d(x, first, groups=2), last, groups=2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_grouped_convolutions_have_a_matrix_for_each_group(transposed: bool) -> None:
+    model, x = Grouped(False, transposed).double(), torch.randn(3, 8, 4, dtype=torch.float64)
+    (family,) = matrix_families(record(model, (x,))).families
+    assert family.size == 2 * 3
+    assert verify(Experiment(model, (x,), {}, outputs_as_they_are), [family]).true == [True]
+    diagonal = 2 * 2
+    expected = beyond_the_diagonal([family], shapes(model)) + diagonal
+    assert linear_symmetries(Grouped(True, transposed).double(), x) == expected
+
+
+def test_depthwise_convolutions_leave_no_matrix() -> None:
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), nn.Conv1d(4, 4, 2, groups=4), nn.Conv1d(4, 3, 1)).double()
+    assert matrix_families(record(model, (torch.randn(2, 3, 5, dtype=torch.float64),))).families == []
+
+
 def test_cost_does_not_grow_with_width() -> None:
     counts = []
     for heads in (4, 64):

@@ -38,13 +38,13 @@ def spread(kind: str, m: nn.Sequential, world: int) -> nn.Module:
         from torch.distributed.fsdp import FullyShardedDataParallel
 
         return FullyShardedDataParallel(m, use_orig_params=True, device_id=torch.device("cpu"))
-    both = kind == "fsdp2 x tp"
+    both = kind in TWO_AXES
     mesh = init_device_mesh("cpu", (2, world // 2) if both else (world,), mesh_dim_names=("dp", "tp") if both else None)
-    if kind == "tp" or both:
+    if "tp" in kind:
         from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
         m = parallelize_module(m, mesh["tp"] if both else mesh, {"0": ColwiseParallel(), "2": RowwiseParallel()})
-    if kind == "tp":
+    if kind in ("tp", "tp twice"):
         return m
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
@@ -89,8 +89,9 @@ def train(m: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: to
         optimizer.step()
 
 
-KINDS = ["ddp", "no_sync", "zero", "fsdp2", "fsdp2 offloaded", "fsdp2 in bf16", "tp", "fsdp2 x tp", "fsdp1"]
-REFUSED = {"fsdp1": "fully_shard", "fsdp2 x tp": "on a path that the recording did not see"}  # and in which words
+KINDS = ["ddp", "no_sync", "zero", "fsdp2", "fsdp2 offloaded", "fsdp2 in bf16", "tp", "tp twice", "fsdp2 x tp", "fsdp1"]
+TWO_AXES = ("tp twice", "fsdp2 x tp")  # of four processes: two groups that hold the same, each in parts, or parts of it
+REFUSED = {"fsdp1": "fully_shard"}  # and in which words
 Trained = tuple[list[torch.Tensor], dict[str, tuple[float, float]], str]
 
 
@@ -107,7 +108,7 @@ def one(kind: str, rank: int, world: int, run: str | None) -> Trained:
     x, y = batch()
     if kind == "fsdp2 x tp":
         x, y = x[rank // (world // 2) :: 2], y[rank // (world // 2) :: 2]
-    elif kind != "tp":
+    elif kind not in ("tp", "tp twice"):
         x, y = x[rank::world], y[rank::world]
     train(m, optimizer, x, y, halves=kind == "no_sync")
     return whole(kind, m), charges(probe) if probe else {}, repr(probe)
@@ -120,7 +121,7 @@ def work(rank: int, world: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     out: dict[str, tuple[Trained, Trained]] = {}
     for kind in KINDS:
-        if kind != "fsdp2 x tp" or world == 4:
+        if kind not in TWO_AXES or world == 4:
             out[kind] = one(kind, rank, world, None), one(kind, rank, world, f"{folder}/{kind}")
             dist.barrier()
     torch.save(out, f"{folder}/{rank}.pt")

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from neuromech.detect.abstract import Unsupported
-from neuromech.detect.axes import count, leaves
+from neuromech.detect.axes import Axis, count, leaves
 from neuromech.detect.matrix.movement import expand, reduced, repeat_interleave, swap_last
 from neuromech.detect.matrix.walk import Indexed, Walk
+from neuromech.detect.refine import regroup
 from neuromech.detect.subscripts import parsed
 
 
@@ -210,18 +211,28 @@ def conv_transpose(m: Walk, x: Indexed, w: Indexed, b: Indexed | None = None, *o
 
 
 def _conv(m: Walk, x: Indexed, w: Indexed, b: Indexed | None, groups: int, transposed: bool) -> Indexed:
+    """Channels are (group, i) on the way in and (group, o) on the way out; each group has a matrix of its own."""
     assert m.node is not None
-    if groups != 1 or x.ndim != w.ndim:
-        raise Unsupported("its channels are in groups, or there is no batch")
-    read, written = (0, 1) if transposed else (1, 0)
-    m.contract(x, w, [(1, read)])
-    space = [*x.along(range(2, x.ndim)), *w.along(range(2, w.ndim))]
-    m.fix(space)
-    m.separate([*x.along([0, 1]), *w.along([0, 1])], space)
-    out = m.unrelated(m.node.outputs[0].shape[2:])
+    batched = x.ndim == w.ndim
+    batch, channels, *space = x.axes if batched else ((), *x.axes)
+    first, second, *taps = w.axes
+    x = Indexed((batch, *_in_groups(channels, groups), *space))
+    w = Indexed((*_in_groups(first, groups), second, *taps))
+    read, written = (1, 2) if transposed else (2, 1)
+    m.contract(x, w, [(2, read)], [(1, 0)])
+    over = [*x.along(range(3, x.ndim)), *w.along(range(3, w.ndim))]
+    m.fix(over)
+    m.separate([*x.along(range(3)), *w.along(range(3))], over)
+    out = (*w.axes[0], *w.axes[written])
     if b is not None:
-        m.alike(w.axes[written], b.axes[0])
-    return Indexed((x.axes[0], w.axes[written], *out.axes))
+        m.alike(out, b.axes[0])
+    where = m.unrelated(m.node.outputs[0].shape[2 if batched else 1 :]).axes
+    return Indexed((batch, out, *where) if batched else (out, *where))
+
+
+def _in_groups(channels: Axis, groups: int) -> tuple[Axis, ...]:
+    """An axis as (group, channel)."""
+    return regroup(channels, (groups, count(channels) // groups), nested=True)[0]
 
 
 def attention(

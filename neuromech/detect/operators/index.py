@@ -5,7 +5,7 @@ Where nothing depends on the axis, it need not be cut: the result simply has ano
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import Data, renamed_data
+from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
@@ -59,8 +59,14 @@ def runs_of(indices: Iterable[int]) -> list[tuple[int, int]]:
 def varies(x: Abstract, dim: int) -> bool:
     """True if the exponent or the amount of a shift differs along an axis (the data that multiply a shift may)."""
     tops = set(leaves(x.axes[dim]))
-    factors = (f._replace(data=()) for e in (x.scale, x.shift) for f in e.terms)
+    factors = (f._replace(data=()) for e in (x.scale, x.shift, x.growth) for f in e.terms)
     return any(f.touches(tops) for f in factors)
+
+
+def repeats(x: Abstract, dim: int) -> bool:
+    """True if it is known that some numbers stand at several places along an axis, or what they are."""
+    along, mine = leaves(x.axes[dim]), leaves(x.data.labels)
+    return any(q.under(along) for q, _ in x.data.pieces) or 0 < sum(q in mine for q in along) < len(along)
 
 
 def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterable[Label] = ()) -> Abstract:
@@ -71,11 +77,7 @@ def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterabl
     old, labels = leaves(x.axes[dim]), leaves([*new, *chosen_by])
 
     def data(d: Data) -> Data:
-        now = leaves(d.labels)
-        at = tuple(now.index(x) for x in old if x in now)
-        if not at:
-            return d
-        return Data(((how, at, *d.key),), (*(x for x in now if x not in old), *labels))
+        return d.taken(how, old, labels)
 
     def expr(e: Expr) -> Expr:
         return Expr.sum((f._replace(data=tuple(map(data, f.data))), c) for f, c in e.terms.items())
@@ -89,7 +91,7 @@ def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstra
         return x
     if not places:
         raise Unsupported("it takes nothing")
-    if not varies(x, dim):
+    if not varies(x, dim) and not repeats(x, dim):
         how = (places.start, places.stop, places.step) if isinstance(places, range) else tuple(places)
         return relabelled(x, dim, axis(len(places)), ("taken", how))
     x = x.fresh()
@@ -151,7 +153,7 @@ def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
     if not any(t.scale or t.shift for t in tensors) and not _alike(tensors):
         return s.result(put(first.axes, dim, axis(sum(length(t, dim) for t in tensors))))
     whole, names = joined([t.axes[dim] for t in tensors])
-    pieces = tuple(p for t, name in zip(tensors, names, strict=True) for p in _pieces(t.data, name))
+    pieces = tuple(p for t, name in zip(tensors, names, strict=True) for e in name.entries for p in t.data.placed(e))
     scale, shift = Expr(), Expr()
     for t, name in zip(tensors, names, strict=True):
         scale += _in_its_place(t.scale, name)
@@ -163,16 +165,6 @@ def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
 def _alike(tensors: Sequence[Abstract]) -> bool:
     """True if some of these numbers are known, or are the same: what multiplies them can be traded then."""
     return len({t.data.key for t in tensors}) < len(tensors) or any(t.data.number is not None for t in tensors)
-
-
-def _pieces(data: Data, how: Regrouping) -> Iterator[tuple[Label, Data]]:
-    """The numbers of one part, by the segments that they come to stand in."""
-    for entry in how.entries:
-        here = data
-        for guard in entry.interval.guards:
-            here = here.within(guard)
-        (segment,) = entry.guards
-        yield segment, renamed_data(here, entry.names)
 
 
 def _in_its_place(expr: Expr, how: Regrouping) -> Expr:
@@ -248,8 +240,6 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
         zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k)))
         for k in (before, after)
     ]
-    if not (varies(x, dim) or value or x.shift):
-        return relabelled(x, dim, axis(n + before + after), ("padded", before, after))
     parts = [(blank[0], before), (x, n), (blank[1], after)]
     return cat(s, [t for t, k in parts if k], dim)
 
@@ -257,7 +247,7 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
 def zeros(s: Interpreter, axes: Sequence[Axis]) -> Abstract:
     """Zeros scale with any exponent: that of an unknown of their own."""
     x = s.result(axes)
-    return replace(x, scale=s.scaling.free(x.labels), zero=True)
+    return replace(x, data=Data.filled(0, x.labels), scale=s.scaling.free(x.labels), zero=True)
 
 
 def pixel_shuffle(s: Interpreter, x: Abstract, r: int) -> Abstract:
@@ -289,18 +279,25 @@ def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
     return replace(x, axes=(batch, (*inner, *group), *rest))
 
 
-define("slice", slice_, mixing.sliced, for_complex=True, apart=told_apart.pieces)
-define("select", select, mixing.select, for_complex=True, apart=told_apart.pieces)
-define("narrow", narrow, mixing.narrow, for_complex=True, apart=told_apart.pieces)
-define("split_with_sizes", lambda s, x, sizes, dim=0: cut(s, x, dim, sizes), mixing.split, apart=told_apart.pieces)
+define("slice", slice_, mixing.sliced, for_complex=True, sees_growth=True, apart=told_apart.pieces)
+define("select", select, mixing.select, for_complex=True, sees_growth=True, apart=told_apart.pieces)
+define("narrow", narrow, mixing.narrow, for_complex=True, sees_growth=True, apart=told_apart.pieces)
+define(
+    "split_with_sizes",
+    lambda s, x, sizes, dim=0: cut(s, x, dim, sizes),
+    mixing.split,
+    sees_growth=True,
+    apart=told_apart.pieces,
+)
 define(
     "split chunk unsafe_split unsafe_chunk tensor_split",
     as_recorded,
     mixing.split,
     for_complex=True,
+    sees_growth=True,
     apart=told_apart.pieces,
 )
-define("unbind", unbind, mixing.unbind, for_complex=True, apart=told_apart.pieces)
+define("unbind", unbind, mixing.unbind, for_complex=True, sees_growth=True, apart=told_apart.pieces)
 define(
     "cat concat concatenate",
     cat,

@@ -15,7 +15,7 @@ from typing import Any
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import as_written
+from neuromech.detect.data import Stride, as_written
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
@@ -30,7 +30,9 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return replace(s.result(out, scale, shift.summed(over)), growth=s.translation.uniform(x.growth + w.growth, over))
+    return replace(
+        s.result(out, scale, shift.summed(over), of=(x, w)), growth=s.translation.uniform(x.growth + w.growth, over)
+    )
 
 
 def exact(k: float) -> Fraction:
@@ -42,14 +44,27 @@ def exact(k: float) -> Fraction:
 
 def times(x: Abstract, k: float) -> Abstract:
     """k x for a number k."""
-    return x if k == 1 else replace(x, data=x.data.derived(("times", k)), shift=x.shift * exact(k))
+    return x if k == 1 else replace(x, data=x.data.times(exact(k)), shift=x.shift * exact(k))
 
 
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
     """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
     x, y = s.broadcast(x, y)
     growth = s.translation.equal(x.growth, y.growth) if x.growth or y.growth else Expr()
-    return replace(s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift), growth=growth)
+    z = s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift, of=(x, y))
+    z = replace(z, growth=growth)
+    over = lacking(x, y)
+    return with_sum(z, over, 0) if y.data.same_as(x.data.reduced("mean", over).times(Fraction(-sign))) else z
+
+
+def lacking(x: Abstract, y: Abstract) -> list[Label]:
+    """The indices of x that y does not have, though the two are lined up."""
+    return x.along(d for d in range(x.ndim) if not y.axes[d])
+
+
+def with_sum(x: Abstract, over: Sequence[Label], n: int) -> Abstract:
+    """x, of which it is known that it adds up to n over these indices."""
+    return replace(x, data=x.data._replace(sums=(*x.data.sums, (tuple(over), n)))) if over else x
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
@@ -111,8 +126,7 @@ def _along(option: Any, d: int) -> Any:
 
 def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation: int) -> tuple[range, bool]:
     """Which of k taps meet any of n entries, and whether one of these meets the zeros around them as well."""
-    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
-    first = [t * dilation - before for t in range(k)]  # where a tap stands at the first place of the kernel
+    first = [start_of(t, k, padding, dilation) for t in range(k)]
     # The first place at which it is not ahead of the entries must not be past them.
     places = [max(0, -(at // stride)) for at in first]
     seen = [t for t, at, o in zip(range(k), first, places, strict=True) if o < out and at + o * stride < n]
@@ -120,6 +134,12 @@ def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation
         raise Unsupported("its kernel meets nothing but zeros")
     taken = range(seen[0], seen[-1] + 1)
     return taken, first[taken[0]] < 0 or first[taken[-1]] + (out - 1) * stride >= n
+
+
+def start_of(tap: int, k: int, padding: int | str, dilation: int) -> int:
+    """Where one of k taps stands at the first place of the kernel."""
+    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
+    return tap * dilation - before
 
 
 def conv(
@@ -135,26 +155,28 @@ def conv(
     """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
     assert s.node is not None
     batched = x.ndim == w.ndim
-    padded = False
+    padded, strides = False, []
     for d in range(2, w.ndim):
-        sizes = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
-        seen, beyond = taps_met(*sizes, *(_along(k, d - 2) for k in (stride, padding, dilation)))
+        n, k, out = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
+        by, around, apart = (_along(option, d - 2) for option in (stride, padding, dilation))
+        seen, beyond = taps_met(n, k, out, by, around, apart)
         w, padded = take(s, w, d, seen), padded or beyond
+        strides.append(Stride(by, start_of(seen[0], k, around, apart), apart if len(seen) > 1 else 0, len(seen)))
     x, w = _grouped(x, w, groups, read=2)
-    shapes = tuple(tuple(map(count, t.axes[3:])) for t in (x, w))
-    geometry = ("conv", str(stride), str(padding), str(dilation), *shapes)
-    for d, tap in enumerate(s.shared_axes((x.data, geometry), shapes[1]), start=3):
-        w = w.rename(unify(tap, w.axes[d]))  # ... and the same places within a patch of it
-    channels, taps, space_in = w.along([2]), w.along(range(3, w.ndim)), x.along(range(3, x.ndim))
+    channels, space_in = w.along([2]), x.along(range(3, x.ndim))
     space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
     where = [q for a in space_out for q in a]
+    geometry = ("conv", tuple(map(count, x.axes[3:])), tuple(map(count, space_out)))
+    w = s.kernels.lined_up((x.data, geometry), strides, w, range(3, w.ndim))  # the same places within a patch of x
+    taps = w.along(range(3, w.ndim))
 
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
-    # What the weight multiplies are patches of x: the same numbers for every weight of this geometry.
-    patches = x.data.derived(geometry, *space_in, *taps, *where, across=space_in)
+    # What the weight multiplies are patches of x: the same numbers for every tap that stands at the same places.
+    walk = list(zip(strides, w.axes[3:], strict=True))
+    patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in)
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
-    kernel = w.data.derived(geometry, *space_in, *taps, *where, across=taps)
+    kernel = w.data.derived((*geometry, *strides), *space_in, *taps, *where, across=taps)
     if padded:
         local, constant = x.shift, Expr()
     shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])

@@ -10,7 +10,7 @@ from typing import Any
 
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
-from neuromech.detect.axes import count
+from neuromech.detect.axes import count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
@@ -18,7 +18,7 @@ from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two
 from neuromech.detect.operator import define
 from neuromech.detect.operators.index import cut
-from neuromech.detect.operators.linear import exact, plus, times
+from neuromech.detect.operators.linear import exact, lacking, plus, times, with_sum
 
 
 def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
@@ -27,7 +27,8 @@ def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
     def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
         s.translation.vanish(x.shift)
         s.scaling.events.append(Event("passes", f"{words}{s.at}", x.scale))
-        return s.result(x.axes, x.scale * degree)
+        y = s.result(x.axes, x.scale * degree)
+        return replace(y, data=s.entries_of(x) or y.data, growth=x.growth * degree)
 
     return rule
 
@@ -98,8 +99,16 @@ def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
     if not isinstance(y, Abstract):
         return times(x, y)
     x, y = s.broadcast(x, y)
-    z = s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data))
-    return replace(z, growth=x.growth + y.growth)
+    z = s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data), (x, y))
+    return replace(_still_zero(_still_zero(z, x, y), y, x), growth=x.growth + y.growth)
+
+
+def _still_zero(z: Abstract, x: Abstract, factor: Abstract) -> Abstract:
+    """z = x times a factor: what adds up to zero still does where all of it is multiplied by the same."""
+    for over, n in x.data.sums:
+        if n == 0 and not any(q.under(over) for q in leaves(factor.data.labels)):
+            z = with_sum(z, over, 0)
+    return z
 
 
 def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mode: str | None = None) -> Abstract:
@@ -113,16 +122,19 @@ def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mo
     if not isinstance(x, Abstract):
         return replace(s.result(y.axes, -y.scale), growth=-y.growth)
     x, y = s.broadcast(x, y)
-    z = s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")))
+    z = s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")), (x, y))
     if x.growth and y.growth:
         s.translation.events.append(Event("absorbs", f"the quotient{s.at} does not see a common factor", x.growth))
+    z = _still_zero(z, x, y)
+    if y.data.same_as(x.data.reduced("sum", lacking(x, y))):
+        z = with_sum(z, lacking(x, y), 1)
     return replace(z, growth=x.growth - y.growth)
 
 
 def _divided(x: Abstract, k: float) -> Abstract:
     if not exact(k):
         raise Unsupported("it divides by zero")
-    return replace(x, data=x.data.derived(("over", k)), shift=x.shift * (1 / exact(k)))
+    return replace(x, data=x.data.times(1 / exact(k)), shift=x.shift * (1 / exact(k)))
 
 
 def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
@@ -260,8 +272,8 @@ define(NONLINEAR, nonlinear, mixing.entry_by_entry)
 define(IDENTITY, identity, mixing.identity, same_content=True, for_complex=True)
 define("detach", identity, mixing.identity, same_content=True, for_complex=True, stops=True)
 for _op, _what in HOMOGENEOUS.items():
-    define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs")
-define("neg", negative, mixing.identity, for_complex=True)
+    define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs", sees_growth=True)
+define("neg", negative, mixing.identity, for_complex=True, sees_growth=True)
 define("dropout feature_dropout", dropout, mixing.dropout, apart=told_apart.nothing)
 define("exp", exponential, mixing.entry_by_entry, sees_masked=True)
 define("add", add, mixing.add, for_complex=True, sees_growth=True)
@@ -277,7 +289,7 @@ define("masked_fill", masked_fill, mixing.masked_fill, apart=told_apart.nothing)
 define("tril triu", masked, last_two)
 define("glu", glu, mixing.by_entries)
 define("prelu", prelu, mixing.keeps_axes, apart=told_apart.nothing)
-define("pow float_power", power)
+define("pow float_power", power, sees_growth=True)
 define("maximum minimum fmax fmin", maximum)
 define("clamp clip clamp_min", clamp)
 define("clamp_max", lambda s, x, high: clamp(s, x, None, high))

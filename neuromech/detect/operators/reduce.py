@@ -43,6 +43,7 @@ def summed(mean: bool) -> Callable[..., Abstract]:
         # Data, too, may be constant along an axis (after `expand`), which then counts as often as it is long.
         shift = x.shift.summed(over) * (Fraction(1, prod(a.n for a in over)) if mean else 1)
         y = s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
+        y = replace(y, data=x.data.reduced("mean" if mean else "sum", over))
         return replace(y, growth=s.translation.uniform(x.growth, over))
 
     return rule
@@ -266,6 +267,8 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
     ) -> Abstract:
         out, over = _windows(s, x, spatial)
         padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
+        if not divisor_override and _sees_all(x, out, spatial, size, padded):
+            return summed(mean=True)(s, x, range(x.ndim - spatial, x.ndim), keepdim=True)
         local, constant = x.shift.split(over)
         # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
         if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
@@ -276,6 +279,15 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
         return s.result(out, s.scaling.uniform(x.scale, over), shift)
 
     return rule
+
+
+def _sees_all(x: Abstract, out: Sequence[Axis], spatial: int, size: int | Sequence[int], padded: bool) -> bool:
+    """True if there is one window, over all there is."""
+    assert x.ndim >= spatial
+    sizes = [count(a) for a in x.axes[-spatial:]]
+    each = list(size) if isinstance(size, (list, tuple)) else [size]
+    adaptive = [count(a) for a in out[-spatial:]] == each * (spatial if len(each) == 1 else 1) == [1] * spatial
+    return not padded and (adaptive or sizes == each * (spatial if len(each) == 1 else 1))
 
 
 def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], list[Label]]:
