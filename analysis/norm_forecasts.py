@@ -74,7 +74,7 @@ def scores(frame: pd.DataFrame) -> Iterator[dict[str, object]]:
             now, ahead = float(length2[made]), lr[made:last].tolist()
             path, (low, high) = balance.path(now, ahead), balance.interval(now, ahead, LEVEL)
             tail = range(round(0.8 * last), last)
-            angles = [balance.angle(lr[k], path[k - made], told.accumulation, k + 1) ** 2 for k in tail]
+            angles = np.square(balance.angles(now, ahead, told.accumulation))[tail.start - made :]
             came = float(np.mean([turn[k] for k in tail]))
             yield dict(zip(KEY, key, strict=True)) | {
                 "by": by,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from neuromech.dynamics.forecast import Balance
-from neuromech.dynamics.trend import STEADY, Trend
+from neuromech.dynamics.trend import STEADY, Trend, Wake
 from neuromech.optimizers import Hyperparameters
 
 LEAST = 8
@@ -84,22 +84,48 @@ def outlook(
         decay = max(0.0, lost / pulled) if told.weight_decay > 0 and pulled > 0 else 0.0
     lr = math.sqrt(kicked / (last - at[begun]))
     spread = FIXED if told.fixed else NORMALISED if told.power == 0 and not math.isnan(told.unit) else DRIVEN
-    return Balance(decay, strength, told.power, _trend(strength, told, entries, last, losses, lr), grip, spread)
+    if told.fixed or strength <= 0 or (told.power == 0 and math.isnan(told.unit)):
+        return Balance(decay, strength, told.power, STEADY._replace(at=last), grip, spread)
+    known = _readable(losses, last)
+    fading = None if known is None else _fading(known, lr)
+    if told.power != 0:
+        return Balance(decay, strength, told.power, fading or Trend(last, FADE), grip, spread)
+    wake, trend, seen = None, Trend(last), 1.0
+    if told.recall > 0:
+        gradients2 = 1.0 / c[:-1]
+        if known is not None and fading is not None:
+            trend = fading
+            gradients2 *= (1.0 + 1.0 / fading.saturation) / (1.0 + KNEE * known[:3].mean() / known[at[1:] - 1])
+        wake = _wake(told.recall, gradients2, np.diff(at), np.diff(square[at]) * (np.arange(1, len(at)) > begun))
+        seen = wake.seen
+    trend = trend._replace(rest=told.unit * entries * seen / strength)
+    return Balance(decay, strength, told.power, trend, grip, spread, wake)
 
 
-def _trend(
-    strength: float, told: Hyperparameters, entries: int, last: int, losses: Sequence[float] | None, lr: float
-) -> Trend:
-    if told.fixed or strength <= 0:
-        return STEADY._replace(at=last)
-    if told.power == 0:
-        return STEADY._replace(at=last) if math.isnan(told.unit) else Trend(last, rest=told.unit * entries / strength)
+def _readable(losses: Sequence[float] | None, last: int) -> np.ndarray | None:
+    """The losses of the steps, if a trend can be read off them."""
     if losses is None:
-        return Trend(last, FADE)
+        return None
     known = np.asarray(losses, dtype=float)[:last]
-    first, late = float(known[:3].mean()), float(known[last // 2 :].mean())
-    seen = np.arange(last // 10, last)
-    if not (np.isfinite(known).all() and first > 0 and late > 0 and known[seen].min() > 0):
-        return Trend(last, FADE)
+    good = np.isfinite(known).all() and known[:3].mean() > 0 and known[last // 10 :].min() > 0
+    return known if good else None
+
+
+def _fading(known: np.ndarray, lr: float) -> Trend:
+    """How squared gradients at length one fade with the loss."""
+    last, seen = len(known), np.arange(len(known) // 10, len(known))
     fade = min(max(-float(np.polyfit(np.log(seen + 1.0), np.log(known[seen]), 1)[0]), 0.0), STEEPEST)
-    return Trend(last, fade, late * 0.75**fade / (KNEE * first), lr=lr)
+    late = float(known[last // 2 :].mean()) * 0.75**fade
+    return Trend(last, fade, late / (KNEE * float(known[:3].mean())), lr=lr)
+
+
+def _wake(kept: float, gradients2: np.ndarray, gaps: np.ndarray, counted: np.ndarray) -> Wake:
+    """Of second moments that keep this share, from squared gradients that were alike for `gaps` steps each; `counted`:
+    how much each counts for what was seen."""
+    total = weight = ratio = 0.0
+    left, shares = kept**gaps, counted / counted.sum()
+    for gradient2, old, share in zip(gradients2.tolist(), left.tolist(), shares.tolist(), strict=True):
+        new = (1.0 - old) / (1.0 - kept)
+        total, weight = total * old + gradient2 * new, weight * old + new
+        ratio += share * gradient2 * weight / total
+    return Wake(kept, total, weight, ratio)

@@ -22,7 +22,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from neuromech.dynamics.trend import STEADY, Trend
+from neuromech.dynamics.trend import STEADY, Trend, Wake
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Balance:
     """What shortens and what lengthens weights: `decay` per lr, `strength` per lr^2 (in units of C^(1 + power)).
 
     Strength is that at step `trend.at`, and changes by the trend from there on. `spread`: the standard deviation of the
-    logarithm of what the strength will have been, as forecasts like this one were seen to be off.
+    logarithm of what the strength will have been, as forecasts like this one were seen to be off. `wake`: of a second
+    moment that updates are divided by; the trend is then one of the gradients that it remembers.
     """
 
     decay: float
@@ -39,6 +40,7 @@ class Balance:
     trend: Trend = STEADY
     grip: float = 0.0
     spread: float = 0.0
+    wake: Wake | None = None
 
     def equilibrium(self, lr: float) -> float:
         """The squared length at which both are equal; infinite without decay or for updates relative to the weights."""
@@ -54,30 +56,55 @@ class Balance:
         rate = (1 + self.power + self.grip) * self.decay * size * lr
         return 1.0 / rate if rate > 0 else math.inf
 
-    def strength_at(self, step: int, lr: float) -> float:
-        return self.strength * self.trend.factor(step, lr)
-
     def advance(self, length2: float, lrs: Iterable[float]) -> float:
         """The squared length after steps with these learning rates, the first of which follows step `trend.at`."""
         return self.path(length2, lrs)[-1]
 
     def path(self, length2: float, lrs: Iterable[float]) -> list[float]:
-        """The squared lengths before these steps and after each of them.
+        """The squared lengths before these steps and after each of them."""
+        return self._ahead(length2, np.fromiter(lrs, float))[0]
+
+    def angles(self, length2: float, lrs: Iterable[float], accumulation: float) -> list[float]:
+        """The angles (rad, root mean square) by which these steps turn the weights.
+
+        `accumulation`: by what the square of a step is multiplied for what it adds in the long run (`Rule`).
+        """
+        path, kicks = self._ahead(length2, np.fromiter(lrs, float))
+        turns = np.maximum(0.0, kicks / np.array(path[:-1]) ** (1 + self.power) / accumulation)
+        return list(np.sqrt(turns).tolist())
+
+    def _ahead(self, length2: float, lr: np.ndarray) -> tuple[list[float], np.ndarray]:
+        """`path`, and lr^2 strength at each step.
 
         C^(1 + power) obeys a linear equation, which is solved exactly over each step; a grip is split off.
         """
-        n, lr = 1 + self.power, np.fromiter(lrs, float)
-        kicks = lr**2 * self.strength * self.trend.factors(np.arange(len(lr)) + self.trend.at + 1, lr)
+        n, steps = 1 + self.power, np.arange(len(lr)) + self.trend.at + 1
+        rates = self.decay * lr
+        if self.wake is not None:
+            return self._in_its_wake(length2, lr, lr**2 * self.strength * self.trend.settled(steps), self.wake)
+        kicks = lr**2 * self.strength * self.trend.factors(steps, lr)
         if self.grip:
-            steps = zip(kicks.tolist(), (self.decay * lr).tolist(), strict=True)
-            return list(accumulate(steps, lambda c, s: _over_a_step(c, s[0], s[1] * c**self.grip, n), initial=length2))
-        x = n * self.decay * lr
+            each = zip(kicks.tolist(), rates.tolist(), strict=True)
+            return list(accumulate(each, lambda c, s: self._over_a_step(c, *s), initial=length2)), kicks
+        x = n * rates
         if n == 0:  # then ln C does
-            return [length2, *(length2 * np.exp(np.cumsum(kicks - self.decay * lr))).tolist()]
+            return [length2, *(length2 * np.exp(np.cumsum(kicks - rates))).tolist()], kicks
         lengthened = n * kicks * np.divide(-np.expm1(-x), x, out=np.ones_like(x), where=x > 0)
         linear = zip(np.exp(-x).tolist(), lengthened.tolist(), strict=True)
         whole = accumulate(linear, lambda y, s: s[0] * y + s[1], initial=length2**n)
-        return list((np.fromiter(whole, float) ** (1.0 / n)).tolist())
+        return list((np.fromiter(whole, float) ** (1.0 / n)).tolist()), kicks
+
+    def _in_its_wake(
+        self, length2: float, lr: np.ndarray, settled: np.ndarray, wake: Wake
+    ) -> tuple[list[float], np.ndarray]:
+        """Step by step: gradients, and with them what is remembered, change with the length."""
+        faded = self.trend.faded(np.arange(len(lr)) + self.trend.at + 1, lr)
+        path, kicks = [length2], []
+        for kick, gradient2, rate in zip(settled.tolist(), faded.tolist(), (self.decay * lr).tolist(), strict=True):
+            wake, factor = wake.after(gradient2 / path[-1])
+            kicks.append(kick * factor)
+            path.append(self._over_a_step(path[-1], kicks[-1], rate))
+        return path, np.array(kicks)
 
     def interval(self, length2: float, lrs: Sequence[float], level: float = 0.8) -> tuple[float, float]:
         """Between which squared lengths `advance` will end, in that share of all forecasts."""
@@ -85,21 +112,13 @@ class Balance:
         low, high = (replace(self, strength=self.strength * f).advance(length2, lrs) for f in (1 / off, off))
         return low, high
 
-    def angle(self, lr: float, length2: float, accumulation: float, step: int) -> float:
-        """The angle (rad, root mean square) by which step number `step` turns weights of squared length `length2`.
-
-        `accumulation`: by what the square of a step is multiplied for what it adds in the long run (`Rule`).
-        """
-        kick = lr**2 * self.strength_at(step, lr) / length2 ** (1 + self.power)
-        return math.sqrt(max(0.0, kick / accumulation))
-
-
-def _over_a_step(c: float, kick: float, rate: float, n: int) -> float:
-    """C after one step at these rates."""
-    x = n * rate
-    if n == 0:
-        return c * math.exp(kick - rate)
-    return float((c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)) ** (1.0 / n))
+    def _over_a_step(self, c: float, kick: float, rate: float) -> float:
+        """C after one step at these rates."""
+        n, rate = 1 + self.power, rate * c**self.grip if self.grip else rate
+        x = n * rate
+        if n == 0:
+            return c * math.exp(kick - rate)
+        return float((c**n * math.exp(-x) + n * kick * (-math.expm1(-x) / x if x > 0 else 1.0)) ** (1.0 / n))
 
 
 def angular_update(lr: float, decay: float, memory: float) -> float:

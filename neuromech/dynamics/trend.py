@@ -5,7 +5,9 @@ gradients drive (SGD)         they fade with the loss, once that is low: as L / 
                               cube root of the learning rate besides where that is lowered
 updates of one size           (Lion, Muon) they stay
 normalised updates (Adam)     what gradients have in common early in a run makes updates longer than white ones:
-                              the logarithm of the excess falls as 1 / step^1.5
+                              the logarithm of the excess falls as 1 / step^1.5. Second moments remember gradients of
+                              other sizes: where gradients fade with the loss or grow as weights shrink (as 1 / C),
+                              updates are shorter or longer by what is remembered (`Wake`)
 """
 
 from __future__ import annotations
@@ -38,12 +40,41 @@ class Trend(NamedTuple):
 
     def factors(self, steps: np.ndarray, lrs: np.ndarray) -> np.ndarray:
         """Of many steps, each with its learning rate."""
-        ahead = np.maximum(1.0, steps / self.at)
-        settled = self.rest ** (1.0 - ahead**-SETTLING)
+        both: np.ndarray = self.settled(steps) * self.faded(steps, lrs)
+        return both
+
+    def settled(self, steps: np.ndarray) -> np.ndarray:
+        """The factor where the loss has no part."""
+        factors: np.ndarray = self.rest ** (1.0 - self._ahead(steps) ** -SETTLING)
+        return factors
+
+    def faded(self, steps: np.ndarray, lrs: np.ndarray) -> np.ndarray:
+        """The factor on squared gradients at length one; one without a learning rate."""
         lowered = np.maximum(1.0, self.lr / np.where(lrs > 0, lrs, np.inf)) ** ANNEALING
-        return np.where(
-            lrs > 0, settled * (1.0 + self.saturation) / (ahead**self.fade * lowered + self.saturation), settled
-        )
+        left = (1.0 + self.saturation) / (self._ahead(steps) ** self.fade * lowered + self.saturation)
+        return np.where(lrs > 0, left, 1.0)
+
+    def _ahead(self, steps: np.ndarray) -> np.ndarray:
+        return np.maximum(1.0, steps / self.at)
 
 
 STEADY = Trend()
+
+
+class Wake(NamedTuple):
+    """What a second moment remembers of squared gradients, each in units of that at length one and step `trend.at`.
+
+    `kept`: its share at the next step. `total`, `weight`: of all so far, weighted by how much is left of each, and the
+    sum of the weights. `seen`: squared gradients over what was remembered of them, while the strength was measured.
+    """
+
+    kept: float
+    total: float
+    weight: float
+    seen: float
+
+    def after(self, gradient2: float) -> tuple[Wake, float]:
+        """After another squared gradient, with the factor that it puts on the strength."""
+        total, weight = self.total * self.kept + gradient2, self.weight * self.kept + 1.0
+        factor = gradient2 * weight / (total * self.seen) if total > 0 else 1.0
+        return self._replace(total=total, weight=weight), factor

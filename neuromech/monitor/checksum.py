@@ -10,7 +10,6 @@ of the elements has to be compared as well. Reading is bound by memory, at the s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -18,46 +17,32 @@ from torch import Tensor
 from neuromech.compat import is_sharded, local
 
 _READ_AS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Tensors of fewer elements are copied together and read at once, if there are some: kernels cost more than memory.
-JOINED, FEW = 2**12, 12
 
 
 @torch.no_grad()
 def checksums(tensors: Sequence[Tensor]) -> Tensor:
     """One integer a tensor: [n] int64, on the device of the first; nothing waits for the device."""
-    bits = [_bits(t) for t in tensors]
-    if len({b.device for b in bits}) > 1:
-        first = bits[0].device
-        return torch.cat([_sum(b).view(1).to(first, non_blocking=True) for b in bits]).long()
-    small = [i for i, b in enumerate(bits) if b.numel() < JOINED and b.dtype is torch.int32]
-    if len(small) < FEW:
-        return torch.cat([_sum(b).view(1) for b in bits]).long() if bits else torch.zeros(0, dtype=torch.int64)
-    joined = set(small)
-    large = [i for i in range(len(bits)) if i not in joined]
-    sums = [_sums([bits[i].reshape(-1) for i in small]), *(_sum(bits[i]).view(1) for i in large)]
-    place = {i: k for k, i in enumerate([*small, *large])}
-    return torch.cat(sums).long()[[place[i] for i in range(len(bits))]]
+    if not tensors:
+        return torch.zeros(0, dtype=torch.int64)
+    sums = [_sum(_bits(t)) for t in tensors]
+    # Joining what is small before it is read saves nothing: a copy takes as many calls.
+    if len({s.device for s in sums}) > 1:
+        sums = [s.to(sums[0].device, non_blocking=True) for s in sums]
+    return torch.stack(sums).long()
 
 
 def _bits(t: Tensor) -> Tensor:
     if is_sharded(t):
         t = local(t)  # what lies here
     t = t if t.layout is torch.strided else t.coalesce().values()
-    t = torch.view_as_real(t) if t.is_complex() else t
+    t = torch.view_as_real(t) if t.dtype.is_complex else t
     if t.dtype is torch.bool:
         t = t.to(torch.int8)
-    return t.view(_READ_AS[t.element_size()])
+    return t.view(_READ_AS[t.dtype.itemsize])
 
 
 def _sum(bits: Tensor) -> Tensor:
     return bits.sum(dtype=torch.int64 if bits.dtype is torch.int64 else torch.int32)
-
-
-def _sums(vectors: Sequence[Tensor]) -> Tensor:
-    """Of each, modulo 2^32 as of one by itself: differences of a running sum, which is exact."""
-    running = torch.nn.functional.pad(torch.cat(list(vectors)).cumsum(0, dtype=torch.int64), (1, 0))
-    stops = [0, *accumulate(len(v) for v in vectors)]
-    return running[stops].diff().int()
 
 
 def flipped_bit(before: int, after: int, itemsize: int) -> int | None:

@@ -7,6 +7,7 @@ a threshold that follows from the number format: see checksum.py, replay.py, tor
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 from neuromech.monitor.replay import Difference
@@ -153,7 +154,7 @@ class Evidence:
 
     @property
     def empty(self) -> bool:
-        return not any(getattr(self, name) for name in _FAULTS)
+        return not any(_faults_of(self))
 
     def __or__(self, other: Evidence) -> Evidence:
         """What both found: lists end to end, of single values the first one that is anything."""
@@ -163,8 +164,10 @@ class Evidence:
                 return (*a, *(x for x in b if x not in a))
             return b if a in (None, False, 0, "") else a
 
-        if other == _NOTHING or self == _NOTHING:
-            return self if other == _NOTHING else other
+        if other is NOTHING or not any(_all_of(other)):
+            return self
+        if self is NOTHING or not any(_all_of(self)):
+            return other
         return Evidence(*(merged(getattr(self, name), getattr(other, name)) for name in _FIELDS))
 
 
@@ -173,5 +176,6 @@ _NO_FAULT = frozenset(
     "between skipped elsewhere rebuilt handover".split()
 )
 _FIELDS = tuple(f.name for f in fields(Evidence))
-_FAULTS = tuple(name for name in _FIELDS if name not in _NO_FAULT)
-_NOTHING = Evidence()
+_all_of = attrgetter(*(f.name for f in fields(Evidence) if f.compare))
+_faults_of = attrgetter(*(name for name in _FIELDS if name not in _NO_FAULT))
+NOTHING = Evidence()

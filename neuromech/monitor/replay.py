@@ -74,10 +74,9 @@ def replay(
     u = _rounded(a.rule.update(a.e, read)).mul(a.rate)  # type: ignore[arg-type]
     start = _rounded(a.e.theta)
     end = (start if a.decay == 1.0 else start.mul(a.decay)).sub(u)
-    slack = a.orders * end.error
+    slack, eps = a.orders * end.error, torch.finfo(a.dtype).eps
     if a.cancels != 1.0:
-        slack = slack + OPERATIONS * torch.finfo(a.dtype).eps * a.cancels * u.value.abs()
-    eps = torch.full_like(a.theta, torch.finfo(a.dtype).eps)
+        slack = slack + OPERATIONS * eps * a.cancels * u.value.abs()
     moment = next(iter(state.values()), torch.zeros_like(theta))
     vectors = {"step": end.value - a.theta, "gradient": a.gradient, "weights": a.theta, "momentum": moment}
     vectors["end"] = end.value  # decayed behind the step
@@ -112,7 +111,7 @@ def differences(
     error: Tensor,
     slack: Tensor,
     vectors: Mapping[str, Tensor],
-    eps: Tensor,
+    eps: float,
 ) -> list[Difference]:
     """Tensor by tensor, what `error` is beyond `slack`, and which of `vectors` it is a multiple of."""
     beyond = (error.abs() > slack) | error.isnan()
@@ -124,7 +123,7 @@ def differences(
         here = slice(stop, stop := stop + n)
         if bool((off := beyond[here]).any()):
             some = {key: x[here] for key, x in vectors.items()}
-            shares[name], fits[name] = float(off.double().mean()), explained(error[here], slack[here], some, eps[here])
+            shares[name], fits[name] = float(off.double().mean()), explained(error[here], slack[here], some, eps)
     # A small tensor may fit more than one: what explains most of them goes first.
     votes = {key: sum(key in fit for fit in fits.values()) for key in vectors}
     order = sorted(vectors, key=lambda key: -votes[key])
@@ -132,7 +131,7 @@ def differences(
     return [Difference(n, what, by[n], fit.get(by[n], math.nan), shares[n]) for n, fit in fits.items()]
 
 
-def explained(error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor], eps: Tensor) -> dict[str, float]:
+def explained(error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor], eps: float) -> dict[str, float]:
     """Those of `vectors` of which `error` is a multiple, up to `slack`, with the factor: that of least squares.
 
     Errors within `slack` move the factor by no more than <|x|, slack> / <x, x>.

@@ -81,9 +81,9 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 def differing(names: Sequence[str], counts: Sequence[int], before: Tensor, now: Tensor) -> list[str]:
     """Those of `names` whose elements, end to end in both, are not the same; NaN is the same as NaN."""
-    off = (before != now) & ~(before.isnan() & now.isnan())
-    if not bool(off.any()):
+    if torch.equal(before, now):
         return []
+    off = (before != now) & ~(before.isnan() & now.isnan())
     return [name for name, part in zip(names, off.split(list(counts)), strict=True) if bool(part.any())]
 
 

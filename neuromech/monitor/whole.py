@@ -52,8 +52,7 @@ class WholeReplay:
         return out
 
     def _differ(self, what: str, error: Tensor, slack: Tensor, vectors: Mapping[str, Tensor]) -> list[Difference]:
-        eps = torch.full_like(error, self._eps)
-        return differences(what, [self._name], [len(error)], error, slack, vectors, eps)
+        return differences(what, [self._name], [len(error)], error, slack, vectors, self._eps)
 
     def _read(self, x: Tensor) -> Tensor:
         return self._sample.read([self._name], {self._name: x})

@@ -32,6 +32,11 @@ def beta1(group: ParamGroup) -> float:
     return number(group["betas"][0])
 
 
+def recall(group: ParamGroup) -> float:
+    """Of the second mean; the largest of all forgets nothing, and is none."""
+    return 0.0 if group.get("amsgrad") else number(group["betas"][1])
+
+
 def decay(e: Elements) -> float:
     return decoupled_decay(e) if decoupled(e.group) else 1.0
 
@@ -107,6 +112,7 @@ def _adam(name: str, source: str, separate: Callable[[ParamGroup], bool]) -> Rul
         cancels=cancels,
         memory=beta1,
         unit=white,
+        recall=recall,
         decoupled=separate,
         flow=flow,
     )
@@ -144,6 +150,7 @@ NADAM = Rule(
     scalars=("mu_product",),
     cancels=cancels,
     unit=white,
+    recall=recall,
     decoupled=decoupled,
     flow=lambda group: _flow("nadam", group, decoupled(group)) | {"drift": number(group["momentum_decay"])},
 )
@@ -185,6 +192,7 @@ RADAM = Rule(
     cancels=cancels,
     memory=beta1,
     unit=white,
+    recall=recall,
     decoupled=decoupled,
     flow=lambda group: _flow("radam", group, decoupled(group)),
 )

@@ -6,7 +6,7 @@ Source: Defazio 2025, algorithm 1; the package pytorch_optimizer.
 from __future__ import annotations
 
 from neuromech.optimizers import conventions as po
-from neuromech.optimizers.adam import white
+from neuromech.optimizers.adam import recall, white
 from neuromech.optimizers.rule import Elements, Rule
 from neuromech.optimizers.settings import number
 
@@ -30,6 +30,7 @@ ADAMC = Rule(
     attributes=("maximize", "max_lr"),
     memory=po.beta1,
     unit=white,
+    recall=recall,
     decoupled=po.decoupled,
     package=po.PACKAGE,
 )

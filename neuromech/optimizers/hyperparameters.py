@@ -14,8 +14,8 @@ class Hyperparameters(NamedTuple):
     """Of one param group; `power` and `memory` as in `Rule`.
 
     `decay`: by which a squared length shrinks per unit of lr under weight decay alone. nan where nothing tells it from
-    the update: behind a preconditioner, or under an optimizer that is not known. `accumulation`, `unit` and `fixed` as
-    in `Rule`, for a parameter of this shape; nan where they are not known.
+    the update: behind a preconditioner, or under an optimizer that is not known. `accumulation`, `unit`, `fixed`
+    and `recall` as in `Rule`, for a parameter of this shape; nan where they are not known.
     """
 
     lr: float
@@ -26,6 +26,7 @@ class Hyperparameters(NamedTuple):
     accumulation: float = math.nan
     unit: float = math.nan
     fixed: bool = False
+    recall: float = 0.0
 
 
 def hyperparameters_of(rule: Rule | None, group: ParamGroup, shape: Sequence[int] = ()) -> Hyperparameters:
@@ -50,4 +51,5 @@ def hyperparameters_of(rule: Rule | None, group: ParamGroup, shape: Sequence[int
     else:
         accumulation = (1.0 + memory) / (1.0 - memory)
     unit = rule.unit(group, shape) if len(shape) > 1 or rule.local else math.nan
-    return Hyperparameters(lr, weight_decay, rule.power, memory, decay, accumulation, unit, rule.fixed)
+    more = accumulation, unit, rule.fixed, rule.recall(group)
+    return Hyperparameters(lr, weight_decay, rule.power, memory, decay, *more)

@@ -116,6 +116,8 @@ class Rule:
                squared lengths in the long run, under white gradients (accumulation.py); None: as `memory` says.
     `unit`     settings, shape -> what a step adds to the squared length of an entry in the long run, at lr 1 and under
                white gradients; nan: that follows the gradients. `fixed`: steps have that size whatever gradients do.
+    `recall`   settings -> the share of the mean of squared gradients, by whose root updates are divided, that each step
+               keeps; 0: there is no such mean.
     `decoupled`  settings -> True if weight decay shrinks the weights by themselves, instead of joining the gradient.
     `flow`     settings -> what `neuromech.eom.Rule` needs to know, or why no flow is known.
     """
@@ -141,6 +143,7 @@ class Rule:
     accumulation: Callable[[ParamGroup, Sequence[int]], float] | None = None
     unit: Callable[[ParamGroup, Sequence[int]], float] = lambda group, shape: math.nan
     fixed: bool = False
+    recall: Callable[[ParamGroup], float] = lambda group: 0.0
     decoupled: Callable[[ParamGroup], bool] = lambda group: False
     flow: Callable[[ParamGroup], dict[str, Any] | str] = no_flow
 

@@ -13,3 +13,4 @@ from .run import plain as plain
 from .run import read as read
 from .run import refuse_link as refuse_link
 from .sinks import Sinks as Sinks
+from .tables import taken as taken

@@ -42,23 +42,21 @@ class Run:
         """Names of the tables that have rows."""
         return sorted({file.name.split(".")[0] for file in self.path.glob("*.csv")}) if self.path else []
 
-    def frame(self, table: str, every_session: bool = False) -> pd.DataFrame:
+    def frame(self, table: str, every_session: bool = False, keep: bool = True) -> pd.DataFrame:
         """The rows of a table; empty if there is none.
 
         A resumed run takes over from the first step that it records: what earlier sessions hold from that step on is a
         branch that was given up. It stays on disk, and `every_session` returns it too.
+        `keep`: what was read stays for those that ask again; else it is read again, and is in memory but once.
         Raises `RecordError` if a file is not what a record writes.
         """
-        rows = self._rows(table)
+        rows = tables.handed_out(self._rows(table)) if keep else self._rows(table)
+        if not keep and self._files:
+            self._files.forget(table)
         if every_session or "step" not in rows or len(self.sessions) < 2:
-            return tables.handed_out(rows)
+            return rows
         # A branch that was given up may hold events where the branch that replaced it has none: steps are the clock.
         return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
-
-    def forget(self, table: str) -> None:
-        """Let go of what was read of a table; asked for again, it is read again."""
-        if self._files:
-            self._files.forget(table)
 
     def _rows(self, table: str) -> pd.DataFrame:
         return self._files.load(table) if self._files else tables.joined([])
@@ -145,10 +143,11 @@ def check_symmetries(path: Path | None, earlier: Sequence[Session], meta: Mappin
 
 
 def _latest(rows: pd.DataFrame, clocks: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """`rows` without those of each session from the step on at which a later session took over."""
+    """`rows`, which are emptied, without those of each session from the step on at which a later one took over."""
     first: dict[Any, float] = {}
     for clock in clocks:
         for session, step in clock.groupby("session")["step"].min().items() if "step" in clock else ():
             first[session] = min(float(step), first.get(session, math.inf))
     end = {s: min((step for later, step in first.items() if later > s), default=math.inf) for s in first}
-    return rows[~(rows["step"] >= rows["session"].map(end))].reset_index(drop=True)
+    kept = ~(rows["step"] >= rows["session"].map(end)).to_numpy()
+    return rows if kept.all() else tables.taken(rows, kept)

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from neuromech.errors import RecordError
+from neuromech.record.builder import TableBuilder
 from neuromech.record.place import open_plainly, reading
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 Columns = dict[str, list[Any]]
-BLOCK = 1 << 24  # bytes that are parsed at once: while they are, their text takes several times the room of its numbers
+BLOCK = 1 << 22  # bytes that are parsed at once: while they are, their text takes several times the room of its numbers
 
 
 def columns_of(table: str, rows: Mapping[str, Any]) -> Columns:
@@ -112,30 +114,43 @@ class _Grown:
                 if (status.st_dev, status.st_ino) != self._which or status.st_size < self.end:
                     self._forget()  # another file of this name
                     self._which = status.st_dev, status.st_ino
-                f.seek(self.end)
-                self._add(_whole_lines(f))
+                self._add(f)
         except (OSError, ValueError) as error:
             raise RecordError(f"{self._file} is not a table that a run writes: {error}") from error
         return joined([] if self._frame is None else [self._frame])
 
-    def _add(self, blocks: Iterable[bytes]) -> None:
-        """All of them or, if one is not what it should be, none."""
-        end, header = self.end, self._header
-        rows = [] if self._frame is None else [{str(c): self._frame[c] for c in self._frame}]
-        for block in blocks:
+    def _add(self, file: BinaryIO) -> None:
+        """The whole lines that have come since: all of them or, if one is not what it should be, none."""
+        size, lines = _whole_lines(file, self.end)
+        if not size:
+            return
+        known = joined([]) if self._frame is None else self._frame
+        rows, header, end = TableBuilder(len(known) + lines), self._header, self.end
+        rows.add(known)
+        for block in _blocks(file, self.end, size):
             header = header or block[: block.index(b"\n") + 1]
-            new = _parsed(header + block if end else block, self._text)
-            if len(new):
-                rows.append({str(c): new[c].copy() for c in new})  # each column by itself, so that it can be let go
+            rows.add(_parsed(header + block if end else block, self._text))
             end += len(block)
-        if end > self.end:
-            self.end, self._header, self._frame = end, header, _stacked(rows)
+        self.end, self._header, self._frame = end, header, rows.frame()
 
 
-def _whole_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The rest of a file, in blocks of whole lines; what stands behind the last line's end is left out."""
-    torn = b""
+def _whole_lines(file: BinaryIO, start: int) -> tuple[int, int]:
+    """Bytes and number of the lines from `start` on; what stands behind the last line's end is left out."""
+    file.seek(start)
+    size = lines = read = 0
     while new := file.read(BLOCK):
+        lines += new.count(b"\n")
+        size = read + new.rfind(b"\n") + 1 if b"\n" in new else size
+        read += len(new)
+    return size, lines
+
+
+def _blocks(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
+    """So many bytes from `start` on, in blocks of whole lines."""
+    file.seek(start)
+    torn = b""
+    while size and (new := file.read(min(BLOCK, size))):
+        size -= len(new)
         new = torn + new
         whole = new.rfind(b"\n") + 1
         torn = new[whole:]
@@ -160,14 +175,11 @@ def joined(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(some, ignore_index=True) if some else pd.DataFrame()
 
 
-def _stacked(blocks: Sequence[dict[str, pd.Series]]) -> pd.DataFrame:
-    """The rows of `blocks`, which are emptied column by column: all of them are never in memory twice."""
+def taken(rows: pd.DataFrame, which: np.ndarray) -> pd.DataFrame:
+    """These of the rows, by a mask or their places, column by column while `rows` is emptied: never twice in memory."""
     import pandas as pd
 
-    if len({tuple(b) for b in blocks}) != 1:
-        return joined(map(pd.DataFrame, blocks))
-    names = list(blocks[0])
-    return pd.DataFrame({c: pd.concat([b.pop(c) for b in blocks], ignore_index=True) for c in names}, copy=False)
+    return pd.DataFrame({c: rows.pop(c).array[which] for c in map(str, list(rows))}, copy=False)
 
 
 def handed_out(rows: pd.DataFrame) -> pd.DataFrame:

@@ -81,11 +81,9 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
 
     def table(name: str) -> pd.DataFrame:
         try:
-            rows, wrong = sound_rows(name, run.frame(name))
+            rows, wrong = sound_rows(name, run.frame(name, keep=keep))
         except (RecordError, KeyError, ValueError, TypeError) as error:
             rows, wrong = pd.DataFrame(), str(error)
-        if not keep:
-            run.forget(name)
         if wrong:
             said[name] = f"Table {name}: {wrong}."
         return rows
@@ -96,9 +94,8 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
     begun = max((f.last for f in told), default=1) - 1  # a fault at a step says that those before it were taken
     charges = table("charges")
     n_steps = max(last_step(tables["steps"]), last_step(charges), begun)
-    found = families(meta, charges, n_steps=n_steps)
-    del charges
-    found = with_terms(found, table("terms"))
+    found = families(meta, charges, n_steps=n_steps, keep=keep)
+    found = with_terms(found, table("terms"), keep)
     unreadable = [f"{run.damage}."] if run.damage else []
     unreadable += [said[name] for name in TABLES if name in said]
     if odd:

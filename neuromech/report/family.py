@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuromech.record import taken
 from neuromech.report.evidence import Evidence, evidence_of
 from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, distances, judge
 from neuromech.rounding import eps_of, rounding_bound
@@ -52,24 +53,32 @@ class FamilyRecord:
 
 
 def families(
-    meta: Mapping[str, Any], charges: pd.DataFrame, terms: pd.DataFrame | None = None, n_steps: int | None = None
+    meta: Mapping[str, Any],
+    charges: pd.DataFrame,
+    terms: pd.DataFrame | None = None,
+    n_steps: int | None = None,
+    keep: bool = True,
 ) -> list[FamilyRecord]:
     """Every family that was found or has rows, in the order of the records; missing columns count as nan.
 
-    `n_steps`: of the run, None: up to the last charge.
+    `n_steps`: of the run, None: up to the last charge. `keep`: see `by_symmetry`.
     """
-    groups = by_symmetry(charges)
+    import pandas as pd
+
+    n_steps = n_steps if n_steps is not None else last_step(charges)
+    groups = by_symmetry(charges, ("step", "member", *COLUMNS), keep)
     known: Sequence[Mapping[str, Any]] = meta.get("symmetries") or ()
     default = str(meta.get("dtype") or "")
     coarser = gradients_in(meta)
-    none = np.zeros(0, int)
-    every, n_steps = int(meta.get("every") or 1), n_steps if n_steps is not None else last_step(charges)
+    nothing = pd.DataFrame(columns=["step", "member", *COLUMNS], dtype=float)
+    every = int(meta.get("every") or 1)
     out = []
     for index in sorted({*range(len(known)), *groups}):
         data = known[index] if index < len(known) else {}
-        group = charges.iloc[groups.get(index, none)].reindex(columns=["step", "member", *COLUMNS])
-        group = group.assign(member=group["member"].fillna(-1))
-        whole = group[group["member"] < 0].drop_duplicates("step", keep="last").reset_index(drop=True)
+        group = groups.pop(index, nothing)  # what is not kept of it is let go
+        group = group.assign(**dict.fromkeys(nothing.columns.difference(group.columns), math.nan))
+        n = int(np.sum(~(group["member"].to_numpy(float) >= 0)))  # the family itself stands before its members
+        whole = group.iloc[:n].drop_duplicates("step", keep="last").reset_index(drop=True)
         dtype = ", ".join(x for x in (str(data.get("dtype") or default), coarser) if x)
         kind, broken_by = str(data.get("kind") or "other"), tuple(map(str, data.get("broken_by") or ()))
         parameters = tuple(dict.fromkeys(str(t.get("parameter")) for t in data.get("terms") or ()))
@@ -82,14 +91,14 @@ def families(
             FamilyRecord(
                 index=index,
                 kind=kind,
-                size=followed_of(data) if data else max(1, group["member"].nunique() - 1),  # -1: the family
+                size=followed_of(data) if data else max(1, group["member"].iloc[n:].nunique()),
                 name=str(data.get("name") or f"symmetry {index}"),
                 reason=str(data.get("reason") or ("" if data else "the records do not say what it is")),
                 defect=measured(data.get("defect")),
                 broken_by=broken_by,
                 dtype=dtype,
-                whole=whole[["step", *KEPT]].copy(),  # a long run is held once: not what it was cut from
-                members=group.loc[group["member"] >= 0, ["step", "member", *OF_MEMBERS]].reset_index(drop=True),
+                whole=whole[["step", *KEPT]],
+                members=group[["step", "member", *OF_MEMBERS]].iloc[n:].reset_index(drop=True),
                 distances=distances(whole),
                 verdict=verdict,
                 terms=_no_terms(),
@@ -97,13 +106,13 @@ def families(
                 parameters=parameters,
             )
         )
-    return out if terms is None else with_terms(out, terms)
+    return out if terms is None else with_terms(out, terms, keep)
 
 
-def with_terms(found: Sequence[FamilyRecord], terms: pd.DataFrame) -> list[FamilyRecord]:
-    """The families with what moved their charges."""
-    moved, none = by_symmetry(terms), np.zeros(0, int)
-    return [replace(f, terms=explained(_once(terms, moved.get(f.index, none)), f)) for f in found]
+def with_terms(found: Sequence[FamilyRecord], terms: pd.DataFrame, keep: bool = True) -> list[FamilyRecord]:
+    """The families with what moved their charges. `keep`: see `by_symmetry`."""
+    moved = by_symmetry(terms, [str(c) for c in terms if c not in ("symmetry", "session")], keep)
+    return [replace(f, terms=explained(_once(moved.pop(f.index, None)), f)) for f in found]
 
 
 def last_step(rows: pd.DataFrame) -> int:
@@ -116,15 +125,25 @@ def followed_of(data: Mapping[str, Any]) -> int:
     return int(stop - start)
 
 
-def by_symmetry(rows: pd.DataFrame | None) -> dict[int, np.ndarray]:
-    """The places of the rows of each symmetry, in the order of their steps: a long run is not copied as a whole."""
-    if rows is None or "symmetry" not in rows:
+def by_symmetry(rows: pd.DataFrame, columns: Collection[str], keep: bool = True) -> dict[int, pd.DataFrame]:
+    """These columns of the rows of each symmetry: the sums over its members, then single ones, each by step.
+
+    `keep`: else `rows` is emptied column by column, and of a long run no row is in memory twice.
+    """
+    if "symmetry" not in rows:
         return {}
-    symmetry = rows["symmetry"].to_numpy(float)
-    order = np.lexsort((rows["step"].to_numpy(float), symmetry))
-    order = order[np.isfinite(symmetry[order])]
-    known, begun = np.unique(symmetry[order], return_index=True)
-    return {int(k): part for k, part in zip(known, np.split(order, begun[1:]), strict=False)}
+    own = rows.copy(deep=False) if keep else rows
+    symmetry = own["symmetry"].to_numpy()
+    known, lengths = np.unique(symmetry, return_counts=True)
+    single = own["member"].to_numpy() >= 0 if "member" in own else np.zeros(len(own), bool)
+    order = np.lexsort((own["step"].to_numpy(), single, symmetry))
+    del symmetry, single
+    for other in own.columns.difference(list(columns)):
+        del own[other]
+    ordered = taken(own, order)
+    ends = np.cumsum(lengths)
+    parts = zip(known, ends - lengths, ends, strict=True)
+    return {int(k): ordered.iloc[a:b].reset_index(drop=True) for k, a, b in parts}
 
 
 def _no_terms() -> pd.DataFrame:
@@ -133,12 +152,11 @@ def _no_terms() -> pd.DataFrame:
     return pd.DataFrame({"step": [], "member": []})
 
 
-def _once(terms: pd.DataFrame, places: np.ndarray) -> pd.DataFrame:
+def _once(terms: pd.DataFrame | None) -> pd.DataFrame:
     """Each step and member once, the last time that it was written."""
-    if "symmetry" not in terms:
+    if terms is None:
         return _no_terms()
-    own = terms[[c for c in terms if c not in ("symmetry", "session")]].iloc[places]
-    return own.drop_duplicates(["step", "member"], keep="last").reset_index(drop=True)
+    return terms.drop_duplicates(["step", "member"], keep="last").reset_index(drop=True)
 
 
 def explained(terms: pd.DataFrame, family: FamilyRecord) -> pd.DataFrame:

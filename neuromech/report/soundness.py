@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from neuromech.record import taken
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -27,7 +29,7 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # which a terminal would
 
 
 def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """The rows whose numbers are numbers, and what was wrong with the table ("" if nothing)."""
+    """The rows whose numbers are numbers, and what was wrong with the table ("" if nothing); `rows` are changed."""
     import pandas as pd
 
     if rows.empty:
@@ -49,7 +51,7 @@ def sound_rows(table: str, rows: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     good &= rows["symmetry"].to_numpy(float) >= 0 if "symmetry" in rows else True
     if not good.all():
         wrong = f"{int((~good).sum())} of its rows make no sense"
-    return (rows if good.all() else rows[good]).reset_index(drop=True), wrong
+    return (rows if good.all() else taken(rows, good)), wrong
 
 
 def sound_meta(meta: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+from pandas.testing import assert_frame_equal
 
 from neuromech.report.family import families, verdict_table
 
@@ -35,6 +36,19 @@ def test_rows_out_of_order_and_twice_count_once_the_last_time() -> None:
     whole = families(record.meta, shuffled)[0].whole
     assert whole["step"].tolist() == list(range(7))
     assert whole["observed"][3] == 7.0
+
+
+def test_a_table_that_is_not_kept_is_taken_apart_into_the_same_families() -> None:
+    record = train(6)
+    charges, terms = record.frame("charges"), record.frame("terms")
+    emptied = charges.copy()
+    kept, taken = families(record.meta, charges, terms), families(record.meta, emptied, terms, keep=False)
+    assert not len(emptied.columns)
+    assert len(charges.columns)
+    for a, b in zip(kept, taken, strict=True):
+        for x, y in ((a.whole, b.whole), (a.members, b.members), (a.distances, b.distances), (a.terms, b.terms)):
+            assert_frame_equal(x, y)
+        assert a.verdict == b.verdict
 
 
 def test_what_is_missing_is_nan_or_said() -> None:

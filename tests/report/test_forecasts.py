@@ -37,7 +37,7 @@ def record(optimizer: dict[str, object], decay: float | None = None, **more: obj
         out.append("steps", {"step": k, "optimizer": 0, "lr": lr if k else 0.0, "time": 0.0})
         if k:
             for i, c in enumerate(length2):
-                turns[i] += balance.angle(lr, c, 19.0, k) ** 2
+                turns[i] += balance.angles(c, [lr], 19.0)[0] ** 2
                 after = balance.advance(c, [lr])
                 decayed[i] -= rate * lr * c
                 length2[i] = after

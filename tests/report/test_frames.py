@@ -13,8 +13,9 @@ from pandas.testing import assert_frame_equal
 from torch import nn
 
 import neuromech
-from neuromech.record import tables
+from neuromech.record import read, tables
 from neuromech.report import RunFrames
+from neuromech.report.page import render
 
 DOORS = ("history", "averages", "terms", "metrics", "events", "faults", "verdicts", "forecasts")
 
@@ -122,6 +123,30 @@ def test_a_resumed_run_replaces_the_branch_that_was_given_up(tmp_path: Path) -> 
         train(model, optimizer, 2)
         assert probe.history["step"].max() == 6
         assert_frame_equal(probe.history, neuromech.open_run(tmp_path / "run").history)
+
+
+def test_rows_that_are_not_kept_are_the_same_and_read_again_for_the_next_who_asks(tmp_path: Path) -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with neuromech.instrument(model, run=tmp_path / "run") as probe:
+        train(model, optimizer, 2)
+        saved, weights = probe.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
+        train(model, optimizer, 2)
+    model.load_state_dict(weights)
+    with neuromech.instrument(model, run=tmp_path / "run", resume=True) as probe:
+        probe.load_state_dict(saved)
+        train(model, optimizer, 1)
+    run = read(tmp_path / "run")
+    for table in run.tables:
+        kept = run.frame(table)
+        handed = run.frame(table, keep=False)
+        assert_frame_equal(handed, kept)
+        for column in [*handed]:
+            del handed[column]
+        assert_frame_equal(run.frame(table, keep=False), kept)
+    assert run.frame("steps")["step"].max() == 3
+    assert len(run.frame("charges", every_session=True)) > len(run.frame("charges"))
+    assert render(run, keep=False) == render(run)
 
 
 def test_a_file_that_was_replaced_is_read_anew(tmp_path: Path) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from neuromech.monitor.evidence import NOTHING as NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Step
-
-NOTHING = Evidence()
 
 
 class Check(Protocol):

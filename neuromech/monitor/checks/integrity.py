@@ -52,6 +52,7 @@ class StateIntegrity:
 
     def __init__(self, params: Mapping[str, Tensor], sample: Sample, own: OwnWrites) -> None:
         self._params, self._sample, self._own = params, sample, own
+        self._counts = sample.counts(list(params))
         self._weights: _LeftWeights | None = None
         self._states: WeakKeyDictionary[Optimizer, _LeftState] = WeakKeyDictionary()
         self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
@@ -105,7 +106,8 @@ class StateIntegrity:
         """Keep what the step left."""
         assert step.ahead is not None
         before = step.ahead
-        vectors = {n: {"step": step.theta[n] - before.theta[n], "gradient": g} for n, g in before.gradient.items()}
+        moved = dict(zip(step.theta, (step.sampled - before.sampled).split(self._counts), strict=True))
+        vectors = {n: {"step": moved[n], "gradient": g} for n, g in before.gradient.items()}
         here = Left(
             step.optimizer, step.weight_sums, step.weight_marks, step.theta, step.sampled, step.state_sums, step.state
         )
@@ -195,8 +197,7 @@ class StateIntegrity:
         """With each edit whether rounding explains it."""
         out: list[tuple[Edit, bool]] = []
         # An even number of signs that turn round leaves a checksum as it was.
-        turned = set(differing(list(step.theta), self._sample.counts(list(step.theta)), left.sampled, step.sampled))
-        typical = torch.cat(list(step.theta.values())).square().mean().sqrt()
+        turned = set(differing(list(step.theta), self._counts, left.sampled, step.sampled))
         for name, before in left.sums.items():
             if (now := step.weight_sums[name]) != before or name in turned:
                 p, old = self._params[name], left.theta[name]
@@ -208,6 +209,7 @@ class StateIntegrity:
                 vectors = {**left.vectors.get(name, {}), "weights": old}
                 how = _how(name, "weight", old, new, vectors, p.dtype)
                 by_code = left.marks[name] != step.weight_marks[name]
+                typical = step.sampled.square().mean().sqrt()
                 allowed = ROUNDINGS * torch.finfo(p.dtype).eps * torch.maximum(old.abs(), typical.to(old.device))
                 seen = bool((old != new).any())
                 tiny = bool(((new - old).abs() <= allowed).all()) and (seen or _small(before, now, p))
@@ -226,8 +228,10 @@ class StateIntegrity:
     def _has_turned(self, entry: Entry, left: _LeftState, t: Tensor) -> bool:
         """True if code wrote to an entry and turned an even number of signs, some of them in the sample."""
         name, key = entry
+        if left.marks[entry] == mark(t):
+            return False
         names, elements = left.samples.get(key, ([], torch.zeros(0)))
-        if left.marks[entry] == mark(t) or name not in names or not self._like(name, t):
+        if name not in names or not self._like(name, t):
             return False
         old = elements.split(self._sample.counts(names))[names.index(name)]
         return bool(differing([name], [len(old)], old, self._sample.read([name], {name: t})))
@@ -261,7 +265,7 @@ def _small(before: int, now: int, p: Tensor) -> bool:
 def _how(
     name: str, what: str, old: Tensor, new: Tensor, vectors: Mapping[str, Tensor], dtype: torch.dtype
 ) -> Difference | None:
-    eps = torch.full_like(old, torch.finfo(dtype).eps)
+    eps = torch.finfo(dtype).eps
     slack = OPERATIONS * eps * old.abs()
     if int((new != old).sum()) == 1:
         vectors = {}  # one number is a multiple of any other

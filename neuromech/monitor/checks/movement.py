@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from weakref import WeakKeyDictionary
 
 from torch.optim.optimizer import Optimizer
@@ -27,7 +28,7 @@ class MovementCheck:
         rated = {n for group in before.groups if group.settings.get("lr") for n in group.moving}
         moving = [n for n in before.moving if n in rated and before.grad_sums[n] != 0]
         # What is no number stays none, and has been told.
-        finite = before.torques is None or bool(before.torques.gradients.isfinite().all())
+        finite = before.torques is None or all(map(math.isfinite, before.torques.squares))
         if not moving or not finite or before.skipped:
             return NOTHING
         if any(before.weight_sums[n] != step.weight_sums[n] for n in moving):
