@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -55,12 +54,7 @@ def place_of(t: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def ranks_of(t: Tensor) -> list[int]:
     """The processes that hold the parts of a sharded tensor."""
     sharded: Any = t
-    return _ranks_of(sharded.device_mesh)
-
-
-@lru_cache(maxsize=16)  # asked of every parameter at every step, and there are a few meshes
-def _ranks_of(mesh: Any) -> list[int]:
-    return [int(r) for r in mesh.mesh.flatten()]
+    return [int(r) for r in sharded.device_mesh.mesh.flatten()]
 
 
 def default_store() -> Any:

@@ -91,9 +91,9 @@ def outlook(
     if told.power != 0:
         return Balance(decay, strength, told.power, fading or Trend(last, FADE), grip, spread)
     wake, trend, seen = None, Trend(last), 1.0
-    if told.recall > 0:
+    if told.recall > 0 and c[:-1].min() > 0:
         gradients2 = 1.0 / c[:-1]
-        if known is not None and fading is not None:
+        if known is not None and fading is not None and known.min() > 0:
             trend = fading
             gradients2 *= (1.0 + 1.0 / fading.saturation) / (1.0 + KNEE * known[:3].mean() / known[at[1:] - 1])
         wake = _wake(told.recall, gradients2, np.diff(at), np.diff(square[at]) * (np.arange(1, len(at)) > begun))

@@ -81,7 +81,8 @@ class Balance:
         n, steps = 1 + self.power, np.arange(len(lr)) + self.trend.at + 1
         rates = self.decay * lr
         if self.wake is not None:
-            return self._in_its_wake(length2, lr, lr**2 * self.strength * self.trend.settled(steps), self.wake)
+            settled = lr**2 * self.strength * self.trend.settled(steps)
+            return self._in_its_wake(length2, settled, self.trend.faded(steps, lr), rates, self.wake)
         kicks = lr**2 * self.strength * self.trend.factors(steps, lr)
         if self.grip:
             each = zip(kicks.tolist(), rates.tolist(), strict=True)
@@ -95,12 +96,11 @@ class Balance:
         return list((np.fromiter(whole, float) ** (1.0 / n)).tolist()), kicks
 
     def _in_its_wake(
-        self, length2: float, lr: np.ndarray, settled: np.ndarray, wake: Wake
+        self, length2: float, settled: np.ndarray, faded: np.ndarray, rates: np.ndarray, wake: Wake
     ) -> tuple[list[float], np.ndarray]:
         """Step by step: gradients, and with them what is remembered, change with the length."""
-        faded = self.trend.faded(np.arange(len(lr)) + self.trend.at + 1, lr)
         path, kicks = [length2], []
-        for kick, gradient2, rate in zip(settled.tolist(), faded.tolist(), (self.decay * lr).tolist(), strict=True):
+        for kick, gradient2, rate in zip(settled.tolist(), faded.tolist(), rates.tolist(), strict=True):
             wake, factor = wake.after(gradient2 / path[-1])
             kicks.append(kick * factor)
             path.append(self._over_a_step(path[-1], kicks[-1], rate))

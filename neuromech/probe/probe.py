@@ -76,6 +76,7 @@ class Probe(RunFrames):
             self._steps.consider(asked.optimizer)
         if reason := why_not(self._model):
             self._stand_aside(InstrumentError(reason))
+        self._elsewhere = self._guard(held_alike, self._model) or []
 
     @property
     def symmetries(self) -> Findings:
@@ -301,7 +302,7 @@ class Probe(RunFrames):
 
         def enclosed(optimizer: Optimizer) -> None:
             if not self._removed:
-                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(held_alike(self._model)):
+                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(self._elsewhere):
                     self._guard(work, optimizer)
                 if self._monitor is not None:
                     with kept_from_the_run():

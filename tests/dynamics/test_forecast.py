@@ -254,6 +254,14 @@ def test_second_moments_remember_larger_gradients() -> None:
     assert off(blind) > 1.2
 
 
+@pytest.mark.parametrize(("first", "loss"), [(1.0, 0.0), (1.0, -1.0), (0.0, 1.0)])
+def test_a_start_without_a_length_or_a_loss_leaves_numbers(first: float, loss: float) -> None:
+    told = hyperparameters_of(rule_of(o := torch.optim.AdamW([weights()])), o.param_groups[0], (D,))
+    lengths, losses = [first, *[1.0] * 20], [loss, *[3.0] * 19]
+    balance = outlook(lengths, [0.0, *[1e-3] * 20], [1e-3] * 20, told, D, losses)
+    assert math.isfinite(balance.advance(1.0, [1e-3] * 50))
+
+
 def test_an_outlook_says_what_it_needs() -> None:
     told = Hyperparameters(0.1, 0.0, 1, 0.9, 0.0, 19.0)
     with pytest.raises(ValueError, match="8 steps or more"):

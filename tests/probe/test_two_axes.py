@@ -123,9 +123,8 @@ def test_a_transformer_along_two_axes_has_the_charges_of_a_single_process() -> N
     alone = net()
     probe = neuromech.instrument(alone)
     train(alone, slice(None))
-    expected = {
-        name: c for name, c in charges(probe).items() if ".view(" not in name
-    }  # matrix families are not followed
+    # Matrix families of what is sharded are not followed.
+    expected = {name: c for name, c in charges(probe).items() if ".view(" not in name}
     with tempfile.TemporaryDirectory() as folder:
         mp.start_processes(work, (4, folder), nprocs=4, start_method="spawn")
         found = torch.load(f"{folder}/0.pt")

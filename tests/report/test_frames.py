@@ -107,16 +107,22 @@ def test_what_was_read_is_not_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert read < size
 
 
-def test_a_resumed_run_replaces_the_branch_that_was_given_up(tmp_path: Path) -> None:
+def given_up(run: Path, kept: int, dropped: int) -> tuple[nn.Module, torch.optim.Optimizer, dict[str, Any]]:
+    """A recorded run, whose weights go back to where its first steps left them: with the state of its probe there."""
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with neuromech.instrument(model, run=tmp_path / "run") as probe:
-        train(model, optimizer, 4)
+    with neuromech.instrument(model, run=run) as probe:
+        train(model, optimizer, kept)
         saved, weights = probe.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
-        train(model, optimizer, 6)
+        train(model, optimizer, dropped)
+    model.load_state_dict(weights)
+    return model, optimizer, saved
+
+
+def test_a_resumed_run_replaces_the_branch_that_was_given_up(tmp_path: Path) -> None:
+    model, optimizer, saved = given_up(tmp_path / "run", 4, 6)
     opened = neuromech.open_run(tmp_path / "run")
     assert opened.history["step"].max() == 10
-    model.load_state_dict(weights)
     with neuromech.instrument(model, run=tmp_path / "run", resume=True) as probe:
         probe.load_state_dict(saved)
         assert probe.history["step"].max() == 10
@@ -126,13 +132,7 @@ def test_a_resumed_run_replaces_the_branch_that_was_given_up(tmp_path: Path) -> 
 
 
 def test_rows_that_are_not_kept_are_the_same_and_read_again_for_the_next_who_asks(tmp_path: Path) -> None:
-    model = net()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    with neuromech.instrument(model, run=tmp_path / "run") as probe:
-        train(model, optimizer, 2)
-        saved, weights = probe.state_dict(), {k: v.clone() for k, v in model.state_dict().items()}
-        train(model, optimizer, 2)
-    model.load_state_dict(weights)
+    model, optimizer, saved = given_up(tmp_path / "run", 2, 2)
     with neuromech.instrument(model, run=tmp_path / "run", resume=True) as probe:
         probe.load_state_dict(saved)
         train(model, optimizer, 1)
