@@ -8,10 +8,11 @@ which the statement is true. What no rule understands must not carry anything: i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, axis, count, leaves
@@ -255,11 +256,35 @@ class Interpreter:
             signature_of(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
+        results = self._results(rule, node, *exchanged(Abstract, _without_growth, (args, kwargs)))
+        if any(self._known[v].growth for v in node.inputs if v in self._known):
+            with self._growth_as_scale():
+                grown = self._results(rule, node, *exchanged(Abstract, self._growth_alone, (args, kwargs)))
+            results = [_multiplied(y, z) for y, z in zip(results, grown, strict=True)]
+        self._known.update(zip(node.outputs, results, strict=True))
+
+    def _results(self, rule: OperatorRule, node: Node, args: Any, kwargs: Any) -> list[Abstract]:
         made = rule(self, *args, **kwargs)
         results = made if isinstance(made, list) else [made]
         if [tuple(map(count, t.axes)) for t in results] != [v.shape for v in node.outputs]:
             raise Unsupported("its results have other shapes than the rule says")
-        self._known.update(zip(node.outputs, results, strict=True))
+        return results
+
+    @contextmanager
+    def _growth_as_scale(self) -> Iterator[None]:
+        """Inside, what rules say of scales is said of the factors that shifts have turned into; of shifts, nothing."""
+        scaling, translation = self.scaling, self.translation
+        self.scaling, self.translation = translation, Domain()
+        try:
+            yield
+        finally:
+            self.scaling, self.translation = scaling, translation
+
+    def _growth_alone(self, t: Abstract) -> Abstract:
+        """The tensor, which scales with its growth and with nothing else."""
+        if not (t.scale or t.shift or t.growth):
+            return t
+        return replace(t, scale=self.scaling.free(t.labels) if t.zero else t.growth, shift=Expr(), growth=Expr())
 
     def _entering(self, node: Node, value: Value) -> Abstract:
         """An input as the operator may see it."""
@@ -282,9 +307,6 @@ class Interpreter:
         seen = t
         if t.rows and not (operator.same_content or operator.sees_rows):
             seen = replace(seen, scale=self.scaling.uniform(t.scale, t.rows), rows=())
-        if t.growth and not (operator.same_content or operator.sees_growth):
-            self.translation.vanish(t.growth)
-            seen = replace(seen, growth=Expr())
         if t.masked and not (operator.same_content or operator.sees_masked):
             self.translation.vanish(t.shift)
             seen = replace(seen, shift=Expr(), masked=False)
@@ -306,6 +328,17 @@ class Interpreter:
         upstream = self.graph.ancestors(values, through_stops=True)
         blocks = tuple(v.names[0] for v in self.trainable if v in upstream)
         self.opaque.append(Opaque(short(node.op), node.module, why, blocks))
+
+
+def _without_growth(t: Abstract) -> Abstract:
+    return replace(t, growth=Expr()) if t.growth else t
+
+
+def _multiplied(y: Abstract, grown: Abstract) -> Abstract:
+    """The tensor y, multiplied by what `grown`, which has the same axes by other names, scales with."""
+    for mine, other in zip(y.axes, grown.axes, strict=True):
+        grown = grown.rename(unify(mine, other))
+    return replace(y, growth=y.growth + grown.scale)
 
 
 def _is_of_real_numbers(node: Node) -> bool:
