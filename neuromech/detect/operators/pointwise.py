@@ -42,7 +42,8 @@ def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
     """No symmetry of scale or shift at all: nothing may pass."""
     tensors = s.broadcast(x, *(t for t in others if isinstance(t, Abstract)))
     s.pin(*tensors)
-    return s.result(s.joint(tensors))
+    y = s.result(s.joint(tensors), of=tensors)
+    return replace(y, data=s.entries_of(x) or y.data) if len(tensors) == 1 else y
 
 
 def identity(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
@@ -72,7 +73,7 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=what))
     elif y * alpha != 0:  # only zero keeps its value under scaling
         s.scaling.vanish(x.scale)
-    return s.result(x.axes, x.scale, x.shift)
+    return s.result(x.axes, x.scale, x.shift, of=[x])
 
 
 def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
@@ -139,7 +140,7 @@ def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     s.translation.vanish(x.shift - y.shift)
     if x.zero or y.zero:
         s.scaling.events.append(Event("passes", f"the comparison with zero{s.at}", s.alike(x, y)))
-    return s.result(s.joint([x, y]), s.alike(x, y), x.shift)
+    return s.result(s.joint([x, y]), s.alike(x, y), x.shift, of=[x, y])
 
 
 def clamp(
@@ -156,7 +157,7 @@ def clamp(
         s.translation.vanish(x.shift)
         words = f"the lower bound {low:g}{s.at}"
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=words))
-        return s.result(x.axes, x.scale)
+        return s.result(x.axes, x.scale, of=[x])
     if all(isinstance(b, float | int) and b in (0, math.inf, -math.inf) for b in bounds):
         return homogeneous(1, "clamp")(s, x)
     return nonlinear(s, x, *bounds)
@@ -172,11 +173,11 @@ def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
         x, y = s.broadcast(x, y)
         s.translation.vanish(x.shift - y.shift)
         s.alike(x, y)
-        return s.result(s.joint([x, y]))
+        return s.result(s.joint([x, y]), of=[x, y])
     s.translation.vanish(x.shift)
     if y != 0:
         s.scaling.vanish(x.scale)
-    return s.result(x.axes)
+    return s.result(x.axes, of=[x])
 
 
 def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract | float) -> Abstract:
@@ -185,7 +186,8 @@ def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract 
     s.pin(condition)
     condition, x, y = s.broadcast(condition, x, y)
     mask = s.result(condition.axes).data
-    out = s.result(s.joint([condition, x, y]), s.alike(x, y), y.shift + (x.shift - y.shift).times(mask))
+    shift = y.shift + (x.shift - y.shift).times(mask)
+    out = s.result(s.joint([condition, x, y]), s.alike(x, y), shift, of=[condition, x, y])
     return (
         replace(out, shift=x.shift, masked=True)
         if y.lowest
