@@ -92,7 +92,7 @@ class LaterSearch:
         waiting = self._waiting
         assert waiting is not None
         try:
-            now = None if self._failed else waiting.settle()
+            now = None if self._failed else waiting.settle(by_hand=False)
         except Exception as error:  # what was measured until now goes on
             self._fail(error)
             now = None

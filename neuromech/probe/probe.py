@@ -233,7 +233,7 @@ class Probe(RunFrames):
     def _start(self) -> bool:
         """The gradients of the first step are ready: settle the symmetries, read the initial charges."""
         if self._found is None:
-            self._found = self._waiting.settle()
+            self._found = self._waiting.settle(by_hand=self._handed.none_seen)
             if self._found is None:
                 parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
                 self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
