@@ -178,7 +178,7 @@ class Waiting:
 
     def _as_it_is(self, forward: Forward, graph: Graph, run: nn.Module | None, note: str) -> Findings:
         """As if the loss saw the whole output; checked by calls of `run`, if there is one."""
-        experiment = run and Experiment(run, forward.args, forward.kwargs, outputs_as_they_are)
+        experiment = None if run is None else Experiment(run, forward.args, forward.kwargs, outputs_as_they_are)
         with self._limited() as spent:
             found = analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
             return settled(found, spent)
