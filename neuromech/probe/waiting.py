@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from neuromech.compat import has_compiled_parts, outside_of_modes, tree_map_only, untransformed
@@ -48,6 +47,7 @@ from neuromech.hooks import (
 )
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
+from neuromech.rounding import coarsest
 from neuromech.symmetry import Symmetry
 
 AS_THEY_ARE = "no gradient has been seen yet: as if the loss saw the whole output"
@@ -88,8 +88,7 @@ class Waiting:
         return isinstance(self.forwards, PartsWatch)
 
     def follow_parts(self) -> bool:
-        """If no call of the model itself was seen: follow those of its parts, from now on. False: there was one, or
-        parts are followed already."""
+        """Follow calls of parts from now on. False: the model itself was called, or its parts are followed already."""
         if self._called() or self.by_parts:
             return False
         self.hooks.listeners.remove(self.forwards)
@@ -111,10 +110,7 @@ class Waiting:
         return self._as_it_is(self._seen, self._graph(self._seen), self._model if ahead else None, AS_THEY_ARE)
 
     def settle(self, by_hand: bool) -> Findings | None:
-        """The gradients of the first step are there: what is known by now has to do. None: no forward was seen.
-
-        `by_hand`: no backward has brought them.
-        """
+        """What is known at the first step; None if no forward was seen. `by_hand`: no backward brought the gradients."""
         if self.found is None:
             trained, seen = self.forwards.trained, self._seen
             if trained is not None and trained.finite:
@@ -160,10 +156,8 @@ class Waiting:
         return self._seen is not None and not self._seen.transformed
 
     def _on_backward(self) -> None:
-        trained = self.forwards.trained
-        ready = trained is not None and trained.finite and not self._sharded
-        if self.found is None and trained is not None and ready:
-            self._find(trained)
+        if self.found is None and not self._sharded and (seen := self.forwards.trained) is not None and seen.finite:
+            self._find(seen)
 
     def _graph(self, forward: Forward) -> Graph:
         if forward.graph is not None:
@@ -212,5 +206,4 @@ class Waiting:
 
     def _eps(self, forward: Forward) -> float:
         kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}
-        kinds |= {self.forwards.autocast} - {None}  # type: ignore[arg-type]
-        return max(float(torch.finfo(kind).eps) for kind in kinds if kind.is_floating_point)
+        return coarsest(kinds | ({dtype} if (dtype := self.forwards.autocast) else set()))
