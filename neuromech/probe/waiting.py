@@ -110,7 +110,7 @@ class Waiting:
         return self._as_it_is(self._seen, self._graph(self._seen), self._model if ahead else None, AS_THEY_ARE)
 
     def settle(self, by_hand: bool) -> Findings | None:
-        """What is known at the first step; None if no forward was seen. `by_hand`: no backward brought the gradients."""
+        """What is known at the first step; None if no forward was seen. `by_hand`: no backward brought gradients."""
         if self.found is None:
             trained, seen = self.forwards.trained, self._seen
             if trained is not None and trained.finite:
