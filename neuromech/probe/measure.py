@@ -174,6 +174,10 @@ class Measurement:
         known.buffers |= marks(buffers(optimizer, self._names))
         return first
 
+    def flush_if_due(self) -> None:
+        """The step is over, and so is what else is measured at it."""
+        self._writer.flush_if_due()
+
     def scalars(self) -> dict[str, float]:
         """What a logger should draw of the newest step; of sharded parameters, the newest recorded one, no angles."""
         held = {

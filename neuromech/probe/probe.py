@@ -294,6 +294,7 @@ class Probe(RunFrames):
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
+            self._measurement.flush_if_due()
             if self._measurement.step % self._asked.every == 0:
                 self._sinks.tell(self.scalars, self._measurement.iteration)
 
