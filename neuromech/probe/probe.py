@@ -154,9 +154,7 @@ class Probe(RunFrames):
 
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
-        if self._measurement is not None:
-            self._measurement.flush()
-        self._progress.flush()
+        (self._measurement or self._progress).flush()  # the one brings the other along
 
     def log(self, **values: Any) -> None:
         """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
