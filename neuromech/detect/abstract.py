@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from neuromech.detect.axes import Axis, Label, by_parts, leaves
+from neuromech.detect.axes import Axis, Label, leaves
 from neuromech.detect.data import Data, renamed_data
 from neuromech.detect.equations import Equation
 from neuromech.detect.expr import Expr, Unknown
@@ -72,7 +72,7 @@ def _renamed(axis: Axis, how: Renaming) -> Axis:
             if labels[at : at + len(of)] != of:
                 raise NonNested("an index is read anew across axes")
             labels[at : at + len(of)] = leaves(regrouping.to)
-    to = by_parts(how.same)
+    to = how.by_parts()
     return tuple(to.get(x, x) for x in labels)
 
 

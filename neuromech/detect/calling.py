@@ -154,7 +154,12 @@ def _attributes_lent(
     for (m, name), value in given.items():
         m.__dict__[name] = value
     lent = {m: dict(vars(m)) for m in own}
-    within = {(m, name): _inside(value) for m, attributes in lent.items() for name, value in attributes.items()}
+    within = {
+        (m, name): _inside(value)
+        for m, attributes in lent.items()
+        for name, value in attributes.items()
+        if name not in machinery
+    }
     listed = {name for name, _ in model.named_parameters()}
     try:
         yield

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from neuromech.compat import TorchDispatchMode, tree_leaves, tree_map
+from neuromech.detect.shapes import RememberedShapes
 
 _LARGEST = 1 << 16  # elements
 
@@ -67,6 +68,7 @@ class Replay(TorchDispatchMode):
     def __init__(self, answers: Sequence[Any], turned: Mapping[int, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._answers, self._turned, self._asked = iter(answers), turned, 0
+        self._shapes = RememberedShapes()
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -77,4 +79,4 @@ class Replay(TorchDispatchMode):
                 return self._turned[self._asked - 1]
             if args[0].is_meta:
                 return next(self._answers)
-        return func(*args, **(kwargs or {}))
+        return self._shapes.call(func, args, kwargs or {})

@@ -7,10 +7,11 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any, NamedTuple
 
-from neuromech.detect.axes import Axis, Label, by_parts, leaves
+from neuromech.detect.axes import Axis, Label, leaves
 from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
+Number = int | Fraction
 DataKey = tuple[object, ...]
 
 
@@ -54,7 +55,7 @@ class Data(NamedTuple):
     sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
     walks: tuple[tuple[Label, int], ...] = ()
-    multiple: Fraction = Fraction(1)  # how many times the numbers that the key stands for
+    multiple: Number = 1  # how many times the numbers that the key stands for
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -62,22 +63,25 @@ class Data(NamedTuple):
         return cls((("number", k),), tuple(labels))
 
     @property
-    def number(self) -> Fraction | None:
+    def number(self) -> Number | None:
         """The number that stands everywhere, if one does."""
         head = self.key[0]
         known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
-        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index]
+        return self.multiple * as_written(head[1]) if known else None  # type: ignore[index,operator]
 
-    def times(self, k: Fraction) -> Data:
+    def times(self, k: Number) -> Data:
         """k times these numbers."""
         pieces = tuple((x, d.times(k)) for x, d in self.pieces)
         return self._replace(pieces=pieces, multiple=k * self.multiple)
 
     def called(self, to: LabelMap) -> Data:
+        labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        if not (self.sums or self.pieces or self.walks):
+            return Data(self.key, labels, multiple=self.multiple)
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
         walks = tuple((to.get(x, x), i) for x, i in self.walks)
-        return Data(self.key, tuple(to.get(x, x) for x in leaves(self.labels)), sums, pieces, walks, self.multiple)
+        return Data(self.key, labels, sums, pieces, walks, self.multiple)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -101,7 +105,7 @@ class Data(NamedTuple):
     ) -> Data:
         """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
         strides = (stride for stride, _ in taps)
-        one = self._replace(multiple=Fraction(1))
+        one = self._replace(multiple=1)
         new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
         pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
         walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
@@ -217,4 +221,4 @@ def renamed_data(data: Data, how: Renaming) -> Data:
     for regrouping in how.regroupings:
         if not set(leaves(regrouping.of)).isdisjoint(leaves(data.labels)):
             data = data.regrouped(regrouping)
-    return data.called(by_parts(how.same)) if how.same else data
+    return data.called(how.by_parts()) if how.same else data

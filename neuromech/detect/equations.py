@@ -16,9 +16,9 @@ from math import prod
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, count, leaves
-from neuromech.detect.data import Data
+from neuromech.detect.data import Data, Number
 from neuromech.detect.effort import checkpoint
-from neuromech.detect.expr import Expr, Factor, Number, Unknown, expand
+from neuromech.detect.expr import Expr, Factor, Unknown, expand
 
 Component = tuple[Unknown, tuple[int, ...]]  # f_S: the function of one block, and the positions of S among its indices
 Row = dict[Component, Number]  # component -> coefficient; zeros are left out

@@ -18,12 +18,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
-from neuromech.detect.axes import Label, by_parts, count, leaves
-from neuromech.detect.data import Data, LabelMap
+from neuromech.detect.axes import Atom, Label, by_parts, count, leaves
+from neuromech.detect.data import Data, LabelMap, Number
 from neuromech.detect.effort import checkpoint
 from neuromech.detect.refine import Interval, Regrouping, Renaming
 
-Number = int | Fraction
 BlockId = tuple[
     str | None, int, tuple[tuple[int, int], ...]
 ]  # parameter, first element, (length, stride) of each index
@@ -35,7 +34,7 @@ class Unknown:
     The block is that of a strided view: index (i, j ..) stands for element `start` + i * stride_i + j * stride_j + ...
     """
 
-    __slots__ = ("_along", "_parts", "labels", "name", "start", "strides")
+    __slots__ = ("_along", "_at", "_indices", "_parts", "labels", "name", "start", "strides")
 
     def __init__(
         self, labels: Iterable[Label], name: str | None = None, strides: Iterable[int] | None = None, start: int = 0
@@ -45,16 +44,20 @@ class Unknown:
         contiguous = (count(self.labels[k + 1 :]) for k in range(len(self.labels)))
         self.strides = tuple(contiguous if strides is None else strides)
         self.start = start
+        self._indices: list[tuple[Label, int]] = []
+        self._at = -1  # the state of atoms that the indices were read off
         self._along: Label | None = None
         self._parts: tuple[Unknown, ...] = ()
 
     def indices(self) -> list[tuple[Label, int]]:
         """The labels that its own are made of by now, each with its stride."""
-        out = []
-        for label, stride in zip(self.labels, self.strides, strict=True):
-            parts = label.leaves()
-            out += [(x, stride * count(parts[k + 1 :])) for k, x in enumerate(parts)]
-        return out
+        if self._at != Atom.changes:
+            self._indices = []
+            for label, stride in zip(self.labels, self.strides, strict=True):
+                parts = label.leaves()
+                self._indices += [(x, stride * count(parts[k + 1 :])) for k, x in enumerate(parts)]
+            self._at = Atom.changes
+        return self._indices
 
     @property
     def block(self) -> BlockId:
@@ -94,9 +97,9 @@ class Factor(NamedTuple):
 
     def called(self, to: LabelMap) -> Factor:
         """The factor with its indices called by other labels, part by part."""
-        labels = tuple(to.get(x, x) for x in leaves(self.labels))
-        data = tuple(d.called(to) for d in self.data)
-        return Factor(self.unknown, labels, data, frozenset(to.get(x, x) for x in self.where))
+        labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        data = tuple([d.called(to) for d in self.data])
+        return Factor(self.unknown, labels, data, frozenset([to.get(x, x) for x in self.where]))
 
     def indices_of_data(self) -> list[Label]:
         return [x for d in self.data for x in leaves(d.labels)]
@@ -173,7 +176,7 @@ class Expr:
         for regrouping in how.regroupings:
             out = Expr.sum(x for f, c in out.terms.items() for x in _regrouped(f, c, regrouping))
         if how.same:
-            to = by_parts(how.same)
+            to = how.by_parts()
             out = Expr.sum((f.called(to), c) for f, c in out.terms.items())
         return out
 
@@ -244,7 +247,7 @@ def _summed(f: Factor, c: Number, x: Label) -> Iterator[tuple[Factor, Number]]:
         yield f, c * x.n
         return
     for g, k in expand(f, c):
-        entries = Fraction(x.n)
+        entries: Number = x.n
         for guard in (y for y in g.guards() if y.under(tops)):
             assert guard.owner is not None
             entries *= Fraction(guard.n, guard.owner.n)

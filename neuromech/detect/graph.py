@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from neuromech.compat import tree_map_only
+from neuromech.detect.operands import exchanged
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], int]  # shape, strides and first element in its memory
 ValueKind = Literal["op", "parameter", "constant", "input"]
@@ -107,7 +107,7 @@ def together(graphs: Sequence[Graph]) -> Graph:
             return same.get(v, v)
 
         for node in graph.nodes:
-            args, kwargs = tree_map_only(Value, shared, (node.args, node.kwargs))
+            args, kwargs = exchanged(Value, shared, (node.args, node.kwargs))
             swapped = replace(node, args=args, kwargs=kwargs, inputs=[shared(v) for v in node.inputs])
             for v in node.outputs:
                 v.node = swapped

@@ -8,13 +8,11 @@ which the statement is true. What no rule understands must not carry anything: i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
-from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
@@ -22,7 +20,8 @@ from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.kernels import Kernels
-from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short
+from neuromech.detect.operands import exchanged
+from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short, signature_of
 from neuromech.detect.refine import NonNested, unify
 
 
@@ -251,9 +250,9 @@ class Interpreter:
         return any(0 in v.shape for v in (*used, *(() if inputs_too else node.inputs)))
 
     def _apply(self, rule: OperatorRule, node: Node) -> None:
-        args, kwargs = tree_map_only(Value, partial(self._entering, node), (node.args, node.kwargs))
+        args, kwargs = exchanged(Value, partial(self._entering, node), (node.args, node.kwargs))
         try:
-            inspect.signature(rule).bind(self, *args, **kwargs)
+            signature_of(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
         made = rule(self, *args, **kwargs)

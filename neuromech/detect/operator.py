@@ -11,6 +11,7 @@ does one that has a line and no rule: some facts are about operators that no cla
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -78,6 +79,12 @@ def define(names: str, rule: OperatorRule | None, mixing: OperatorRule | None = 
 def short(op: str) -> str:
     """The name of an operator as people write it."""
     return op.removeprefix("aten.")
+
+
+@cache
+def signature_of(rule: OperatorRule) -> inspect.Signature:
+    """What a rule can be called with."""
+    return inspect.signature(rule)
 
 
 def operator_of(op: str) -> Operator | None:

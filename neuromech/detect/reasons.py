@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from neuromech.detect.abstract import Event
+from neuromech.detect.data import Number
 from neuromech.detect.equations import Component, Row, components
-from neuromech.detect.expr import Number, expand
+from neuromech.detect.expr import expand
 from neuromech.detect.patterns import compressed
 from neuromech.symmetry import Kind, Term
 

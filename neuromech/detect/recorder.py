@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,14 +22,14 @@ from neuromech.compat import (
     running_function,
     schema_of,
     storage_id,
-    tree_leaves,
-    tree_map_only,
     unobserved,
 )
 from neuromech.detect import constant_folding as shadow
 from neuromech.detect.experts import products_of_blocks
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
+from neuromech.detect.operands import exchanged, those_of
 from neuromech.detect.operator import UNKNOWN, operator_of
+from neuromech.detect.shapes import RememberedShapes
 from neuromech.errors import CaptureError
 
 # The content of a tensor leaves the graph as bare memory, which the dispatcher never hears of.
@@ -81,6 +82,7 @@ class Recorder(TorchDispatchMode):
         self._leaves: dict[tuple[int, Geometry], Value] = {}  # by storage and geometry: ties
         self._constants: dict[int, list[Value]] = {}  # storage -> constants whose content is still in it
         self._made: dict[int, list[Value]] = {}  # storage -> results of operators that live in it
+        self._shapes = RememberedShapes()
         self._keep: list[Tensor] = []  # ids and storages are reused once freed, so nothing is freed while recording
 
     @contextmanager
@@ -162,7 +164,7 @@ class Recorder(TorchDispatchMode):
             self.active = True
         function = "" if torch.is_grad_enabled() else running_function()
         stop = not function and not torch.is_grad_enabled()
-        values, inputs = tree_map_only(Tensor, lambda t: asked[id(t)], args), list(dict.fromkeys(asked.values()))
+        values, inputs = exchanged(Tensor, lambda t: asked[id(t)], args), list(dict.fromkeys(asked.values()))
         node = Node(op, values, {}, inputs, [], self.modules[-1], stop)
         node.opaque = f"{CUSTOM} {function}" if function else ""
         self.graph.nodes.append(node)
@@ -178,7 +180,7 @@ class Recorder(TorchDispatchMode):
                 f"the forward calls {func}, an operator that takes functions, and what these use cannot be followed: "
                 "write it with plain control flow"
             )
-        name = f"{func.namespace}.{schema_of(func).name.split('::')[1]}"
+        name = _name(func)
         operator = operator_of(name)
         told = operator or UNKNOWN
         if told.is_metadata:
@@ -199,16 +201,16 @@ class Recorder(TorchDispatchMode):
                 self.answers.append(shadow.compute(func, args, kwargs, content))
                 return self.answers[-1]
         wide = func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
-        out = (products_of_blocks if wide else func)(*args, **kwargs)
+        out = products_of_blocks(*args, **kwargs) if wide else self._shapes.call(func, args, kwargs)
         if told.as_number:
             out = self._decided(out, [v for _, v in asked])
         written = _written(func, args, kwargs)
         made = [t for t in _tensors(out) if not any(t is w for w in written)]
         if not written and len(made) == 1 and id(made[0]) in before:
             return out  # the same tensor, handed through (`contiguous` and `to` often do)
-        filled = {a.name for a in schema_of(func).arguments if a.is_out}  # what they held before is not read
+        filled = _filled(func)
         read = args, {k: v for k, v in kwargs.items() if k not in filled}
-        values, named = tree_map_only(Tensor, lambda t: before[id(t)], read)
+        values, named = exchanged(Tensor, lambda t: before[id(t)], read)
         function = "" if torch.is_grad_enabled() else running_function()
         stop = not function and (not torch.is_grad_enabled() or told.stops)
         inputs = [] if told.no_content else list(dict.fromkeys(before[id(t)] for t in _tensors(read)))
@@ -288,7 +290,7 @@ class _MemoryEscapes(TorchFunctionMode):
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(tree) if isinstance(t, Tensor)]
+    return list(those_of(Tensor, tree))
 
 
 def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -302,12 +304,26 @@ def _draws(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return not off and given.get("dropout_p", given.get("p")) != 0
 
 
+@cache
+def _name(func: Any) -> str:
+    """`aten.add` of `aten.add.Tensor`."""
+    return f"{func.namespace}.{schema_of(func).name.split('::')[1]}"
+
+
+@cache
+def _filled(func: Any) -> frozenset[str]:
+    """The arguments of an operator that take its results: what they held before is not read."""
+    return frozenset(a.name for a in schema_of(func).arguments if a.is_out)
+
+
+@cache
+def _written_arguments(func: Any) -> tuple[tuple[int, str], ...]:
+    """The arguments that an operator writes to, by its schema: where they stand, and how they are called."""
+    arguments = enumerate(schema_of(func).arguments)
+    return tuple((i, a.name) for i, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
 def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
-    """The tensors that an operator call writes to, by its schema."""
-    if not schema_of(func).is_mutable:
-        return []
-    out: list[Tensor] = []
-    for i, a in enumerate(schema_of(func).arguments):
-        if a.alias_info is not None and a.alias_info.is_write:
-            out += _tensors(kwargs[a.name] if a.name in kwargs else args[i] if i < len(args) else None)
-    return out
+    """The tensors that an operator call writes to."""
+    written = _written_arguments(func)
+    return _tensors([kwargs[name] if name in kwargs else args[i] if i < len(args) else None for i, name in written])

@@ -14,7 +14,7 @@ from itertools import accumulate, pairwise
 from math import prod
 from typing import NamedTuple
 
-from neuromech.detect.axes import Atom, Axis, Label, axis, count, leaves
+from neuromech.detect.axes import Atom, Axis, Label, axis, by_parts, count, leaves
 from neuromech.detect.effort import checkpoint, cut_allowed
 
 MANY = 4096  # segments that an axis may be cut into: beyond, explicit indices cost too much
@@ -77,6 +77,14 @@ class Renaming:
 
     same: Mapping[Label, Label] = field(default_factory=dict)
     regroupings: tuple[Regrouping, ...] = ()
+    _read: dict[int, dict[Label, Label]] = field(default_factory=dict, compare=False, repr=False)
+
+    def by_parts(self) -> dict[Label, Label]:
+        """What everything is called that the labels consist of by now."""
+        if (now := Atom.changes) not in self._read:
+            self._read.clear()
+            self._read[now] = by_parts(self.same)
+        return self._read[now]
 
     def __bool__(self) -> bool:
         return bool(self.same or self.regroupings)

@@ -11,8 +11,8 @@ from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
-from neuromech.compat import tree_map_only
 from neuromech.detect.graph import Graph, Node, Value
+from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import is_elementwise, operator_of, short
 
 
@@ -55,7 +55,7 @@ def without_unread(graph: Graph) -> Graph:
             nodes.append(node.outputs[0].node)
         elif wanted and (needed := _row_by_row(node, wanted)):
             swapped = {v: rows_of(v, r) for v, r in needed.items() if r}
-            args, kwargs = tree_map_only(Value, partial(_swapped, swapped), (node.args, node.kwargs))
+            args, kwargs = exchanged(Value, partial(_swapped, swapped), (node.args, node.kwargs))
             out = cut[node.outputs[0]] = replace(node.outputs[0], shape=_shape(node.outputs[0], wanted))
             inputs = [swapped.get(v, v) for v in node.inputs]
             out.node = replace(node, args=args, kwargs=kwargs, inputs=inputs, outputs=[out])

@@ -33,7 +33,7 @@ from neuromech.probe import describe
 from neuromech.probe.arguments import Asked
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
-from neuromech.rounding import eps_of
+from neuromech.rounding import coarsest, eps_of
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 
@@ -317,5 +317,5 @@ class Measurement:
             return None
         observed, scale = self._laws.observe(self.params)
         change = observed - self._observed
-        eps = max((torch.finfo(self.params[name].dtype).eps for name in touched), default=0.0)
+        eps = coarsest(self.params[name].dtype for name in touched)
         return change if bool((change.abs() > 8 * eps * scale).any()) else None

@@ -15,19 +15,18 @@ Labels that stay in the result of an operator say that nothing happened to an in
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from neuromech.compat import tree_map_only
 from neuromech.detect.abstract import Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
 from neuromech.detect.effort import OutOfTime, until
 from neuromech.detect.graph import Graph, Node, Value, known_number
 from neuromech.detect.matrix.inner import InnerProduct, inner_products
 from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
-from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of
+from neuromech.detect.operands import exchanged
+from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of, signature_of
 from neuromech.detect.refine import NonNested, regroup, unify
 
 
@@ -162,9 +161,9 @@ class Walk:
         raise Unsupported("no rule says which indices it leaves to be mixed")
 
     def _apply(self, rule: OperatorRule, node: Node, same_content: bool) -> None:
-        args, kwargs = tree_map_only(Value, self.indexed, (node.args, node.kwargs))
+        args, kwargs = exchanged(Value, self.indexed, (node.args, node.kwargs))
         try:
-            inspect.signature(rule).bind(self, *args, **kwargs)
+            signature_of(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
         made = rule(self, *args, **kwargs)

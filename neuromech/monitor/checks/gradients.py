@@ -64,8 +64,9 @@ class TorqueCheck:
         if rebuilt := self._modes.rebuilt():  # symmetries are known of the model that it was
             self.unjudged.update(range(len(self.meter.symmetries)))
         raw = step.backward
-        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
-        here = step.torques if not (step.changed or step.elsewhere) else None
+        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since,
+        # nor what is done to gradients that no backward has brought.
+        here = None if raw is None or step.changed or step.elsewhere else step.torques
         found = raw.torques if raw and raw.judged else here
         if step.exchanged:  # they are those of a model with other tensors, too
             found = None
