@@ -72,7 +72,7 @@ def _in_blocks(function: Callable[..., tuple[Tensor, ...]], results: int, *tenso
 def _reach(eps: float, depth: int) -> float:
     """How large y may be for the fraction of this depth: it is off by y^(n+1)/((2n+1)!! (2n+3)!!)."""
     odd = math.prod(range(3, 2 * depth + 2, 2))
-    return (eps / 2 * odd * odd * (2 * depth + 3)) ** (1 / (depth + 1))
+    return math.pow(eps / 2 * odd * odd * (2 * depth + 3), 1 / (depth + 1))
 
 
 def _ratio_and_slope(d: Tensor) -> tuple[Tensor, Tensor]:
