@@ -70,6 +70,7 @@ class Measurement:
         self._told: dict[str, int] = {}
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
+        self.flush_if_due = self._writer.flush_if_due
         self._known = KnownOptimizers(record, journal, self._names)
         self._newest: dict[int, tuple[Newest, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known

@@ -154,9 +154,7 @@ class Probe(RunFrames):
 
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
-        if self._measurement is not None:
-            self._measurement.flush()
-        self._progress.flush()
+        (self._measurement or self._progress).flush()  # the one brings the other along
 
     def log(self, **values: Any) -> None:
         """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
@@ -294,6 +292,7 @@ class Probe(RunFrames):
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
+            self._measurement.flush_if_due()
             if self._measurement.step % self._asked.every == 0:
                 self._sinks.tell(self.scalars, self._measurement.iteration)
 
