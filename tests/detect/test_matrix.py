@@ -231,7 +231,6 @@ def test_a_number_that_is_added_to_halves_is_no_rotary_embedding() -> None:
     assert not find_symmetries(Scalars().double(), torch.randn(5, 6, dtype=torch.float64)).symmetries
 
 
-
 @pytest.mark.parametrize(
     "factor",
     [

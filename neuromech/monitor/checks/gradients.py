@@ -15,7 +15,7 @@ from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Evidence, GradientEdit
 from neuromech.monitor.facts import Backward, Step
 from neuromech.monitor.gradient_edits import ROUNDINGS, change, parallel
-from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.missing_gradient import GradientHistory, vanished
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, Torques, broken_families, penalty
 from neuromech.optimizers import grad_scale
@@ -78,11 +78,11 @@ class TorqueCheck:
         return NOTHING
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
-        symmetries, names = self.meter.symmetries, self.meter.names
+        symmetries = self.meter.symmetries
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
-        quiet = {n for n, x in zip(names, found.squares, strict=True) if x == 0}
+        quiet = vanished(found, step)
         known = self._history.always() if not self._modes.drew else set()
         absent = (quiet - known) | (set(self._stale()) - set(step.moving))
         held = set(step.held)
