@@ -82,7 +82,8 @@ def _ratio_and_slope(d: Tensor) -> tuple[Tensor, Tensor]:
     d T (v - T), which loses no digits near 0. Far from 0 the fraction is long, and both are taken from tanh d.
     """
     y, eps = d * d, torch.finfo(d.dtype).eps
-    largest = float(y.amax()) if d.device.type == "cpu" else math.inf  # other devices are not held up for a look
+    # Other devices than the CPU are not held up for a look.
+    largest = (float(y.amax()) if y.numel() else 0.0) if d.device.type == "cpu" else math.inf
     alone = [n for n in range(2, _DEEPEST + 1) if largest <= _reach(eps, n)]
     depth = alone[0] if alone else _BESIDE
     limit = _reach(eps, depth)

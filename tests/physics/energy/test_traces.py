@@ -124,6 +124,13 @@ def test_the_ratio_of_tanh_at_every_depth_of_its_fraction(dtype: torch.dtype, la
     torch.testing.assert_close(slope.double(), derivatives.double(), rtol=0, atol=8 * eps)
 
 
+def test_the_secant_of_tanh_of_an_empty_batch_is_empty() -> None:
+    u = torch.empty(0, 3, dtype=torch.float64, requires_grad=True)
+    found = tanh(u, u.detach(), u.tanh(), u.detach().tanh())
+    found.sum().backward()
+    assert found.shape == u.grad.shape == (0, 3)
+
+
 @pytest.mark.slow
 def test_the_secant_of_tanh_block_by_block() -> None:
     """Large tensors, and those that do not lie in one piece, against small ones."""
