@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.reporting import asked, verdict
+from experiments.runs import RECORD, finished
 from neuromech.record import read
 
 TOLERANCE = 0.25
@@ -24,7 +25,7 @@ NAMES = {0: "SGD", 1: "EoMOptimizer, order 1", 2: "EoMOptimizer, order 2"}
 
 def drift(directory: Path) -> pd.DataFrame:
     """Of one run: by step, the largest |charge - law of the flow| / scale over the members of the rescale family."""
-    run = read(directory)
+    run = read(directory / RECORD)
     charges = run.frame("charges").merge(run.frame("steps")[["step", "lr", "time"]], on="step", how="left")
     kinds = [s["kind"] for s in run.meta["symmetries"]]
     group = run.meta["optimizers"][0]["groups"][0]
@@ -87,7 +88,7 @@ def figure(runs: pd.DataFrame, path: Path) -> None:
 
 def main() -> int:
     runs, figures = asked(__doc__)
-    measured = pd.concat([drift(p) for p in sorted(runs.iterdir()) if p.is_dir()], ignore_index=True)
+    measured = pd.concat(map(drift, finished(runs)), ignore_index=True)
     table = fitted(measured)
     with pd.option_context("display.float_format", "{:.2e}".format, "display.width", 160):
         print(table.to_string(formatters={"slope": "{:.2f}".format}))

@@ -2,9 +2,10 @@
 
     python -m analysis.neural_mechanics runs/neural_mechanics [--figures DIRECTORY]
 
-Writes one figure a network. Exits with 1 if an exact law is off by more than rounding can add up to, or if under
-SGD in double precision the continuous law is not at least 1e6 times further off where momentum or weight decay moves
-the charge.
+Writes one figure a network. Exits with 1 if an exact law is off by more than rounding can add up to, or if the
+continuous law is not off by more than that wherever momentum or weight decay sets the two apart (SGD, double
+precision), or there not 1e6 times further off in the median. A network that hardly moves, as VGG-16 without batch norm
+at a low rate, obeys the continuous law to many digits too: for single runs there is no such factor to ask for.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.reporting import asked, verdict
-from experiments.runs import finished
+from experiments.runs import RECORD, finished
 from neuromech.record import read
 from neuromech.report.figures import OBSERVED
 from neuromech.rounding import eps_of, rounding_bound
@@ -31,7 +32,7 @@ SETTINGS = ("model", "optimizer", "momentum", "weight_decay", "dtype")
 
 def load(directory: Path) -> pd.DataFrame:
     """One row a recorded step and family of one run: its charge, the laws, and the settings of the run."""
-    run, config = read(directory / "record"), read(directory).meta
+    run, config = read(directory / RECORD), read(directory).meta
     charges = run.frame("charges").query("member == -1")
     families = [(s["kind"], s["name"]) for s in run.meta["symmetries"]]
     kinds, names = ([families[i][k] for i in charges["symmetry"]] for k in (0, 1))
@@ -68,8 +69,12 @@ def judge(data: pd.DataFrame) -> pd.DataFrame:
         same = not first["weight_decay"] and (kind == "translation" or not first["momentum"])
         same = same or first["optimizer"] != "sgd" or first["dtype"] != "float64"
         bound = rounding_bound(float(own["step"].max()), eps_of(str(first["dtype"])))
-        holds = off["exact"] <= bound and (same or off["continuous"] >= TIMES * off["exact"])
-        rows.append({"run": run, "kind": kind} | off | {"times": off["continuous"] / off["exact"], "holds": holds})
+        holds = off["exact"] <= bound and (same or off["continuous"] > bound)
+        rows.append(
+            {"run": run, "kind": kind}
+            | off
+            | {"times": off["continuous"] / off["exact"], "apart": not same, "holds": holds}
+        )
     return pd.DataFrame(rows)
 
 
@@ -117,8 +122,16 @@ def main() -> int:
     with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
         print(table.to_string(index=False))
     missed = int((~table["holds"]).sum())
+    times = table.loc[table["apart"], "times"]
     said = f"exact laws off by at most {table['exact'].max():.1e}, in {len(table)} runs and kinds of symmetry"
-    return verdict(not missed, "every law holds", f"{missed} laws miss their bounds", said)
+    if len(times):
+        said += (
+            f"; the continuous law is {times.median():.1e} times further off in the median of {len(times)}, "
+            f"{times.min():.1e} at least"
+        )
+    near = len(times) and times.median() < TIMES
+    failure = "the continuous law is nearly as good" if near else f"{missed} laws miss their bounds"
+    return verdict(not (missed or near), "every law holds", failure, said)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.reporting import asked, verdict
+from experiments.runs import RECORD, finished
 from neuromech.record import read
 
 BOUNDS = {"float64": 1e-12, "float32": 1e-5}
@@ -26,7 +27,7 @@ RESIDUALS = {
 
 def largest_residuals(directory: Path) -> pd.DataFrame:
     """One row per kind of symmetry of one run."""
-    run = read(directory)
+    run = read(directory / RECORD)
     charges = run.frame("charges").query("member == -1")
     kinds = [s["kind"] for s in run.meta["symmetries"]]
     worst = charges.groupby("symmetry")[list(RESIDUALS)].max()
@@ -38,8 +39,7 @@ def largest_residuals(directory: Path) -> pd.DataFrame:
 
 
 def main() -> int:
-    runs = sorted(p for p in asked(__doc__)[0].iterdir() if p.is_dir())
-    table = pd.concat([largest_residuals(p) for p in runs], ignore_index=True)
+    table = pd.concat(map(largest_residuals, finished(asked(__doc__)[0])), ignore_index=True)
     table["verdict"] = (table["exact"] <= table["dtype"].map(BOUNDS)).map({True: "holds", False: "MISSES ITS BOUND"})
     with pd.option_context("display.float_format", "{:.1e}".format, "display.width", 160):
         print(table.to_string(index=False))

@@ -44,7 +44,7 @@ CLAIMS = {
     ),
     "neural_mechanics": Claim(
         "Charges of VGG-16, ViT and GPT follow the exact law under SGD, AdamW and Muon, better than the continuous law",
-        "off by rounding; under SGD the continuous law is 1e6 times further off",
+        "off by rounding; under SGD the continuous law is off by more, 1e6 times in the median",
     ),
     "norm_decay": Claim(
         "Norms that the network does not see decay at the rate of the equation of motion, order by order",

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import neuromech
-from experiments.runs import command, next_command
+from experiments.runs import command, finish, is_done, next_command, record_in
 from neuromech.demo import digits
 
 
@@ -43,7 +43,9 @@ RATES = (0.1, 0.05, 0.025, 0.0125)
 
 
 def run(config: Config, directory: Path) -> Path:
-    """Train, record; returns the run directory."""
+    """Train, record; returns the run directory. A run that is done is left as it is, an unfinished one begins anew."""
+    if is_done(directory):
+        return directory
     torch.manual_seed(config.seed)
     images, labels = digits()
     x, y = images.flatten(1).double(), labels
@@ -52,11 +54,11 @@ def run(config: Config, directory: Path) -> Path:
     optimizer = neuromech.EoMOptimizer(base, config.order)
     # The minibatch of a time is the same in every run, so that they differ in nothing but the size of their steps.
     batches = [torch.randint(0, len(x), (config.batch,)) for _ in range(round(config.time / max(RATES)))]
-    with neuromech.instrument(model, run=directory, members=None):
+    with neuromech.instrument(model, run=record_in(directory, config), members=None):
         for step in range(config.steps):
             batch = batches[step * len(batches) // config.steps]
             optimizer.step(lambda batch=batch: F.cross_entropy(model(x[batch]), y[batch]))  # type: ignore[misc]
-    return directory
+    return finish(directory)
 
 
 def main() -> None:

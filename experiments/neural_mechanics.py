@@ -12,7 +12,6 @@ VGG-16 have a sixteenth of their widths and see enlarged digits; `--full` is the
 from __future__ import annotations
 
 import argparse
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch.nn import functional as F
 
 import neuromech
 from experiments.norm_forecasts import batches, network, optimizers
-from experiments.runs import command, device, finish, is_done, next_command, run_of
+from experiments.runs import command, device, finish, is_done, next_command, record_in
 from experiments.tiny_imagenet import TinyImageNet
 from neuromech.demo import digits
 
@@ -111,10 +110,7 @@ def run(config: Config, directory: Path) -> Path:
     dtype = getattr(torch, config.dtype)
     model = model.to(config.device, dtype)
     made = optimizers_of(config, model)
-    with run_of(directory, config):
-        pass  # refuses a directory of another configuration
-    shutil.rmtree(directory / "record", ignore_errors=True)
-    with neuromech.instrument(model, run=directory / "record", every=config.every):
+    with neuromech.instrument(model, run=record_in(directory, config), every=config.every):
         for _ in range(config.steps):
             x, y = batch()
             x = x.to(config.device, dtype) if x.is_floating_point() else x.to(config.device)

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 
 import neuromech
-from experiments.runs import command, next_command
+from experiments.runs import command, finish, is_done, next_command, record_in
 from neuromech.demo import digits, vgg
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
@@ -41,7 +41,9 @@ class Config:
 
 
 def run(config: Config, directory: Path) -> Path:
-    """Train, record; returns the run directory."""
+    """Train, record; returns the run directory. A run that is done is left as it is, an unfinished one begins anew."""
+    if is_done(directory):
+        return directory
     torch.manual_seed(config.seed)
     dtype = getattr(torch, config.dtype)
     x, y = digits()
@@ -49,7 +51,7 @@ def run(config: Config, directory: Path) -> Path:
     model = vgg(config.widths, depth=1, hidden=16).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=config.lr, **config.optimizer)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps) if config.cosine else None
-    with neuromech.instrument(model, run=directory, every=10):
+    with neuromech.instrument(model, run=record_in(directory, config), every=10):
         for _ in range(config.steps):
             batch = torch.randint(0, len(x), (config.batch,))
             optimizer.zero_grad()
@@ -57,7 +59,7 @@ def run(config: Config, directory: Path) -> Path:
             optimizer.step()
             if schedule:
                 schedule.step()
-    return directory
+    return finish(directory)
 
 
 def main() -> None:

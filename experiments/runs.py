@@ -1,12 +1,14 @@
 """What every experiment shares: its command line, and its run directory.
 
 A run directory holds a record (`neuromech.record`: run.json with the configuration, one CSV a table), states of
-training and tensors in .pt files, and `done` once it is. Nothing is made twice.
+training and tensors in .pt files, and `done` once it is; what `instrument` records in between goes to `record`. Nothing
+is made twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -18,7 +20,7 @@ import torch
 from neuromech.errors import RecordError
 from neuromech.record import Record, plain, read
 
-DONE, META = "done", "run.json"
+DONE, META, RECORD = "done", "run.json", "record"
 C = TypeVar("C")
 W = TypeVar("W", bound=tuple[object, ...])
 
@@ -65,6 +67,16 @@ def run_of(directory: Path, config: Any, about: dict[str, Any] | None = None) ->
         raise RecordError(f"{directory} holds a run of another configuration: give another --out, or delete it")
     with Record(directory, wanted | (about or {}), resume=True) as record:
         yield record
+
+
+def record_in(directory: Path, config: Any) -> Path:
+    """Where `instrument` records a training that cannot be gone on with: what was broken off there is taken away.
+
+    Raises `RecordError` if the run has another configuration.
+    """
+    with run_of(directory, config):
+        shutil.rmtree(directory / RECORD, ignore_errors=True)
+    return directory / RECORD
 
 
 def config_of(kind: type[C], directory: Path) -> C:

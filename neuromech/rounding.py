@@ -13,6 +13,7 @@ everything is therefore relative to the largest scale so far.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -32,8 +33,12 @@ Steps = TypeVar("Steps", "float", "np.ndarray")
 def eps_of(dtype: str) -> float:
     """The spacing of numbers around 1 in `float32`, `torch.bfloat16`, ...; of several, the coarsest; nan if unknown."""
     found = [getattr(torch, name.strip().removeprefix("torch."), None) for name in dtype.split(",")]
-    kinds = [d for d in found if isinstance(d, torch.dtype) and (d.is_floating_point or d.is_complex)]
-    return max((float(torch.finfo(d).eps) for d in kinds), default=math.nan)
+    return coarsest([d for d in found if isinstance(d, torch.dtype)], math.nan)
+
+
+def coarsest(formats: Iterable[torch.dtype], none: float = 0.0) -> float:
+    """The spacing of numbers around 1 in the coarsest of these formats; `none`: if none of them has fractions."""
+    return max((float(torch.finfo(d).eps) for d in formats if d.is_floating_point or d.is_complex), default=none)
 
 
 def rounding_bound(steps: Steps, eps: float) -> Steps:

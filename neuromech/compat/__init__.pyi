@@ -15,6 +15,7 @@ from .modes import saving_is_hooked as saving_is_hooked
 from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
+from .modes import untransformed as untransformed
 from .modules import BOOKKEEPING as BOOKKEEPING
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded

@@ -18,6 +18,14 @@ def is_transformed(t: Tensor) -> bool:
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
 
 
+def untransformed(t: Tensor) -> Tensor:
+    """What a tensor of a transform holds; of what `vmap` maps over, the first. To be called outside of transforms."""
+    if not is_transformed(t):
+        return t
+    inner, mapped = untransformed(torch._C._functorch.get_unwrapped(t)), torch._C._functorch.maybe_get_bdim(t)
+    return inner if mapped < 0 else inner.select(mapped, 0)
+
+
 def transforms_active() -> bool:
     """True anywhere inside a transform of `torch.func`."""
     return bool(torch._C._are_functorch_transforms_active())

@@ -32,7 +32,7 @@ from neuromech.symmetry import Symmetry, Term
 _TOLERANCE = 1e-9  # relative, in float64: a sum in another order
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Permutation:
     """`size` units that may change places: entry i of every term is theirs, and all terms move together.
 
@@ -56,6 +56,8 @@ class Permutation:
 
     def __str__(self) -> str:
         return f"permutation of {self.size:,} units: {self.name}"
+
+    __repr__ = __str__
 
     def transform(self, params: Mapping[str, Tensor], order: Sequence[int] | Tensor) -> Params:
         """All `params`, where unit i is what unit `order[i]` was; `SymmetryError` unless that is a permutation."""

@@ -26,6 +26,7 @@ from .laws import Reading as Reading
 from .looks import Looks as Looks
 from .matrices import Matrices as Matrices
 from .matrices import followed as followed
+from .matrices import followed_by_search as followed_by_search
 from .motion import Drift as Drift
 from .motion import Motion as Motion
 from .motion import Settings as Settings

@@ -25,6 +25,7 @@ from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.forms.sums import Block
 from neuromech.dynamics.forms.vectors import Computed, Values
 from neuromech.errors import InstrumentError
+from neuromech.rounding import coarsest
 from neuromech.symmetry import Symmetry
 
 
@@ -106,7 +107,7 @@ def _distances(params: Values, averaged: Values) -> dict[str, tuple[float, float
     if not pairs:
         return {}
     norms = torch.stack([torch.stack(((p - m).norm(), p.norm() + m.norm())) for p, m in pairs]).tolist()
-    eps = [max(torch.finfo(params[n].dtype).eps, torch.finfo(averaged[n].dtype).eps) for n in names]
+    eps = [coarsest((params[n].dtype, averaged[n].dtype)) for n in names]
     return {n: (apart, size, e) for n, (apart, size), e in zip(names, norms, eps, strict=True)}
 
 

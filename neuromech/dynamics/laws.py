@@ -30,6 +30,7 @@ from neuromech.dynamics.sides import Signed
 from neuromech.dynamics.splits import Label, Layout, Pattern, Plan, approximate, divide, label, plan, regroup
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.optimizers import Settings
+from neuromech.rounding import coarsest
 from neuromech.symmetry import Symmetry
 
 LAWS = 2  # discrete ones: exact, ideal
@@ -120,7 +121,7 @@ class Laws:
         self._plans: dict[Pattern, Plan] = {}
         self._split_ever: frozenset[int] = frozenset()
         self.slices = self._whole.forms.slices
-        formats = [max(torch.finfo(params[n].dtype).eps for n in s.parameters) for s in self.symmetries]
+        formats = [coarsest(params[n].dtype for n in s.parameters) for s in self.symmetries]
         self._protection = Protection(self.symmetries, eps or formats, self._whole.forms.device) if whole else None
         self.restart(params)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -39,6 +40,15 @@ def followed(symmetries: Iterable[Symmetry], params: Values, whole: bool = True)
     return [s for s in every if s.kind != "matrix"] + [
         s.along(params, DIRECTIONS) if many else s for s, many in zip(matrices, large, strict=True)
     ]
+
+
+def followed_by_search(
+    found: Sequence[Symmetry], searches: Sequence[int], params: Values, whole: bool
+) -> list[list[Symmetry]]:
+    """The families that have laws, search by search; see `followed`."""
+    ends = [*accumulate(searches)]
+    parts = [found[end - n : end] for n, end in zip(searches, ends, strict=True)]
+    return [followed(part, params, whole) for part in parts]
 
 
 class Matrices:

@@ -23,7 +23,8 @@ from neuromech.dynamics.rows import FIELDS, PREDICTIONS, RESIDUALS, REST, SUMS, 
 from neuromech.record import Journal, Record
 
 INTERVAL_STEPS = 64
-INTERVAL_SECONDS = 5.0  # what a killed process may lose
+INTERVAL_SECONDS = 1.0  # that steps wait, at most
+SHARE = 0.01  # of the time may be spent on writing early: a process that is killed loses what waits
 INTERVAL_VALUES = 2**15  # what waits in memory, at most about
 PATIENCE = 60.0  # seconds for the last rows of a probe that was forgotten
 STEP = "step", "optimizer", "lr", "time", "iteration"  # columns
@@ -37,7 +38,7 @@ class ReadingWriter:
         self._record, self.rows, self._journal = record, rows, journal
         self._steps: list[tuple[int, int, float, float, int]] = []
         self._readings: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = []
-        self._last, self._waiting = time.monotonic(), 0
+        self._last, self._waiting, self._cheapest = time.monotonic(), 0, 0.0
         self.beside: list[Callable[[], None]] = []  # what else is brought to the record whenever readings are
         self._finite = True
         self._process = os.getpid()
@@ -74,12 +75,20 @@ class ReadingWriter:
             singles = self.rows.singles(torch.cat((fields, residuals))) if shown else None
             self._readings.append((step, families, singles, terms))
             self._waiting += sum(x.numel() for x in (families, singles, terms) if x is not None)
-        late = time.monotonic() - self._last > INTERVAL_SECONDS
+
+    def flush_if_due(self) -> None:
+        """The step is over, and all that was measured at it waits."""
+        late = time.monotonic() - self._last > min(INTERVAL_SECONDS, self._cheapest / SHARE)
         if late or len(self._steps) >= INTERVAL_STEPS or self._waiting >= INTERVAL_VALUES:
             self.flush()
 
     def flush(self) -> None:
-        """Bring everything that waits to the record, and the record to the disk."""
+        """Bring everything that waits to the record, and the record to the disk.
+
+        What that takes sets how long later steps wait: slow ones are written one by one, and a loop that hangs and is
+        killed has lost none of them.
+        """
+        begun = time.monotonic()
         for flush in self.beside:
             flush()
         if self._steps:
@@ -91,6 +100,8 @@ class ReadingWriter:
         self._readings, self._waiting = [], 0
         self._record.flush()
         self._last = time.monotonic()
+        took = self._last - begun
+        self._cheapest = min(self._cheapest, took) if self._cheapest else took
 
     def _write(self, readings: Sequence[tuple[int, Tensor, Tensor | None, Tensor | None]]) -> None:
         names, n = (*FIELDS, *RESIDUALS), self.rows.families

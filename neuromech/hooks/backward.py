@@ -155,6 +155,11 @@ class HandedGradients:
         self._attach()
         return self._left is None or self._left != self._marks()
 
+    @property
+    def none_seen(self) -> bool:
+        """No backward has brought any."""
+        return self._left is None
+
     def remove(self) -> None:
         for handle in self._handles.values():
             handle.remove()

@@ -26,7 +26,7 @@ class Forward:
     """One forward of the model: its inputs, its outputs, and the gradients that these receive, once they do.
 
     `graph`: what it computed, written down as it ran; None if it ran out of sight, as compiled code does.
-    `problem`: why it could not be written down.
+    `problem`: why it could not be written down. `transformed`: it ran inside of a transform of `torch.func`.
     """
 
     args: tuple[Any, ...]
@@ -37,6 +37,7 @@ class Forward:
     finite: bool = True
     graph: Graph | None = None
     problem: Exception | None = None
+    transformed: bool = False
     generators: GeneratorStates | None = None  # as it found them
 
 
@@ -66,18 +67,21 @@ class Listener(Protocol):
     def after(self, model: nn.Module, output: Any) -> None: ...
 
 
+Called = Callable[[tuple[Any, ...], dict[str, Any]], None]
+
+
 class ForwardHooks:
     """A pair of hooks on `model`: tells `listeners` of its forwards, but for those that are our own.
 
-    `compiled(args, kwargs)` hears of the inputs if the forward becomes part of compiled code, in which no hook runs.
+    `compiled_with` hears of the inputs if the forward becomes part of compiled code, in which no hook runs, and
+    `transformed_with` if it runs in a transform of `torch.func`, where tensors have no values and a backward no end.
     """
 
-    def __init__(
-        self, model: nn.Module, guard: Guard, compiled_with: Callable[[tuple[Any, ...], dict[str, Any]], None]
-    ) -> None:
+    def __init__(self, model: nn.Module, guard: Guard, compiled_with: Called, transformed_with: Called) -> None:
         self.listeners: list[Listener] = []
         self.guard = guard
         self._traced = compiled.Listener(lambda args, kwargs: guard(compiled_with, args, kwargs))
+        self._transformed = transformed_with
         self._running: list[nn.Module] = []  # from the outermost on: one that calls itself has one forward
         self._model = model
         self._handles: list[RemovableHandle] = []
@@ -97,7 +101,11 @@ class ForwardHooks:
         )
 
     def _before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if is_our_call() or transforms_active():  # in a transform tensors have no values, and a backward no end
+        if is_our_call():
+            return
+        if transforms_active():
+            if model is self._model:
+                self.guard(self._transformed, args, kwargs)
             return
         self._running.append(model)
         if len(self._running) == 1:

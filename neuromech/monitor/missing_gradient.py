@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from neuromech.monitor.facts import Step
+from neuromech.monitor.torque import Torques
 from neuromech.rounding import CHANCE
 
 
@@ -71,6 +73,12 @@ class GradientHistory:
                 if test.run and test.stopped:
                     out.add(name)
         return out
+
+
+def vanished(found: Torques, step: Step) -> set[str]:
+    """The parameters whose gradient is zero, element by element: squares are zero long before."""
+    small = [n for n, x in zip(step.theta, found.squares, strict=True) if x == 0]
+    return {n for n in small if n not in step.gradient or not step.gradient[n].any()}
 
 
 def _log_likelihood(moves: int, rests: int) -> float:

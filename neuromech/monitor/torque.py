@@ -7,10 +7,11 @@ torque is called rounding while half of the digits are right, sqrt(eps), relativ
 least the gradient of the model, element for element. Sums that vanish altogether, as that of a bias ahead of a batch
 norm, are nothing but rounding, of terms that are as large as the largest gradients: for translations it is those. To
 this comes `CONFIDENCE` times the largest torque of the member that passed before: as gradients shrink in the course of
-a run their rounding stays. What breaks a symmetry by itself (the eps of a norm) counts as its eps: its measured defect.
-That is one of the family, while a channel that hardly varies leaks more than others, all of it in the end, and rounds
-more: a family that an eps breaks is off only if half of its members are, a translation only if the family is, root mean
-square against root mean square.
+a run their rounding stays. That of a translation is no less than the eps of the largest size so far: a softmax rounds
+relative to one, and where the loss has nearly vanished so have the gradients. What breaks a symmetry by itself (the eps
+of a norm) counts as its eps: its measured defect. That is one of the family, while a channel that hardly varies leaks
+more than others, all of it in the end, and rounds more: a family that an eps breaks is off only if half of its members
+are, a translation only if the family is, root mean square against root mean square.
 
 Shapes: [rows] over all members of all families, float64, on the device of the parameters; nothing waits for the device.
 """
@@ -83,7 +84,7 @@ class TorqueMeter:
         self._signed, self._unsigned = _rows(slices[:n], device), _rows(slices[n : 2 * n], device)
         self._whole = _rows(slices[2 * n :], device)
         linear = [torch.full((s.size,), s.is_linear) for s in self.symmetries]
-        self._linear = torch.cat(linear).to(device) if linear else torch.zeros(0, dtype=torch.bool)
+        self.linear = torch.cat(linear).to(device) if linear else torch.zeros(0, dtype=torch.bool)
         self._count = _spread([block.elements(params) for block in signed], self.symmetries).to(device)
         elements = [float(max(p.numel(), 1)) for p in params.values()]
         self._elements = torch.tensor(elements, dtype=torch.float64, device=device)
@@ -108,8 +109,8 @@ class TorqueMeter:
         """|theta| |g| by member; `own`: |g|^2 of the member."""
         typical = (gradients.sum() / self._elements.sum().clamp(min=1.0)).sqrt()
         largest = (gradients / self._elements).sqrt().amax() if len(self.names) else typical
-        rms = torch.where(self._linear, largest, typical)
-        length = torch.where(self._linear, self._count, weights).sqrt()
+        rms = torch.where(self.linear, largest, typical)
+        length = torch.where(self.linear, self._count, weights).sqrt()
         return length * (self._count.sqrt() * rms + (own.sqrt() if own is not None else 0.0))
 
     def along(self, grads: Values, others: Values) -> Tensor:
@@ -138,7 +139,9 @@ class TorqueJudge:
         if self._passed is None or self._largest is None:
             self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
         self._largest = torch.maximum(self._largest, allowed)
-        passed = torch.where(excess <= 1, found.torque.abs(), 0.0)
+        # A probability is rounded relative to one, however little of the gradient is left of it.
+        rounded = torch.where(self.meter.linear, eps * found.size, 0.0)
+        passed = torch.where(excess <= 1, found.torque.abs(), 0.0).maximum(rounded)
         self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)
         return excess
 

@@ -29,6 +29,7 @@ def of_model(model: nn.Module) -> dict[str, Any]:
         "dtype": ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})),
         "device": ", ".join(sorted({str(p.device) for p in parameters})),
         "modules": [m for name, module in model.named_modules() if (m := _module(name, module))["shapes"]],
+        "functions": sorted({type(m).__name__ for m in model.modules() if next(m.parameters(), None) is None}),
     }
 
 

@@ -6,11 +6,10 @@ there on, behind what is measured already, which goes on: freezing breaks no rec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import accumulate
 
-from torch import Tensor, nn
+from torch import nn
 
 from neuromech.detect import Findings
 from neuromech.dynamics import drawn, followed
@@ -18,18 +17,9 @@ from neuromech.hooks import Guard, any_sharded
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, some
-from neuromech.symmetry import Symmetry, SymmetrySet
+from neuromech.symmetry import SymmetrySet
 
 MOST = 8  # sets of trainable parameters that are looked at: some loops draw another one every few steps
-
-
-def by_search(
-    found: Sequence[Symmetry], searches: Sequence[int], params: Mapping[str, Tensor], whole: bool
-) -> list[list[Symmetry]]:
-    """The families that have laws, search by search; see `followed`."""
-    ends = [*accumulate(searches)]
-    parts = [found[end - n : end] for n, end in zip(searches, ends, strict=True)]
-    return [followed(part, params, whole) for part in parts]
 
 
 class LaterSearch:
@@ -92,7 +82,7 @@ class LaterSearch:
         waiting = self._waiting
         assert waiting is not None
         try:
-            now = None if self._failed else waiting.settle()
+            now = None if self._failed else waiting.settle(by_hand=False)
         except Exception as error:  # what was measured until now goes on
             self._fail(error)
             now = None

@@ -33,7 +33,7 @@ from neuromech.probe import describe
 from neuromech.probe.arguments import Asked
 from neuromech.record import Journal, Record, some
 from neuromech.report import evidence_of
-from neuromech.rounding import eps_of
+from neuromech.rounding import coarsest, eps_of
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 
@@ -70,6 +70,7 @@ class Measurement:
         self._told: dict[str, int] = {}
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
+        self.flush_if_due = self._writer.flush_if_due
         self._known = KnownOptimizers(record, journal, self._names)
         self._newest: dict[int, tuple[Newest, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
@@ -317,5 +318,5 @@ class Measurement:
             return None
         observed, scale = self._laws.observe(self.params)
         change = observed - self._observed
-        eps = max((torch.finfo(self.params[name].dtype).eps for name in touched), default=0.0)
+        eps = coarsest(self.params[name].dtype for name in touched)
         return change if bool((change.abs() > 8 * eps * scale).any()) else None

@@ -21,14 +21,14 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.detect import Findings, why_not
-from neuromech.dynamics import counted_elsewhere, drawn, read, resumed
+from neuromech.dynamics import counted_elsewhere, drawn, followed_by_search, read, resumed
 from neuromech.errors import InstrumentError, RecordError, kept_from_the_run, stood_aside
 from neuromech.hooks import Guard, HandedGradients, LossWatch, StepWatch, held_alike, rank
 from neuromech.params import named_parameters, unwrapped
 from neuromech.probe import describe, empty_run
 from neuromech.probe.arguments import Asked, find_now, findings_in
 from neuromech.probe.averages import Averages
-from neuromech.probe.later import LaterSearch, by_search
+from neuromech.probe.later import LaterSearch
 from neuromech.probe.measure import Measurement
 from neuromech.probe.waiting import Waiting
 from neuromech.record import Journal, Progress, Record, Sinks, how_it_ended
@@ -154,9 +154,7 @@ class Probe(RunFrames):
 
     def flush(self) -> None:
         """Bring everything measured so far to the records."""
-        if self._measurement is not None:
-            self._measurement.flush()
-        self._progress.flush()
+        (self._measurement or self._progress).flush()  # the one brings the other along
 
     def log(self, **values: Any) -> None:
         """Record numbers at the present step; a `loss` replaces the one that backward saw. Raises `RecordError`."""
@@ -233,7 +231,7 @@ class Probe(RunFrames):
     def _start(self) -> bool:
         """The gradients of the first step are ready: settle the symmetries, read the initial charges."""
         if self._found is None:
-            self._found = self._waiting.settle()
+            self._found = self._waiting.settle(by_hand=self._handed.none_seen)
             if self._found is None:
                 parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
                 self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
@@ -253,7 +251,7 @@ class Probe(RunFrames):
         if (dtype := self._waiting.forwards.autocast) is not None:
             self._record.update_meta({"autocast": str(dtype).removeprefix("torch.")})
         searches, ranks = searches or [len(found)], self._waiting.ranks
-        have_laws = by_search(list(found), searches, named_parameters(self._model), ranks is None)
+        have_laws = followed_by_search(list(found), searches, named_parameters(self._model), ranks is None)
         members = members or drawn([s for some in have_laws for s in some], self._asked.coverage)
         self._measurement = Measurement(
             self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
@@ -294,6 +292,7 @@ class Probe(RunFrames):
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
+            self._measurement.flush_if_due()
             if self._measurement.step % self._asked.every == 0:
                 self._sinks.tell(self.scalars, self._measurement.iteration)
 

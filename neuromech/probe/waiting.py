@@ -2,7 +2,8 @@
 
 The forward is written down as it runs. The loss is known by the gradient that it sends back. A claim <g, D theta> = 0
 is checked on the gradients of the first backward, before anyone can have edited them. Nothing is run twice, but for a
-forward that runs inside of compiled code: that one is recorded on a copy of the model, in evaluation order.
+forward that runs out of sight, in compiled code or in transforms of `torch.func`: that one is recorded on a copy of the
+model, in evaluation order. Where such transforms take all gradients, claims are checked on the copy too.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
-from neuromech.compat import has_compiled_parts
+from neuromech.compat import has_compiled_parts, outside_of_modes, tree_map_only, untransformed
 from neuromech.detect import (
     Effort,
     Experiment,
@@ -47,9 +47,11 @@ from neuromech.hooks import (
 )
 from neuromech.params import named_parameters
 from neuromech.probe import empty_run
+from neuromech.rounding import coarsest
 from neuromech.symmetry import Symmetry
 
 AS_THEY_ARE = "no gradient has been seen yet: as if the loss saw the whole output"
+TRANSFORMED = "the model ran inside of torch.func, where its loss is not seen: as if that saw the whole output"
 
 
 class Waiting:
@@ -73,7 +75,7 @@ class Waiting:
             args, kwargs = arguments(example)
             self._seen = Forward(args, kwargs, model.training, graph=record(model, args, kwargs))
         self._given = example is not None
-        self.hooks = ForwardHooks(model, guard, self._compiled)
+        self.hooks = ForwardHooks(model, guard, self._compiled, self._transformed)
         self._guard = guard
         self.forwards = ForwardWatch(guard, self._on_forward, self._on_backward)
         self.hooks.listeners.append(self.forwards)
@@ -86,9 +88,8 @@ class Waiting:
         return isinstance(self.forwards, PartsWatch)
 
     def follow_parts(self) -> bool:
-        """If no call of the model itself was seen: follow those of its parts, from now on. False: there was one, or
-        parts are followed already."""
-        if self._seen is not None or self.by_parts:
+        """Follow calls of parts from now on. False: the model itself was called, or its parts are followed already."""
+        if self._called() or self.by_parts:
             return False
         self.hooks.listeners.remove(self.forwards)
         self.forwards = PartsWatch(self._model, self._guard, self._on_forward, self._on_backward)
@@ -97,7 +98,7 @@ class Waiting:
         return True
 
     def why_nothing(self) -> str:
-        if self.found is None and self._seen is None:
+        if self.found is None and not self._called():
             return empty_run.NO_FORWARD
         return empty_run.NO_BACKWARD if self.found is None and self.forwards.trained is None else empty_run.NO_STEP
 
@@ -105,21 +106,22 @@ class Waiting:
         """The symmetries as if the loss saw the whole output; None before the first forward."""
         if self.found is not None or self._seen is None:
             return self.found
-        graph, seen = self._graph(self._seen), self._seen
         ahead = self._given and self.forwards.trained is None  # the example may be run as often as it takes
-        experiment = Experiment(self._model, seen.args, seen.kwargs, outputs_as_they_are) if ahead else None
-        with self._limited() as spent:
-            found = analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (AS_THEY_ARE,))
-            return settled(found, spent)
+        return self._as_it_is(self._seen, self._graph(self._seen), self._model if ahead else None, AS_THEY_ARE)
 
-    def settle(self) -> Findings | None:
-        """The gradients of the first step are there: what is known by now has to do. None: no forward was seen."""
+    def settle(self, by_hand: bool) -> Findings | None:
+        """What is known at the first step; None if no forward was seen. `by_hand`: no backward brought gradients."""
         if self.found is None:
-            trained = self.forwards.trained
+            trained, seen = self.forwards.trained, self._seen
             if trained is not None and trained.finite:
                 self._find(trained)
-            elif self._seen is not None and (self._given or self._seen.graph is None):
-                self._find(self._seen)
+            elif seen is not None and seen.transformed:
+                if by_hand:  # else the model trains in another way, in which it was not seen to be called
+                    self.graph = self._graph(seen)
+                    self.found = self._as_it_is(seen, self.graph, private_copy(self._model), TRANSFORMED)
+                    self.meet(self.found)
+            elif seen is not None and (self._given or seen.graph is None):
+                self._find(seen)
         return self.found
 
     def meet(self, found: Findings) -> None:
@@ -140,14 +142,22 @@ class Waiting:
 
     def _compiled(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.compiled = True
-        if self.found is None and self._seen is None:
+        if self.found is None and not self._called():
             self._seen = Forward(args, kwargs, self._model.training)
 
+    def _transformed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self.found is None and self._seen is None:
+            with outside_of_modes():
+                args, kwargs = tree_map_only(Tensor, untransformed, (args, kwargs))
+            self._seen = Forward(args, kwargs, self._model.training, transformed=True)
+
+    def _called(self) -> bool:
+        """Has the model itself been called where autograd follows it?"""
+        return self._seen is not None and not self._seen.transformed
+
     def _on_backward(self) -> None:
-        trained = self.forwards.trained
-        ready = trained is not None and trained.finite and not self._sharded
-        if self.found is None and trained is not None and ready:
-            self._find(trained)
+        if self.found is None and not self._sharded and (seen := self.forwards.trained) is not None and seen.finite:
+            self._find(seen)
 
     def _graph(self, forward: Forward) -> Graph:
         if forward.graph is not None:
@@ -159,6 +169,13 @@ class Waiting:
             return record(copied, *beside(copied, (forward.args, forward.kwargs)))
         except Exception as error:
             raise forward.problem or error from error
+
+    def _as_it_is(self, forward: Forward, graph: Graph, run: nn.Module | None, note: str) -> Findings:
+        """As if the loss saw the whole output; checked by calls of `run`, if there is one."""
+        experiment = None if run is None else Experiment(run, forward.args, forward.kwargs, outputs_as_they_are)
+        with self._limited() as spent:
+            found = analyse(self._model, graph, [Invariance()] * len(graph.outputs), experiment, (note,))
+            return settled(found, spent)
 
     def _find(self, forward: Forward) -> None:
         from neuromech.monitor import check_claims, excess_of, guess_loss  # a quarter of the package, once it is needed
@@ -189,5 +206,4 @@ class Waiting:
 
     def _eps(self, forward: Forward) -> float:
         kinds = {p.dtype for p in self._model.parameters()} | {t.dtype for t in forward.outputs}
-        kinds |= {self.forwards.autocast} - {None}  # type: ignore[arg-type]
-        return max(float(torch.finfo(kind).eps) for kind in kinds if kind.is_floating_point)
+        return coarsest(kinds | ({dtype} if (dtype := self.forwards.autocast) else set()))

@@ -141,7 +141,7 @@ class Record(Run):
         self.end(*how_it_ended(error))
 
     def __del__(self) -> None:
-        if getattr(self, "_begun", False):
+        if getattr(self, "_begun", False) and os is not None:  # modules are gone when Python is about to be
             self._end()
 
     def _end(self) -> None:

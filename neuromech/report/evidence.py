@@ -18,6 +18,7 @@ MEANING: dict[Evidence, str] = {
     "measured": "an identity, which reads back what was measured and balances whatever happens",
     "found": "found in the model, not followed in training",
 }
+OF_MANY = MEANING | {"measured": "identities, which read back what was measured and balance whatever happens"}
 _OF_LAW: dict[str, Evidence] = {"exact": "predicted", "rebuilt": "checked", "measured": "measured"}
 _STRENGTH: tuple[Evidence, ...] = ("measured", "checked", "predicted")
 

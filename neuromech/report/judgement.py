@@ -10,11 +10,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from neuromech.report.evidence import MEANING, Evidence
+from neuromech.report.evidence import MEANING, OF_MANY, Evidence
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord, followed_of
 from neuromech.report.held import held_at
-from neuromech.report.outcome import diverged, ended, followed, trained
+from neuromech.report.outcome import SLOWER, diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
 from neuromech.symmetry import KINDS
@@ -25,12 +25,19 @@ RESTS_ON = {
     "predicted": "predicted ahead of every step",
     "checked": "checked against the optimizer's own state",
 }
+OUTSIDE = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
+STEADY = (
+    f"{SLOWER}: gradients that cancel do so up to rounding of their own size, which in a run that explodes may be all "
+    f"that broke a law. If one breaks in a steady run too, {OUTSIDE}"
+)
 PARTLY = RESTS_ON | {"predicted": "predicted ahead of each recorded step"}
 
 
 def decide(facts: RunFacts) -> Judgement:
     """All that is said about a run."""
-    said = [*trained(facts), *diverged(facts), *ended(facts), *_faults(facts), *_laws(facts), *_limits(facts)]
+    lost = [*diverged(facts)]
+    laws = _laws(facts, exploded=any(s.key == "exploded" for s in lost))
+    said = [*trained(facts), *lost, *ended(facts), *_faults(facts), *laws, *_limits(facts)]
     return Judgement(tuple(sorted(said, key=rank)))
 
 
@@ -45,7 +52,7 @@ def _faults(facts: RunFacts) -> Iterator[Statement]:
         )  # fmt: skip
 
 
-def _laws(facts: RunFacts) -> Iterator[Statement]:
+def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
     """How the laws fared, by what their verdicts rest on."""
     n, found = facts.n_steps, facts.families
     if "symmetries" not in facts.meta and not found:
@@ -68,7 +75,7 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
     seen = followed(facts)
     judged = [f for f in seen if f.verdict.status in ("rounding", "close", "broken")]
     broken = [f for f in judged if f.verdict.status == "broken"]
-    yield from _broken(broken, len(judged), _message(facts, "practice"))
+    yield from _broken(broken, len(judged), _message(facts, "practice"), exploded)
     if stuck := _motionless(facts):
         yield stuck
         return
@@ -94,8 +101,9 @@ def _laws(facts: RunFacts) -> Iterator[Statement]:
             yield _held(own, of, evidence)
 
 
-def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterator[Statement]:
-    """`noticed`: a practice that the monitor has seen, which may be why."""
+def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str, exploded: bool) -> Iterator[Statement]:
+    """`noticed`: a practice that the monitor has seen, which may be why. `exploded`: and so may the size of gradients,
+    which cancel only up to their own rounding."""
     if broken:
         since, worst = min(f.verdict.since or 0 for f in broken), max(f.verdict.worst for f in broken)
         more = [f"{len(broken) - NAMES} more"] if len(broken) > NAMES else []
@@ -103,7 +111,7 @@ def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str) -> Iterat
         count = f"{len(broken)} of {many(judged, 'law')} {be(len(broken))} broken"
         by = f"by up to {share(worst)}"
         text = f"{count}, from step {since:,} on, {by}"
-        do = "look for what moves these weights beside the optimizer, and for penalties that are not in its settings"
+        do = STEADY if exploded else OUTSIDE
         why = f" What the monitor noticed: {noticed}." if noticed else ""
         beside = f"{count} from here on, {by}: {which}.{why}"
         yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}", beside)
@@ -166,7 +174,8 @@ def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[St
         plain = []  # weight decay in finite steps is off as well, and may make up for it
     name = f"{w.get('class', 'EoMOptimizer')} (order {w.get('order', '?')}, {w.get('backend', '?')})"
     if not off:
-        yield Statement("laws", "none", f"{name}: no charge was followed.")
+        none = "no charge was followed" if judged or not followed(facts) else "no charge was a number to the end"
+        yield Statement("laws", "none", f"{name}: {none}.")
         return
     text = f"{name}: charges stay within {share(max(off))} of the gradient flow"
     if plain and max(off) > 0:
@@ -197,11 +206,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         )
     for evidence in ("checked", "measured"):
         own = [f for f in followed(facts) if f.evidence == evidence]
+        meaning = MEANING if len(own) == 1 else OF_MANY
         if own and facts.n_steps:
             yield Statement(
                 "limit",
                 "none",
-                f"{many(len(own), 'law')} {'is' if len(own) == 1 else 'are'} {evidence}: {MEANING[evidence]}.",
+                f"{many(len(own), 'law')} {be(len(own))} {evidence}: {meaning[evidence]}.",
             )
     coarse = [f for f in found if f.verdict.little]
     if coarse:

@@ -23,6 +23,7 @@ from neuromech.report.family import FamilyRecord, measured
 from neuromech.report.judgement import decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
+from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
 from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
@@ -112,7 +113,7 @@ def render(record: Run, keep: bool = True) -> str:
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
         notes=[_sentence(str(n)) for n in facts.meta.get("notes") or () if not str(n).startswith(OF_LOSS)],
-        nothing=_why_nothing(facts),
+        nothing=why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
         evidence=MEANING,
@@ -233,7 +234,7 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
 def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
     found = facts.families
     count = {e: sum(f.evidence == e and f.verdict.status != "empty" for f in found) for e in MEANING}
-    broken = sum(f.verdict.status in ("broken", "diverged") for f in found)
+    broken, lost = (sum(f.verdict.status == status for f in found) for status in ("broken", "diverged"))
     worst = [f.verdict.worst for f in found if f.evidence != "measured" and not math.isnan(f.verdict.worst)]
     laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
     looked = "symmetries" in facts.meta or bool(found)
@@ -241,7 +242,8 @@ def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
     out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
     if facts.n_steps:
-        out.append(("broken", str(broken) if laws else "–", f"of {sum(count.values()) - count['found']} followed"))
+        of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
+        out.append(("broken", str(broken) if laws else "–", of))
         out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
     rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
     if rate is not None and len(rate):
@@ -300,22 +302,3 @@ def _explained(facts: RunFacts) -> FamilyRecord | None:
     some = [f for f in facts.families if len(f.whole) > 1 and f.whole["observed"].notna().any()]
     strength = {"predicted": 3, "checked": 2, "measured": 1, "found": 0}
     return max(some, key=lambda f: (f.verdict.status == "broken", strength[f.evidence], moved(f)), default=None)
-
-
-def _why_nothing(facts: RunFacts) -> str:
-    """Where a model has no symmetry: why, and what would have one."""
-    if facts.families or "symmetries" not in facts.meta:
-        return ""
-    if withdrawn := facts.meta.get("rejected"):
-        return (
-            f"The structure of the model speaks for {words.many(len(withdrawn), 'family', 'families')}, listed under "
-            "Limits, but its gradients did not keep them: look for a penalty on weights in the loss. The rest of the "
-            "run is shown all the same."
-        )
-    blocked = "The operations listed under Limits block what they touch. " if facts.meta.get("opaque") else ""
-    return (
-        f"{blocked}Symmetries come from ReLU-like activations between layers (rescale), from normalisation behind a "
-        "layer (scale), from softmax losses and attention (translation), and from pairs of linear maps (matrix). "
-        "Smooth activations such as tanh, and losses such as the squared error, have none. The rest of the run is "
-        "shown all the same: its loss, its settings and what happened."
-    )

@@ -144,6 +144,8 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     "optimizers": _entries(
         {"class": _text, "law": _text, "groups": _entries(_GROUP), "wrapper": _entry({"class": _text})}
     ),
+    "functions": _texts,
+    "permutations": _entries({"name": _text}),
     "modules": _entries({"name": _text, "type": _text, "shapes": _shapes_of}),
     "opaque": _entries({"op": _text, "module": _text, "why": _text, "blocks": _texts}),
     "rejected": _entries({"name": _text, "reason": _text, "defect": _number}),

@@ -15,6 +15,12 @@ from neuromech.report.static_figure import curve
 from neuromech.report.words import share
 
 WIDTH = 110
+SAYS = {
+    "rounding": "held to rounding",
+    "close": "held closely, though less so than the rounding of weights explains",
+    "observed": "without a prediction",
+    "empty": "not followed",
+}
 STYLE = (
     "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#ddd}.nm .axis{stroke:#888}"
     ".nm .mark{stroke:#9c1c1c;stroke-dasharray:3 3}.nm text{font-size:12px;fill:#666}</style>"
@@ -54,13 +60,15 @@ def told(run: Run) -> str:
     judged = decide(facts)
     name = facts.meta.get("name") or (run.path.name if run.path else "run")
     lines = [f"{name}: {facts.meta.get('model', 'unknown model')}, {facts.ending.how}", *_wrapped(judged.headline)]
+    told_to: set[str] = set()  # the same advice is given once
     for title, some in (("what went wrong", judged.wrong), ("limits", judged.limits)):
         shown = [s for s in some if not (title == "what went wrong" and s.key == "limit")]
         if shown:
             lines += ["", f"{title}:"]
         for s in shown:
             lines += _wrapped(s.text, "  - ", "    ")
-            lines += _wrapped(f"to do: {s.do}", "    ", "    ") if s.do else []
+            lines += _wrapped(f"to do: {s.do}", "    ", "    ") if s.do and s.do not in told_to else []
+            told_to.add(s.do)
     if facts.families and facts.n_steps:
         lines += ["", "laws:", *_laws(facts)]
     return "\n".join(lines)
@@ -74,11 +82,14 @@ def _laws(facts: RunFacts) -> list[str]:
     groups: dict[tuple[str, str], list[float]] = {}
     for f in facts.families:
         if f not in broken:
-            groups.setdefault((f.evidence, f.verdict.status), []).append(f.verdict.worst)
-    for (evidence, status), worst in groups.items():
+            holds = f.verdict.status in ("rounding", "close")
+            said = "balanced, as identities do" if holds and f.evidence == "measured" else SAYS[f.verdict.status]
+            said = "within what coarse rounding can do" if f.verdict.little else said
+            groups.setdefault((f.evidence, said), []).append(f.verdict.worst)
+    for (evidence, said), worst in groups.items():
         known = [w for w in worst if not math.isnan(w)]
         off = f", off by at most {share(max(known))}" if known else ""
-        lines.append(f"  {len(worst)} {evidence}: {status}{off}")
+        lines.append(f"  {len(worst)} {evidence}: {said}{off}")
     return lines
 
 

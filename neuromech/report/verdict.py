@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Status = Literal["rounding", "close", "broken", "diverged", "observed", "empty"]
 LAWS = ("exact", "ideal", "continuous", "flow")
+PAST = {"holds": "held", "broken": "was broken"}
 TELLS_LITTLE = 0.1  # a bound on rounding that leaves not even the first digit
 
 
@@ -94,7 +95,7 @@ def judge(
     if not finite.all():
         since = int(rows["step"][int(np.argmin(finite))])
         before = judge(rows[: int(np.argmin(finite))], dtype, protected, every=every)
-        until = f"; until then it {before.text}" if before.at is not None else ""
+        until = f"; until then it {_past(before.text)}" if before.at is not None else ""
         text = f"not a number any more from step {since:,} on{until}"
         return LawVerdict("diverged", text, before.worst, before.allowed, before.at, since, before.status)
 
@@ -133,3 +134,9 @@ def judge(
     since = int(steps[int(np.argmax(beyond))])
     text = f"broken from step {since:,}: observed departs from the law by {share(worst)}{tail}"
     return verdict("broken", text, worst, bound, at, since)
+
+
+def _past(text: str) -> str:
+    """What a verdict said until a step, told from behind it."""
+    verb, rest = text.split(" ", 1)
+    return f"{PAST.get(verb, verb)} {rest}"

@@ -216,6 +216,21 @@ def test_rotary_embeddings_leave_rotations_of_pairs_to_queries_and_keys() -> Non
     assert linear_symmetries(model, x) == beyond_the_diagonal(found, shapes(model)) + of_pairs + of_channels
 
 
+def test_a_number_that_is_added_to_halves_is_no_rotary_embedding() -> None:
+    """As in the activation of Apertus: what looks like the input of an embedding may have no axis at all."""
+
+    class Scalars(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.f, self.a, self.b = nn.Linear(6, 4), nn.Parameter(torch.tensor(1.3)), nn.Parameter(torch.tensor(0.7))
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.f(x)
+            return self.a * self.b.exp() + torch.cat([-h, h], -1) * self.b
+
+    assert not find_symmetries(Scalars().double(), torch.randn(5, 6, dtype=torch.float64)).symmetries
+
+
 @pytest.mark.parametrize(
     "factor",
     [

@@ -139,3 +139,29 @@ def test_nothing_is_lost_if_a_probe_is_forgotten_while_something_is_traced(tmp_p
     finally:
         gc.enable()
     assert set(read(run).frame("charges")["step"]) == set(range(6))
+
+
+def test_slow_steps_are_written_one_by_one_and_fast_ones_together(monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("neuromech.dynamics.writer.time.monotonic", lambda: clock[0])
+    book, record = writer([slice(0, 1)])
+    written: list[int] = []
+
+    def costs() -> None:
+        clock[0] += 0.002
+        written.append(len(book._steps))
+
+    book.beside.append(costs)
+
+    def steps(n: int, seconds: float) -> list[int]:
+        written.clear()
+        for k in range(n):
+            clock[0] += seconds
+            book.add(k, 0, 0.1, 0.0, None, iteration=k)
+            book.flush_if_due()
+        return written
+
+    assert steps(5, 0.21) == [1] * 5  # a hundred times two milliseconds
+    assert set(steps(100, 0.015)) == {14}  # what adds up to that time
+    assert set(steps(1_000, 1e-6)[1:]) == {64}
+    assert record.tables == ["steps"]

@@ -36,10 +36,14 @@ class Wrong(nn.Module):
 
 
 def accumulated(
-    model: nn.Sequential, coefficient: float, then: Callable[[int], None] = lambda k: None, **options: Any
+    model: nn.Sequential,
+    coefficient: float,
+    then: Callable[[int], None] = lambda k: None,
+    steps: int = LAST,
+    **options: Any,
 ) -> Watched:
     (x, y), watched, optimizer = data(), Watched(model, **options), sgd(model)
-    for k in watched.until(LAST):
+    for k in watched.until(steps):
         optimizer.zero_grad()
         for part in range(2):
             term = coefficient * torch.stack([p.abs().sum() for p in model.parameters()]).sum()
@@ -56,6 +60,27 @@ def test_size_and_form_are_told_by_torques() -> None:
     assert "an L1 term" in said
     assert "coefficient 0.001:" in said
     assert "at least" in said
+
+
+def test_a_term_that_shows_in_another_family_later_is_the_same_term() -> None:
+    """As many weights of either sign leave no torque, until one of them changes its sign, at step 10 for a moment."""
+    watched = accumulated(perceptron(1), 1e-3, steps=24)
+    assert not watched.faults
+    assert watched.monitor.step == 24
+    assert not watched.probe.events["message"].str.contains("stands aside").any()
+
+
+def test_what_a_known_term_does_not_explain_is_told() -> None:
+    model = perceptron(1)
+    p = model[4].bias
+
+    def spoil(k: int) -> None:
+        if k == 14:
+            p.grad = gradient(p) + 2e-3
+
+    told = accumulated(model, 1e-3, spoil, steps=24).faults
+    assert told
+    assert told[0][0] in (14, 15)
 
 
 @pytest.mark.parametrize("options", [{}, {"allow": "penalty"}])

@@ -105,7 +105,7 @@ def test_a_law_breaks() -> None:
 def test_of_many_broken_laws_five_are_named() -> None:
     found = gather(train(54, meddle=touching(10, "2.weight", 0.1))).families
     family = next(f for f in found if f.verdict.status == "broken")
-    (said,) = _broken([replace(family, name=f"w{i}") for i in range(7)], 9, "")
+    (said,) = _broken([replace(family, name=f"w{i}") for i in range(7)], 9, "", False)
     assert "7 of 9 laws are broken" in said.text
     assert ": w0, w1, w2, w3, w4 and 2 more." in said.text
 
@@ -118,10 +118,10 @@ def test_of_broken_laws_the_first_step_and_the_largest_distance_are_told() -> No
         for name, since, worst in (("a", 30, 0.5), ("b", 12, 0.2))
     ]
     for some in (both, both[::-1]):
-        (said,) = _broken(some, 3, "")
+        (said,) = _broken(some, 3, "", False)
         assert said.text.startswith(f"2 of 3 laws are broken, from step 12 on, by up to {share(0.5)}: ")
         assert said.step == 12
-    (said,) = _broken([replace(family, name=f"w{i}") for i in range(5)], 9, "")
+    (said,) = _broken([replace(family, name=f"w{i}") for i in range(5)], 9, "", False)
     assert "more" not in said.text
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from neuromech.report.evidence import MEANING
+from neuromech.report.evidence import MEANING, OF_MANY
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.faults import FaultRecord
-from neuromech.report.judgement import _decay_of_finite_steps, _faults, _laws, _limits
+from neuromech.report.judgement import _decay_of_finite_steps, _faults, _laws, _limits, decide
 from neuromech.report.verdict import LawVerdict, Status
 
 from .test_outcome import ENDING, facts, family
@@ -145,6 +145,21 @@ def test_broken_laws_and_what_the_monitor_noticed() -> None:
     assert held.text == "1 of 3 laws predicted ahead of every step held to rounding (worst 2×10⁻⁷)."
 
 
+def test_a_law_that_breaks_while_a_run_explodes_is_first_to_be_tried_in_a_steady_run() -> None:
+    (said,) = _laws(run(law("w", 0.25, "broken", since=2)), exploded=True)
+    assert said.do.startswith("lower the learning rate, or warm it up: gradients that cancel")
+    assert said.do.endswith(
+        "If one breaks in a steady run too, look for what moves these weights beside the optimizer, and for penalties "
+        "that are not in its settings"
+    )
+    loss = pd.DataFrame({"step": [1, 2, 3], "value": [1.0, 1e5, 1e6]})
+    told = {s.key: s.do for s in decide(run(law("w", 0.25, "broken", since=2), metrics={"loss": loss})).statements}
+    assert told["broken"] == said.do
+    calm = pd.DataFrame({"step": [1, 2, 3], "value": [1.0, 0.9, 0.8]})
+    told = {s.key: s.do for s in decide(run(law("w", 0.25, "broken", since=2), metrics={"loss": calm})).statements}
+    assert told["broken"].startswith("look for what moves")
+
+
 def test_of_broken_laws_the_first_step_and_the_largest_distance() -> None:
     both = law("a", 0.5, "broken", since=30), law("b", 0.2, "broken", since=12)
     (said,) = _laws(run(*both))
@@ -237,7 +252,7 @@ def test_charges_without_a_prediction_and_what_laws_rest_on() -> None:
     one, two = law("a", evidence="checked"), law("b", evidence="measured")
     assert limits(two, one, two) == [
         ("none", f"1 law is checked: {MEANING['checked']}."),
-        ("none", f"2 laws are measured: {MEANING['measured']}."),
+        ("none", f"2 laws are measured: {OF_MANY['measured']}."),
     ]
     assert limits(one, n_steps=0) == []
 

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from neuromech.report.family import COLUMNS, families
-from neuromech.report.verdict import LAWS, LawVerdict, distances, judge
+from neuromech.report.held import held_at
+from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, distances, judge
+from neuromech.report.words import number
 from neuromech.rounding import CONFIDENCE, EPS64, eps_of, rounding_bound
 
 from .simulate import train
@@ -124,7 +126,7 @@ def test_no_longer_a_number() -> None:
     frame.loc[3:, "observed"] = [math.inf, math.nan]
     verdict = judge(frame, "float64")
     assert (verdict.status, verdict.since) == ("diverged", 3)
-    assert verdict.text.startswith("not a number any more from step 3 on; until then it holds to rounding")
+    assert verdict.text.startswith("not a number any more from step 3 on; until then it held to rounding")
     at_once = judge(frame.assign(observed=math.nan), "float64")
     assert (at_once.status, at_once.since, at_once.text) == ("diverged", 0, "not a number any more from step 0 on")
 
@@ -233,3 +235,31 @@ def test_whatever_was_recorded_gets_a_verdict_that_is_true(values: list[tuple[fl
         assert np.isfinite(frame["observed"]).all()
     if verdict.status == "observed":
         assert off.empty
+
+
+def test_what_a_verdict_says_word_by_word() -> None:
+    said = judge(rows([0, 1e-17, 2e-17]), "float64")
+    allowed = number(float(rounding_bound(np.array([2]), EPS64)[0]))
+    assert said.text == f"holds to rounding: never off by more than 2×10⁻¹⁷ (rounding allows {allowed})"
+    assert judge(rows([0, 0, 0]), "float64").text == "holds to the last digit"
+    close = judge(rows([0, 1e-10, 0]), "float64")
+    allowed = number(float(rounding_bound(np.array([1]), EPS64)[0]))
+    assert close.text == f"holds within 1×10⁻¹⁰ (rounding would allow {allowed})"
+    assert judge(rows([0, 1e-10, 0]), "odd").text == "holds within 1×10⁻¹⁰ (the number format was not recorded)"
+    broken = rows([0, 1e-17, 0.03, 0.01])
+    assert judge(broken, "float64").text == "broken from step 2: observed departs from the law by 3 %"
+    lost = judge(pd.concat([broken, broken.tail(1).assign(step=4, observed=math.nan)]), "float64").text
+    assert lost == (
+        "not a number any more from step 4 on; until then it was broken from step 2: observed departs from the law "
+        "by 3 %"
+    )
+    assert judge(broken[:1], "float64").text == "no step was recorded"
+    assert judge(broken.assign(exact=math.nan, residual=math.nan), "float64").text == "observed, not predicted"
+    assert (UNFOLLOWED.status, UNFOLLOWED.text) == ("observed", "found, but not followed in training")
+
+
+def test_every_step_is_due_unless_it_is_said_otherwise() -> None:
+    assert held_at(np.array([2, 4, 6]), 6) == "at 3 of 6 steps"
+    frame = rows([0, 1e-17, 1e-17, 1e-17, 1e-17])
+    assert judge(frame[frame["step"] % 2 == 0], "float64").where == "at 2 of 4 steps"
+    assert judge(frame[frame["step"] % 2 == 0], "float64", every=2).where == ""

@@ -67,9 +67,10 @@ def _ended_by(node: Node) -> Iterator[Rotary]:
 
 def _rotates_half(value: Value, x: Value) -> tuple[Node, ...]:
     """The calls that make `value` of `x`, if it is [-x2, x1]; else none."""
-    node, n, last = value.node, x.shape[-1] // 2, len(x.shape) - 1
-    if node is None or _op(node) != "cat" or len(node.inputs) != 2 or x.shape[-1] % 2:
+    node = value.node
+    if node is None or _op(node) != "cat" or len(node.args[0]) != 2 or not x.shape or x.shape[-1] % 2:
         return ()
+    n, last = x.shape[-1] // 2, len(x.shape) - 1
     dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     minus, first = (v.node for v in node.args[0])
     if dim % len(x.shape) != last or minus is None or _op(minus) != "neg":

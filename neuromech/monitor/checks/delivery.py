@@ -10,6 +10,7 @@ from neuromech.hooks import BackwardWatch, mark
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Backward, Step
+from neuromech.monitor.missing_gradient import vanished
 
 REPEATED = 2  # steps in a row: a backward that looks at gradients alone happens
 
@@ -34,10 +35,8 @@ class GradientDelivery:
 
     def _zeroed(self, raw: Backward, step: Step) -> Evidence:
         assert step.torques is not None
-        names = list(step.theta)
-        zero = {n for n, x in zip(names, step.torques.squares, strict=True) if x == 0}
-        had = reached(raw, names) & set(step.held)
-        gone = had & zero
+        had = reached(raw, list(step.theta)) & set(step.held)
+        gone = had & vanished(step.torques, step)
         if gone and gone == had:
             return Evidence(zeroed=tuple(sorted(gone)), zeroed_all=True)
         if self._masked is None:

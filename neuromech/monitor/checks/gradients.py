@@ -15,7 +15,7 @@ from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Evidence, GradientEdit
 from neuromech.monitor.facts import Backward, Step
 from neuromech.monitor.gradient_edits import ROUNDINGS, change, parallel
-from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.missing_gradient import GradientHistory, vanished
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, Torques, broken_families, penalty
 from neuromech.optimizers import grad_scale
@@ -64,8 +64,9 @@ class TorqueCheck:
         if rebuilt := self._modes.rebuilt():  # symmetries are known of the model that it was
             self.unjudged.update(range(len(self.meter.symmetries)))
         raw = step.backward
-        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since.
-        here = step.torques if not (step.changed or step.elsewhere) else None
+        # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since,
+        # nor what is done to gradients that no backward has brought.
+        here = None if raw is None or step.changed or step.elsewhere else step.torques
         found = raw.torques if raw and raw.judged else here
         if step.exchanged:  # they are those of a model with other tensors, too
             found = None
@@ -77,11 +78,11 @@ class TorqueCheck:
         return NOTHING
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
-        symmetries, names = self.meter.symmetries, self.meter.names
+        symmetries = self.meter.symmetries
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
-        quiet = {n for n, x in zip(names, found.squares, strict=True) if x == 0}
+        quiet = vanished(found, step)
         known = self._history.always() if not self._modes.drew else set()
         absent = (quiet - known) | (set(self._stale()) - set(step.moving))
         held = set(step.held)

@@ -16,7 +16,7 @@ from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.copies import living_optimizers
 from neuromech.monitor.evidence import Evidence, Names
 from neuromech.monitor.facts import Step
-from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.missing_gradient import GradientHistory, vanished
 
 AGAIN = 2  # steps with a gradient: an optimizer may be told of a new module behind the first
 
@@ -70,7 +70,8 @@ class StepOrder:
             unheld -= self._held_by_anyone(unheld)
         if self._rebuilt():
             unheld |= self._unheld_strangers()
-        resting = self._history.note(mine, moving - _zero(step))
+        assert step.torques is not None
+        resting = self._history.note(mine, moving - vanished(step.torques, step))
         # A gradient that arrives and is zero comes from a flat place, or is multiplied by zero: nothing is cut off.
         dead = {n for n in resting if backward.arrived[n]}
         return Evidence(
@@ -126,9 +127,3 @@ class StepOrder:
         new = {n for n in names if (kind, n) not in self._reported}
         self._reported |= {(kind, n) for n in new}
         return tuple(sorted(new))
-
-
-def _zero(step: Step) -> set[str]:
-    """The parameters whose gradient is zero."""
-    assert step.torques is not None
-    return {n for n, x in zip(step.theta, step.torques.squares, strict=True) if x == 0}

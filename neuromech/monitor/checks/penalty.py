@@ -22,7 +22,7 @@ from torch import Tensor
 
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checks.gradients import CLEAR, TorqueCheck
-from neuromech.monitor.evidence import Evidence, Penalty
+from neuromech.monitor.evidence import Broken, Evidence, Penalty
 from neuromech.monitor.facts import Step
 from neuromech.monitor.model_gradient import ModelGradient
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Torques
@@ -56,9 +56,10 @@ class PenaltyCheck:
         self._last: _Seen | None = None  # of the step before
         self._asked = False
         self._met = declared  # a term of the loss
+        self._forms: set[tuple[str, float]] = set()  # of the terms that were met, with their coefficients
 
     def before(self, step: Step) -> Evidence:
-        found = self._torque.before(step)
+        found = self._beyond_known_terms(self._torque.before(step), step)
         if self._torque.piled(step):  # what gradients hold beside the model's is of earlier steps, and no term's
             held, self._waiting, self._asked, self._last = self._waiting, None, False, None
             return found if held is None else held | found
@@ -75,6 +76,21 @@ class PenaltyCheck:
 
     def after(self, step: Step) -> Evidence:
         return self._torque.after(step)
+
+    def _beyond_known_terms(self, found: Evidence, step: Step) -> Evidence:
+        """Without the families in which a term shows that was met elsewhere: until now its trace there was zero."""
+        torques = _judged(step)
+        if not (found.torques and self._forms and torques is not None):
+            return found
+        meter, params = self._torque.meter, self._torque.params
+        shown = _shown(params)
+        traces = [factor * meter(params, shown[form]).torque for form, factor in self._forms]
+
+        def explained(i: int) -> bool:
+            rows = meter.slices[i]
+            return i >= 0 and any(_is(torques.torque[rows], t[rows], step.eps) for t in traces)
+
+        return _left(found, [b for b in found.torques if not explained(b.index)])
 
     def _wait(self, found: Evidence, seen: _Seen | None) -> Evidence:
         """Hold the torques back until the next step."""
@@ -103,10 +119,9 @@ class PenaltyCheck:
         elif steady:
             terms = terms_by_torque(sorted(steady), seen.torques, meter, params, step.eps)
         self._met = self._met or bool(terms)
+        self._forms |= {(t.form, t.coefficient) for t in terms if t.form}
         self._torque.unjudged |= steady
-        left = tuple(b for b in both.torques if b.index not in steady)
-        kept = both if left else replace(both, penalty=None, cut=(), delayed=False, between=False)
-        return replace(kept, torques=left, terms=tuple(terms))
+        return replace(_left(both, [b for b in both.torques if b.index not in steady]), terms=tuple(terms))
 
     def _seen(self, found: Evidence, step: Step) -> _Seen | None:
         """None if the model's own gradient leaves the loss alone no more than that of the step, or is not to be had."""
@@ -131,6 +146,12 @@ class PenaltyCheck:
         broken = {b.index for b in found.torques if b.index >= 0}
         now, before = seen.torques.torque, last.torques.torque
         return {i for i in broken if _same(now[self._torque.meter.slices[i]], before[self._torque.meter.slices[i]])}
+
+
+def _left(found: Evidence, torques: Sequence[Broken]) -> Evidence:
+    """What is left of a finding where these torques are."""
+    kept = found if torques else replace(found, penalty=None, cut=(), delayed=False, between=False)
+    return replace(kept, torques=tuple(torques))
 
 
 def _whole_or_faint(found: Evidence) -> bool:
@@ -158,11 +179,10 @@ def terms_by_torque(
     families: Sequence[int], found: Torques, meter: TorqueMeter, params: Mapping[str, Tensor], eps: float
 ) -> tuple[Penalty, ...]:
     """The terms of a loss that leave these torques in `families`: of what form, and how large at least."""
-    theta = {n: p.detach() for n, p in params.items()}
     rows = torch.cat([torch.arange(meter.slices[i].start, meter.slices[i].stop) for i in families])
     rows = rows.to(found.torque.device)
-    gradients = {"L1": {n: t.sign() for n, t in theta.items()}, "L2": theta}
-    form, factor = _form(found.torque[rows], {n: meter(theta, g).torque[rows] for n, g in gradients.items()}, eps)
+    traces = {form: meter(params, g).torque[rows] for form, g in _shown(params).items()}
+    form, factor = _form(found.torque[rows], traces, eps)
     share = (found.torque.abs() / found.size.clamp(min=torch.finfo(torch.float64).tiny)).cpu()
     out: dict[str, float] = {}
     for i in families:
@@ -190,6 +210,17 @@ def _form(r: Tensor, candidates: Mapping[str, Tensor], eps: float) -> tuple[str,
     for form, x in candidates.items():
         square = float((x * x).sum())
         factor = float((r * x).sum()) / square if square else 0.0
-        if factor and float((r - factor * x).norm()) <= eps**HALF * 8 * float(r.norm()):
+        if factor and _is(r, factor * x, eps):
             return form, factor
     return "", 0.0
+
+
+def _shown(params: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The gradients of the terms whose form is known, at a coefficient of one."""
+    theta = {n: p.detach() for n, p in params.items()}
+    return {"L1": {n: t.sign() for n, t in theta.items()}, "L2": theta}
+
+
+def _is(found: Tensor, trace: Tensor, eps: float) -> bool:
+    """True if both are the same, up to half of the digits."""
+    return bool((found - trace).norm() <= eps**HALF * 8 * found.norm())

@@ -12,6 +12,7 @@ sum; the discrete gradient has the shape of the state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -193,18 +194,19 @@ class DiscreteGradient:
         """Is <g, u - v> = H(u) - H(v) by the energy itself? Of the sample that moves most, if samples are their own."""
         with outside(), torch.no_grad():
             u, v, g = u.detach(), v.detach(), g.detach()
+            d = u - v
             if u.ndim > 1 and u.shape[0] and self._traces[0].per_sample:
-                k = int((u - v).abs().flatten(1).amax(1).argmax())
+                k = int(d.flatten(1).abs().amax(1).argmax()) if len(u) > 1 else 0
                 both = None if condition is None else condition[[k, k]] if condition.ndim else condition
-                u, v, g = u[k : k + 1], v[k : k + 1], g[k : k + 1]
-                at_u, at_v = self.value(torch.cat([u, v]), both).unbind()
+                g, d = g[k], d[k]
+                at_u, at_v = self.value(torch.stack([u[k], v[k]]), both).tolist()
             else:
-                at_u, at_v = self.value(u, condition).sum(), self.value(v, condition).sum()
-            terms = g * (u - v)
-            off = (terms.sum() - (at_u - at_v)).abs()
-            size = at_u.abs() + at_v.abs() + terms.abs().sum()
+                at_u, at_v = float(self.value(u, condition).sum()), float(self.value(v, condition).sum())
+            terms = (g * d).reshape(-1)
+            change, length = torch.stack([terms.sum(), terms.abs().sum()]).tolist()
+            size = abs(at_u) + abs(at_v) + length
             bound = slack * torch.finfo(u.dtype).eps ** 0.5 * size
-            return bool(~torch.isfinite(size) | (off <= bound))
+            return not math.isfinite(size) or abs(change - (at_u - at_v)) <= bound
 
     def _sweep(self, traced: Traced, u: Tensor, condition: Tensor | None) -> Sweep:
         """That of states such as `u`; one that was traced of other sizes of the batch, where it admits this one."""

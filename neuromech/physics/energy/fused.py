@@ -7,6 +7,7 @@ it takes a third of their passes over memory.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch import Tensor, fx
 
 from neuromech.compat import dispatch_modes, is_transformed
 from neuromech.physics.energy import secants
+
+_BLOCK = 2**20  # bytes of each tensor: smaller ones gain nothing by it
+_DEEPEST, _BESIDE = 8, 6  # levels of a fraction alone, and of one beside the values from tanh
 
 _LIBRARY = torch.library.Library("neuromech", "FRAGMENT")
 _LIBRARY.define("tanh_secant(Tensor a, Tensor b, Tensor fa, Tensor fb) -> Tensor")
@@ -49,42 +53,82 @@ def tanh(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
     return out
 
 
-def _parts(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor, ...]:
-    """The secant is near * (1 - fa fb) T(d) + (1 - near) (fa - fb)/d, with d = a - b and T(d) = tanh(d)/d.
+def _in_blocks(function: Callable[..., tuple[Tensor, ...]], results: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The `results` of a pointwise function, block by block: what it makes on the way stays in the cache.
 
-    `near` is 1 or 0; a choice by `torch.where` costs ten of these operators.
+    Fresh memory for a dozen tensors as large as a batch costs more than the arithmetic.
     """
-    d = a - b
-    y = d * d
-    near = (secants.tanh_reach(a.dtype) ** 2 - y).sign_().relu_()
-    inverse = (1 - near).mul_(d).div_(y + near)
-    below = (y + 45).mul_(y).add_(105)
-    ratio = (y * 10).add_(105).div_(below).mul_(near)
+    first = tensors[0]
+    size = _BLOCK // first.element_size() * torch.get_num_threads()
+    if first.numel() <= size or first.device.type != "cpu" or not all(x.is_contiguous() for x in tensors):
+        return function(*tensors)
+    made = tuple(torch.empty_like(first) for _ in range(results))
+    for parts in zip(*(x.view(-1).split(size) for x in (*made, *tensors)), strict=True):
+        for out, value in zip(parts[:results], function(*parts[results:]), strict=True):
+            out.copy_(value)
+    return made
+
+
+def _reach(eps: float, depth: int) -> float:
+    """How large y may be for the fraction of this depth: it is off by y^(n+1)/((2n+1)!! (2n+3)!!)."""
+    odd = math.prod(range(3, 2 * depth + 2, 2))
+    return math.pow(eps / 2 * odd * odd * (2 * depth + 3), 1 / (depth + 1))
+
+
+def _ratio_and_slope(d: Tensor) -> tuple[Tensor, Tensor]:
+    """T(d) = tanh(d)/d and its derivative.
+
+    T = 1/(1 + y v) with y = d^2 and Lambert's fraction 1/v = 3 + y/(5 + y/(7 + ...)). As tanh' = 1 - tanh^2, T' is
+    d T (v - T), which loses no digits near 0. Far from 0 the fraction is long, and both are taken from tanh d.
+    """
+    y, eps = d * d, torch.finfo(d.dtype).eps
+    # Other devices than the CPU are not held up for a look.
+    largest = (float(y.amax()) if y.numel() else 0.0) if d.device.type == "cpu" else math.inf
+    alone = [n for n in range(2, _DEEPEST + 1) if largest <= _reach(eps, n)]
+    depth = alone[0] if alone else _BESIDE
+    limit = _reach(eps, depth)
+    inside = y if alone else y.clamp(max=limit)
+    w = (inside / (2 * depth + 1)).add_(2 * depth - 1)
+    for k in range(2 * depth - 3, 1, -2):
+        w = torch.div(inside, w, out=w).add_(k)
+    v = w.reciprocal_()
+    ratio = (inside * v).add_(1).reciprocal_()
+    slope = v.sub_(ratio).mul_(ratio).mul_(d)
+    if alone:
+        return ratio, slope
+    far = (y - limit).sign_().relu_()  # 1 or 0: `torch.where` costs ten of these operators
+    outside = d + (1 - far)
+    true = torch.sigmoid(outside * 2).mul_(2).sub_(1)
+    true_slope = (true * true).neg_().add_(1)
+    true.div_(outside)
+    true_slope.sub_(true).div_(outside)
+    return ratio.lerp_(true, far), slope.lerp_(true_slope, far)
+
+
+def _value(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor]:
+    """tanh a - tanh b = (1 - tanh a tanh b) tanh(a - b)."""
+    return (_ratio_and_slope(a - b)[0].mul_((fa * fb).neg_().add_(1)),)
+
+
+def _value_and_slopes(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The secant, T, and (1 - fa fb) T'."""
+    ratio, slope = _ratio_and_slope(a - b)
     product = (fa * fb).neg_().add_(1)
-    secant = (ratio * product).addcmul_(fa - fb, inverse)
-    return secant, ratio, inverse, product, below, near, d, y
+    return ratio * product, ratio, slope.mul_(product)
 
 
-def _value_and_slopes(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor, ...]:
-    """The secant, T and 1/d with their choices in them, and its derivative by a while fa and fb stay."""
-    secant, ratio, inverse, product, below, near, d, y = _parts(a, b, fa, fb)
-    steep = y.mul_(4).add_(90).mul_(ratio).neg_().add_(20).mul_(near).mul_(d).mul_(product).div_(below)
-    return secant, ratio, inverse, steep.addcmul_(secant, inverse, value=-1)
-
-
-def _pull(g: Tensor, slopes: list[Tensor], fa: Tensor, fb: Tensor) -> tuple[Tensor, ...]:
-    ratio, inverse, steep = slopes
-    by_a, by_product, by_change = g * steep, g * ratio, g * inverse
-    by_fa = torch.addcmul(by_change, by_product, fb, value=-1)
-    return by_a, -by_a, by_fa, by_change.addcmul_(by_product, fa).neg_()
+def _pull(g: Tensor, fa: Tensor, fb: Tensor, ratio: Tensor, steep: Tensor) -> tuple[Tensor, ...]:
+    """`g` times the derivatives by a and by b, while fa and fb stay, and by fa and fb."""
+    by_a, by_product = g * steep, (g * ratio).neg_()
+    return by_a, -by_a, by_product * fb, by_product.mul_(fa)
 
 
 class _TanhSecant(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
         if not any(ctx.needs_input_grad):
-            return _parts(a, b, fa, fb)[0]
-        secant, *slopes = _value_and_slopes(a, b, fa, fb)
+            return _in_blocks(_value, 1, a, b, fa, fb)[0]
+        secant, *slopes = _in_blocks(_value_and_slopes, 3, a, b, fa, fb)
         ctx.save_for_backward(a, b, fa, fb, *slopes)
         return secant
 
@@ -94,7 +138,7 @@ class _TanhSecant(torch.autograd.Function):
         a, b, fa, fb, *slopes = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _by_elementary_operators(g, a, b, fa, fb)
-        return _pull(g, slopes, fa, fb)
+        return _in_blocks(_pull, 4, g, fa, fb, *slopes)
 
 
 def _by_elementary_operators(g: Tensor, *inputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,12 +1,13 @@
 """One trace for all sizes of a batch, in parts that are evaluated once, with the secant of tanh as one operator."""
 
+import mpmath
 import pytest
 import torch
 from torch import nn
 
 from neuromech.physics import ConvEnergy, EnergyModel, MLPEnergy, Solver, Symplectic, discrete_gradient, rollout
 from neuromech.physics.energy import discrete, secants
-from neuromech.physics.energy.fused import tanh
+from neuromech.physics.energy.fused import _BLOCK, _ratio_and_slope, tanh
 from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.prediction import Extrapolation
 from neuromech.physics.energy.traces import traced_sweep
@@ -103,3 +104,48 @@ def test_a_polynomial_motion_is_foretold() -> None:
     states = [torch.tensor([[(0.1 * k) ** 3 - 0.1 * k]]) for k in range(9)]
     found = [guess.next(u, size) for u in states]
     torch.testing.assert_close(found[7], states[8], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [1e-3, 0.03, 0.1, 0.2, 0.4, 0.7, 1.0, 1.04, 3.0, 40.0])
+def test_the_ratio_of_tanh_at_every_depth_of_its_fraction(dtype: torch.dtype, largest: float) -> None:
+    """tanh(d)/d and its derivative in 40 digits, for blocks that reach so far."""
+    d = (torch.linspace(-1, 1, 101, dtype=torch.float64) * largest).to(dtype)
+    eps = torch.finfo(dtype).eps
+    with mpmath.workdps(40):
+        exact = [mpmath.tanh(x) / x if x else mpmath.mpf(1) for x in map(mpmath.mpf, d.tolist())]
+        slopes = [
+            (mpmath.sech(x) ** 2 - t) / x if x else mpmath.mpf(0)
+            for x, t in zip(map(mpmath.mpf, d.tolist()), exact, strict=True)
+        ]
+        values, derivatives = (torch.tensor([float(y) for y in ys]) for ys in (exact, slopes))
+    found, slope = _ratio_and_slope(d)
+    torch.testing.assert_close(found.double(), values.double(), rtol=8 * eps, atol=0)
+    torch.testing.assert_close(slope.double(), derivatives.double(), rtol=0, atol=8 * eps)
+
+
+def test_the_secant_of_tanh_of_an_empty_batch_is_empty() -> None:
+    u = torch.empty(0, 3, dtype=torch.float64, requires_grad=True)
+    found = tanh(u, u.detach(), u.tanh(), u.detach().tanh())
+    found.sum().backward()
+    assert found.shape == u.grad.shape == (0, 3)
+
+
+@pytest.mark.slow
+def test_the_secant_of_tanh_block_by_block() -> None:
+    """Large tensors, and those that do not lie in one piece, against small ones."""
+    n = 3 * _BLOCK // 8 * torch.get_num_threads() + 5
+    a, b = torch.randn(2, n)
+    inputs = [x.requires_grad_() for x in (a, b)]
+
+    def derivatives(x: torch.Tensor, y: torch.Tensor) -> list[torch.Tensor]:
+        s = tanh(x, y, x.tanh(), y.tanh())
+        return [s.detach(), *torch.autograd.grad(s.sum(), (x, y))]
+
+    whole = derivatives(*inputs)
+    parts = zip(a.split(1000), b.split(1000), strict=True)
+    pieces = [derivatives(*(x.detach().requires_grad_() for x in part)) for part in parts]
+    strided = [torch.stack([x.detach(), x.detach()], 1)[:, 0].requires_grad_() for x in inputs]
+    for k, (found, apart) in enumerate(zip(whole, derivatives(*strided), strict=True)):
+        torch.testing.assert_close(found, torch.cat([p[k] for p in pieces]), rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(found, apart, rtol=1e-13, atol=1e-14)
