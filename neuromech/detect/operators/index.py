@@ -80,9 +80,11 @@ def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterabl
         return d.taken(how, old, labels)
 
     def expr(e: Expr) -> Expr:
+        if not any(f.data for f in e.terms):
+            return e
         return Expr.sum((f._replace(data=tuple(map(data, f.data))), c) for f, c in e.terms.items())
 
-    return replace(x, axes=put(x.axes, dim, new), data=data(x.data), scale=x.scale, shift=expr(x.shift))
+    return replace(x, axes=put(x.axes, dim, new), data=data(x.data), scale=expr(x.scale), shift=expr(x.shift))
 
 
 def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstract:

@@ -42,7 +42,7 @@ def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
     """No symmetry of scale or shift at all: nothing may pass."""
     tensors = s.broadcast(x, *(t for t in others if isinstance(t, Abstract)))
     s.pin(*tensors)
-    y = s.result(s.joint(tensors), of=tensors)
+    y = s.result(s.joint(tensors))
     return replace(y, data=s.entries_of(x) or y.data) if len(tensors) == 1 else y
 
 
@@ -73,7 +73,8 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=what))
     elif y * alpha != 0:  # only zero keeps its value under scaling
         s.scaling.vanish(x.scale)
-    return s.result(x.axes, x.scale, x.shift, of=[x])
+    y = s.result(x.axes, x.scale, x.shift)
+    return replace(y, data=s.entries_of(x) or y.data)
 
 
 def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
@@ -157,7 +158,7 @@ def clamp(
         s.translation.vanish(x.shift)
         words = f"the lower bound {low:g}{s.at}"
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=words))
-        return s.result(x.axes, x.scale, of=[x])
+        return s.result(x.axes, x.scale)
     if all(isinstance(b, float | int) and b in (0, math.inf, -math.inf) for b in bounds):
         return homogeneous(1, "clamp")(s, x)
     return nonlinear(s, x, *bounds)
@@ -177,7 +178,8 @@ def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
     s.translation.vanish(x.shift)
     if y != 0:
         s.scaling.vanish(x.scale)
-    return s.result(x.axes, of=[x])
+    y = s.result(x.axes)
+    return replace(y, data=s.entries_of(x) or y.data)
 
 
 def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract | float) -> Abstract:

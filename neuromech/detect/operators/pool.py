@@ -14,7 +14,7 @@ from typing import Any
 
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract
-from neuromech.detect.axes import Axis, Label, axis, leaves
+from neuromech.detect.axes import Label, axis, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
@@ -31,10 +31,10 @@ def resampled(spatial: int) -> Callable[..., Abstract]:
     """Interpolation over the last axes: weights that add up to one."""
 
     def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
-        out, over = _windows(s, x, range(x.ndim - spatial, x.ndim))
+        over, window = _windows(s, x, range(x.ndim - spatial, x.ndim))
         local, constant = x.shift.split(over)
-        weights = Data((("resampled", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
-        return s.result(out, s.scaling.uniform(x.scale, over), local.times(weights).summed(over) + constant)
+        shift = local.times(window.data).summed(over) + constant
+        return s.result(window.axes, s.scaling.uniform(x.scale, over), shift, of=(x, window))
 
     return rule
 
@@ -43,21 +43,32 @@ def max_pool(spatial: int) -> Callable[..., Any]:
     """The largest entry of every window of the last `spatial` axes; where it stood, if that is asked for."""
 
     def rule(
-        s: Interpreter, x: Abstract, size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *_: Any
+        s: Interpreter,
+        x: Abstract,
+        size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
     ) -> Abstract | list[Abstract]:
         assert s.node is not None
         shape, first = s.node.outputs[0].shape, x.ndim - spatial
         rest = []
         for d in range(spatial):
-            walk = (option_of(o, d) for o in (size, stride or size, padding))
-            if option_of(dilation, d) == 1 and _sees_all(s, length(x, first + d), shape[first + d], *walk):
-                x = _everywhere(extremum(s, x, first + d, keepdim=True), first + d, shape[first + d])
+            n, out = length(x, first + d), shape[first + d]
+            walk = tuple(option_of(o, d) for o in (size, stride or size, padding))
+            if _sees_each(s, n, out, *walk):
+                continue
+            if option_of(dilation, d) == 1 and _sees_all(s, n, out, *walk):
+                x = _everywhere(extremum(s, x, first + d, keepdim=True), first + d, out)
             else:
                 rest.append(first + d)
-        axes, over = _windows(s, x, rest)
-        local, constant = x.shift.split(over)
-        s.translation.vanish(local)
-        y = replace(x, axes=axes) if not rest else s.result(axes, s.scaling.uniform(x.scale, over), constant)
+        y = x
+        if rest:
+            over, window = _windows(s, x, rest)
+            local, constant = x.shift.split(over)
+            s.translation.vanish(local)
+            y = s.result(window.axes, s.scaling.uniform(x.scale, over), constant, of=(x, window))
         return [y, *(s.constant(v.shape, v) for v in s.node.outputs[1:])] if s.node.outputs[1:] else y
 
     return rule
@@ -82,6 +93,8 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
         for d in range(spatial):
             n, out = length(x, first + d), shape[first + d]
             by, step, before = (option_of(o, d) for o in (size, stride or size, padding))
+            if _sees_each(s, n, out, by, step, before):
+                continue
             # The last window may reach beyond the zeros around, and then counts fewer entries.
             short = ceil_mode and (out - 1) * step - before + by > n + before
             if divisor_override or short or not _sees_all(s, n, out, by, step, before):
@@ -90,18 +103,17 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
             entries = by if before and count_include_pad else n
             total = summed(mean=False)(s, x, first + d, keepdim=True)
             x = _everywhere(div(s, total, entries), first + d, out)
-        if not rest:
+        if not rest and not divisor_override:
             return x
-        axes, over = _windows(s, x, rest)
+        over, window = _windows(s, x, rest)
         local, constant = x.shift.split(over)
         padded = any(option_of(padding, d - first) for d in rest)
         # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
         if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
             local, constant = x.shift, Expr()
-        window = Data((("pool", s.node),), (*over, *leaves(q for d in rest for q in axes[d])))
         entries = prod(option_of(size, d) for d in range(spatial))
-        shift = local.times(window).summed(over) + constant * Fraction(entries, divisor_override or entries)
-        return s.result(axes, s.scaling.uniform(x.scale, over), shift)
+        shift = local.times(window.data).summed(over) + constant * Fraction(entries, divisor_override or entries)
+        return s.result(window.axes, s.scaling.uniform(x.scale, over), shift, of=(x, window))
 
     return rule
 
@@ -114,16 +126,23 @@ def _sees_all(s: Interpreter, n: int, out: int, size: int, stride: int, padding:
     return size - padding >= n and (out - 1) * stride <= padding
 
 
+def _sees_each(s: Interpreter, n: int, out: int, size: int, stride: int, padding: int) -> bool:
+    """True if the windows along an axis hold one entry each, one after the other."""
+    assert s.node is not None
+    return out == n if "adaptive" in s.node.op else (size, stride, padding) == (1, 1, 0)
+
+
 def _everywhere(x: Abstract, dim: int, n: int) -> Abstract:
     """What an axis of length one holds, at n places."""
     return replace(x, axes=put(x.axes, dim, axis(n)))
 
 
-def _windows(s: Interpreter, x: Abstract, dims: Sequence[int]) -> tuple[tuple[Axis, ...], list[Label]]:
-    """The axes after windows walked along some of them, and the indices that the windows are of."""
+def _windows(s: Interpreter, x: Abstract, dims: Sequence[int]) -> tuple[list[Label], Abstract]:
+    """The indices that windows walk along, and the weights of their entries, with the axes of what they make of x."""
     assert s.node is not None
-    shape = s.node.outputs[0].shape
-    return tuple(axis(shape[d]) if d in dims else a for d, a in enumerate(x.axes)), x.along(dims)
+    shape, over = s.node.outputs[0].shape, x.along(dims)
+    axes = tuple(axis(shape[d]) if d in dims else a for d, a in enumerate(x.axes))
+    return over, Abstract(axes, Data((("windows", s.node),), (*over, *leaves(q for d in dims for q in axes[d]))))
 
 
 define("upsample_linear1d", resampled(1), mixing.over_space(1), apart=told_apart.places)

@@ -58,7 +58,7 @@ def extremum(s: Interpreter, x: Abstract, dim: int | Sequence[int] | None = None
     dims = _dims(x, dim)
     over = x.along(dims)
     s.translation.vanish(x.shift, along=over)
-    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over), of=[x])
 
 
 def both(s: Interpreter, x: Abstract, dim: int, keepdim: bool = False) -> list[Abstract]:
