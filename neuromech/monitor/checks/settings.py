@@ -15,7 +15,7 @@ from neuromech.monitor.evidence import Evidence, Setting
 from neuromech.monitor.facts import Group, Step
 
 Expect = Mapping[str, Any]
-Place = tuple[int, str]  # a group, a setting
+InGroup = tuple[int, str]  # a group, a setting
 USUAL = frozenset({"lr", "momentum", "betas", "weight_decay", "eps", "dampening", "nesterov", "alpha", "rho"})
 
 
@@ -38,8 +38,8 @@ class SettingsCheck:
         self._met: set[str] = set()  # settings of the optimizers that have stepped
         self.refused = ""  # why the declarations make no sense
         self._left: WeakKeyDictionary[Optimizer, tuple[Group, ...]] = WeakKeyDictionary()
-        self._changed: WeakKeyDictionary[Optimizer, dict[Place, Setting]] = WeakKeyDictionary()  # at the last step
-        self._by_hand: WeakKeyDictionary[Optimizer, set[Place]] = WeakKeyDictionary()
+        self._changed: WeakKeyDictionary[Optimizer, dict[InGroup, Setting]] = WeakKeyDictionary()  # at the last step
+        self._by_hand: WeakKeyDictionary[Optimizer, set[InGroup]] = WeakKeyDictionary()
         self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
         self._saved_rates: tuple[float, float] | None = None
 
@@ -58,7 +58,7 @@ class SettingsCheck:
             restarted=self._restarted(step.lr),
         )
 
-    def _changes(self, step: Step) -> dict[Place, Setting]:
+    def _changes(self, step: Step) -> dict[InGroup, Setting]:
         """The settings that are others than the last step left, and that may not be."""
         left = self._left.get(step.optimizer, ())
         if len(left) != len(step.groups):
