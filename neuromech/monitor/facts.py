@@ -24,7 +24,7 @@ from neuromech.symmetry import Symmetry
 
 CLOCK = "step"
 Entry = tuple[str, str]  # parameter, entry of its state
-Asked = tuple[bool, bool]  # do the inputs ask for a gradient, is the model in training
+ForwardKind = tuple[bool, bool]  # do the inputs ask for a gradient, is the model in training
 
 
 class Group(NamedTuple):
@@ -55,7 +55,9 @@ class Backward(NamedTuple):
     stepped: bool  # a step was taken between the forward and this backward
     weights: dict[str, Mark]  # where they lay, and how often they had been written to
     theta: Tensor  # sampled weights
-    kind: Asked | None  # of its forward; None once an optimizer of other parameters has stepped: it has served that one
+    kind: (
+        ForwardKind | None
+    )  # of its forward; None once an optimizer of other parameters has stepped: it has served that one
     doubled: Tensor | None = None  # true if it added, bit for bit, what was there: one loss sent back twice
     followed: Tensor | None = None  # true if gradients of a backward of its kind waited for a step, at the same weights
 
@@ -155,7 +157,7 @@ class StepReader:
     def gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
 
-    def finished(self, stepped: bool, forwards: int, kind: Asked) -> None:
+    def finished(self, stepped: bool, forwards: int, kind: ForwardKind) -> None:
         """A backward has ended; `forwards`: how many of them there were so far, the last one of this `kind`."""
         grads, old = self.gradients(), self.backward if self._fresh else None
         names = tuple(grads)
