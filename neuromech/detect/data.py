@@ -28,6 +28,10 @@ class Stride(NamedTuple):
     apart: int  # 0 for a single tap
     n: int
 
+    def at(self, place: int) -> list[tuple[int, int]]:
+        """Where each of its taps stands at one place, and which tap that is."""
+        return [(place * self.step + self.start + t * self.apart, t) for t in range(self.n)]
+
     def part(self, first: int, n: int) -> Stride:
         """The walk of n of its taps."""
         return Stride(self.step, self.start + first * self.apart, self.apart if n > 1 else 0, n)
@@ -167,7 +171,8 @@ class Data(NamedTuple):
         where = at[0] if at else 0
         key = self._named(("regrouped", tuple(at), order))
         labels = [*labels[:where], *how.to, *labels[where:]]
-        repeated = len(at) < len(old) or any(x.under(set(how.of)) for x, _ in self.pieces)
+        again = len({start for start, _ in order}) < len(order)
+        repeated = again or len(at) < len(old) or any(x.under(set(how.of)) for x, _ in self.pieces)
         pieces = tuple(p for entry in how.entries for p in self.placed(entry)) if repeated else ()
         return Data(key, tuple(labels), pieces=pieces, walks=self.walks, multiple=self.multiple)
 

@@ -39,6 +39,17 @@ NETS = {
         lambda m, x: m.a(F.alpha_dropout(x.expand(-1, 4), 0.5, True)), a=nn.Linear(4, 2, bias=False)), 0),
     "running sums": ((5, 3), lambda: Net(
         lambda m, x: m.a(x).cumsum(1) - m.a(x), a=nn.Linear(3, 3)), 3 + 1),
+    "a ring of two": ((3, 2, 3, 2), lambda: Net(
+        lambda m, x: m.a(x), a=nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")), 2 * 2 * 3),
+    "a ring of two, in groups and strides": ((3, 2, 5, 2), lambda: Net(
+        lambda m, x: m.a(x), a=nn.Conv2d(2, 4, 3, 2, padding=1, padding_mode="circular", groups=2)), 4 * 3),
+    "a ring of two in a hidden layer": ((3, 1, 2), lambda: Net(
+        lambda m, x: m.b(m.a(x).tanh()), a=nn.Conv1d(1, 2, 3, padding=1, padding_mode="circular"),
+        b=nn.Conv1d(2, 1, 3, padding=1, padding_mode="circular")), 2 + 2),
+    "a mirror": ((3, 1, 3), lambda: Net(
+        lambda m, x: m.a(F.pad(x, (2, 2), "reflect")), a=nn.Conv1d(1, 2, 5, 4)), 2 * 2),
+    "the mean of a picture everywhere": ((3, 1, 3, 2), lambda: Net(
+        lambda m, x: m.a(F.avg_pool2d(x, 5, 1, 2)), a=nn.Conv2d(1, 2, 2)), 2 * 3),
     "every channel twice": ((5, 3), lambda: Net(
         lambda m, x: m.a(x.repeat_interleave(2, 1)[:, 1:]), a=nn.Linear(5, 2)), 2 * 2),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from itertools import product
 
-from neuromech.detect.operators.linear import taps_met
+from neuromech.detect.operators.convolution import taps_met
 
 
 def test_the_taps_that_meet_entries_and_zeros() -> None:

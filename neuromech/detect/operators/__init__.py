@@ -6,6 +6,7 @@ says which rule it obeys.
 
 from neuromech.detect.operators import attention as attention
 from neuromech.detect.operators import content as content
+from neuromech.detect.operators import convolution as convolution
 from neuromech.detect.operators import decomposed as decomposed
 from neuromech.detect.operators import fourier as fourier
 from neuromech.detect.operators import index as index

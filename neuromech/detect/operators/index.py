@@ -21,6 +21,7 @@ from neuromech.detect.operator import define
 from neuromech.detect.refine import Regrouping, Renaming, assemble, intervals, joined, regroup, unify
 
 T = TypeVar("T")
+FEW = 8  # entries of an axis that are told one by one where that says more
 
 
 def length(x: Abstract, dim: int) -> int:
@@ -69,6 +70,11 @@ def repeats(x: Abstract, dim: int) -> bool:
     return any(q.under(along) for q, _ in x.data.pieces) or 0 < sum(q in mine for q in along) < len(along)
 
 
+def equal_along(x: Abstract, dim: int) -> bool:
+    """True if it is known that the same numbers stand at several places along an axis, or all along it."""
+    return repeats(x, dim) or not set(leaves(x.axes[dim])) <= set(leaves(x.data.labels))
+
+
 def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterable[Label] = ()) -> Abstract:
     """The tensor with other entries along an axis on which nothing depends but the data.
 
@@ -93,7 +99,8 @@ def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstra
         return x
     if not places:
         raise Unsupported("it takes nothing")
-    if not varies(x, dim) and not repeats(x, dim):
+    again = len(set(places)) < len(places) and length(x, dim) <= FEW
+    if not (again or varies(x, dim) or repeats(x, dim)):
         how = (places.start, places.stop, places.step) if isinstance(places, range) else tuple(places)
         return relabelled(x, dim, axis(len(places)), ("taken", how))
     x = x.fresh()

@@ -10,13 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
 
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import Stride, as_written
-from neuromech.detect.expr import Expr
+from neuromech.detect.data import as_written
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
@@ -94,129 +92,6 @@ def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float 
     """beta b + alpha x @ w; b is not even read where beta is zero."""
     y = times(matmul(s, x, w), alpha)
     return plus(s, y, times(b, beta)) if beta else y
-
-
-def _grouped(x: Abstract, w: Abstract, groups: int, read: int) -> tuple[Abstract, Abstract]:
-    """x as (batch, group, channel, space) and w as (group, .., .., taps), whose axis `read` is that channel."""
-    if x.ndim < w.ndim:
-        x = replace(x, axes=((), *x.axes))
-    batch, channels, *space = map(count, x.axes)
-    x = reshaped(x, (batch, groups, channels // groups, *space))
-    first, *others = map(count, w.axes)
-    w = reshaped(w.fresh(), (groups, first // groups, *others))
-    w = w.rename(unify(x.axes[1], w.axes[0]))  # two convolutions of one x see the same indices
-    return x, w.rename(unify(x.axes[2], w.axes[read]))
-
-
-def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> Abstract:
-    """y (batch, channels, space) plus a bias of channels; without the batch axis if there was none."""
-    if b is not None:
-        y = plus(s, y, replace(b, axes=(*b.axes, *((),) * (y.ndim - 2))))
-    return y if batched else replace(y, axes=y.axes[1:])
-
-
-def option_of(option: Any, d: int) -> Any:
-    """An option of a convolution for one of its axes."""
-    return option[d if len(option) > 1 else 0] if isinstance(option, (list, tuple)) else option
-
-
-def taps_met(n: int, k: int, out: int, stride: int, padding: int | str, dilation: int) -> tuple[range, bool]:
-    """Which of k taps meet any of n entries, and whether one of these meets the zeros around them as well."""
-    first = [start_of(t, k, padding, dilation) for t in range(k)]
-    # The first place at which it is not ahead of the entries must not be past them.
-    places = [max(0, -(at // stride)) for at in first]
-    seen = [t for t, at, o in zip(range(k), first, places, strict=True) if o < out and at + o * stride < n]
-    if not seen:
-        raise Unsupported("its kernel meets nothing but zeros")
-    taken = range(seen[0], seen[-1] + 1)
-    return taken, first[taken[0]] < 0 or first[taken[-1]] + (out - 1) * stride >= n
-
-
-def start_of(tap: int, k: int, padding: int | str, dilation: int) -> int:
-    """Where one of k taps stands at the first place of the kernel."""
-    before = padding if isinstance(padding, int) else dilation * (k - 1) // 2 if padding == "same" else 0
-    return tap * dilation - before
-
-
-def conv(
-    s: Interpreter,
-    x: Abstract,
-    w: Abstract,
-    b: Abstract | None = None,
-    stride: object = 1,
-    padding: object = 0,
-    dilation: object = 1,
-    groups: int = 1,
-) -> Abstract:
-    """Convolution over the trailing axes; channels are (group, i) on the way in and (group, o) on the way out."""
-    assert s.node is not None
-    batched = x.ndim == w.ndim
-    padded, strides = False, []
-    for d in range(2, w.ndim):
-        n, k, out = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
-        by, around, apart = (option_of(option, d - 2) for option in (stride, padding, dilation))
-        seen, beyond = taps_met(n, k, out, by, around, apart)
-        w, padded = take(s, w, d, seen), padded or beyond
-        strides.append(Stride(by, start_of(seen[0], k, around, apart), apart if len(seen) > 1 else 0, len(seen)))
-    x, w = _grouped(x, w, groups, read=2)
-    channels, space_in = w.along([2]), x.along(range(3, x.ndim))
-    space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
-    where = [q for a in space_out for q in a]
-    geometry = ("conv", tuple(map(count, x.axes[3:])), tuple(map(count, space_out)))
-    w = s.kernels.lined_up((x.data, geometry), strides, w, range(3, w.ndim))  # the same places within a patch of x
-    taps = w.along(range(3, w.ndim))
-
-    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
-    # What the weight multiplies are patches of x: the same numbers for every tap that stands at the same places.
-    walk = list(zip(strides, w.axes[3:], strict=True))
-    patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in)
-    local, constant = x.shift.split(space_in)
-    # Zero padding makes a constant look different at the border: it is constant no longer.
-    kernel = w.data.derived((*geometry, *strides), *space_in, *taps, *where, across=taps)
-    if padded:
-        local, constant = x.shift, Expr()
-    shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
-    shift += constant.times(w.data).summed([*channels, *taps])
-    y = s.result((x.axes[0], (*w.axes[0], *w.axes[1]), *space_out), scale, shift)
-    return _biased(s, y, b, batched)
-
-
-def conv_transpose(
-    s: Interpreter,
-    x: Abstract,
-    w: Abstract,
-    b: Abstract | None = None,
-    stride: object = 1,
-    padding: object = 0,
-    output_padding: object = 0,
-    groups: int = 1,
-    dilation: object = 1,
-) -> Abstract:
-    """The adjoint of a convolution: w is (group i, o, taps)."""
-    assert s.node is not None
-    batched = x.ndim == w.ndim
-    x, w = _grouped(x, w, groups, read=1)
-    rest, space_in, taps = w.along([1]), x.along(range(3, x.ndim)), w.along(range(3, w.ndim))
-    space_out = tuple(axis(n) for n in s.node.outputs[0].shape[2 if batched else 1 :])
-    where = [q for a in space_out for q in a]
-    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*rest, *taps])
-    geometry = ("conv_transpose", str(stride), str(padding), str(output_padding), str(dilation))
-    patches, kernel = (
-        t.data.derived((*geometry, i), *space_in, *taps, *where, across=[*space_in, *taps])
-        for i, t in enumerate((x, w))
-    )
-    shift = (w.shift.times(patches) + x.shift.times(kernel)).summed([*rest, *taps, *space_in])
-    y = s.result((x.axes[0], (*w.axes[0], *w.axes[2]), *space_out), scale, shift)
-    return _biased(s, y, b, batched)
-
-
-def conv_in_general(
-    s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None, stride: Any, padding: Any, dilation: Any,
-    transposed: bool, output_padding: Any, groups: int, *_: Any,
-) -> Abstract:  # fmt: skip
-    if transposed:
-        return conv_transpose(s, x, w, b, stride, padding, output_padding, groups, dilation)
-    return conv(s, x, w, b, stride, padding, dilation, groups)
 
 
 def bilinear(s: Interpreter, x: Abstract, y: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
@@ -327,8 +202,3 @@ define("inner", inner, mixing.inner, apart=told_apart.nothing)
 define("outer ger", outer, mixing.outer, apart=told_apart.nothing)
 define("bilinear", bilinear, mixing.bilinear, apart=told_apart.nothing)
 define("einsum", einsum, mixing.einsum, for_complex=True, apart=told_apart.nothing)
-define("conv1d conv2d conv3d", conv, mixing.conv, apart=told_apart.places)
-define(
-    "conv_transpose1d conv_transpose2d conv_transpose3d", conv_transpose, mixing.conv_transpose, apart=told_apart.places
-)
-define("convolution", conv_in_general, mixing.conv_in_general, apart=told_apart.places)

@@ -21,8 +21,8 @@ from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries
 from neuromech.detect.operator import define
+from neuromech.detect.operators.convolution import option_of
 from neuromech.detect.operators.index import length, put
-from neuromech.detect.operators.linear import option_of
 from neuromech.detect.operators.pointwise import div
 from neuromech.detect.operators.reduce import extremum, summed
 

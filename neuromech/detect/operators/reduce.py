@@ -20,12 +20,10 @@ from neuromech.detect.matrix import lengths
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries
 from neuromech.detect.operator import define
-from neuromech.detect.operators.index import insert, length, stack, unbind
+from neuromech.detect.operators.index import FEW, insert, length, stack, unbind
 from neuromech.detect.operators.linear import plus
 from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.operators.pointwise import maximum
-
-FEW = 8  # entries of an axis that are told one by one where that says more
 
 
 def _dims(x: Abstract, dim: int | Sequence[int] | None) -> list[int]:
