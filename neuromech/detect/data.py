@@ -66,6 +66,25 @@ class Data(NamedTuple):
         """The number k, everywhere."""
         return cls((("number", k),), tuple(labels))
 
+    @classmethod
+    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data]) -> Data:
+        """New numbers that one function makes of others, for all values of the indices that they share alike: where
+        the sources repeat, they do. Of no sources nothing is known."""
+        known = {x for d in sources for x in leaves(d.labels)}
+        mine, name = [x for x in leaves(labels) if x in known or not known], object()
+        keys: dict[Label, list[DataKey]] = {}
+        for segment, d in (p for source in sources for p in source.pieces):
+            if segment.owner in mine:
+                keys.setdefault(segment.owner, []).append(d.key)
+        pieces = tuple(
+            (segment, _made_of_parts(name, [y for x in mine for y in (segment.leaves() if x is whole else [x])], parts))
+            for whole, some in keys.items()
+            if len(set(some)) < len(some)
+            for segment in whole.segments
+            for parts in [[d.within(segment) for d in sources]]
+        )
+        return cls((name,), tuple(mine), pieces=pieces)
+
     @property
     def number(self) -> Number | None:
         """The number that stands everywhere, if one does."""
@@ -107,13 +126,17 @@ class Data(NamedTuple):
     def walked(
         self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
     ) -> Data:
-        """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`."""
+        """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`.
+
+        Where they add up to zero over channels, so do patches; to one they may not, as there are zeros around.
+        """
         strides = (stride for stride, _ in taps)
         one = self._replace(multiple=1)
         new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
         pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
         walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
-        return new._replace(pieces=pieces, walks=walks, multiple=self.multiple)
+        sums = tuple((over, n) for over, n in self.sums if n == 0 and not any(x.under(set(across)) for x in over))
+        return new._replace(sums=sums, pieces=pieces, walks=walks, multiple=self.multiple)
 
     def same_as(self, other: Data) -> bool:
         """True if these are known to be the same numbers."""
@@ -213,6 +236,13 @@ def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
         k = _PARTS[how]
         return ((*head[:k], *_of_taps(head[k:], i, start, n)), *key[1:])
     return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *key[1:])
+
+
+def _made_of_parts(name: object, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
+    """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
+    at = {x: i for i, x in enumerate(labels)}
+    which = tuple((d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts)
+    return Data(((name, *which),), tuple(labels))
 
 
 def count_before(segment: Label) -> int:

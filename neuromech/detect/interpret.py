@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.axes import Axis, axis, count, leaves
+from neuromech.detect.axes import Axis, axis, count
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
@@ -80,10 +80,7 @@ class Interpreter:
     ) -> Abstract:
         """The abstract result of the operator at hand; `of` those tensors alone, if they are given: where their numbers
         repeat, so do those of the result."""
-        labels = leaves(x for a in axes for x in a)
-        if sources := {x for t in of for x in leaves(t.data.labels)}:
-            labels = [x for x in labels if x in sources]
-        content = Data((object(),), tuple(labels))
+        content = Data.made_of([x for a in axes for x in a], [t.data for t in of])
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
 
     def entries_of(self, x: Abstract) -> Data | None:

@@ -39,6 +39,16 @@ NETS = {
         lambda m, x: m.a(F.alpha_dropout(x.expand(-1, 4), 0.5, True)), a=nn.Linear(4, 2, bias=False)), 0),
     "running sums": ((5, 3), lambda: Net(
         lambda m, x: m.a(x).cumsum(1) - m.a(x), a=nn.Linear(3, 3)), 3 + 1),
+    "a picture twice, pooled": ((3, 1, 3, 2), lambda: Net(
+        lambda m, x: m.b(F.max_pool2d(torch.cat([x, x], 1), (2, 1), 1) @ m.w), w=(2, 1), b=nn.Conv2d(2, 1, 1)), 1),
+    "a matrix beside its transpose": ((3, 2, 2), lambda: Net(
+        lambda m, x: m.b((torch.cat([x, x.mT], 1) @ m.w).tanh().flatten(1)), w=(2, 1), b=nn.Linear(4, 1)), 0),
+    "gains of channels that are equal": ((3, 2), lambda: Net(
+        lambda m, x: m.b((torch.cat([x, x], 1) * m.w).tanh()), w=(4,), b=nn.Linear(4, 1)), 0),
+    "deviations from the mean of channels": ((3, 3, 2, 3), lambda: Net(
+        lambda m, x: m.b(x - x.mean(1, keepdim=True)), b=nn.Conv2d(3, 1, (1, 2), padding=1)), 2),
+    "weights of channels that add up to one": ((3, 3, 2, 3), lambda: Net(
+        lambda m, x: F.layer_norm(m.b(x.softmax(1)), (4,), eps=0), b=nn.Conv2d(3, 1, (1, 2), padding=(0, 1))), 1),
     "a ring of two": ((3, 2, 3, 2), lambda: Net(
         lambda m, x: m.a(x), a=nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")), 2 * 2 * 3),
     "a ring of two, in groups and strides": ((3, 2, 5, 2), lambda: Net(
