@@ -112,7 +112,7 @@ def render(record: Run, keep: bool = True) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or () if not str(n).startswith(OF_LOSS)],
+        notes=[_sentence(n) for n in _notes(facts)],
         nothing=why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
@@ -120,6 +120,13 @@ def render(record: Run, keep: bool = True) -> str:
         confidence=CONFIDENCE,
         operations=LAW_OPERATIONS,
     )
+
+
+def _notes(facts: RunFacts) -> list[str]:
+    """What detection noted, without what stands elsewhere, and without how claims were tried where there are none."""
+    tried = bool(facts.families or facts.meta.get("rejected"))
+    without = OF_LOSS if tried else (*OF_LOSS, "verified")
+    return [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
 
 
 def _title(record: Run, facts: RunFacts) -> str:
@@ -240,18 +247,19 @@ def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
     looked = "symmetries" in facts.meta or bool(found)
     families = words.many(len(found), "family", "families") if looked else "not looked for"
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
-    out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
-    if facts.n_steps:
+    if found:
+        out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
+    if found and facts.n_steps:
         of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
         out.append(("broken", str(broken) if laws else "–", of))
         out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
     rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
     if rate is not None and len(rate):
+        first, last, most = rate.iloc[0], float(rate.iloc[-1]), float(rate.max())
         same = rate.nunique() == 1
-        text = (
-            words.exactly(rate.iloc[0]) if same else f"{words.exactly(rate.iloc[0])} → {number(float(rate.iloc[-1]))}"
-        )
-        out.append(("learning rate", text, "constant" if same else "first and last step"))
+        ends = "first and last step" + (f", {number(most)} at most" if most > max(first, last) else "")
+        text = words.exactly(first) + ("" if same else f" → {number(last)}")
+        out.append(("learning rate", text, "constant" if same else ends))
     found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
     out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
     return out
@@ -270,14 +278,22 @@ def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out = [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
     still = [s for s in judged.statements if s.key in ("running", "interrupted")]
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
-    outdated = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
-    events = facts.events[~facts.events["kind"].isin(outdated)]
+    told = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
+    told |= {"none found"} if judged.has("nothing") else set()
+    told |= {"non-finite"} if judged.has("not finite") else set()
+    events = facts.events[~facts.events["kind"].isin(told)]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
         out.append({"step": step, "tone": "none", "text": _sentence(str(row.message), step), "do": ""})
     if len(events) > EVENTS:
         out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
-    return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
+    out.sort(key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
+    advised: set[str] = set()  # the same advice is given once
+    for e in out:
+        if e["do"] in advised:
+            e["do"] = ""
+        advised.add(e["do"])
+    return out
 
 
 def _sentence(text: str, step: int | None = None) -> str:
