@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -20,14 +19,15 @@ from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
+from neuromech.report.forecast_table import COLUMNS
 from neuromech.report.judgement import decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
-from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
 from neuromech.report.terms import TERMS
+from neuromech.report.timeline import happened, sentence
 from neuromech.report.words import number, share
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS, eps_of
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MANY = 60  # families from which on curves have fewer points and no members
 LONGEST = 400  # characters of a reason
-EVENTS = 200  # that are listed
 OF_LOSS = ("the loss was given", "the loss was recognised")  # notes that stand among the settings
 FORMULA = {
     "translation": "Σ w",
@@ -85,22 +84,25 @@ def render(record: Run, keep: bool = True) -> str:
     judged = decide(facts)
     layers = layers_of(facts.meta, facts.families, facts.n_steps)
     metrics = _metrics(facts)
+    data = _data(facts, layers, metrics)
     return rendered(
         "page",
-        _data(facts, layers, metrics),
+        data,
         title=_title(record, facts),
         pill=PILLS[facts.ending.how],
         judged=judged,
         facts=facts,
         first=markupsafe.Markup(_first_figure(facts, metrics)),
-        tiles=_tiles(facts, judged),
-        happened=_happened(facts, judged),
+        dashed=_dashed(data["marks"]),
+        tiles=_tiles(facts),
+        happened=happened(facts, judged),
         explained=(chosen := _explained(facts)),
         place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
         rows=rows(layers, facts),
         causes=causes(layers, facts),
         names=TERMS,
         forecasts=facts.forecasts,
+        columns=COLUMNS,
         remarks=advice(facts.forecasts),
         others=len(metrics) > _several(metrics),
         opaque=[
@@ -112,7 +114,7 @@ def render(record: Run, keep: bool = True) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[_sentence(n) for n in _notes(facts)],
+        notes=[sentence(n) for n in _notes(facts)],
         nothing=why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
@@ -184,6 +186,17 @@ def _soft_marks(events: pd.DataFrame) -> list[tuple[float, str]]:
     return list(zip(shown["step"], shown["kind"], strict=True))
 
 
+def _dashed(marks: Sequence[Mapping[str, Any]]) -> str:
+    """What the dashed lines of the figures are."""
+    if not marks:
+        return ""
+    kinds = {bool(m.get("soft")) for m in marks}
+    said = "steps of faults" if kinds == {False} else "steps at which something happened"
+    return (
+        f"Dashed: {said if len(kinds) == 1 else 'red at steps of faults, grey at those of other events'}, told below."
+    )
+
+
 def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
     """Everything that is a number a step, the loss first: packed, and told in words."""
     named = dict(facts.metrics)
@@ -238,7 +251,7 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
 # -- what is said
 
 
-def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     found = facts.families
     count = {e: sum(f.evidence == e and f.verdict.status != "empty" for f in found) for e in MEANING}
     broken, lost = (sum(f.verdict.status == status for f in found) for status in ("broken", "diverged"))
@@ -270,38 +283,6 @@ def _dimension(meta: Mapping[str, Any]) -> str:
         return ""  # some of them may be withdrawn
     known = {str(k): int(n) for k, n in (meta.get("dimension") or {}).items() if n}
     return ", ".join(f"{n:,} of {'mixing' if k == 'matrix' else k}" for k, n in known.items())
-
-
-def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
-    """Findings and events by step."""
-    wrong = [s for s in judged.wrong if s.key != "limit"]
-    out = [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
-    still = [s for s in judged.statements if s.key in ("running", "interrupted")]
-    out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
-    told = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
-    told |= {"none found"} if judged.has("nothing") else set()
-    told |= {"non-finite"} if judged.has("not finite") else set()
-    events = facts.events[~facts.events["kind"].isin(told)]
-    for row in events.head(EVENTS).itertuples():
-        step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
-        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message), step), "do": ""})
-    if len(events) > EVENTS:
-        out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
-    out.sort(key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
-    advised: set[str] = set()  # the same advice is given once
-    for e in out:
-        if e["do"] in advised:
-            e["do"] = ""
-        advised.add(e["do"])
-    return out
-
-
-def _sentence(text: str, step: int | None = None) -> str:
-    """As it stands in a list of its own; where the step stands before it, it is not told again."""
-    text = re.sub(r"^(step \d+: |from step \d+ on,? )", "", text.strip())
-    if step is not None:
-        text = re.sub(rf"from step {step} on\b", "from here on", text)
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _explained(facts: RunFacts) -> FamilyRecord | None:
