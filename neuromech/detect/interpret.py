@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, axis, count, leaves
@@ -19,6 +20,7 @@ from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
+from neuromech.detect.growth import growth_as_scale, without_growth
 from neuromech.detect.kernels import Kernels
 from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short, signature_of
@@ -92,7 +94,7 @@ class Interpreter:
         assert self.node is not None
         if self.node.random or len(self.node.inputs) > 1 or not self.node.op.startswith("aten."):
             return None
-        options = [a for a in (*self.node.args, *self.node.kwargs.items()) if not isinstance(a, Value)]
+        options = ["x" if isinstance(a, Value) else a for a in (*self.node.args, *self.node.kwargs.items())]
         return x.data.derived((short(self.node.op), repr(options)))
 
     def number(self, k: float) -> Abstract:
@@ -169,8 +171,7 @@ class Interpreter:
                 effort().now(f"operator {i + 1} of {len(self.graph.nodes)}")
                 self._interpret(node)
         for value, free in zip(self.graph.outputs, outputs, strict=True):
-            t = self.abstract(value)
-            t = replace(t, scale=self.scaling.uniform(t.scale, t.rows))
+            t = self._alike_in_rows(self.abstract(value))
             self.translation.vanish(t.growth)
             classes = t.along(free.shift)
             self.translation.vanish(t.shift, along=classes or None)
@@ -255,11 +256,37 @@ class Interpreter:
             signature_of(rule).bind(self, *args, **kwargs)
         except TypeError as error:
             raise Unsupported(f"it is called with options that its rule does not know ({error})") from error
+        results = self._results(rule, node, *exchanged(Abstract, without_growth, (args, kwargs)))
+        if any(self._known[v].growth for v in node.inputs if v in self._known):
+            grown = self._grown(rule, node, args, kwargs)
+            results = [self._multiplied(y, z) for y, z in zip(results, grown, strict=True)]
+        self._known.update(zip(node.outputs, results, strict=True))
+
+    def _results(self, rule: OperatorRule, node: Node, args: Any, kwargs: Any) -> list[Abstract]:
         made = rule(self, *args, **kwargs)
         results = made if isinstance(made, list) else [made]
         if [tuple(map(count, t.axes)) for t in results] != [v.shape for v in node.outputs]:
             raise Unsupported("its results have other shapes than the rule says")
-        self._known.update(zip(node.outputs, results, strict=True))
+        return results
+
+    def _grown(self, rule: OperatorRule, node: Node, args: Any, kwargs: Any) -> list[Abstract]:
+        """The results, which scale with what shifts have been turned into: of shifts nothing is said."""
+        scaling, translation = self.scaling, self.translation
+        self.scaling, self.translation = translation, Domain()
+        try:
+            inputs = exchanged(Abstract, partial(growth_as_scale, translation), (args, kwargs))
+            return [self._alike_in_rows(t) for t in self._results(rule, node, *inputs)]
+        finally:
+            self.scaling, self.translation = scaling, translation
+
+    def _multiplied(self, y: Abstract, grown: Abstract) -> Abstract:
+        """y, which also grows by what `grown` scales with: the same tensor, under other labels."""
+        y, grown = self.broadcast(y, grown)
+        return replace(y, growth=y.growth + grown.scale)
+
+    def _alike_in_rows(self, t: Abstract) -> Abstract:
+        """The tensor, all rows of whose table scale alike."""
+        return replace(t, scale=self.scaling.uniform(t.scale, t.rows), rows=()) if t.rows else t
 
     def _entering(self, node: Node, value: Value) -> Abstract:
         """An input as the operator may see it."""
@@ -280,11 +307,8 @@ class Interpreter:
             t = replace(t, scale=t.scale.times(held), shift=t.shift.times(held), growth=t.growth.times(held))
         operator = operator_of(node.op) or UNKNOWN
         seen = t
-        if t.rows and not (operator.same_content or operator.sees_rows):
-            seen = replace(seen, scale=self.scaling.uniform(t.scale, t.rows), rows=())
-        if t.growth and not (operator.same_content or operator.sees_growth):
-            self.translation.vanish(t.growth)
-            seen = replace(seen, growth=Expr())
+        if not (operator.same_content or operator.sees_rows):
+            seen = self._alike_in_rows(seen)
         if t.masked and not (operator.same_content or operator.sees_masked):
             self.translation.vanish(t.shift)
             seen = replace(seen, shift=Expr(), masked=False)

@@ -31,11 +31,9 @@ class Operator:
     them, unless it moves entries or acts on them one by one.
 
     `same_content`: its result holds the numbers of its first input, at other places; `joins`: those of all of its
-    inputs, side by side. `for_complex`: its rule holds for
-    complex numbers as it stands. `with_empty`: an input without elements makes no difference. `sees_masked`: it gives
-    entries that a mask has put to minus infinity a meaning, as softmax does. `sees_growth`: its rule says what becomes
-    of a factor that a shift has turned into (`Abstract.growth`). `sees_rows`: it does not compare rows of a table that
-    the data chose (`Abstract.rows`).
+    inputs, side by side. `for_complex`: its rule holds for complex numbers as it stands. `with_empty`: an input without
+    elements makes no difference. `sees_masked`: it gives entries that a mask has put to minus infinity a meaning, as
+    softmax does. `sees_rows`: it does not compare rows of a table that the data chose (`Abstract.rows`).
 
     `rows`: which rows of its inputs some rows of its result are made of, `(node, rows) -> needs` (unread.py); None: all
     of them, unless it acts on entries one by one.
@@ -55,7 +53,6 @@ class Operator:
     for_complex: bool = False
     with_empty: bool = False
     sees_masked: bool = False
-    sees_growth: bool = False
     sees_rows: bool = False
     no_content: bool = False
     unfilled: bool = False

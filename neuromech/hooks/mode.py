@@ -29,8 +29,9 @@ class ForwardModes:
         self.now = 0  # how many steps have been taken: told from outside
         self.count = 0  # of such forwards
         self.drew = False  # the last one drew random numbers
+        self.kind = (False, False)  # of the last one: do its inputs ask for a gradient, is the model in training
         self.resized = False  # the last one met inputs of another size than the first that trained, but for batches
-        self._sizes: list[torch.Size] | None = None  # in the first that trained
+        self._sizes: list[torch.Size] | None = None  # of samples, in the first that trained
         self._last_sizes: list[torch.Size] = []
         self._device, self._begun = device, begun
         self._modules = dict(model.named_modules())
@@ -66,7 +67,8 @@ class ForwardModes:
                 self._exchanged = set()
             self._exchanged.update(self._composition.exchanged())
         self._last = {name: m.training for name, m in self._modules.items()}
-        self._last_sizes = _sizes((args, kwargs))
+        self.kind = any(x.requires_grad for x in _tensors((args, kwargs))), model.training
+        self._last_sizes = [x.shape[1:] for x in _tensors((args, kwargs))]
         self.resized = self._sizes is not None and self._last_sizes != self._sizes
         self.steps = self.now
         self.count += 1
@@ -80,12 +82,11 @@ class ForwardModes:
             self.eps = max([self.eps, *(_eps(t) for t in tensors_of(output))])
 
 
-def _sizes(inputs: Any) -> list[torch.Size]:
-    """Of the tensors among the inputs, but for their first axis, that of batches."""
+def _tensors(inputs: Any) -> list[Tensor]:
     if isinstance(inputs, Tensor):
-        return [inputs.shape[1:]]
+        return [inputs]
     parts = inputs.values() if isinstance(inputs, Mapping) else inputs if isinstance(inputs, (tuple, list)) else ()
-    return [size for part in parts for size in _sizes(part)]
+    return [x for part in parts for x in _tensors(part)]
 
 
 _MODAL = (

@@ -147,7 +147,7 @@ def _ranks(e: Evidence) -> Iterator[Suspect]:
 
 def _settings(e: Evidence) -> Iterator[Suspect]:
     for s in e.settings:
-        said = "was declared" if s.declared else "was until now"
+        said = "was declared" if s.declared else "was before"
         text = f"{s.key} of {some(s.names)} is {s.found}; {s.expected} {said}"
         yield Suspect("settings", CERTAIN, s.names, text)
 

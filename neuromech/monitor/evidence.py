@@ -146,6 +146,7 @@ class Evidence:
     infinite: Names = ()  # gradient not finite, when it came from the backward
     skipped: bool = False  # ... and no step was taken with it
     settings: tuple[Setting, ...] = ()
+    schedules: Names = ()  # settings that code changes at step after step
     replicas: tuple[Replica, ...] = ()
     steps: tuple[Difference, ...] = ()  # a step that does not do what its settings say
     laws: tuple[Broken, ...] = ()  # an exact law that left its bound in this step
@@ -173,7 +174,7 @@ class Evidence:
 
 _NO_FAULT = frozenset(
     "zeroed_all copied rounded followed own_writes returned terms restored families since_start lr kept cut delayed "
-    "between skipped elsewhere rebuilt handover".split()
+    "between skipped elsewhere rebuilt handover schedules".split()
 )
 _FIELDS = tuple(f.name for f in fields(Evidence))
 _all_of = attrgetter(*(f.name for f in fields(Evidence) if f.compare))

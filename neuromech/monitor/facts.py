@@ -24,6 +24,7 @@ from neuromech.symmetry import Symmetry
 
 CLOCK = "step"
 Entry = tuple[str, str]  # parameter, entry of its state
+ForwardKind = tuple[bool, bool]  # do the inputs ask for a gradient, is the model in training
 
 
 class Group(NamedTuple):
@@ -54,10 +55,11 @@ class Backward(NamedTuple):
     stepped: bool  # a step was taken between the forward and this backward
     weights: dict[str, Mark]  # where they lay, and how often they had been written to
     theta: Tensor  # sampled weights
+    kind: (
+        ForwardKind | None
+    )  # of its forward; None once an optimizer of other parameters has stepped: it has served that one
     doubled: Tensor | None = None  # true if it added, bit for bit, what was there: one loss sent back twice
-    followed: Tensor | None = (
-        None  # true if the gradients of the backward before waited for a step, at the same weights
-    )
+    followed: Tensor | None = None  # true if gradients of a backward of its kind waited for a step, at the same weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +157,8 @@ class StepReader:
     def gradients(self) -> dict[str, Tensor]:
         return {name: g for name, p in self.params.items() if (g := p.grad) is not None}
 
-    def finished(self, stepped: bool, forwards: int) -> None:
-        """A backward has ended; `forwards`: how many of them there were so far."""
+    def finished(self, stepped: bool, forwards: int, kind: ForwardKind) -> None:
+        """A backward has ended; `forwards`: how many of them there were so far, the last one of this `kind`."""
         grads, old = self.gradients(), self.backward if self._fresh else None
         names = tuple(grads)
         self._fresh = True
@@ -164,20 +166,16 @@ class StepReader:
         once, self._forwards = forwards == self._forwards, forwards
         comparable = old is not None and old.names == names
         doubled = (elements == 2 * old.elements).all() & elements.any() if comparable and once and old else None
-        followed = (old.theta == theta).all() & old.torques.gradients.isfinite().all() if old and not once else None
-        self.backward = Backward(
-            names,
-            marks(grads),
-            checksums(list(grads.values())),
-            elements,
-            self._measure(grads, here),
-            self._known,
-            stepped,
-            here,
-            theta,
-            doubled,
-            followed,
-        )
+        again = old if old is not None and not once and old.kind == kind else None
+        followed = (again.theta == theta).all() & again.torques.gradients.isfinite().all() if again else None
+        sums, torques = checksums(list(grads.values())), self._measure(grads, here)
+        of = self._known, stepped, here, theta, kind
+        self.backward = Backward(names, marks(grads), sums, elements, torques, *of, doubled, followed)
+
+    def served(self) -> None:
+        """An optimizer of other parameters has stepped: ours may be cleared now, and nothing is lost."""
+        if self.backward is not None:
+            self.backward = self.backward._replace(kind=None)
 
     def forget(self) -> None:
         """No step will take the gradients that were seen last."""

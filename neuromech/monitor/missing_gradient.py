@@ -67,7 +67,8 @@ class GradientHistory:
         """One step: the parameters of `held` that rest for longer than chance explains, while others moved."""
         out = set()
         for name in held if moved else ():
-            if self._params[name].requires_grad and name not in self.expected_none:
+            trained = self._params[name].requires_grad or name in moved  # frozen around its step, as in a game
+            if trained and name not in self.expected_none:
                 test = self._tests[name]
                 test.note(name in moved)
                 if test.run and test.stopped:

@@ -58,7 +58,7 @@ from neuromech.monitor.practices import noticed
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import Total, of_all_processes
 from neuromech.params import named_parameters
-from neuromech.record import Journal, Record
+from neuromech.record import Journal, Progress, Record
 from neuromech.symmetry import Symmetry
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Monitor:
     """Watches one run; made by `Probe.monitor`. `faults`: what was found so far, each once."""
 
     def __init__(
-        self, model: nn.Module, hooks: ForwardHooks, record: Record, journal: Journal, options: Options
+        self, model: nn.Module, hooks: ForwardHooks, record: Record, journal: Journal, options: Options, run: Progress
     ) -> None:
         """`hooks`: on the model as it is called, with its wrappers."""
         self.step = 0
@@ -105,7 +105,7 @@ class Monitor:
             self._settings,
             GradientDelivery(self._backward),
             StepCheck(params, sample),
-            MovementCheck(),
+            MovementCheck(run),
         ]
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
@@ -286,7 +286,7 @@ class Monitor:
         """What fails here must not fail the backward of the user."""
         try:
             with torch.no_grad():
-                self._reader.finished(self._modes.steps < self.step, self._modes.count)
+                self._reader.finished(self._modes.steps < self.step, self._modes.count, self._modes.kind)
         except Exception as error:
             self._failure = error
 
@@ -311,6 +311,7 @@ class Monitor:
         if self._guard(self._copies.accuses, optimizer, names, raw.theta, self._backward.finished):
             self._judge(self.step + 1, Evidence(unheld=tuple(sorted(names)), copied=type(optimizer).__name__))
             self.react(in_step=False)
+        self._reader.served()
 
     def _outer_step(self, optimizer: Optimizer) -> None:
         """What an optimizer that steps by means of another one writes behind its step, its own step has written."""

@@ -63,6 +63,8 @@ def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
             "rollback",
             "weights and optimizer state are, bit for bit, what an earlier step left: they were loaded again",
         )
+    if e.schedules:
+        yield "schedule", f"{some(e.schedules)} of param groups changes from step to step: a schedule by hand"
     if e.handover:
         yield "handover", f"{e.handover[1]} takes over from {e.handover[0]}, with a state of its own"
     if e.terms:

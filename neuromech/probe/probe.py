@@ -145,7 +145,7 @@ class Probe(RunFrames):
             why = "has been removed" if self._removed else "has its monitor already (monitor() gives it again)"
             raise InstrumentError(f"this probe {why}")
         self._waiting.lenient = True
-        self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options)
+        self._monitor = Monitor(self._model, self._waiting.hooks, self._record, self._journal, options, self._progress)
         if aside:
             self._monitor.remove()
         elif self._measurement is not None:

@@ -30,6 +30,15 @@ NETS = {
         a=nn.Linear(2, 3, bias=False), b=nn.Linear(2, 2)), 6 - 1),
     "exponentials around a ReLU": ((5, 3), lambda: Net(
         lambda m, x: F.relu(x * m.u.exp()) * (x * m.v.exp()), u=(3,), v=(3,)), 3),
+    "functions of every channel twice": ((5, 2), lambda: Net(
+        lambda m, x: m.a(torch.maximum(y := x.repeat_interleave(2, 1).tanh() + 1, y.square() - 2)),
+        a=nn.Linear(4, 2)), 2 * 2),
+    "a square and a power of two": ((5, 3), lambda: Net(
+        lambda m, x: m.a(2**x) + m.b(x**2), a=nn.Linear(3, 2), b=nn.Linear(3, 2)), 2),
+    "one channel, dropped at random": ((5, 1), lambda: Net(
+        lambda m, x: m.a(F.alpha_dropout(x.expand(-1, 4), 0.5, True)), a=nn.Linear(4, 2, bias=False)), 0),
+    "running sums": ((5, 3), lambda: Net(
+        lambda m, x: m.a(x).cumsum(1) - m.a(x), a=nn.Linear(3, 3)), 3 + 1),
     "every channel twice": ((5, 3), lambda: Net(
         lambda m, x: m.a(x.repeat_interleave(2, 1)[:, 1:]), a=nn.Linear(5, 2)), 2 * 2),
 }  # fmt: skip

@@ -73,7 +73,7 @@ class TestReactions:
         train(model, optimizer)
         assert [f.cause for f in told] == ["settings"]
         assert "weight_decay of 0.weight" in str(told[0])
-        assert "is 0.1; 0.001 was until now" in str(told[0])
+        assert "is 0.1; 0.001 was before" in str(told[0])
 
     def test_an_error_of_the_callback_is_the_users(self) -> None:
         def callback(fault: Fault) -> None:

@@ -3,6 +3,7 @@
 from experiments.silent_bugs.practice import PRACTICES as PRACTICES
 from experiments.silent_bugs.practices import backwards as backwards
 from experiments.silent_bugs.practices import computation as computation
+from experiments.silent_bugs.practices import games as games
 from experiments.silent_bugs.practices import learning as learning
 from experiments.silent_bugs.practices import losses as losses
 from experiments.silent_bugs.practices import models as models

@@ -310,3 +310,33 @@ def biases_alone(seed: int) -> Watched:
     watched = Watched(model)
     steps(watched, model, torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-3), STEPS)
     return watched
+
+
+@practice
+def decay_of_one_group_by_hand(seed: int) -> Watched:
+    """DINO: the decay of what is decayed grows from step to step, and the learning rate of all."""
+    model = perceptron(seed)
+    groups = [[p for p in model.parameters() if (p.ndim > 1) is decayed] for decayed in (True, False)]
+    first, second = ({"params": group, "weight_decay": w} for group, w in zip(groups, (0.04, 0.0), strict=True))
+    watched, optimizer = Watched(model), torch.optim.AdamW([first, second], lr=1e-3)
+
+    def schedule(k: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * k / STEPS
+        optimizer.param_groups[0]["weight_decay"] = 0.04 + 0.36 * k / STEPS
+
+    steps(watched, model, optimizer, STEPS, begin=schedule)
+    return watched
+
+
+@practice
+def trunk_that_warms_up_late(seed: int) -> Watched:
+    model = perceptron(seed)
+    watched, optimizer = Watched(model), torch.optim.AdamW(model[:4].parameters(), lr=0.0)
+    optimizer.add_param_group({"params": model[4].parameters(), "lr": 1e-3})
+
+    def schedule(k: int) -> None:
+        optimizer.param_groups[0]["lr"] = 1e-5 * max(0, min(k - 10, 10))
+
+    steps(watched, model, optimizer, STEPS, begin=schedule)
+    return watched

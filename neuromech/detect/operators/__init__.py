@@ -15,6 +15,7 @@ from neuromech.detect.operators import loss as loss
 from neuromech.detect.operators import movement as movement
 from neuromech.detect.operators import normalize as normalize
 from neuromech.detect.operators import pointwise as pointwise
+from neuromech.detect.operators import pool as pool
 from neuromech.detect.operators import recurrent as recurrent
 from neuromech.detect.operators import reduce as reduce
 from neuromech.detect.operators import writes as writes

@@ -59,7 +59,7 @@ def runs_of(indices: Iterable[int]) -> list[tuple[int, int]]:
 def varies(x: Abstract, dim: int) -> bool:
     """True if the exponent or the amount of a shift differs along an axis (the data that multiply a shift may)."""
     tops = set(leaves(x.axes[dim]))
-    factors = (f._replace(data=()) for e in (x.scale, x.shift, x.growth) for f in e.terms)
+    factors = (f._replace(data=()) for e in (x.scale, x.shift) for f in e.terms)
     return any(f.touches(tops) for f in factors)
 
 
@@ -80,9 +80,11 @@ def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterabl
         return d.taken(how, old, labels)
 
     def expr(e: Expr) -> Expr:
+        if not any(f.data for f in e.terms):
+            return e
         return Expr.sum((f._replace(data=tuple(map(data, f.data))), c) for f, c in e.terms.items())
 
-    return replace(x, axes=put(x.axes, dim, new), data=data(x.data), scale=x.scale, shift=expr(x.shift))
+    return replace(x, axes=put(x.axes, dim, new), data=data(x.data), scale=expr(x.scale), shift=expr(x.shift))
 
 
 def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstract:
@@ -279,14 +281,13 @@ def channel_shuffle(s: Interpreter, x: Abstract, groups: int) -> Abstract:
     return replace(x, axes=(batch, (*inner, *group), *rest))
 
 
-define("slice", slice_, mixing.sliced, for_complex=True, sees_growth=True, apart=told_apart.pieces)
-define("select", select, mixing.select, for_complex=True, sees_growth=True, apart=told_apart.pieces)
-define("narrow", narrow, mixing.narrow, for_complex=True, sees_growth=True, apart=told_apart.pieces)
+define("slice", slice_, mixing.sliced, for_complex=True, apart=told_apart.pieces)
+define("select", select, mixing.select, for_complex=True, apart=told_apart.pieces)
+define("narrow", narrow, mixing.narrow, for_complex=True, apart=told_apart.pieces)
 define(
     "split_with_sizes",
     lambda s, x, sizes, dim=0: cut(s, x, dim, sizes),
     mixing.split,
-    sees_growth=True,
     apart=told_apart.pieces,
 )
 define(
@@ -294,10 +295,9 @@ define(
     as_recorded,
     mixing.split,
     for_complex=True,
-    sees_growth=True,
     apart=told_apart.pieces,
 )
-define("unbind", unbind, mixing.unbind, for_complex=True, sees_growth=True, apart=told_apart.pieces)
+define("unbind", unbind, mixing.unbind, for_complex=True, apart=told_apart.pieces)
 define(
     "cat concat concatenate",
     cat,

@@ -30,9 +30,7 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return replace(
-        s.result(out, scale, shift.summed(over), of=(x, w)), growth=s.translation.uniform(x.growth + w.growth, over)
-    )
+    return s.result(out, scale, shift.summed(over), of=(x, w))
 
 
 def exact(k: float) -> Fraction:
@@ -50,9 +48,7 @@ def times(x: Abstract, k: float) -> Abstract:
 def plus(s: Interpreter, x: Abstract, y: Abstract, sign: int = 1) -> Abstract:
     """x + sign * y with broadcasting: both must scale alike, and shifts add up."""
     x, y = s.broadcast(x, y)
-    growth = s.translation.equal(x.growth, y.growth) if x.growth or y.growth else Expr()
     z = s.result(s.joint([x, y]), s.alike(x, y), x.shift + sign * y.shift, of=(x, y))
-    z = replace(z, growth=growth)
     over = lacking(x, y)
     return with_sum(z, over, 0) if y.data.same_as(x.data.reduced("mean", over).times(Fraction(-sign))) else z
 
@@ -119,7 +115,7 @@ def _biased(s: Interpreter, y: Abstract, b: Abstract | None, batched: bool) -> A
     return y if batched else replace(y, axes=y.axes[1:])
 
 
-def _along(option: Any, d: int) -> Any:
+def option_of(option: Any, d: int) -> Any:
     """An option of a convolution for one of its axes."""
     return option[d if len(option) > 1 else 0] if isinstance(option, (list, tuple)) else option
 
@@ -158,7 +154,7 @@ def conv(
     padded, strides = False, []
     for d in range(2, w.ndim):
         n, k, out = count(x.axes[d - w.ndim]), count(w.axes[d]), s.node.outputs[0].shape[d - w.ndim]
-        by, around, apart = (_along(option, d - 2) for option in (stride, padding, dilation))
+        by, around, apart = (option_of(option, d - 2) for option in (stride, padding, dilation))
         seen, beyond = taps_met(n, k, out, by, around, apart)
         w, padded = take(s, w, d, seen), padded or beyond
         strides.append(Stride(by, start_of(seen[0], k, around, apart), apart if len(seen) > 1 else 0, len(seen)))
@@ -315,13 +311,12 @@ def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: 
     return replace(x, axes=tuple(x.axes[at.index(c)] for c in right))
 
 
-define("linear", linear, mixing.linear, for_complex=True, sees_growth=True, apart=told_apart.nothing, rows=unread.last)
+define("linear", linear, mixing.linear, for_complex=True, apart=told_apart.nothing, rows=unread.last)
 define(
     "matmul mm bmm mv dot vdot",
     matmul,
     mixing.matmul,
     for_complex=True,
-    sees_growth=True,
     apart=told_apart.nothing,
     rows=unread.product,
 )

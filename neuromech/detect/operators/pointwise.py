@@ -12,7 +12,6 @@ from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count, leaves
 from neuromech.detect.data import Data
-from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two
@@ -28,7 +27,7 @@ def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
         s.translation.vanish(x.shift)
         s.scaling.events.append(Event("passes", f"{words}{s.at}", x.scale))
         y = s.result(x.axes, x.scale * degree)
-        return replace(y, data=s.entries_of(x) or y.data, growth=x.growth * degree)
+        return replace(y, data=s.entries_of(x) or y.data)
 
     return rule
 
@@ -43,7 +42,8 @@ def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
     """No symmetry of scale or shift at all: nothing may pass."""
     tensors = s.broadcast(x, *(t for t in others if isinstance(t, Abstract)))
     s.pin(*tensors)
-    return s.result(s.joint(tensors))
+    y = s.result(s.joint(tensors))
+    return replace(y, data=s.entries_of(x) or y.data) if len(tensors) == 1 else y
 
 
 def identity(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
@@ -69,14 +69,12 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
     if isinstance(y, Abstract):
         return plus(s, x, times(y, alpha))
     if 0 < abs(y * alpha) <= EPS:
-        for domain, factor in ((s.scaling, x.scale), (s.translation, x.growth)):
-            words, what = f"{y * alpha:g} is added{s.at}", f"the {y * alpha:g} added{s.at}"
-            domain.events.append(Event("meets", words, factor, broken_by=what))
+        words, what = f"{y * alpha:g} is added{s.at}", f"the {y * alpha:g} added{s.at}"
+        s.scaling.events.append(Event("meets", words, x.scale, broken_by=what))
     elif y * alpha != 0:  # only zero keeps its value under scaling
         s.scaling.vanish(x.scale)
-        s.translation.vanish(x.growth)
-        x = replace(x, growth=Expr())
-    return replace(s.result(x.axes, x.scale, x.shift), growth=x.growth)
+    y = s.result(x.axes, x.scale, x.shift)
+    return replace(y, data=s.entries_of(x) or y.data)
 
 
 def sub(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: float = 1) -> Abstract:
@@ -100,7 +98,7 @@ def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
         return times(x, y)
     x, y = s.broadcast(x, y)
     z = s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data), (x, y))
-    return replace(_still_zero(_still_zero(z, x, y), y, x), growth=x.growth + y.growth)
+    return _still_zero(_still_zero(z, x, y), y, x)
 
 
 def _still_zero(z: Abstract, x: Abstract, factor: Abstract) -> Abstract:
@@ -120,15 +118,15 @@ def div(s: Interpreter, x: Abstract | float, y: Abstract | float, *, rounding_mo
     assert isinstance(y, Abstract)
     s.translation.vanish(y.shift)
     if not isinstance(x, Abstract):
-        return replace(s.result(y.axes, -y.scale), growth=-y.growth)
+        return s.result(y.axes, -y.scale)
     x, y = s.broadcast(x, y)
     z = s.result(s.joint([x, y]), x.scale - y.scale, x.shift.times(y.data.derived("1/")), (x, y))
-    if x.growth and y.growth:
-        s.translation.events.append(Event("absorbs", f"the quotient{s.at} does not see a common factor", x.growth))
+    if x.scale and y.scale:
+        s.scaling.events.append(Event("absorbs", f"the quotient{s.at} does not see a common factor", x.scale))
     z = _still_zero(z, x, y)
     if y.data.same_as(x.data.reduced("sum", lacking(x, y))):
         z = with_sum(z, lacking(x, y), 1)
-    return replace(z, growth=x.growth - y.growth)
+    return z
 
 
 def _divided(x: Abstract, k: float) -> Abstract:
@@ -143,7 +141,7 @@ def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     s.translation.vanish(x.shift - y.shift)
     if x.zero or y.zero:
         s.scaling.events.append(Event("passes", f"the comparison with zero{s.at}", s.alike(x, y)))
-    return s.result(s.joint([x, y]), s.alike(x, y), x.shift)
+    return s.result(s.joint([x, y]), s.alike(x, y), x.shift, of=[x, y])
 
 
 def clamp(
@@ -176,11 +174,12 @@ def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
         x, y = s.broadcast(x, y)
         s.translation.vanish(x.shift - y.shift)
         s.alike(x, y)
-        return s.result(s.joint([x, y]))
+        return s.result(s.joint([x, y]), of=[x, y])
     s.translation.vanish(x.shift)
     if y != 0:
         s.scaling.vanish(x.scale)
-    return s.result(x.axes)
+    y = s.result(x.axes)
+    return replace(y, data=s.entries_of(x) or y.data)
 
 
 def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract | float) -> Abstract:
@@ -189,7 +188,8 @@ def where(s: Interpreter, condition: Abstract, x: Abstract | float, y: Abstract 
     s.pin(condition)
     condition, x, y = s.broadcast(condition, x, y)
     mask = s.result(condition.axes).data
-    out = s.result(s.joint([condition, x, y]), s.alike(x, y), y.shift + (x.shift - y.shift).times(mask))
+    shift = y.shift + (x.shift - y.shift).times(mask)
+    out = s.result(s.joint([condition, x, y]), s.alike(x, y), shift, of=[condition, x, y])
     return (
         replace(out, shift=x.shift, masked=True)
         if y.lowest
@@ -272,15 +272,15 @@ define(NONLINEAR, nonlinear, mixing.entry_by_entry)
 define(IDENTITY, identity, mixing.identity, same_content=True, for_complex=True)
 define("detach", identity, mixing.identity, same_content=True, for_complex=True, stops=True)
 for _op, _what in HOMOGENEOUS.items():
-    define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs", sees_growth=True)
-define("neg", negative, mixing.identity, for_complex=True, sees_growth=True)
+    define(_op, homogeneous(*_what), mixing.entry_by_entry, for_complex=_op == "abs")
+define("neg", negative, mixing.identity, for_complex=True)
 define("dropout feature_dropout", dropout, mixing.dropout, apart=told_apart.nothing)
 define("exp", exponential, mixing.entry_by_entry, sees_masked=True)
-define("add", add, mixing.add, for_complex=True, sees_growth=True)
+define("add", add, mixing.add, for_complex=True)
 define("sub subtract", sub, mixing.add, for_complex=True)
 define("rsub", rsub, mixing.add)
-define("mul multiply", mul, mixing.mul, for_complex=True, sees_growth=True)
-define("div divide true_divide", div, mixing.div, for_complex=True, sees_growth=True)
+define("mul multiply", mul, mixing.mul, for_complex=True)
+define("div divide true_divide", div, mixing.div, for_complex=True)
 define("lerp", lerp, mixing.lerp, apart=told_apart.nothing)
 define("addcmul", addcmul, mixing.addcmul, apart=told_apart.nothing)
 define("addcdiv", addcdiv, apart=told_apart.nothing)
@@ -289,7 +289,7 @@ define("masked_fill", masked_fill, mixing.masked_fill, apart=told_apart.nothing)
 define("tril triu", masked, last_two)
 define("glu", glu, mixing.by_entries)
 define("prelu", prelu, mixing.keeps_axes, apart=told_apart.nothing)
-define("pow float_power", power, sees_growth=True)
+define("pow float_power", power)
 define("maximum minimum fmax fmin", maximum)
 define("clamp clip clamp_min", clamp)
 define("clamp_max", lambda s, x, high: clamp(s, x, None, high))

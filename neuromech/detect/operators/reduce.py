@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
+from itertools import accumulate
 from math import prod
 from typing import Any
 
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
-from neuromech.detect.axes import Axis, Label, axis, count, leaves
+from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
@@ -18,9 +20,12 @@ from neuromech.detect.matrix import lengths
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.matrix.products import by_entries
 from neuromech.detect.operator import define
-from neuromech.detect.operators.index import insert
+from neuromech.detect.operators.index import insert, length, stack, unbind
+from neuromech.detect.operators.linear import plus
 from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.operators.pointwise import maximum
+
+FEW = 8  # entries of an axis that are told one by one where that says more
 
 
 def _dims(x: Abstract, dim: int | Sequence[int] | None) -> list[int]:
@@ -43,8 +48,7 @@ def summed(mean: bool) -> Callable[..., Abstract]:
         # Data, too, may be constant along an axis (after `expand`), which then counts as often as it is long.
         shift = x.shift.summed(over) * (Fraction(1, prod(a.n for a in over)) if mean else 1)
         y = s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), shift)
-        y = replace(y, data=x.data.reduced("mean" if mean else "sum", over))
-        return replace(y, growth=s.translation.uniform(x.growth, over))
+        return replace(y, data=x.data.reduced("mean" if mean else "sum", over))
 
     return rule
 
@@ -54,7 +58,7 @@ def extremum(s: Interpreter, x: Abstract, dim: int | Sequence[int] | None = None
     dims = _dims(x, dim)
     over = x.along(dims)
     s.translation.vanish(x.shift, along=over)
-    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over))
+    return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, over), x.shift.averaged(over), of=[x])
 
 
 def both(s: Interpreter, x: Abstract, dim: int, keepdim: bool = False) -> list[Abstract]:
@@ -129,8 +133,11 @@ def counted(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
 
 
 def cumulative(s: Interpreter, x: Abstract, dim: int, *, dtype: Any = None) -> Abstract:
-    """Sums of all entries up to each."""
+    """Sums of all entries up to each; of few, one after the other."""
     assert s.node is not None
+    if 1 < length(x, dim) <= FEW and x.shift:
+        sums = unbind(s, x, dim)
+        return stack(s, list(accumulate(sums, partial(plus, s))), dim)
     over, new = x.along([dim]), axis(prod(a.n for a in x.axes[dim]))
     steps = Data((("cumulative", s.node),), (*over, *new))
     axes = [new if d == dim % x.ndim else a for d, a in enumerate(x.axes)]
@@ -170,18 +177,6 @@ def norm(
     s: Interpreter, x: Abstract, p: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Abstract:
     return vector_norm(s, x, 2 if p is None else p, dim, keepdim)
-
-
-def resampled(spatial: int) -> Callable[..., Abstract]:
-    """Interpolation over the last axes: weights that add up to one."""
-
-    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
-        out, over = _windows(s, x, spatial)
-        local, constant = x.shift.split(over)
-        weights = Data((("resampled", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
-        return s.result(out, s.scaling.uniform(x.scale, over), local.times(weights).summed(over) + constant)
-
-    return rule
 
 
 def unfolded(
@@ -238,67 +233,8 @@ def vector_norm(
     return s.result(_kept(x, dims, keepdim), s.scaling.uniform(x.scale, x.along(dims)))
 
 
-def max_pool(spatial: int) -> Callable[..., Any]:
-    """The largest entry of every window of the last `spatial` axes; where it stood, if that is asked for."""
-
-    def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract | list[Abstract]:
-        assert s.node is not None
-        out, over = _windows(s, x, spatial)
-        local, constant = x.shift.split(over)
-        s.translation.vanish(local)
-        y = s.result(out, s.scaling.uniform(x.scale, over), constant)
-        return [y, *(s.constant(v.shape, v) for v in s.node.outputs[1:])] if s.node.outputs[1:] else y
-
-    return rule
-
-
-def mean_pool(spatial: int) -> Callable[..., Any]:
-    """The mean of every window of the last `spatial` axes."""
-
-    def rule(
-        s: Interpreter,
-        x: Abstract,
-        size: Sequence[int],
-        stride: Any = None,
-        padding: int | Sequence[int] = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Abstract:
-        out, over = _windows(s, x, spatial)
-        padded = any(padding) if isinstance(padding, (list, tuple)) else bool(padding)
-        if not divisor_override and _sees_all(x, out, spatial, size, padded):
-            return summed(mean=True)(s, x, range(x.ndim - spatial, x.ndim), keepdim=True)
-        local, constant = x.shift.split(over)
-        # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
-        if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
-            local, constant = x.shift, Expr()
-        window = Data((("pool", s.node),), (*over, *(q for a in out[-spatial:] for q in a)))
-        entries = prod(size) if len(size) == spatial else size[0] ** spatial
-        shift = local.times(window).summed(over) + constant * Fraction(entries, divisor_override or entries)
-        return s.result(out, s.scaling.uniform(x.scale, over), shift)
-
-    return rule
-
-
-def _sees_all(x: Abstract, out: Sequence[Axis], spatial: int, size: int | Sequence[int], padded: bool) -> bool:
-    """True if there is one window, over all there is."""
-    assert x.ndim >= spatial
-    sizes = [count(a) for a in x.axes[-spatial:]]
-    each = list(size) if isinstance(size, (list, tuple)) else [size]
-    adaptive = [count(a) for a in out[-spatial:]] == each * (spatial if len(each) == 1 else 1) == [1] * spatial
-    return not padded and (adaptive or sizes == each * (spatial if len(each) == 1 else 1))
-
-
-def _windows(s: Interpreter, x: Abstract, spatial: int) -> tuple[list[Axis], list[Label]]:
-    """The axes after pooling, and the indices that are pooled."""
-    assert s.node is not None
-    kept = x.ndim - spatial
-    return [*x.axes[:kept], *(axis(n) for n in s.node.outputs[0].shape[kept:])], x.along(range(kept, x.ndim))
-
-
-define("sum", summed(mean=False), mixing.reduced, for_complex=True, sees_growth=True, apart=told_apart.nothing)
-define("mean", summed(mean=True), mixing.reduced, for_complex=True, sees_growth=True, apart=told_apart.nothing)
+define("sum", summed(mean=False), mixing.reduced, for_complex=True, apart=told_apart.nothing)
+define("mean", summed(mean=True), mixing.reduced, for_complex=True, apart=told_apart.nothing)
 define("amax amin", extremum, by_entries, apart=told_apart.nothing)
 define("max min", extreme, by_entries, apart=told_apart.nothing)
 define("median nanmedian", extreme, by_entries)
@@ -320,21 +256,3 @@ define("std_mean", spread(1, also_mean=True), by_entries, apart=told_apart.nothi
 define("im2col", unfolded)
 define("col2im", folded)
 define("cdist _cdist_forward", distances, by_entries)
-define("upsample_linear1d", resampled(1), mixing.over_space(1), apart=told_apart.places)
-define(
-    "upsample_bilinear2d upsample_bicubic2d _upsample_bilinear2d_aa",
-    resampled(2),
-    mixing.over_space(2),
-    apart=told_apart.places,
-)
-define("upsample_trilinear3d", resampled(3), mixing.over_space(3), apart=told_apart.places)
-for d in (1, 2, 3):
-    for _kind in ("nearest", "_nearest_exact", "nearest_exact"):
-        define(f"upsample_{_kind}{d}d", resampled(d), mixing.over_space(d), apart=told_apart.places)
-    define(f"avg_pool{d}d adaptive_avg_pool{d}d", mean_pool(d), mixing.over_space(d), apart=told_apart.places)
-    define(
-        f"max_pool{d}d adaptive_max_pool{d}d max_pool{d}d_with_indices",
-        max_pool(d),
-        by_entries,
-        apart=told_apart.places,
-    )

@@ -46,7 +46,7 @@ class GradientDelivery:
     def _thrown_away(self, raw: Backward, step: Step) -> tuple[str, ...]:
         dropped = self._backward.dropped & set(step.moving)
         # Who hands over a gradient of his own has kept what was cleared beside it.
-        dropped = {n for n in dropped if mark(step.grads[n])[0] == raw.marks[n][0]}
+        dropped = {n for n in dropped if n in raw.marks and mark(step.grads[n])[0] == raw.marks[n][0]}
         if not (dropped and raw.followed is not None and bool(raw.followed)):
             self._dropped[step.optimizer] = 0
             return ()

@@ -1,4 +1,7 @@
-"""Does a step move anything? Weights that are the same, bit for bit, behind steps with gradients have not moved."""
+"""Does a step move anything? Weights that are the same, bit for bit, behind steps with gradients have not moved.
+
+Nor does anything if all gradients are zero: which is as it should be once the loss is zero, and nothing is left to do.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from torch.optim.optimizer import Optimizer
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.evidence import Evidence
 from neuromech.monitor.facts import Step
+from neuromech.record import Progress
 
 AT_FIRST, LATER = 2, 30  # steps in a row: an optimizer may collect gradients by itself
 
 
 class MovementCheck:
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._idle: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()  # steps in a row, but zero gradients
         self._still: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
         self._moved: WeakKeyDictionary[Optimizer, bool] = WeakKeyDictionary()
 
@@ -29,6 +35,14 @@ class MovementCheck:
         moving = [n for n in before.moving if n in rated and before.grad_sums[n] != 0]
         # What is no number stays none, and has been told.
         finite = before.torques is None or all(map(math.isfinite, before.torques.squares))
+        if rated and not moving and before.fresh and step.optimizer in self._moved:
+            self._idle[step.optimizer] = idle = self._idle.get(step.optimizer, 0) + 1
+            return (
+                Evidence(dead=tuple(sorted(rated)))
+                if idle == LATER and abs(self._progress.newest_loss) > 0
+                else NOTHING
+            )
+        self._idle[step.optimizer] = 0
         if not moving or not finite or before.skipped:
             return NOTHING
         if any(before.weight_sums[n] != step.weight_sums[n] for n in moving):

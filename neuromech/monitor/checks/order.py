@@ -59,7 +59,8 @@ class StepOrder:
         mine, moving = set(step.held), set(step.moving)
         others = {n for o in self._steps if o is not step.optimizer for n in self._held(o)}
         again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and self._used_before(n, step)}
-        trained = {n for n, p in self._params.items() if p.requires_grad}
+        # Players of a game are often frozen around their own step: what has brought a gradient for it is trained.
+        trained = {n for n, p in self._params.items() if p.requires_grad or backward.arrived[n]}
         frozen, self._trained = self._trained & mine - trained, trained
         replaced = {n for n, m, attribute in self._owners if not keeps_parameter(m, attribute, self._params[n])}
         twice = {n for n, times in Counter(step.held).items() if times > 1}
@@ -78,7 +79,7 @@ class StepOrder:
             shared=self._once("shared", {n for n in mine & others if n in again or self._taken_over(n, step)}),
             repeated=tuple(sorted(again)),
             uncleared=tuple(sorted(backward.uncleared & moving)),
-            frozen=self._once("frozen", frozen),
+            frozen=self._once("frozen", {n for n in frozen if self._history.moved(n)}),
             silent=self._once("silent", resting - dead),
             dead=self._once("dead", {n for n in dead if self._history.moved(n)}),
             replaced=tuple(sorted(replaced)),

@@ -15,6 +15,7 @@ from neuromech.monitor.evidence import Evidence, Setting
 from neuromech.monitor.facts import Group, Step
 
 Expect = Mapping[str, Any]
+InGroup = tuple[int, str]  # a group, a setting
 USUAL = frozenset({"lr", "momentum", "betas", "weight_decay", "eps", "dampening", "nesterov", "alpha", "rho"})
 
 
@@ -22,7 +23,8 @@ class SettingsCheck:
     """`expect`: settings, or patterns of parameter names -> settings; a value is a number or a function of the step.
 
     What a step itself writes is its state: settings are compared with what the last step left. What is in `scheduled`
-    may change between steps: by a scheduler of torch as it likes, by other code in all groups at once.
+    may change between steps: by a scheduler of torch as it likes, by other code in all groups at once. What changes at
+    two steps in a row is a schedule by hand, from then on: so a change is told at the next step, if it has stayed.
     """
 
     def __init__(self, expect: Expect | None, scheduled: Collection[str], names: Sequence[str]) -> None:
@@ -36,22 +38,40 @@ class SettingsCheck:
         self._met: set[str] = set()  # settings of the optimizers that have stepped
         self.refused = ""  # why the declarations make no sense
         self._left: WeakKeyDictionary[Optimizer, tuple[Group, ...]] = WeakKeyDictionary()
+        self._changed: WeakKeyDictionary[Optimizer, dict[InGroup, Setting]] = WeakKeyDictionary()  # at the last step
+        self._by_hand: WeakKeyDictionary[Optimizer, set[InGroup]] = WeakKeyDictionary()
         self._rates: tuple[float, float] | None = None  # learning rates of the first and the last step
         self._saved_rates: tuple[float, float] | None = None
 
     def before(self, step: Step) -> Evidence:
         self._look_for_unknown(step)
         out = [s for group in step.groups for s in self._declared(group, step.number)]
+        before, now = self._changed.get(step.optimizer, {}), self._changes(step)
+        by_hand = self._by_hand.setdefault(step.optimizer, set())
+        schedules = (before.keys() & now.keys()) - by_hand
+        by_hand |= schedules
+        stayed = [setting for place, setting in before.items() if place not in by_hand]
+        self._changed[step.optimizer] = {place: x for place, x in now.items() if place not in by_hand}
+        return Evidence(
+            settings=(*out, *stayed),
+            schedules=tuple(sorted({now[place].key for place in schedules})),
+            restarted=self._restarted(step.lr),
+        )
+
+    def _changes(self, step: Step) -> dict[InGroup, Setting]:
+        """The settings that are others than the last step left, and that may not be."""
         left = self._left.get(step.optimizer, ())
-        if len(left) == len(step.groups):
-            pairs = list(zip(left, step.groups, strict=True))
-            moved = [_differing(old.settings, new.settings) for old, new in pairs]
-            by_scheduler = any(group.scheduled for group in step.groups[:1])
-            meant = set.union(*moved) if by_scheduler else set.intersection(*moved)
-            for (old, new), keys in zip(pairs, moved, strict=True):
-                unmeant = sorted(keys - (meant & self._scheduled))
-                out += [Setting(k, old.settings[k], new.settings[k], new.names) for k in unmeant]
-        return Evidence(settings=tuple(out), restarted=self._restarted(step.lr))
+        if len(left) != len(step.groups):
+            return {}
+        pairs = list(zip(left, step.groups, strict=True))
+        moved = [_differing(old.settings, new.settings) for old, new in pairs]
+        by_scheduler = any(group.scheduled for group in step.groups[:1])
+        meant = (set.union(*moved) if by_scheduler else set.intersection(*moved)) & self._scheduled
+        return {
+            (i, k): Setting(k, old.settings[k], new.settings[k], new.names)
+            for i, ((old, new), keys) in enumerate(zip(pairs, moved, strict=True))
+            for k in sorted(keys - meant)
+        }
 
     def after(self, step: Step) -> Evidence:
         self._left[step.optimizer] = step.groups
