@@ -15,7 +15,8 @@ EVENTS = 200  # that are listed
 def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     """Findings and events by step."""
     wrong = [s for s in judged.wrong if s.key != "limit"]
-    out = [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
+    out: list[dict[str, Any]] = []
+    out += [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
     still = [s for s in judged.statements if s.key in ("running", "interrupted")]
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
     told = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
@@ -30,9 +31,8 @@ def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out.sort(key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
     advised: set[str] = set()  # the same advice is given once
     for e in out:
-        if e["do"] in advised:
-            e["do"] = ""
-        advised.add(e["do"])
+        e["do"], do = ("" if e["do"] in advised else e["do"]), e["do"]
+        advised.add(do)
     return out
 
 
