@@ -50,7 +50,7 @@ function labels(spec, s) {
   for (const l of spec.lines) {
     const i = l.y.findLastIndex((_, k) => known(l, k, s) && (!s.log || l.y[k] > 0));
     if (i < 0 || named.has(l.label)) continue;
-    const text = l.label.length > LONGEST ? `${l.label.slice(0, LONGEST - 1)}…` : l.label;
+    const text = l.label.length > LONGEST ? `…${l.label.slice(1 - LONGEST)}` : l.label;  // names differ at their ends
     named.set(l.label, { text, ends: l.x[i], end: s.clip(s.Y(l.y[i])) });
   }
   const stack = [...named.values()].sort((a, b) => a.end - b.end), room = 14;

@@ -94,12 +94,12 @@ def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
             yield Statement("laws", "none", text)
         return
     holding = [f for f in judged if f.verdict.status != "broken"]
-    for evidence in ("predicted", "checked", "measured"):
+    for evidence in ("predicted", "checked", "measured", "unknown"):
         own = [f for f in holding if f.evidence == evidence]
         if own:
             lost = [f for f in seen if f.verdict.status == "diverged"]
             of = sum(f.evidence == evidence for f in judged + lost)
-            yield _held(own, of, evidence, known=bool(facts.meta.get("optimizers")))
+            yield _held(own, of, evidence)
 
 
 def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str, exploded: bool) -> Iterator[Statement]:
@@ -118,12 +118,11 @@ def _broken(broken: Sequence[FamilyRecord], judged: int, noticed: str, exploded:
         yield Statement("broken", "bad", f"{text}: {which}.{why}", since, do, f"{text}.{why}", beside)
 
 
-def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence, known: bool = True) -> Statement:
-    """`known`: the optimizer, and with it what the laws rest on."""
+def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement:
     close = [f for f in own if f.verdict.status == "close"]
     worst = max(f.verdict.worst for f in own)
     count = f"{len(own)} of {many(of, 'law')}" if len(own) < of else many(of, "law")
-    if evidence == "measured" and not known:
+    if evidence == "unknown":
         return Statement("laws", "none", f"{count} {was(len(own))} recorded; which optimizer they are of is not.")
     if evidence == "measured":
         what = "an identity, which holds" if len(own) == 1 else "identities, which hold"
@@ -211,11 +210,11 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     for evidence in ("checked", "measured"):
         own = [f for f in followed(facts) if f.evidence == evidence]
         meaning = (MEANING if len(own) == 1 else OF_MANY)[evidence]
-        if own and facts.n_steps and evidence == "measured" and not facts.meta.get("optimizers"):
-            text = f"The records tell of no optimizer: whether {many(len(own), 'law')} could have failed is not known."
-            yield Statement("limit", "none", text)
-        elif own and facts.n_steps:
+        if own and facts.n_steps:
             yield Statement("limit", "none", f"{many(len(own), 'law')} {be(len(own))} {evidence}: {meaning}.")
+    if facts.n_steps and (n := sum(f.evidence == "unknown" for f in found)):
+        text = f"The records tell of no optimizer: whether {many(n, 'law')} could have failed is not known."
+        yield Statement("limit", "none", text)
     coarse = [f for f in found if f.verdict.little]
     if coarse:
         furthest = max((f.verdict for f in coarse), key=lambda v: v.allowed)

@@ -25,6 +25,7 @@ SAYS = {
 }
 IDENTITY = ("none", "=", "balances")  # as it would whatever happened
 LITTLE = ("none", "≈", "within coarse rounding")
+UNKNOWN = ("none", "?", "not known")  # whether it could have failed
 NOTHING = ("none", "–", "no symmetry")
 NOT_LOOKED = ("none", "–", "not looked for")
 
@@ -70,8 +71,8 @@ def says(layer: Layer) -> tuple[str, str, str]:
     if not layer.families:
         return NOTHING
     holds = layer.status in ("rounding", "close")
-    if holds and layer.rests_on == ("measured",):
-        return IDENTITY
+    if holds and set(layer.rests_on) <= {"measured", "unknown"}:
+        return IDENTITY if "measured" in layer.rests_on else UNKNOWN
     return LITTLE if layer.little else SAYS[layer.status]
 
 

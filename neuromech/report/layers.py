@@ -19,7 +19,7 @@ BINS = 60  # of a heat strip
 DECADES = 6.0  # that a strip shows, to either side of what rounding can do
 NONE = 255  # a bin without a value
 ORDER: tuple[Status, ...] = ("broken", "diverged", "close", "rounding", "observed", "empty")
-_STRONG: tuple[Evidence, ...] = ("predicted", "checked", "measured", "found")
+_STRONG: tuple[Evidence, ...] = ("predicted", "checked", "measured", "unknown", "found")
 
 
 @dataclass(frozen=True)

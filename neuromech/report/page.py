@@ -236,7 +236,8 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
     for m in metrics[:1]:
         rows = facts.metrics.get(m["name"])
         if rows is not None and len(rows) > 1:
-            return curve(rows["step"].tolist(), rows["value"].tolist(), m["name"], m["alt"], marks, m["log"])
+            x, y = rows["step"].tolist(), rows["value"].tolist()
+            return f"<figcaption>{escape(m['title'])}</figcaption>{curve(x, y, m['name'], m['alt'], marks, m['log'])}"
     for f in facts.families:
         if len(f.whole) > 1:
             x, y = f.whole["step"].tolist(), f.whole["observed"].tolist()
@@ -255,7 +256,9 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     found = facts.families
     count = {e: sum(f.evidence == e and f.verdict.status != "empty" for f in found) for e in MEANING}
     broken, lost = (sum(f.verdict.status == status for f in found) for status in ("broken", "diverged"))
-    worst = [f.verdict.worst for f in found if f.evidence != "measured" and not math.isnan(f.verdict.worst)]
+    worst = [
+        f.verdict.worst for f in found if f.evidence not in ("measured", "unknown") and not math.isnan(f.verdict.worst)
+    ]
     laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
     looked = "symmetries" in facts.meta or bool(found)
     families = words.many(len(found), "family", "families") if looked else "not looked for"
@@ -297,5 +300,5 @@ def _explained(facts: RunFacts) -> FamilyRecord | None:
             return float(np.ptp(observed[known]) / scale[known].max())
 
     some = [f for f in facts.families if len(f.whole) > 1 and f.whole["observed"].notna().any()]
-    strength = {"predicted": 3, "checked": 2, "measured": 1, "found": 0}
+    strength = {"predicted": 3, "checked": 2, "measured": 1, "unknown": 1, "found": 0}
     return max(some, key=lambda f: (f.verdict.status == "broken", strength[f.evidence], moved(f)), default=None)

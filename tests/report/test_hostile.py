@@ -112,6 +112,9 @@ def test_a_description_that_is_not_there_is_said_to_be_missing(sound: Path, tmp_
     said = " ".join(told(read(path)).split())
     assert "run.json, which tells what was trained and how, is not there." in said
     assert "whatever happens" not in said
+    assert "3 unknown: nothing tells whether they could have failed" in said
+    page = render(read(path))
+    assert "which reads back what was measured" not in page.split("How to read this")[0]
 
 
 def test_charges_that_are_not_there_are_said_to_be_missing(sound: Path, tmp_path: Path) -> None:
@@ -197,7 +200,7 @@ def test_a_run_of_an_older_version(sound: Path, tmp_path: Path) -> None:
     summary = summarise(run)
     assert summary["status"] == "unknown"
     assert summary["steps"] == 12
-    assert {f["evidence"] for f in summary["families"]} == {"measured"}  # nothing says what their laws rest on
+    assert {f["evidence"] for f in summary["families"]} == {"unknown"}  # nothing says what their laws rest on
     terms = gather(run).families[0].terms
     assert terms["unexplained"].iloc[-1] == pytest.approx(3.0, rel=1e-3)
     assert "no end seen" in render(run)

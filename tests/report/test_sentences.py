@@ -259,7 +259,7 @@ def test_charges_without_a_prediction_and_what_laws_rest_on() -> None:
 
 
 def test_what_is_said_where_the_description_of_a_run_is_lost() -> None:
-    lost = replace(law("a", status="close", evidence="measured"), dtype="")
+    lost = replace(law("a", status="close", evidence="unknown"), dtype="")
     assert laws(lost, lost, meta={}) == [("laws", "none", "2 laws were recorded; which optimizer they are of is not.")]
     said = [s.text for s in _limits(run(lost, lost, meta={}))]
     assert said == [

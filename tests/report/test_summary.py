@@ -14,7 +14,6 @@ from neuromech import errors
 from neuromech.record import read
 from neuromech.report import render, told
 from neuromech.report.facts import gather
-from neuromech.report.judgement import decide
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.page import _tiles
 from tests.report.simulate import train
@@ -52,7 +51,7 @@ def test_what_is_no_number_is_not_counted_among_what_is_broken() -> None:
 
     facts = gather(train(12, meddle=meddle))
     statuses = [f.verdict.status for f in facts.families]
-    (tile,) = [t for t in _tiles(facts, decide(facts)) if t[0] == "broken"]
+    (tile,) = [t for t in _tiles(facts) if t[0] == "broken"]
     assert statuses.count("diverged") > 0
     assert tile[1:] == (str(statuses.count("broken")), f"of 3 followed; {statuses.count('diverged')} not a number")
 
