@@ -17,10 +17,12 @@ from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
 from .modes import untransformed as untransformed
 from .modules import BOOKKEEPING as BOOKKEEPING
+from .modules import anything_compiled as anything_compiled
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import deep_copy as deep_copy
 from .modules import drop_hooks as drop_hooks
+from .modules import forget_compiled as forget_compiled
 from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
 from .modules import hooks_before as hooks_before

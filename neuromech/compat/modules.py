@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from types import CodeType
 from typing import Any
 
 import torch
@@ -95,6 +96,17 @@ def module_machinery() -> set[str]:
 def compiler_loaded() -> bool:
     """Whether anything can be compiled at all: importing the compiler takes seconds, and nobody compiles without."""
     return "torch._dynamo" in sys.modules
+
+
+def anything_compiled() -> bool:
+    """Does Dynamo hold compiled code? What was compiled for one module runs others of its class too."""
+    return compiler_loaded() and bool(sys.modules["torch._dynamo"].convert_frame.input_codes.seen)
+
+
+def forget_compiled(code: CodeType) -> None:
+    """Let Dynamo trace `code` anew where it meets it next. No public form but for everything at once."""
+    frames: Any = torch._C._dynamo.eval_frame
+    frames.reset_code(code)
 
 
 def is_compiled(module: nn.Module) -> bool:
