@@ -37,6 +37,7 @@ from .modules import own_parts as own_parts
 from .modules import run_checkpoints_once as run_checkpoints_once
 from .modules import run_eagerly as run_eagerly
 from .modules import uncompiled as uncompiled
+from .modules import with_own_code as with_own_code
 from .modules import without_parametrization_cache as without_parametrization_cache
 from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate

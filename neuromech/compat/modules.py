@@ -6,8 +6,8 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from types import CodeType
+from functools import partial, update_wrapper
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -103,10 +103,24 @@ def anything_compiled() -> bool:
     return compiler_loaded() and bool(sys.modules["torch._dynamo"].convert_frame.input_codes.seen)
 
 
-def forget_compiled(code: CodeType) -> None:
-    """Let Dynamo trace `code` anew where it meets it next. No public form but for everything at once."""
+def forget_compiled(function: Any) -> None:
+    """Let Dynamo trace `function` anew where it meets it next. No public form but for everything at once."""
     frames: Any = torch._C._dynamo.eval_frame
-    frames.reset_code(code)
+    frames.reset_code(function.__code__)
+
+
+def with_own_code(function: FunctionType) -> FunctionType:
+    """The same function, in Dynamo's eyes another one: it knows a function by the object that is its code."""
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(own, function)
+    return own
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -7,7 +7,6 @@ which is all that there is to know. Steps of a compiled optimizer break the grap
 
 from __future__ import annotations
 
-import functools
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuromech.compat import constant_when_compiled
+from neuromech.compat import constant_when_compiled, with_own_code
 
 Told = Callable[[tuple[Any, ...], dict[str, Any]], None]
 
@@ -63,11 +62,7 @@ def set_apart(model: nn.Module) -> Callable[[], None]:
     if not isinstance(forward, FunctionType) or "forward" in vars(model) or _apart[forward] >= MOST_APART:
         return lambda: None
     _apart[forward] += 1
-    code, given = forward.__code__.replace(), (forward.__name__, forward.__defaults__, forward.__closure__)
-    own = FunctionType(code, forward.__globals__, *given)
-    own.__kwdefaults__ = forward.__kwdefaults__
-    functools.update_wrapper(own, forward)
-    mine = vars(model)["forward"] = MethodType(own, model)
+    mine = vars(model)["forward"] = MethodType(with_own_code(forward), model)
 
     def undo() -> None:
         if vars(model).get("forward") is mine:

@@ -100,7 +100,7 @@ class ForwardHooks:
         self._attach(model, self._traced.hear)
         self._let_go: Callable[[], None] = lambda: None
         if anything_compiled():
-            forget_compiled(Hook.__call__.__code__)  # as it was traced for another model
+            forget_compiled(Hook.__call__)  # as it was traced for another model
             self._let_go = compiled.set_apart(model)
 
     def follow_parts(self) -> None:
