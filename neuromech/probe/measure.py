@@ -214,8 +214,8 @@ class Measurement:
             message = (
                 f"from step {begun} on, the gradients that are stepped break {some(sorted(new))}: they were changed "
                 "after the backward (clipped one by one or by value, noise, projections), taken at other weights, or "
-                "the loss does not keep the symmetry. Their torque is measured: `exact` follows it, `flow` does not, "
-                "and `ideal` is without it"
+                "the loss does not keep the symmetry. Their torque is measured: the law (`exact`) follows it, the flow "
+                "does not, and `ideal` is the law without it"
             )
             self._journal.event(begun, "torque", message)
 

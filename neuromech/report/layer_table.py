@@ -91,8 +91,15 @@ def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
         whole = sum(total.values())
         if whole > 0 and math.isfinite(whole):
             parts = [(c, 100 * x / whole) for c, x in total.items() if x > 5e-4 * whole]
-            out.append({"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {p:.0f} %" for c, p in parts)})
+            out.append(
+                {"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {percent(p)}" for c, p in parts)}
+            )
     return out[:CAUSE_ROWS]
+
+
+def percent(x: float) -> str:
+    """Of a part that is there, and is not the whole: never 0 %, nor 100 % beside others."""
+    return "under 1 %" if x <= 0.5 else "over 99 %" if 99.5 <= x < 100 - 1e-9 else f"{x:.0f} %"
 
 
 def _last_terms(f: FamilyRecord | None) -> dict[str, float]:

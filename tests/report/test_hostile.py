@@ -104,6 +104,34 @@ def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path)
     assert open_run(path).verdicts["size"].tolist() == [5, 5, 1]
 
 
+def test_a_description_that_is_not_there_is_said_to_be_missing(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    assert "is not there" not in told(read(path))
+    (path / "run.json").unlink()
+    said = " ".join(told(read(path)).split())
+    assert "run.json, which tells what was trained and how, is not there." in said
+    assert "whatever happens" not in said
+
+
+def test_charges_that_are_not_there_are_said_to_be_missing(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    (path / "charges.csv").unlink()
+    assert "The table of charges, charges.csv, is not there." in " ".join(told(read(path)).split())
+
+
+def test_no_table_that_was_cut_makes_a_run_shorter_than_its_loss(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    for table in ("steps", "charges"):
+        file = path / f"{table}.csv"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert summarise(read(path))["steps"] == 12
+    (path / "progress.csv").unlink()
+    assert summarise(read(path))["steps"] == 11  # that a loss was seen says that steps before it were taken
+
+
 def test_charges_that_end_before_the_run_are_said_to(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(sound, path)

@@ -30,7 +30,8 @@ def law(
 
 
 def run(*found: FamilyRecord, n_steps: int = 2, **more: Any) -> RunFacts:
-    return facts(n_steps, families=list(found), **more)
+    told = {"meta": {"optimizers": [{"class": "SGD"}]}} if found else {}
+    return facts(n_steps, families=list(found), **told | more)
 
 
 def laws(*found: FamilyRecord, **more: Any) -> list[tuple[str, str, str]]:
@@ -255,6 +256,19 @@ def test_charges_without_a_prediction_and_what_laws_rest_on() -> None:
         ("none", f"2 laws are measured: {OF_MANY['measured']}."),
     ]
     assert limits(one, n_steps=0) == []
+
+
+def test_what_is_said_where_the_description_of_a_run_is_lost() -> None:
+    lost = replace(law("a", status="close", evidence="measured"), dtype="")
+    assert laws(lost, lost, meta={}) == [("laws", "none", "2 laws were recorded; which optimizer they are of is not.")]
+    said = [s.text for s in _limits(run(lost, lost, meta={}))]
+    assert said == [
+        "The records tell of no optimizer: whether 2 laws could have failed is not known.",
+        "The number format was not recorded: what rounding can do is not known.",
+    ]  # nor is whether a monitor was on
+    part = decide(run(law("a"), unreadable=("A table.",)))
+    assert "A part of the records could not be read. 1 law" in part.headline
+    assert next(s.text for s in part.limits) == "A part of the records could not be read. A table."
 
 
 def test_how_closely_laws_can_hold() -> None:
