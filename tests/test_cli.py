@@ -307,7 +307,7 @@ def test_runs_lists_each_with_status_and_verdict(recorded, capsys) -> None:
     assert main(["runs", str(recorded / "none")]) == 1
     assert "does not exist" in capsys.readouterr().err
     assert main(["runs", str(recorded / "good" / "run.json")]) == 1
-    assert "is no directory" in capsys.readouterr().err
+    assert "is not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", "say what happened in a run: verdict, faults and what to do, as text")
     show.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     show.add_argument("--json", action="store_true", help="machine-readable output")
-    diverged = "a loss, weights or charges that exploded or are no numbers"
+    diverged = "a loss, weights or charges that exploded or are not numbers"
     _fail_on(show, fault="", broken="a law", diverged=diverged, unfinished="")
 
     report = command(

@@ -22,7 +22,7 @@ def runs(options: argparse.Namespace) -> int:
 
     directory: Path = options.directory
     if not directory.is_dir():
-        what = "is no directory" if directory.exists() else "does not exist"
+        what = "is not a directory" if directory.exists() else "does not exist"
         raise NeuromechError(f"{directory} {what}: give the directory of your runs, where instrument(run=...) writes")
     found = sorted({p.parent for table in ("run.json", "charges.csv") for p in directory.glob(f"**/{table}")})
     entries = []

@@ -3,10 +3,17 @@
 const packed = new Blob([bytes($("#data").textContent)]).stream();
 const data = JSON.parse(await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text());
 
+const waiting = new Map();  // what is to be drawn, by the element that it is drawn in
+function drawn(element) {
+  const draw = waiting.get(element);
+  waiting.delete(element);
+  later.unobserve(element);
+  draw?.();
+}
 const later = new IntersectionObserver(seen => {
-  for (const s of seen) if (s.isIntersecting) { later.unobserve(s.target); s.target.draw(); }
+  for (const s of seen) if (s.isIntersecting) drawn(s.target);
 }, { rootMargin: "200px" });
-function whenSeen(element, draw) { element.draw = draw; later.observe(element); }
+function whenSeen(element, draw) { waiting.set(element, draw); later.observe(element); }
 
 for (const host of document.querySelectorAll("[data-family]"))
   whenSeen(host, () => family(host, data.families[+host.dataset.family], true));
@@ -105,4 +112,5 @@ $("#theme")?.addEventListener("click", () => {
 });
 addEventListener("beforeprint", () => {
   for (const d of document.querySelectorAll("details")) if (d.id !== "all-families") d.open = true;
+  for (const element of [...waiting.keys()]) drawn(element);
 });
