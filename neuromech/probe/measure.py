@@ -62,12 +62,12 @@ class Measurement:
         self.symmetries = SymmetrySet([s for some in have_laws for s in some][: len(members)])
         self._observed: Tensor | None = None
         self._coverage, self._members = float(asked.coverage), asked.members
+        self._told: dict[str, int] = {}
         eps = self._describe(found, members)
         self._laws = JoinedLaws(self.symmetries, self.params, eps, ranks is None, members, [*map(len, have_laws)])
         rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, members)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
-        self._told: dict[str, int] = {}
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
         self.flush_if_due = self._writer.flush_if_due
@@ -143,7 +143,10 @@ class Measurement:
 
     def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
         """Tell the records what is measured; returns the eps of each family."""
-        self._record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
+        said = describe.of_findings(found, self.params, self.symmetries, members)
+        if self._ranks is None and any(not s.is_linear for s in self.symmetries):
+            said |= {"torques": self._told}  # also while there are none: somebody looks at what gradients do
+        self._record.update_meta(said)
         meta = self._record.meta
         formats = [f"{s['dtype']}, {meta.get('autocast') or ''}" for s in meta["symmetries"]]
         return [*map(eps_of, formats)][: len(self.symmetries)]
