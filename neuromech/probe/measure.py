@@ -143,10 +143,9 @@ class Measurement:
 
     def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
         """Tell the records what is measured; returns the eps of each family."""
+        looked = self._ranks is None and not all(s.is_linear for s in self.symmetries)  # at what gradients do
         said = describe.of_findings(found, self.params, self.symmetries, members)
-        if self._ranks is None and any(not s.is_linear for s in self.symmetries):
-            said |= {"torques": self._told}  # also while there are none: somebody looks at what gradients do
-        self._record.update_meta(said)
+        self._record.update_meta(said | ({"torques": self._told} if looked else {}))
         meta = self._record.meta
         formats = [f"{s['dtype']}, {meta.get('autocast') or ''}" for s in meta["symmetries"]]
         return [*map(eps_of, formats)][: len(self.symmetries)]
@@ -206,11 +205,9 @@ class Measurement:
 
     def _tell_unprotected(self) -> None:
         """The families whose symmetry the gradients of a step have broken go to the records, with the first step."""
-        if self._ranks is not None:
-            return  # a part of the torque says nothing of the whole
-        first = {self.symmetries[i].name: k for i, k in enumerate(self._unprotected.tolist()) if k}
-        new = first.keys() - self._told.keys()
-        if new:
+        steps = self._unprotected.tolist() if self._ranks is None else []  # a part of the torque says nothing
+        first = {self.symmetries[i].name: k for i, k in enumerate(steps) if k}
+        if new := first.keys() - self._told.keys():
             begun = min(first[name] for name in new)
             self._told = first
             self._record.update_meta({"torques": first})

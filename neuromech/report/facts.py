@@ -90,6 +90,7 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
 
     tables = {name: table(name) for name in TABLES if name not in LARGE}
     meta, odd = sound_meta(run.meta)
+    meta |= _torques(run.sessions)
     told = faults(tables["faults"])
     # A fault or a loss at a step says that those before it were taken.
     begun = max(*(f.last for f in told), last_step(tables["metrics"]), 1) - 1
@@ -121,6 +122,14 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
         unreadable=tuple(unreadable),
         interleaved=_interleaved(run),
     )
+
+
+def _torques(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The families that gradients have broken in any session; nothing, if in one of them nobody looked."""
+    seen = [s["meta"].get("torques") for s in sessions]
+    known = [t for t in seen if isinstance(t, Mapping)]
+    whole = {str(name): step for t in reversed(known) for name, step in t.items()}
+    return {"torques": whole or (None if len(known) < len(seen) else {})}
 
 
 def _missing(run: Run, charged: bool) -> list[str]:

@@ -10,6 +10,7 @@ from pandas.testing import assert_frame_equal
 from torch import nn
 
 import neuromech
+from neuromech.report.facts import gather
 from neuromech.report.family import FamilyRecord, families, verdict_table
 
 from .simulate import FAMILIES, meta, train
@@ -100,3 +101,18 @@ def test_whether_gradients_cancel_is_judged_by_who_has_seen_them() -> None:
             nn.functional.cross_entropy(trained(torch.randn(5, 3)), torch.tensor([0, 1, 0, 1, 0])).backward()
             optimizer.step()
         assert probe._recorded().meta.get("torques") == looked
+
+
+def test_what_gradients_broke_in_an_earlier_session_stays_broken() -> None:
+    record = train(12)
+    first = record.sessions[-1]
+    name = gather(record).families[2].name
+
+    def evidence(*torques: dict[str, int] | None) -> str:
+        record.sessions[:] = [first | {"meta": first["meta"] | {"torques": t}} for t in torques]
+        return gather(record).families[2].evidence
+
+    assert evidence({}, {}) == "predicted"
+    assert evidence({name: 3}, {}) == "measured"
+    assert evidence({}, {name: 3}) == "measured"
+    assert evidence({name: 3}, None) == "measured"
