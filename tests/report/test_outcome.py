@@ -111,6 +111,27 @@ def test_an_explosion_is_told_from_where_it_begins_not_from_where_it_is_largest(
     ]  # fmt: skip
 
 
+def test_which_weights_grew_most_is_told_with_the_norm_of_all() -> None:
+    grown = family("b", LawVerdict("rounding", ""), scale=[1.0, 1e9])
+
+    def said(**values: list[float]) -> list[str]:
+        rows = {k: pd.DataFrame({"step": [1, 2], "value": v}) for k, v in values.items()}
+        metrics = {name: rows[key] for name, key in (("loss", "loss"), ("weight norm", "norm")) if key in rows}
+        return [s.text for s in diverged(facts(families=[grown], metrics=metrics))]
+
+    alone = "Weights exploded: the size of b grew by a factor of 1×10⁹."
+    loss = "The loss exploded: from 1.23 to 12,300 at step 2."
+    assert said(loss=[1.234, 12_345.0], norm=[1.0, 9.0]) == [loss, alone]
+    assert said(loss=[1.234, 12_345.0], norm=[1.234, 12_345.0]) == [
+        loss,
+        "The norm of all weights exploded: from 1.2 to 12,000 at step 2; most of all b.",
+    ]
+
+
+def test_an_explosion_begins_beyond_its_limit() -> None:
+    assert told(seen("weight norm", 1.0, 1_000.0, 1_100.0))[0][3] == 3
+
+
 def test_one_loss_has_one_number_in_every_sentence() -> None:
     some = seen("loss", 1.0, 1e9, 746.2)
     (said,) = trained(some)
