@@ -4,6 +4,7 @@ import ast
 import functools
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -265,7 +266,8 @@ def recorded(tmp_path_factory) -> Path:
             probe.monitor(lambda fault: None)
             for k in range(30):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(x), y).backward()
+                lost = torch.nan if trouble == "lost" and k == 25 else 1.0
+                nn.functional.cross_entropy(model(x * lost), y).backward()
                 optimizer.step()
                 if trouble == "edit" and k == 15:
                     with torch.no_grad():
@@ -274,6 +276,7 @@ def recorded(tmp_path_factory) -> Path:
                     raise ZeroDivisionError("oh no")
 
     train("good")
+    train("lost", trouble="lost")
     train("same")
     train("other", lr=0.2)
     train("edited", trouble="edit")
@@ -295,13 +298,16 @@ def test_runs_lists_each_with_status_and_verdict(recorded, capsys) -> None:
     assert main(["runs", str(recorded)]) == 0
     lines = {Path(line.split()[0]).name: line for line in capsys.readouterr().out.splitlines()}
     assert "finished" in lines["good"]
-    assert " ok " in lines["good"]
+    assert "✓ good" in lines["good"]
     assert "raised" in lines["raised"]
     assert "unreadable" in lines["broken"]
     assert "Weights were changed outside" in lines["edited"]
     assert main(["runs", str(recorded), "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 6
+    assert len(json.loads(capsys.readouterr().out)) == 7
     assert main(["runs", str(recorded / "none")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+    assert main(["runs", str(recorded / "good" / "run.json")]) == 1
+    assert "is not a directory" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -312,21 +318,32 @@ def test_runs_lists_each_with_status_and_verdict(recorded, capsys) -> None:
         ("edited", "fault", 3),
         ("raised", "fault,broken", 0),
         ("raised", "unfinished", 3),
+        ("lost", "unfinished,broken", 0),
+        ("lost", "diverged", 3),
+        ("good", "diverged", 0),
     ],
 )
 def test_show_gates(recorded, capsys, run: str, fail_on: str, code: int) -> None:
     assert main(["show", str(recorded / run), "--fail-on", fail_on]) == code
-    assert "30 steps" in capsys.readouterr().out.replace("21 steps", "30 steps")
+    assert ("21 steps" if run == "raised" else "30 steps") in capsys.readouterr().out
     assert main(["show", str(recorded / run), "--json", "--fail-on", fail_on]) == code
     said = json.loads(capsys.readouterr().out)
     assert said["status"] == ("raised" if run == "raised" else "finished")
-    assert bool(said["faults"]) == (run == "edited")
+    assert bool(said["faults"]) == (run in ("edited", "lost"))
 
 
-def test_fail_on_what_nobody_knows_is_not_understood(recorded) -> None:
+@pytest.mark.parametrize("what", ["everything", "opaque"])
+def test_fail_on_what_a_command_does_not_know_is_not_understood(recorded, what: str) -> None:
     with pytest.raises(SystemExit) as left:
-        main(["show", str(recorded / "good"), "--fail-on", "everything"])
+        main(["show", str(recorded / "good"), "--fail-on", what])
     assert left.value.code == 2
+
+
+def test_a_run_without_its_description_is_listed(recorded, tmp_path, capsys) -> None:
+    shutil.copytree(recorded / "good", tmp_path / "runs" / "one")
+    (tmp_path / "runs" / "one" / "run.json").unlink()
+    assert main(["runs", str(tmp_path / "runs")]) == 0
+    assert "could not be read" in capsys.readouterr().out
 
 
 def test_compare_says_what_differs_and_where_charges_part(recorded, tmp_path, capsys) -> None:
@@ -402,8 +419,12 @@ def test_explain_knows_every_cause_and_every_kind_of_event(capsys) -> None:
         assert main(["explain", cause]) == 0
         assert CAUSES[cause].title in capsys.readouterr().out
     assert main(["explain", "nm-none-found"]) == 0
-    assert main(["explain", "NM-nothing-like-it"]) == 1
-    assert "there is no code NM-nothing-like-it" in capsys.readouterr().err
+    assert main(["explain", "NM-qqq"]) == 1
+    assert "there is no code NM-qqq: `neuromech explain` lists them all" in capsys.readouterr().err
+    assert main(["explain", "NM-edited-weight"]) == 1
+    assert "do you mean NM-edited-weights" in capsys.readouterr().err
+    assert main(["explain", "clamping"]) == 1
+    assert "NM-edited-weights" in capsys.readouterr().err
 
 
 def test_the_doctor_tries_a_run(capsys) -> None:

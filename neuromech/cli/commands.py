@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join([f"neuromech: {error}", *_users_frames(error)]), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("neuromech: interrupted; what was recorded until now is kept", file=sys.stderr)
+        kept = "; what was recorded until now is kept" if options.command == "demo" else ""
+        print(f"neuromech: interrupted{kept}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader has seen enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits

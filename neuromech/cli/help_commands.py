@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import importlib.metadata
 import platform
 import shutil
 import sys
 import textwrap
+from collections.abc import Mapping
 
 from neuromech._version import __version__
 from neuromech.cli.codes import SAID
@@ -34,14 +36,23 @@ def explain(options: argparse.Namespace) -> int:
         return 0
     asked = code_of(" ".join(options.code).removeprefix("NM-").removeprefix("nm-"))
     if asked not in known:
-        near = [code for code in known if asked.removeprefix("NM-") in code] or ["see `neuromech explain`"]
-        raise NeuromechError(f"there is no code {asked}: {', '.join(near[:5])}")
+        raise NeuromechError(f"there is no code {asked}: {_near(asked.removeprefix('NM-'), known)}")
     title, text = known[asked]
     print(f"{asked}: {title}\n")
     print(textwrap.fill(text, 88))
     if evidence := _evidence(asked):
-        print(f"\n{evidence}")
+        print(f"\n{textwrap.fill(evidence, 88)}")
     return 0
+
+
+def _near(word: str, known: Mapping[str, tuple[str, str]]) -> str:
+    """Codes that are spelt alike, else those that speak of it."""
+    alike = difflib.get_close_matches(f"NM-{word}", known, 3, 0.7) + [
+        code for code in known if word.lower() in code.lower()
+    ]
+    speak = [code for code, said in known.items() if word.lower().replace("-", " ") in " ".join(said).lower()]
+    near = list(dict.fromkeys(alike + speak))[:5]
+    return f"do you mean {' or '.join(near)}?" if near else "`neuromech explain` lists them all"
 
 
 def _evidence(code: str) -> str:
@@ -61,8 +72,9 @@ def doctor(options: argparse.Namespace) -> int:
     import torch
 
     print(f"neuromech {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    threads = torch.get_num_threads()
     cuda = "yes" if torch.cuda.is_available() else "no"
-    print(f"torch {torch.__version__}, CUDA {cuda}, {torch.get_num_threads()} threads")
+    print(f"torch {torch.__version__}, CUDA {cuda}, {threads} thread{'s' * (threads > 1)}")
     for extra, packages in EXTRAS.items():
         said = [f"{p} {_version(p)}" for p in packages]
         print(f"{extra:<8} {', '.join(said)}")

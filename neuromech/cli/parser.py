@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from neuromech._version import __version__
@@ -59,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     show = command("show", "say what happened in a run: verdict, faults and what to do, as text")
     show.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     show.add_argument("--json", action="store_true", help="machine-readable output")
-    _fail_on(show, "fault, broken (a law, or a number that is none), unfinished")
+    diverged = "a loss, weights or charges that exploded or are not numbers"
+    _fail_on(show, fault="", broken="a law", diverged=diverged, unfinished="")
 
     report = command(
         "report",
@@ -111,16 +114,18 @@ def parser() -> argparse.ArgumentParser:
     detect.add_argument("--loss", choices=LOSSES, help="a loss for a model that comes without one")
     detect.add_argument("--no-verify", action="store_true", help="skip the numerical check of every claim")
     detect.add_argument("--meta", action="store_true", help="shapes only: no memory for parameters, no check")
-    _fail_on(detect, "opaque (operations that are not understood), withdrawn (claims), none (no family)")
+    _fail_on(detect, opaque="operations that are not understood", withdrawn="claims", none="no family")
     return out
 
 
-def _fail_on(command: argparse.ArgumentParser, what: str) -> None:
-    command.add_argument("--fail-on", type=words, default=(), metavar="WHAT", help=f"exit with 3 on any of: {what}")
+def _fail_on(command: argparse.ArgumentParser, **known: str) -> None:
+    """`known`: what can be asked for, and what it means if the word does not say it."""
+    told = ", ".join(f"{word} ({meaning})" if meaning else word for word, meaning in known.items())
+    text = f"exit with 3 on any of these, with commas between: {told}"
+    command.add_argument("--fail-on", type=partial(words, known=tuple(known)), default=(), metavar="WHAT", help=text)
 
 
-def words(text: str) -> tuple[str, ...]:
-    known = ("fault", "broken", "unfinished", "opaque", "withdrawn", "none")
+def words(text: str, known: Sequence[str]) -> tuple[str, ...]:
     out = tuple(w.strip() for w in text.split(",") if w.strip())
     if unknown := [w for w in out if w not in known]:
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is not one of {', '.join(known)}")

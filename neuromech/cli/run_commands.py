@@ -7,6 +7,7 @@ import json
 import sys
 import time
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ FOUND = 3  # exit code
 
 
 def runs(options: argparse.Namespace) -> int:
-    from neuromech.report import summarise
+    from neuromech.report import SAYS, summarise
 
     directory: Path = options.directory
     if not directory.is_dir():
-        raise NeuromechError(f"there is no directory {directory}: runs are where instrument(run=...) writes")
-    found = sorted({p.parent for p in directory.glob("**/run.json")})
+        what = "is not a directory" if directory.exists() else "does not exist"
+        raise NeuromechError(f"{directory} {what}: give the directory of your runs, where instrument(run=...) writes")
+    found = sorted({p.parent for table in ("run.json", "charges.csv") for p in directory.glob(f"**/{table}")})
     entries = []
     for path in found:
         try:
@@ -36,7 +38,7 @@ def runs(options: argparse.Namespace) -> int:
         print(f"no run in {directory}")
     width = max((len(e["run"]) for e in entries), default=0)
     for e in () if options.json else entries:
-        print(f"{e['run']:<{width}}  {e['status']:<10}  {e['tone']:<5}  {e['headline']}")
+        print(f"{e['run']:<{width}}  {e['status']:<11}  {SAYS[e['tone']]:<12}  {e['headline']}")
     return 0
 
 
@@ -46,7 +48,8 @@ def show(options: argparse.Namespace) -> int:
     run = read(options.run)
     summary = summarise(run)
     print(json.dumps(plain(summary), indent=1, allow_nan=False) if options.json else told(run))
-    trouble = {"fault": summary["faults"], "broken": summary["broken"], "unfinished": summary["status"] != "finished"}
+    trouble = {"fault": summary["faults"], "broken": summary["broken"], "diverged": summary["diverged"]}
+    trouble["unfinished"] = summary["status"] != "finished"
     seen = [what for what in options.fail_on if trouble.get(what)]
     if seen:
         print(f"neuromech: found {', '.join(seen)}", file=sys.stderr)
@@ -67,7 +70,7 @@ def compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise NeuromechError("compare takes two runs or more")
-    opened = {str(path): read(path) for path in options.runs}
+    opened = dict(zip(_names(options.runs), map(read, options.runs), strict=True))
     compared = compare_runs(opened)
     print(json.dumps(plain(compared.data()), indent=1, allow_nan=False) if options.json else compared)
     output = options.output or (options.runs[0] / "comparison.html" if options.open else None)
@@ -81,7 +84,25 @@ def compare(options: argparse.Namespace) -> int:
     return _open(output, None, options.open)
 
 
+def _names(paths: Sequence[Path]) -> list[str]:
+    """By their last parts, as many as tell them apart; what is given twice has its number."""
+    whole = [path.expanduser().absolute() for path in paths]
+    for n in range(1, max(len(path.parts) for path in whole) + 1):
+        names = ["/".join(path.parts[-n:]) for path in whole]
+        if len(set(names)) == len(set(whole)):
+            break
+    return [f"{name} ({k})" if name in names[: k - 1] else name for k, name in enumerate(names, 1)]
+
+
 def watch(options: argparse.Namespace) -> int:
+    try:
+        return _follow(options)
+    except KeyboardInterrupt:
+        print("\nneuromech: no longer watched; the run itself is not touched", file=sys.stderr)
+        return 0
+
+
+def _follow(options: argparse.Namespace) -> int:
     from neuromech.report import summarise, write_report
 
     last: tuple[Any, ...] = ()

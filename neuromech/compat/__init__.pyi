@@ -17,10 +17,12 @@ from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
 from .modes import untransformed as untransformed
 from .modules import BOOKKEEPING as BOOKKEEPING
+from .modules import anything_compiled as anything_compiled
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import deep_copy as deep_copy
 from .modules import drop_hooks as drop_hooks
+from .modules import forget_compiled as forget_compiled
 from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
 from .modules import hooks_before as hooks_before
@@ -35,6 +37,7 @@ from .modules import own_parts as own_parts
 from .modules import run_checkpoints_once as run_checkpoints_once
 from .modules import run_eagerly as run_eagerly
 from .modules import uncompiled as uncompiled
+from .modules import with_own_code as with_own_code
 from .modules import without_parametrization_cache as without_parametrization_cache
 from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate

@@ -6,7 +6,8 @@ import copy
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, update_wrapper
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -95,6 +96,31 @@ def module_machinery() -> set[str]:
 def compiler_loaded() -> bool:
     """Whether anything can be compiled at all: importing the compiler takes seconds, and nobody compiles without."""
     return "torch._dynamo" in sys.modules
+
+
+def anything_compiled() -> bool:
+    """Does Dynamo hold compiled code? What was compiled for one module runs others of its class too."""
+    return compiler_loaded() and bool(sys.modules["torch._dynamo"].convert_frame.input_codes.seen)
+
+
+def forget_compiled(function: Any) -> None:
+    """Let Dynamo trace `function` anew where it meets it next. No public form but for everything at once."""
+    frames: Any = torch._C._dynamo.eval_frame
+    frames.reset_code(function.__code__)
+
+
+def with_own_code(function: FunctionType) -> FunctionType:
+    """The same function, in Dynamo's eyes another one: it knows a function by the object that is its code."""
+    own = FunctionType(
+        function.__code__.replace(),
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    own.__kwdefaults__ = function.__kwdefaults__
+    update_wrapper(own, function)
+    return own
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -6,6 +6,7 @@ from .calling import state_of as state_of
 from .capture import Graph as Graph
 from .capture import record as record
 from .capture import tensors_of as tensors_of
+from .capture import unready as unready
 from .capture import why_not as why_not
 from .certificate import Certificate as Certificate
 from .effort import Effort as Effort

@@ -17,6 +17,12 @@ class Unsupported(Exception):
     """A rule met an option or a shape that it does not understand."""
 
 
+def reason_of(error: Exception) -> str:
+    """Why nothing is claimed through an operator whose rule has raised `error`: said in words, or a mistake of ours."""
+    said = type(error).__module__.startswith("neuromech.")
+    return str(error) if said else f"its rule fails here ({type(error).__name__}: {error})"
+
+
 @dataclass(frozen=True, eq=False)
 class Abstract:
     """A tensor as detection sees it; `data` stands for its content, with its indices in an order that never changes."""

@@ -144,8 +144,9 @@ def tensors_of(output: Any) -> list[Tensor]:
         return [t for v in output.values() for t in tensors_of(v)]
     if isinstance(output, (tuple, list)):
         return [t for v in output for t in tensors_of(v)]
-    if hasattr(output, "__dict__") and not isinstance(output, (type, nn.Module)) and not callable(output):
-        return tensors_of(vars(output))
+    if not isinstance(output, (type, nn.Module)) and not callable(output):
+        slots = [name for kind in type(output).__mro__ for name in getattr(kind, "__slots__", ())]
+        return tensors_of(getattr(output, "__dict__", {})) + tensors_of([getattr(output, name, None) for name in slots])
     return []
 
 
@@ -194,14 +195,20 @@ def _advice(error: Exception, tensors: Sequence[Tensor]) -> str:
     return "Check that example, target and loss fit the model"
 
 
-def check_kind(model: nn.Module) -> None:
+def unready(model: nn.Module) -> str:
+    """What has to be done with a model before anything can be asked of it, "" if nothing."""
     if isinstance(model, torch.jit.ScriptModule):
-        raise CaptureError("a module compiled by torch.jit cannot be recorded: pass the module that it was made from")
+        return "a module compiled by torch.jit cannot be recorded: pass the module that it was made from"
+    lazy = [name for name, p in [*model.named_parameters(), *model.named_buffers()] if is_lazy(p)]
+    if lazy:
+        return f"{lazy[0]} is not initialised yet (a lazy module): call the model once on an example, then try again"
+    return ""
+
+
+def check_kind(model: nn.Module) -> None:
+    if reason := unready(model):
+        raise CaptureError(reason)
     for name, p in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(p):
-            raise CaptureError(
-                f"{name} is not initialised yet (a lazy module): call the model once on an example, then try again"
-            )
         if p.layout is not torch.strided or p.is_quantized:
             kind = "quantised" if p.is_quantized else f"stored as {str(p.layout).removeprefix('torch.')}"
             raise CaptureError(

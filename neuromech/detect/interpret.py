@@ -14,17 +14,22 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+<<<<<<< HEAD
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
 from neuromech.detect.axes import Axis, axis, count
+=======
+from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported, reason_of
+from neuromech.detect.axes import Axis, axis, count, leaves
+>>>>>>> main
 from neuromech.detect.data import Data
-from neuromech.detect.effort import FOLLOWING, OutOfTime, effort, until
+from neuromech.detect.effort import FOLLOWING, effort, until
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.growth import growth_as_scale, without_growth
 from neuromech.detect.kernels import Kernels
 from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import UNKNOWN, OperatorRule, operator_of, short, signature_of
-from neuromech.detect.refine import NonNested, unify
+from neuromech.detect.refine import unify
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,7 @@ class Interpreter:
                 self._known[node.outputs[0]] = replace(t, data=t.data._replace(sums=((tuple(t.along([-1])), 1),)))
             moved = (operator.same_content or operator.joins) and all(node.inputs[0].shape)
             if operator.rule and (moved or _is_of_real_numbers(node)):
-                with suppress(Unsupported, NonNested, OutOfTime):
+                with suppress(Exception):
                     self._apply(operator.rule, node)
             return
         if node.outputs and all(0 in v.shape for v in node.outputs):
@@ -239,8 +244,8 @@ class Interpreter:
             try:
                 with until(FOLLOWING):
                     self._apply(operator.rule, node)
-            except (Unsupported, NonNested, OutOfTime) as error:
-                self._block(node, str(error))
+            except Exception as error:
+                self._block(node, reason_of(error))
 
     def _touches_nothing(self, node: Node, inputs_too: bool) -> bool:
         """True if a tensor without elements comes out and is used, or goes in where that is not foreseen."""

@@ -48,7 +48,8 @@ class Protection:
         own = scale[:n].sqrt() * (squares.sqrt() + count[:n].sqrt() * typical)
         size = self._of_families(family, torch.cat((own, count[n:] * largest)))
         found, allowed = self._of_families(family, torque), self._half * size
-        beyond = found > allowed + CONFIDENCE * self._passed
+        # Where no gradient of a product of weights is left, nothing tells how large the terms are that cancel.
+        beyond = (size > 0) & (found > allowed + CONFIDENCE * self._passed)
         self._largest = torch.maximum(self._largest, allowed)
         passed = torch.where(beyond, 0.0, found)
         self._passed = torch.minimum(torch.maximum(self._passed, passed), self._largest)

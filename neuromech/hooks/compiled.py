@@ -8,16 +8,21 @@ which is all that there is to know. Steps of a compiled optimizer break the grap
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
+from torch import nn
 
-from neuromech.compat import constant_when_compiled
+from neuromech.compat import constant_when_compiled, with_own_code
 
 Told = Callable[[tuple[Any, ...], dict[str, Any]], None]
 
 _listeners: weakref.WeakValueDictionary[int, Listener] = weakref.WeakValueDictionary()
+_apart: Counter[FunctionType] = Counter()  # how many models with this forward were set apart
+MOST_APART = 4
 _UNKNOWN = "neuromech: an argument that is neither a tensor nor plain"
 
 
@@ -44,6 +49,26 @@ class Listener:
 
         constant_when_compiled(hear)
         self.hear = hear
+
+
+def set_apart(model: nn.Module) -> Callable[[], None]:
+    """Let Dynamo compile `model` for itself, if it has compiled anything before; returns what undoes it.
+
+    It would run what it compiled for another model of the class, without a look at hooks: ours would never be traced.
+    It does look for a `forward` of a module's own, and at its code: the same one, as another object. But what is called
+    around the model may be compiled a few times only (torch.compiler.config.recompile_limit): some are left to others.
+    """
+    forward = getattr(type(model), "forward", None)
+    if not isinstance(forward, FunctionType) or "forward" in vars(model) or _apart[forward] >= MOST_APART:
+        return lambda: None
+    _apart[forward] += 1
+    mine = vars(model)["forward"] = MethodType(with_own_code(forward), model)
+
+    def undo() -> None:
+        if vars(model).get("forward") is mine:
+            del vars(model)["forward"]
+
+    return undo
 
 
 def tell(hear: Callable[..., int], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

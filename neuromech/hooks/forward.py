@@ -6,15 +6,26 @@ average of weights, must not copy the instrument along.
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuromech.compat import at_end_of_backward, backward_id, has_compiled_parts, transforms_active, unprofiled
+from neuromech.compat import (
+    anything_compiled,
+    at_end_of_backward,
+    backward_id,
+    forget_compiled,
+    has_compiled_parts,
+    transforms_active,
+    unprofiled,
+)
 from neuromech.detect import Follower, Graph, is_our_call, tensors_of
 from neuromech.hooks import compiled
 from neuromech.hooks.guard import Guard
@@ -83,9 +94,14 @@ class ForwardHooks:
         self._traced = compiled.Listener(lambda args, kwargs: guard(compiled_with, args, kwargs))
         self._transformed = transformed_with
         self._running: list[nn.Module] = []  # from the outermost on: one that calls itself has one forward
+        self._calling: tuple[int, FrameType] | None = None  # the thread and the frame that run the outermost one
         self._model = model
         self._handles: list[RemovableHandle] = []
         self._attach(model, self._traced.hear)
+        self._let_go: Callable[[], None] = lambda: None
+        if anything_compiled():
+            forget_compiled(Hook.__call__)  # as it was traced for another model
+            self._let_go = compiled.set_apart(model)
 
     def follow_parts(self) -> None:
         """From now on a call of any part of the model, the outermost one that runs, is a forward."""
@@ -107,8 +123,11 @@ class ForwardHooks:
             if model is self._model:
                 self.guard(self._transformed, args, kwargs)
             return
+        if self._running and not self._still_runs():
+            self._give_up()
         self._running.append(model)
         if len(self._running) == 1:
+            self._calling = threading.get_ident(), sys._getframe(2)
             with unprofiled():
                 for listener in self.listeners:
                     self.guard(listener.before, model, args, kwargs)
@@ -118,11 +137,28 @@ class ForwardHooks:
             return
         self._running.pop()
         if not self._running:
+            self._calling = None
             with unprofiled():
                 for listener in reversed(self.listeners):
                     self.guard(listener.after, model, output)
 
+    def _still_runs(self) -> bool:
+        """False once the outermost forward was interrupted (Ctrl-C): torch calls no hook behind it then."""
+        if self._calling is None:
+            return False
+        thread, calling = self._calling
+        frame = sys._current_frames().get(thread)
+        while frame is not None and frame is not calling:
+            frame = frame.f_back
+        return frame is not None
+
+    def _give_up(self) -> None:
+        self._running.clear()
+        for listener in reversed(self.listeners):
+            self.guard(listener.after, self._model, None)
+
     def remove(self) -> None:
+        self._let_go()
         for handle in self._handles:
             handle.remove()
 
@@ -138,6 +174,7 @@ class ForwardWatch:
 
     def __init__(self, guard: Guard, seen: Callable[[Forward], None], backward: Callable[[], None]) -> None:
         self.trained: Forward | None = None
+        self.empty = False  # a forward of an empty batch was seen
         self.autocast: torch.dtype | None = None  # in which gradients are rounded, if not in that of the weights
         self._guard, self._seen, self._backward = guard, seen, backward
         self._graph: Graph | None = None
@@ -167,6 +204,10 @@ class ForwardWatch:
             self.autocast = self.autocast or follower.autocast
         if forward is None or output is None:
             return
+        outputs = tensors_of(output)
+        if outputs and not any(t.numel() for t in outputs):
+            self.empty = True
+            return
         if follower is not None:
             self._mode, self._graph, self._problem = forward.training, None, None
             try:
@@ -176,7 +217,7 @@ class ForwardWatch:
         forward.graph, forward.problem = self._graph, self._problem
         self._seen(forward)
         self.autocast = self.autocast or _autocast(model)
-        for i, t in enumerate(tensors_of(output)):
+        for i, t in enumerate(outputs):
             forward.outputs.append(t.detach())
             forward.cotangents.append(None)
             if t.requires_grad:

@@ -77,7 +77,9 @@ def excess_of(
         out: dict[tuple[str, str], tuple[float, float]] = {}
         for s, rows in zip(plain, meter.slices, strict=True):
             size = measured.size[rows].norm().clamp(min=torch.finfo(torch.float64).tiny)
-            out[s.kind, s.name] = float(excess[rows].max()), float(measured.torque[rows].norm() / size)
+            defect = float(measured.torque[rows].norm() / size)
+            unseen = bool(s.broken_by) and not defect  # its gradient is zero as yet, behind weights that begin at zero
+            out[s.kind, s.name] = float(excess[rows].max()), math.nan if unseen else defect
         for s in claims:
             if s.kind == "matrix":
                 # Products of sharded matrices need all of them: what is sharded is not checked.

@@ -48,7 +48,9 @@ def edited_weights(e: Evidence) -> Iterator[Suspect]:
         yield Suspect("wrong checkpoint", CERTAIN, names_of(edits), text)
     text = f"between two steps {some(names_of(edits))} changed"
     if scaled and len(scaled) == len(hows):
-        text += f", to {1 + scaled[0].factor:.6g} of what they were"
+        by = list(dict.fromkeys(f"{1 + f:.6g}" for f in sorted(h.factor for h in scaled)))
+        were = "was" if len(edits) == 1 else "were"
+        text = f"between two steps {some(names_of(edits))} {were} multiplied by {' to '.join({by[0]: 0, by[-1]: 0})}"
     elif len(hows) == 1 or (hows and max(h.share for h in hows) < 0.5):
         text += f" ({max(h.share for h in hows):.0%} of the elements)"
     yield Suspect("edited weights", POSSIBLE if lone or along or e.restored else LIKELY, names_of(edits), text)

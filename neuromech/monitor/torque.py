@@ -120,10 +120,15 @@ class TorqueMeter:
 
 
 class TorqueJudge:
-    """Tells rounding from a broken law; `eps`: of each family's arithmetic, the defect of its symmetry included."""
+    """Tells rounding from a broken law; `eps`: of each family's arithmetic, the defect of its symmetry included.
+
+    What the eps of a norm does to a symmetry is not known before there is a gradient: behind weights that begin at zero
+    it is the whole norm. The first gradient tells.
+    """
 
     def __init__(self, meter: TorqueMeter) -> None:
         self.meter = meter
+        self._defects = [s.defect if s.broken_by else 0.0 for s in meter.symmetries]
         self._passed: Tensor | None = None
         self._largest: Tensor | None = None
         self._half: tuple[float, Tensor] | None = None
@@ -135,6 +140,7 @@ class TorqueJudge:
 
     def __call__(self, found: Torques, eps: float) -> Tensor:
         """|torque| / what is allowed: [rows]; more than 1: the law is broken."""
+        self._meet(found, eps)
         excess, allowed = self.excess(found, eps), self._allowed(found, eps)
         if self._passed is None or self._largest is None:
             self._passed, self._largest = torch.zeros_like(allowed), torch.zeros_like(allowed)
@@ -162,9 +168,18 @@ class TorqueJudge:
 
     def _allowed(self, found: Torques, eps: float) -> Tensor:
         if self._half is None or self._half[0] != eps:
-            half = _spread([_own_eps(s, eps) ** 0.5 for s in self.meter.symmetries], self.meter.symmetries)
+            own = [1.0 if math.isnan(d) else max(eps, d) for d in self._defects]
+            half = _spread([x**0.5 for x in own], self.meter.symmetries)
             self._half = eps, half.to(found.size.device)
         return self._half[1] * found.size
+
+    def _meet(self, found: Torques, eps: float) -> None:
+        """Learn the defects of families that have their first gradient."""
+        for i in [i for i, d in enumerate(self._defects) if math.isnan(d)]:
+            rows = self.meter.slices[i]
+            if seen := float(found.torque[rows].norm()):
+                defect = seen / float(found.size[rows].norm())
+                self._defects[i], self._half = defect, None
 
     def _of_families(self, torque: Tensor, allowed: Tensor, excess: Tensor) -> Tensor:
         """The same for families as wholes: [rows]; infinite where every member counts by itself."""
@@ -188,10 +203,6 @@ def penalty(found: Torques, excess: Tensor) -> float | None:
     factor = float((torque * charge / weight).sum() / (charge * charge / weight).sum())
     rest = (torque - factor * charge).abs()
     return factor if factor > 0 and bool((rest <= allowed).all()) else None
-
-
-def _own_eps(s: Symmetry, eps: float) -> float:
-    return max(eps, s.defect) if s.broken_by and math.isfinite(s.defect) else eps
 
 
 def _end_to_end(sizes: Sequence[int]) -> tuple[slice, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.detect import Findings, check_budget, find_symmetries, wants_target
+from neuromech.detect import Findings, check_budget, find_symmetries, unready, wants_target
 from neuromech.dynamics import check_share
 from neuromech.errors import InstrumentError, RecordError, SymmetryError
 from neuromech.hooks import held
@@ -41,6 +41,8 @@ def check(model: nn.Module, asked: Asked) -> None:
     if not isinstance(model, nn.Module):
         raise InstrumentError(f"expected a torch.nn.Module, got {type(model).__name__}: pass the model itself")
     name, every, members = type(model).__name__, asked.every, asked.members
+    if reason := unready(model):
+        raise InstrumentError(reason)
     if not any(p.requires_grad for p in model.parameters()):
         raise InstrumentError(f"{name} has no trainable parameters: there is nothing to measure")
     if asked.optimizer is not None and not held(asked.optimizer, list(model.parameters())):

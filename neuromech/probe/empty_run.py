@@ -9,7 +9,9 @@ NO_STATE = (
 )
 NO_FORWARD = (
     "no forward of the instrumented model has been seen with gradients enabled: call the model itself, not its parts "
-    "(a compiled or wrapped model, if that is what you call, is what to instrument), or pass example= to instrument()"
+    "(a compiled or wrapped model, if that is what you call, is what to instrument), or pass example= to instrument(). "
+    "Where models of this class were compiled before, call torch.compiler.reset() ahead of instrument()"
 )
+EMPTY = "so far all batches were empty, which shows nothing of a model"
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
 NO_STEP = "no optimizer has stepped this model's parameters"

@@ -46,8 +46,8 @@ def instrument(
     `coverage`: share of the members of each family to measure, in (0, 1]: a random run of them, drawn once. `budget`:
     seconds of CPU time, about, that finding symmetries may take; what is not settled by then is not claimed, and said.
 
-    Raises `InstrumentError` for a model without trainable parameters or one that is instrumented already, or for an
-    optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
+    Raises `InstrumentError` for a model without trainable parameters, not initialised yet or instrumented already, or
+    for an optimizer that holds none of its parameters; `RecordError` for a run directory that cannot be written.
     """
     asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage, budget)
     check(model, asked)

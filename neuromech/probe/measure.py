@@ -62,12 +62,12 @@ class Measurement:
         self.symmetries = SymmetrySet([s for some in have_laws for s in some][: len(members)])
         self._observed: Tensor | None = None
         self._coverage, self._members = float(asked.coverage), asked.members
+        self._told: dict[str, int] = {}
         eps = self._describe(found, members)
         self._laws = JoinedLaws(self.symmetries, self.params, eps, ranks is None, members, [*map(len, have_laws)])
         rows = self._rows = Rows(self._laws.slices, asked.members, self._laws.device, members)
         self._writer, self._totals = ReadingWriter(record, rows, journal), Totals(rows, eps)
         self._unprotected = torch.zeros(len(self.symmetries), dtype=torch.long, device=self._laws.device)
-        self._told: dict[str, int] = {}
         self._looks = Looks(self.symmetries, self._laws.slices)
         self.beside(self._bring_looks)
         self.flush_if_due = self._writer.flush_if_due
@@ -143,7 +143,9 @@ class Measurement:
 
     def _describe(self, found: Findings, members: Sequence[range]) -> list[float]:
         """Tell the records what is measured; returns the eps of each family."""
-        self._record.update_meta(describe.of_findings(found, self.params, self.symmetries, members))
+        looked = self._ranks is None and not all(s.is_linear for s in self.symmetries)  # at what gradients do
+        said = describe.of_findings(found, self.params, self.symmetries, members)
+        self._record.update_meta(said | ({"torques": self._told} if looked else {}))
         meta = self._record.meta
         formats = [f"{s['dtype']}, {meta.get('autocast') or ''}" for s in meta["symmetries"]]
         return [*map(eps_of, formats)][: len(self.symmetries)]
@@ -203,19 +205,17 @@ class Measurement:
 
     def _tell_unprotected(self) -> None:
         """The families whose symmetry the gradients of a step have broken go to the records, with the first step."""
-        if self._ranks is not None:
-            return  # a part of the torque says nothing of the whole
-        first = {self.symmetries[i].name: k for i, k in enumerate(self._unprotected.tolist()) if k}
-        new = first.keys() - self._told.keys()
-        if new:
+        steps = self._unprotected.tolist() if self._ranks is None else []  # a part of the torque says nothing
+        first = {self.symmetries[i].name: k for i, k in enumerate(steps) if k}
+        if new := first.keys() - self._told.keys():
             begun = min(first[name] for name in new)
             self._told = first
             self._record.update_meta({"torques": first})
             message = (
                 f"from step {begun} on, the gradients that are stepped break {some(sorted(new))}: they were changed "
                 "after the backward (clipped one by one or by value, noise, projections), taken at other weights, or "
-                "the loss does not keep the symmetry. Their torque is measured: `exact` follows it, `flow` does not, "
-                "and `ideal` is without it"
+                "the loss does not keep the symmetry. Their torque is measured: the law (`exact`) follows it, the flow "
+                "does not, and `ideal` is the law without it"
             )
             self._journal.event(begun, "torque", message)
 

@@ -65,12 +65,8 @@ class Probe(RunFrames):
         self._loss = LossWatch()
         self._handed = HandedGradients(named_parameters(self._model).values(), self._guard)
         self._waiting.hooks.listeners.append(self._loss)
-        self._steps = StepWatch(
-            lambda: list(self._model.parameters()),
-            self._enclosed(self._before),
-            self._enclosed(self._after),
-            self._guard,
-        )
+        work = self._enclosed(self._before), self._enclosed(self._after)
+        self._steps = StepWatch(lambda: list(self._model.parameters()), *work, self._guard)
         watched.add(self._model)
         if asked.optimizer is not None:
             self._steps.consider(asked.optimizer)
@@ -234,7 +230,8 @@ class Probe(RunFrames):
             self._found = self._waiting.settle(by_hand=self._handed.none_seen)
             if self._found is None:
                 parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
-                self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
+                if not self._waiting.forwards.empty:
+                    self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
                 return False
             if self._monitor is not None:
                 self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)
@@ -253,12 +250,10 @@ class Probe(RunFrames):
         searches, ranks = searches or [len(found)], self._waiting.ranks
         have_laws = followed_by_search(list(found), searches, named_parameters(self._model), ranks is None)
         members = members or drawn([s for some in have_laws for s in some], self._asked.coverage)
-        self._measurement = Measurement(
-            self._model, found, self._record, self._journal, self._asked, have_laws, members, ranks
-        )
-        self._later = LaterSearch(
-            self._model, self._measurement, self._journal, self._asked.budget, self._waiting, searches
-        )
+        run = self._model, found, self._record, self._journal, self._asked
+        self._measurement = Measurement(*run, have_laws, members, ranks)
+        late = self._journal, self._asked.budget, self._waiting, searches
+        self._later = LaterSearch(self._model, self._measurement, *late)
         self._averages = Averages(self._measurement, self._record, self._journal, lambda: self._monitor)
         self._measurement.beside(self._progress.flush)
         return self._measurement

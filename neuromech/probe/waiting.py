@@ -98,9 +98,10 @@ class Waiting:
         return True
 
     def why_nothing(self) -> str:
-        if self.found is None and not self._called():
-            return empty_run.NO_FORWARD
-        return empty_run.NO_BACKWARD if self.found is None and self.forwards.trained is None else empty_run.NO_STEP
+        if self.found is not None or self.forwards.trained is not None:
+            return empty_run.NO_STEP
+        none = empty_run.NO_BACKWARD if self._called() else empty_run.NO_FORWARD
+        return empty_run.EMPTY if self.forwards.empty else none
 
     def so_far(self) -> Findings | None:
         """The symmetries as if the loss saw the whole output; None before the first forward."""
@@ -153,7 +154,7 @@ class Waiting:
 
     def _called(self) -> bool:
         """Has the model itself been called where autograd follows it?"""
-        return self._seen is not None and not self._seen.transformed
+        return self.forwards.empty or (self._seen is not None and not self._seen.transformed)
 
     def _on_backward(self) -> None:
         if self.found is None and not self._sharded and (seen := self.forwards.trained) is not None and seen.finite:

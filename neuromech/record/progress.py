@@ -67,7 +67,7 @@ class Progress:
         """The norm of all weights as the step has left them, and of the gradient that it took, at some of the steps."""
         if not _due(self._step()):
             return
-        own = [p.detach() for p in parameters]
+        own = [p.detach() for p in parameters if p.is_floating_point() or p.is_complex()]
         taken = [p.grad for p in parameters if p.grad is not None]
         for name, tensors in ((WEIGHTS, own), (GRADIENT, taken)):
             if (norm := _norm(tensors)) is not None:

@@ -9,5 +9,6 @@ from .frames import RunFrames as RunFrames
 from .frames import open_run as open_run
 from .page import render as render
 from .page import write_report as write_report
+from .statements import SAYS as SAYS
 from .summary import summarise as summarise
 from .summary import told as told

@@ -22,11 +22,7 @@ def advice(made: Sequence[Forecast]) -> list[str]:
     """Sentences on the settings, from the forecasts whose score is good enough."""
     good = [f for f in made if f.error <= FAILED and not f.angle_error > TURNED]
     if not good:
-        off = (
-            f"The forecasts were off by more than {share(FAILED)}, or those of the angle by more than {share(TURNED)}: "
-            "nothing is concluded from them."
-        )
-        return [off] if made else []
+        return [f"{_failed(made)}: nothing is concluded from them."] if made else []
     out: list[str] = []
     for some in _by_settings(good):
         decay = some[0].weight_decay
@@ -48,6 +44,19 @@ def advice(made: Sequence[Forecast]) -> list[str]:
         elif power >= 0:
             out.append(f"{equivalence(some[0], which)} {difference(some)}")
     return out
+
+
+def _failed(made: Sequence[Forecast]) -> str:
+    """In what forecasts failed, of which none is good."""
+    lengths = any(not f.error <= FAILED for f in made)
+    angles = any(f.angle_error > TURNED for f in made)
+    if lengths and angles:
+        return (
+            f"Each forecast was off by more than {share(FAILED)} in the squared length, or by more than "
+            f"{share(TURNED)} in the angle"
+        )
+    what, by = ("squared lengths", FAILED) if lengths else ("angles", TURNED)
+    return f"The forecasts of {what} were off by more than {share(by)}"
 
 
 def equivalence(f: Forecast, which: str) -> str:

@@ -16,6 +16,7 @@ from neuromech.report.canvas import corners, drawable
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.judgement import decide
 from neuromech.report.rendering import rendered
+from neuromech.report.statements import SAYS
 from neuromech.report.words import many, number, share
 from neuromech.rounding import eps_of, rounding_bound
 
@@ -167,7 +168,7 @@ def comparison_page(runs: Mapping[str, Run], compared: Comparison) -> str:
         {"metrics": [], "marks": [], "causes": {}, "layers": [], "families": [], "overlays": charts},
         compared=compared,
         partings=[told(p) for p in compared.partings],
-        says={"ok": "✓ good", "mixed": "≈ look", "bad": "✗ bad", "none": "– no verdict"},
+        says=SAYS,
     )
 
 

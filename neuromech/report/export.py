@@ -35,7 +35,7 @@ def export_run(run: Run, to: str, path: Path) -> Path:
     except ImportError as error:
         package = {"parquet": "pyarrow"}.get(to, to)
         raise RecordError(
-            f"exporting to {to} needs a package that is missing: pip install {package} ({error})"
+            f"exporting to {to} needs a package that is missing: pip install {package} ({str(error).splitlines()[0]})"
         ) from error
     except OSError as error:
         raise RecordError(f"cannot write to {path}: {error}. Choose another directory") from error

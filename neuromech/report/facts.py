@@ -90,13 +90,16 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
 
     tables = {name: table(name) for name in TABLES if name not in LARGE}
     meta, odd = sound_meta(run.meta)
+    meta |= _torques(run.sessions)
     told = faults(tables["faults"])
-    begun = max((f.last for f in told), default=1) - 1  # a fault at a step says that those before it were taken
+    # A fault or a loss at a step says that those before it were taken.
+    begun = max(*(f.last for f in told), last_step(tables["metrics"]), 1) - 1
     charges = table("charges")
-    n_steps = max(last_step(tables["steps"]), last_step(charges), begun)
+    n_steps = max(*(last_step(rows) for rows in (tables["steps"], tables["progress"], charges)), begun)
     found = families(meta, charges, n_steps=n_steps, keep=keep)
     found = with_terms(found, table("terms"), keep)
     unreadable = [f"{run.damage}."] if run.damage else []
+    unreadable += _missing(run, bool(n_steps and meta.get("symmetries")))
     unreadable += [said[name] for name in TABLES if name in said]
     if odd:
         unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
@@ -119,6 +122,23 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
         unreadable=tuple(unreadable),
         interleaved=_interleaved(run),
     )
+
+
+def _torques(sessions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The families that gradients have broken in any session; nothing, if in one of them nobody looked."""
+    seen = [s["meta"].get("torques") for s in sessions]
+    known = [t for t in seen if isinstance(t, Mapping)]
+    whole = {str(name): step for t in reversed(known) for name, step in t.items()}
+    return {"torques": whole or (None if len(known) < len(seen) else {})}
+
+
+def _missing(run: Run, charged: bool) -> list[str]:
+    """Files that are not there, though they should be. `charged`: steps were taken, and symmetries are known."""
+    if run.path is None:
+        return []
+    what = [] if run.sessions or run.damage else ["run.json, which tells what was trained and how, is not there."]
+    lost = charged and not any(run.path.glob("charges*.csv"))
+    return what + (["The table of charges, charges.csv, is not there."] if lost else [])
 
 
 def _metrics(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:

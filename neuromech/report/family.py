@@ -85,7 +85,9 @@ def families(
         followed = bool(len(whole))
         leaks = bool(broken_by) or str(data.get("name")) in (meta.get("torques") or {})
         evidence = evidence_of(meta.get("optimizers") or (), parameters, leaks) if followed else "found"
-        protected = evidence == "predicted" and kind == "translation"  # whose exact law reads the torque
+        # Of a translation the exact law reads the torque. Whether that is more than rounding is told by the size of the
+        # gradients, which the probe has seen; where it has not looked, by what the torque did to the charge.
+        protected = evidence == "predicted" and kind == "translation" and meta.get("torques") is None
         verdict = judge(whole, dtype, protected, n_steps, every) if followed or kind != "matrix" else UNFOLLOWED
         out.append(
             FamilyRecord(

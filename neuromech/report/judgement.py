@@ -17,6 +17,7 @@ from neuromech.report.held import held_at
 from neuromech.report.outcome import SLOWER, diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
+from neuromech.rounding import eps_of
 from neuromech.symmetry import KINDS
 
 NAMES = 5  # listed in a sentence
@@ -93,7 +94,7 @@ def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
             yield Statement("laws", "none", text)
         return
     holding = [f for f in judged if f.verdict.status != "broken"]
-    for evidence in ("predicted", "checked", "measured"):
+    for evidence in ("predicted", "checked", "measured", "unknown"):
         own = [f for f in holding if f.evidence == evidence]
         if own:
             lost = [f for f in seen if f.verdict.status == "diverged"]
@@ -121,6 +122,8 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement
     close = [f for f in own if f.verdict.status == "close"]
     worst = max(f.verdict.worst for f in own)
     count = f"{len(own)} of {many(of, 'law')}" if len(own) < of else many(of, "law")
+    if evidence == "unknown":
+        return Statement("laws", "none", f"{count} {was(len(own))} recorded; which optimizer they are of is not.")
     if evidence == "measured":
         what = "an identity, which holds" if len(own) == 1 else "identities, which hold"
         return Statement("laws", "none", f"{count} {was(len(own))} only measured: {what} whatever happens.")
@@ -206,13 +209,12 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         )
     for evidence in ("checked", "measured"):
         own = [f for f in followed(facts) if f.evidence == evidence]
-        meaning = MEANING if len(own) == 1 else OF_MANY
+        meaning = (MEANING if len(own) == 1 else OF_MANY)[evidence]
         if own and facts.n_steps:
-            yield Statement(
-                "limit",
-                "none",
-                f"{many(len(own), 'law')} {be(len(own))} {evidence}: {meaning[evidence]}.",
-            )
+            yield Statement("limit", "none", f"{many(len(own), 'law')} {be(len(own))} {evidence}: {meaning}.")
+    if facts.n_steps and (n := sum(f.evidence == "unknown" for f in found)):
+        text = f"The records tell of no optimizer: whether {many(n, 'law')} could have failed is not known."
+        yield Statement("limit", "none", text)
     coarse = [f for f in found if f.verdict.little]
     if coarse:
         furthest = max((f.verdict for f in coarse), key=lambda v: v.allowed)
@@ -222,7 +224,10 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"{share(furthest.allowed)} of its size in {many(furthest.at or 0, 'step')}: "
             "that a law holds says little there.",
         )  # fmt: skip
-    if n := sum(f.verdict.status == "close" for f in found):
+    unknown = [math.isnan(eps_of(f.dtype)) for f in found if f.verdict.status == "close"]
+    if any(unknown):
+        yield Statement("limit", "none", "The number format was not recorded: what rounding can do is not known.")
+    if n := unknown.count(False):
         yield Statement(
             "limit", "none",
             f"{many(n, 'law')} {'holds' if n == 1 else 'hold'} less closely than the rounding of the weights explains: "
@@ -230,7 +235,7 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         )  # fmt: skip
     if facts.ending.how != "running":
         yield from _gaps(facts)
-    if facts.n_steps and not facts.monitored:
+    if facts.n_steps and facts.meta and not facts.monitored:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
     if (every := int(facts.meta.get("every") or 1)) > 1:
         yield Statement("limit", "none", f"One step in {every} was recorded; predictions advanced at all of them.")
@@ -259,7 +264,8 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             "wrote is shown.",
         )  # fmt: skip
     for text in facts.unreadable:
-        yield Statement("limit", "mixed", f"A part of the records could not be read. {text[:400]}")
+        short = "A part of the records could not be read."
+        yield Statement("limit", "mixed", f"{short} {text[:400]}", short=short)
 
 
 def _discretization(f: FamilyRecord) -> float:

@@ -25,6 +25,7 @@ SAYS = {
 }
 IDENTITY = ("none", "=", "balances")  # as it would whatever happened
 LITTLE = ("none", "≈", "within coarse rounding")
+UNKNOWN = ("none", "?", "not known")  # whether it could have failed
 NOTHING = ("none", "–", "no symmetry")
 NOT_LOOKED = ("none", "–", "not looked for")
 
@@ -70,8 +71,8 @@ def says(layer: Layer) -> tuple[str, str, str]:
     if not layer.families:
         return NOTHING
     holds = layer.status in ("rounding", "close")
-    if holds and layer.rests_on == ("measured",):
-        return IDENTITY
+    if holds and set(layer.rests_on) <= {"measured", "unknown"}:
+        return IDENTITY if "measured" in layer.rests_on else UNKNOWN
     return LITTLE if layer.little else SAYS[layer.status]
 
 
@@ -91,8 +92,15 @@ def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
         whole = sum(total.values())
         if whole > 0 and math.isfinite(whole):
             parts = [(c, 100 * x / whole) for c, x in total.items() if x > 5e-4 * whole]
-            out.append({"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {p:.0f} %" for c, p in parts)})
+            out.append(
+                {"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {percent(p)}" for c, p in parts)}
+            )
     return out[:CAUSE_ROWS]
+
+
+def percent(x: float) -> str:
+    """Of a part that is there, and is not the whole: never 0 %, nor 100 % beside others."""
+    return "under 1 %" if x <= 0.5 else "over 99 %" if 99.5 <= x < 100 - 1e-9 else f"{x:.0f} %"
 
 
 def _last_terms(f: FamilyRecord | None) -> dict[str, float]:

@@ -19,7 +19,7 @@ BINS = 60  # of a heat strip
 DECADES = 6.0  # that a strip shows, to either side of what rounding can do
 NONE = 255  # a bin without a value
 ORDER: tuple[Status, ...] = ("broken", "diverged", "close", "rounding", "observed", "empty")
-_STRONG: tuple[Evidence, ...] = ("predicted", "checked", "measured", "found")
+_STRONG: tuple[Evidence, ...] = ("predicted", "checked", "measured", "unknown", "found")
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,12 @@ def strip(found: Sequence[FamilyRecord], n_steps: int) -> str:
 
     The largest ratio, as decades: 0 to 254 are those from -`DECADES` to `DECADES`; `NONE` is not a value.
     """
-    worst = np.full(BINS, -np.inf)
+    wide = min(BINS, max(n_steps, 1))  # a stretch is no shorter than a step, lest one that was recorded look empty
+    worst = np.full(wide, -np.inf)
     for f in found:
         step, off = f.distances["step"].to_numpy(float), f.distances["exact"].to_numpy(float)
         known = (step > 0) & ~np.isnan(off)
-        bins = np.minimum((step[known] - 1) * BINS // max(n_steps, 1), BINS - 1).astype(int)
+        bins = np.minimum((step[known] - 1) * wide // max(n_steps, 1), wide - 1).astype(int)
         eps = eps_of(f.dtype)
         allowed = rounding_bound(step[known], float(np.finfo(np.float32).eps) if math.isnan(eps) else eps)
         np.maximum.at(worst, bins, off[known] / allowed)
@@ -86,6 +87,4 @@ def strip(found: Sequence[FamilyRecord], n_steps: int) -> str:
         decades = np.log10(np.maximum(worst, 0.0))
     scaled = np.clip((decades + DECADES) / (2 * DECADES), 0.0, 1.0) * (NONE - 1)
     data = np.where(np.isneginf(worst), NONE, np.nan_to_num(scaled)).astype(np.uint8)
-    if n_steps < BINS:  # fewer steps than stretches: each step is as wide as it must be
-        data = data[np.minimum((np.arange(n_steps) * BINS + n_steps - 1) // max(n_steps, 1), BINS - 1)]
     return base64.b64encode(data.tobytes()).decode()

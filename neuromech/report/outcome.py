@@ -10,12 +10,12 @@ from neuromech.record import GRADIENT, LOSS, WEIGHTS
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.statements import Statement, Tone
-from neuromech.report.words import be, level, many, number
+from neuromech.report.words import be, level, listing, many, number
 
 EXPLODED = 1e3  # times what it was at the start
 WORSE = 1.5  # likewise, of a loss
 TOLD = 20  # recorded values from which on a loss has a beginning and an end
-SHOWN = {LOSS: "The loss", WEIGHTS: "The norm of all weights", GRADIENT: "The norm of the gradient"}
+SHOWN = {LOSS: "the loss", WEIGHTS: "the norm of all weights", GRADIENT: "the norm of the gradient"}
 SLOWER = "lower the learning rate, or warm it up"
 
 
@@ -42,45 +42,70 @@ def _at(step: int, value: float, plain: bool) -> str:
 
 def diverged(facts: RunFacts) -> Iterator[Statement]:
     """What explodes, or is not a number any more: a loss, a norm, a charge."""
-    for name, rows in facts.metrics.items():
-        value, step = rows["value"].to_numpy(float), rows["step"].to_numpy(int)
-        lost = ~np.isfinite(value)
-        shown = SHOWN.get(name, f"{name} (logged)")
-        if lost.any():
-            at = int(step[int(np.argmax(lost))])
-            tone: Tone = "bad" if name in (LOSS, WEIGHTS) else "mixed"
-            more = int(lost.sum()) - 1
-            when = f"at step {at:,}" + (f" and {many(more, 'other')}" if more else "")
-            here = f"here and at {many(more, 'other step')}" if more else "here"
-            if lost[step >= at].all():
-                when, here = f"from step {at:,} on", "from here on"
-            gone = f"{shown} is not finite"
-            yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
-        if name in SHOWN:
-            said = [*_exploded(name, step[~lost], value[~lost])]
-            yield from said or (_rose(value[~lost]) if name == LOSS else ())
-    yield from _charges_lost(facts)
+    yield from _not_finite(facts)
     grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
-    if grown:
-        name = max(grown, key=lambda k: grown[k])
-        text = f"Weights exploded: the size of {name} grew by a factor of {number(grown[name])}."
+    most = max(grown, key=lambda k: grown[k], default="")
+    for name, rows in facts.metrics.items():
+        if name in SHOWN:
+            known = rows[np.isfinite(rows["value"].to_numpy(float))]
+            step, value = known["step"].to_numpy(int), known["value"].to_numpy(float)
+            said = [*_exploded(name, step, value, most if name == WEIGHTS else "")]
+            yield from said or (_rose(value) if name == LOSS else ())
+            most = "" if said and name == WEIGHTS else most
+    yield from _charges_lost(facts)
+    if most:
+        text = f"Weights exploded: the size of {most} grew by a factor of {number(grown[most])}."
         yield Statement("exploded", "bad", text, None, SLOWER)
 
 
-def _exploded(name: str, step: np.ndarray, value: np.ndarray) -> Iterator[Statement]:
-    """`value`: by step, all finite."""
+def _not_finite(facts: RunFacts) -> Iterator[Statement]:
+    """Losses, norms and what was logged: those that are lost at the same steps are told together."""
+    lost: dict[tuple[int, str, str], list[str]] = {}
+    for name, rows in facts.metrics.items():
+        missing = ~np.isfinite(rows["value"].to_numpy(float))
+        if missing.any():
+            lost.setdefault(_when(rows["step"].to_numpy(int), missing), []).append(name)
+    for (at, when, here), names in lost.items():
+        tone: Tone = "bad" if {LOSS, WEIGHTS} & {*names} else "mixed"
+        gone = f"{_subject(*names)} {be(len(names))} not finite"
+        yield Statement("not finite", tone, f"{gone} {when}.", at, beside=f"{gone} {here}.")
+
+
+def _subject(*names: str) -> str:
+    """Of a sentence; what a user has logged keeps its own letters."""
+    some = listing([SHOWN.get(n, f"{n} (logged)") for n in names])
+    return some[:1].upper() + some[1:] if names[0] in SHOWN else some
+
+
+def _when(step: np.ndarray, gone: np.ndarray) -> tuple[int, str, str]:
+    """The first step at which something is `gone`; from when on, said on its own and beside this step."""
+    at, more = int(step[int(np.argmax(gone))]), int(gone.sum()) - 1
+    if gone[step >= at].all():
+        return at, f"from step {at:,} on", "from here on"
+    here = f"here and at {many(more, 'other step')}" if more else "here"
+    return at, f"at step {at:,}" + (f" and {many(more, 'other')}" if more else ""), here
+
+
+def _exploded(name: str, step: np.ndarray, value: np.ndarray, most: str = "") -> Iterator[Statement]:
+    """`value`: by step, all finite; `most`: the weights that grew most."""
     if not len(value):
         return
+    said = level if name == LOSS else number
     size = np.abs(value)
     usual = size[0] if name != GRADIENT else float(np.median(size))
-    if not usual > 0 or not size.max() > EXPLODED * max(usual, size[0]):
+    limit = EXPLODED * max(usual, size[0])
+    if not usual > 0 or not size.max() > limit:
         return
-    k = int(np.argmax(size))
-    back = "" if size[-1] > 0.01 * size.max() else f", and came back to {number(float(value[-1]))}"
-    text = f"{SHOWN[name]} exploded: from {number(float(value[0]))} to {number(float(value[k]))}"
+    k, begun = int(np.argmax(size)), int(step[int(np.argmax(size > limit))])
+    back = "" if size[-1] > 0.01 * size.max() else f", and came back to {said(float(value[-1]))}"
     tone: Tone = "mixed" if back or name == GRADIENT else "bad"
-    told = f"{text} at step {step[k]:,}{back}."
-    yield Statement("exploded", tone, told, int(step[k]), SLOWER, beside=f"{text}{back}.")
+    range_ = f"from {said(float(value[0]))} to {said(float(value[k]))}"
+    later = "" if step[k] == begun else f" at step {step[k]:,}"
+    onset = f" from step {begun:,} on" if later else ""
+    where = f"; most of all {most}" if most else ""
+    short = f"{_subject(name)} exploded{onset}: {range_} at step {step[k]:,}{back}"
+    beside = f"{_subject(name)} exploded: {range_}{later}{back}{where}."
+    yield Statement("exploded", tone, f"{short}{where}.", begun, SLOWER, f"{short}.", beside)
 
 
 def _rose(loss: np.ndarray) -> Iterator[Statement]:
@@ -90,7 +115,7 @@ def _rose(loss: np.ndarray) -> Iterator[Statement]:
     tenth = len(loss) // 10
     began, ends = float(np.median(loss[:tenth])), float(np.median(loss[-tenth:]))
     if ends > WORSE * began > 0:
-        text = f"The loss rose: from {number(began)} to {number(ends)}, medians of the first and of the last tenth."
+        text = f"The loss rose: from {level(began)} to {level(ends)}, medians of the first and of the last tenth."
         yield Statement("rose", "mixed", text, None, f"{SLOWER}; or see whether the data or the loss changed")
 
 

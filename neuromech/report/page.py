@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -20,14 +19,15 @@ from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
+from neuromech.report.forecast_table import COLUMNS
 from neuromech.report.judgement import decide
 from neuromech.report.layer_table import causes, place, rows
 from neuromech.report.layers import Layer, layers_of
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
-from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
 from neuromech.report.terms import TERMS
+from neuromech.report.timeline import happened, sentence
 from neuromech.report.words import number, share
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS, eps_of
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 MANY = 60  # families from which on curves have fewer points and no members
 LONGEST = 400  # characters of a reason
-EVENTS = 200  # that are listed
 OF_LOSS = ("the loss was given", "the loss was recognised")  # notes that stand among the settings
 FORMULA = {
     "translation": "Σ w",
@@ -85,22 +84,25 @@ def render(record: Run, keep: bool = True) -> str:
     judged = decide(facts)
     layers = layers_of(facts.meta, facts.families, facts.n_steps)
     metrics = _metrics(facts)
+    data = _data(facts, layers, metrics)
     return rendered(
         "page",
-        _data(facts, layers, metrics),
+        data,
         title=_title(record, facts),
         pill=PILLS[facts.ending.how],
         judged=judged,
         facts=facts,
         first=markupsafe.Markup(_first_figure(facts, metrics)),
-        tiles=_tiles(facts, judged),
-        happened=_happened(facts, judged),
+        dashed=_dashed(data["marks"]),
+        tiles=_tiles(facts),
+        happened=happened(facts, judged),
         explained=(chosen := _explained(facts)),
         place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
         rows=rows(layers, facts),
         causes=causes(layers, facts),
         names=TERMS,
         forecasts=facts.forecasts,
+        columns=COLUMNS,
         remarks=advice(facts.forecasts),
         others=len(metrics) > _several(metrics),
         opaque=[
@@ -112,7 +114,7 @@ def render(record: Run, keep: bool = True) -> str:
             for r in facts.meta.get("rejected") or ()
         ],
         inactive=compressed(map(str, facts.meta.get("inactive") or ())),
-        notes=[_sentence(str(n)) for n in facts.meta.get("notes") or () if not str(n).startswith(OF_LOSS)],
+        notes=[sentence(n) for n in _notes(facts)],
         nothing=why_nothing(facts),
         about=settings.about(facts),
         optimizers=settings.optimizers(facts.meta),
@@ -120,6 +122,13 @@ def render(record: Run, keep: bool = True) -> str:
         confidence=CONFIDENCE,
         operations=LAW_OPERATIONS,
     )
+
+
+def _notes(facts: RunFacts) -> list[str]:
+    """What detection noted, without what stands elsewhere, and without how claims were tried where there are none."""
+    tried = bool(facts.families or facts.meta.get("rejected"))
+    without = OF_LOSS if tried else (*OF_LOSS, "verified")
+    return [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
 
 
 def _title(record: Run, facts: RunFacts) -> str:
@@ -177,6 +186,17 @@ def _soft_marks(events: pd.DataFrame) -> list[tuple[float, str]]:
     return list(zip(shown["step"], shown["kind"], strict=True))
 
 
+def _dashed(marks: Sequence[Mapping[str, Any]]) -> str:
+    """What the dashed lines of the figures are."""
+    if not marks:
+        return ""
+    kinds = {bool(m.get("soft")) for m in marks}
+    said = "steps of faults" if kinds == {False} else "steps at which something happened"
+    return (
+        f"Dashed: {said if len(kinds) == 1 else 'red at steps of faults, grey at those of other events'}, told below."
+    )
+
+
 def _metrics(facts: RunFacts) -> list[dict[str, Any]]:
     """Everything that is a number a step, the loss first: packed, and told in words."""
     named = dict(facts.metrics)
@@ -216,7 +236,8 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
     for m in metrics[:1]:
         rows = facts.metrics.get(m["name"])
         if rows is not None and len(rows) > 1:
-            return curve(rows["step"].tolist(), rows["value"].tolist(), m["name"], m["alt"], marks, m["log"])
+            x, y = rows["step"].tolist(), rows["value"].tolist()
+            return f"<figcaption>{escape(m['title'])}</figcaption>{curve(x, y, m['name'], m['alt'], marks, m['log'])}"
     for f in facts.families:
         if len(f.whole) > 1:
             x, y = f.whole["step"].tolist(), f.whole["observed"].tolist()
@@ -231,27 +252,30 @@ def _first_figure(facts: RunFacts, metrics: list[dict[str, Any]]) -> str:
 # -- what is said
 
 
-def _tiles(facts: RunFacts, judged: Judgement) -> list[tuple[str, str, str]]:
+def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     found = facts.families
     count = {e: sum(f.evidence == e and f.verdict.status != "empty" for f in found) for e in MEANING}
     broken, lost = (sum(f.verdict.status == status for f in found) for status in ("broken", "diverged"))
-    worst = [f.verdict.worst for f in found if f.evidence != "measured" and not math.isnan(f.verdict.worst)]
+    worst = [
+        f.verdict.worst for f in found if f.evidence not in ("measured", "unknown") and not math.isnan(f.verdict.worst)
+    ]
     laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
     looked = "symmetries" in facts.meta or bool(found)
     families = words.many(len(found), "family", "families") if looked else "not looked for"
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
-    out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
-    if facts.n_steps:
+    if found:
+        out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
+    if found and facts.n_steps:
         of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
         out.append(("broken", str(broken) if laws else "–", of))
         out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
     rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
     if rate is not None and len(rate):
+        first, last, most = rate.iloc[0], float(rate.iloc[-1]), float(rate.max())
         same = rate.nunique() == 1
-        text = (
-            words.exactly(rate.iloc[0]) if same else f"{words.exactly(rate.iloc[0])} → {number(float(rate.iloc[-1]))}"
-        )
-        out.append(("learning rate", text, "constant" if same else "first and last step"))
+        ends = "first and last step" + (f", {number(most)} at most" if most > max(first, last) else "")
+        text = words.exactly(first) + ("" if same else f" → {number(last)}")
+        out.append(("learning rate", text, "constant" if same else ends))
     found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
     out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
     return out
@@ -262,30 +286,6 @@ def _dimension(meta: Mapping[str, Any]) -> str:
         return ""  # some of them may be withdrawn
     known = {str(k): int(n) for k, n in (meta.get("dimension") or {}).items() if n}
     return ", ".join(f"{n:,} of {'mixing' if k == 'matrix' else k}" for k, n in known.items())
-
-
-def _happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
-    """Findings and events by step."""
-    wrong = [s for s in judged.wrong if s.key != "limit"]
-    out = [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
-    still = [s for s in judged.statements if s.key in ("running", "interrupted")]
-    out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
-    outdated = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
-    events = facts.events[~facts.events["kind"].isin(outdated)]
-    for row in events.head(EVENTS).itertuples():
-        step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
-        out.append({"step": step, "tone": "none", "text": _sentence(str(row.message), step), "do": ""})
-    if len(events) > EVENTS:
-        out.append({"step": None, "tone": "none", "text": f"{len(events) - EVENTS:,} more events", "do": ""})
-    return sorted(out, key=lambda e: (e["step"] is None, e["step"] or 0, e["tone"] != "bad"))
-
-
-def _sentence(text: str, step: int | None = None) -> str:
-    """As it stands in a list of its own; where the step stands before it, it is not told again."""
-    text = re.sub(r"^(step \d+: |from step \d+ on,? )", "", text.strip())
-    if step is not None:
-        text = re.sub(rf"from step {step} on\b", "from here on", text)
-    return f"{text[:1].upper()}{text[1:].rstrip('.')}."
 
 
 def _explained(facts: RunFacts) -> FamilyRecord | None:
@@ -300,5 +300,5 @@ def _explained(facts: RunFacts) -> FamilyRecord | None:
             return float(np.ptp(observed[known]) / scale[known].max())
 
     some = [f for f in facts.families if len(f.whole) > 1 and f.whole["observed"].notna().any()]
-    strength = {"predicted": 3, "checked": 2, "measured": 1, "found": 0}
+    strength = {"predicted": 3, "checked": 2, "measured": 1, "unknown": 1, "found": 0}
     return max(some, key=lambda f: (f.verdict.status == "broken", strength[f.evidence], moved(f)), default=None)

@@ -11,6 +11,13 @@ from typing import Any
 
 from neuromech.report import words
 
+SCRIPTS = ("drawing", "chart", "family", "page")  # each uses those before it
+SCRIPT = """"use strict";
+// The page can be read before this runs, so that it loads as fast as one without a script.
+addEventListener("load", () => setTimeout(async () => {{
+{parts}
+}}));"""
+
 
 def rendered(name: str, data: dict[str, Any], **values: Any) -> str:
     """`NAME.html.j2` with `values`; `data` is what the script draws from."""
@@ -18,12 +25,17 @@ def rendered(name: str, data: dict[str, Any], **values: Any) -> str:
     import markupsafe
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=jinja2.FunctionLoader(resource),
     )
     asked = (words.number, words.share, words.unbroken, words.short, marked)
     environment.filters |= {f.__name__: f for f in asked}
-    fixed = {kind: markupsafe.Markup(resource(f"page.{kind}")) for kind in ("css", "js")}
-    return environment.from_string(resource(f"{name}.html.j2")).render(**fixed, data=compressed(data), **values)
+    script = SCRIPT.format(parts="\n".join(resource(f"{part}.js") for part in SCRIPTS))
+    fixed = {"css": markupsafe.Markup(resource("page.css")), "js": markupsafe.Markup(script)}
+    return environment.get_template(f"{name}.html.j2").render(**fixed, data=compressed(data), **values)
 
 
 def marked(text: str) -> Any:

@@ -10,6 +10,7 @@ from neuromech.report.words import many
 Tone = Literal["bad", "mixed", "none", "ok"]
 _SEVERITY: tuple[Tone, ...] = ("ok", "none", "mixed", "bad")
 _ORDER: tuple[Tone, ...] = ("bad", "mixed", "ok", "none")  # of telling
+SAYS: dict[Tone, str] = {"ok": "✓ good", "mixed": "≈ look", "bad": "✗ bad", "none": "– no verdict"}
 URGENT = ("not finite", "exploded", "fault", "nothing moved", "broken", "ended")  # what came of it, why, what else
 
 

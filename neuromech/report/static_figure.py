@@ -28,8 +28,7 @@ def curve(
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     pad = 0.06 * (high - low) or abs(high) * 0.05 or 1.0
     low, high = low - pad, high + pad
-    levels = [low + (k + 0.5) * (high - low) / 4 for k in range(4)]
-    levels = [10**v for v in levels] if log else levels
+    levels = [10.0**d for d in round_numbers(low, high, whole=True)] if log else round_numbers(low, high)
     labels = apart(levels)
     left = TITLE + LETTER * max(map(len, labels))
     first, last = float(x.min()), max(float(x.max()), float(x.min()) + 1)
@@ -51,7 +50,7 @@ def curve(
             f'<line class="grid" x1="{left}" x2="{WIDTH - RIGHT}" y1="{up(v):.1f}" y2="{up(v):.1f}"/>',
             f'<text x="{left - 6}" y="{up(v) + 4:.1f}" text-anchor="end">{label}</text>',
         ]
-    for v in (first, (first + last) / 2, last):
+    for v in dict.fromkeys((first, float((first + last) // 2), last)):
         anchor = "end" if v == last else "start" if v == first else "middle"
         parts.append(f'<text x="{across(v):.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">{round(v):,}</text>')
     middle = (TOP + HEIGHT - BOTTOM) / 2
@@ -69,3 +68,12 @@ def curve(
             )
     parts.append(f'<path class="line value" d="{"".join(path)}"/></svg>')
     return "".join(parts)
+
+
+def round_numbers(low: float, high: float, whole: bool = False) -> list[float]:
+    """Between two and seven multiples of 1, 2, 2.5 or 5 times a power of ten; `whole`: of whole numbers."""
+    raw = (high - low) / 6
+    unit = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * unit for s in (1, 2, 2.5, 5, 10) if s * unit >= raw)
+    step = max(1.0, math.ceil(step)) if whole else step
+    return [k * step for k in range(math.ceil(low / step), math.floor(high / step) + 1)]

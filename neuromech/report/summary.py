@@ -45,7 +45,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "headline": judged.headline,
         "statements": [vars(s) for s in judged.statements],
         "faults": [vars(f) for f in facts.faults],
-        "broken": [f.name for f in facts.families if f.verdict.status in ("broken", "diverged")],
+        "broken": [f.name for f in facts.families if f.verdict.status == "broken"],
+        "diverged": [s.text for s in judged.wrong if s.key in ("not finite", "exploded") and s.tone == "bad"],
         "families": [
             {"name": f.name, "kind": f.kind, "size": f.size, "evidence": f.evidence}
             | {"status": f.verdict.status, "worst": f.verdict.worst, "verdict": f.verdict.text}
@@ -84,6 +85,7 @@ def _laws(facts: RunFacts) -> list[str]:
         if f not in broken:
             holds = f.verdict.status in ("rounding", "close")
             said = "balanced, as identities do" if holds and f.evidence == "measured" else SAYS[f.verdict.status]
+            said = "nothing tells whether they could have failed" if holds and f.evidence == "unknown" else said
             said = "within what coarse rounding can do" if f.verdict.little else said
             groups.setdefault((f.evidence, said), []).append(f.verdict.worst)
     for (evidence, said), worst in groups.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from neuromech.detect import compressed
 
@@ -41,9 +42,16 @@ def level(x: float) -> str:
 
 
 def apart(values: Sequence[float]) -> list[str]:
-    """Numbers beside each other, with as few digits as tell them from one another."""
-    tried = ([number(x, digits) for x in values] for digits in range(2, 10))
-    return max(tried, key=lambda texts: len(set(texts)))  # the first of the best
+    """Numbers beside each other, with as few digits as tell them from one another and place them within a hundredth of
+    what lies between two."""
+    least = min((abs(a - b) for a, b in pairwise(sorted(values)) if a != b), default=math.inf)
+
+    def score(digits: int) -> tuple[int, bool]:
+        texts = [number(x, digits) for x in values]
+        return len(set(texts)), all(abs(float(f"{x:.{digits - 1}e}") - x) <= 0.01 * least for x in values)
+
+    best = max(range(2, 17), key=score)  # the first of the best
+    return [number(x, best) for x in values]
 
 
 def power_of_ten(exponent: int) -> str:

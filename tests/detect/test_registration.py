@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from zoo import Net
 
 from neuromech.detect import (
@@ -18,6 +20,7 @@ from neuromech.detect import (
     register_operator,
     unregister_operator,
 )
+from neuromech.detect.operator import operator_of
 from neuromech.errors import DetectionError
 
 
@@ -142,3 +145,19 @@ def test_what_cannot_be_registered_is_said() -> None:
         contraction("bi,oi")
     with pytest.raises(DetectionError, match="no tensor"):
         contraction("bi,oi->bx")
+
+
+def test_a_rule_that_fails_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistake of ours costs the claims through one operator, and is said."""
+    known = operator_of
+
+    def of(op: str):
+        found = known(op)
+        return replace(found, rule=lambda *_, **__: [][0], mixing=lambda *_, **__: [][0]) if "relu" in op else found
+
+    for place in ("neuromech.detect.interpret", "neuromech.detect.matrix.walk"):
+        monkeypatch.setattr(f"{place}.operator_of", of)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    found = find_symmetries(model, torch.randn(5, 3), F.cross_entropy, torch.tensor([0, 1, 1, 0, 1]))
+    assert "its rule fails here (IndexError" in str(found)
+    assert [s.kind for s in found] == ["translation", "translation"]

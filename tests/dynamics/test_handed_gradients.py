@@ -120,3 +120,19 @@ def _climbed(rho: float) -> neuromech.Probe:
         optimizer.step()
     probe.flush()
     return probe
+
+
+def test_rounding_of_a_bias_behind_dead_units_breaks_nothing() -> None:
+    """Nothing is left but the gradient of the last bias, which cancels up to the rounding of its own terms."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
+    with torch.no_grad():
+        model[0].bias.fill_(-100.0)
+    x, y = torch.randn(64, 6), torch.randint(0, 4, (64,))
+    probe = neuromech.instrument(model)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    for _ in range(12):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert "torque" not in set(probe.events["kind"])

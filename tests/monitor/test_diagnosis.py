@@ -168,3 +168,16 @@ class TestFaults:
         assert book.add(1, (), Evidence()) is None
         assert not book.all
         assert CERTAIN > LIKELY
+
+
+def scaled(*by: float) -> str:
+    how = [Difference(f"{k}.weight", "weight", "weights", f - 1, 1.0) for k, f in enumerate(by)]
+    edits = tuple(Edit(h.name, "weight", how=h) for h in how)
+    (said,) = [s for s in diagnose(Evidence(edits=edits)) if s.key == "edited weights"]
+    return said.evidence
+
+
+def test_weights_that_were_scaled_are_told_by_their_factors() -> None:
+    assert scaled(0.9) == "between two steps 0.weight was multiplied by 0.9"
+    assert scaled(1.1, 1.1) == "between two steps 0.weight, 1.weight were multiplied by 1.1"
+    assert scaled(2.0, 0.5) == "between two steps 0.weight, 1.weight were multiplied by 0.5 to 2"

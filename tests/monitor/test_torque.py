@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import neuromech
+from experiments.silent_bugs.nets import Watched, steps
 from neuromech.monitor.torque import Charges, TorqueJudge, TorqueMeter, Torques, broken_families, penalty
 from neuromech.symmetry import Symmetry
 
@@ -124,3 +125,26 @@ def _squares(s: Symmetry, params: Params) -> Tensor:
     values = {n: p.detach() for n, p in params.items()}
     found = [{n: (d * values[n]).abs().sum() for n, d in s.generator(values, i).items()} for i in range(s.size)]
     return torch.stack([torch.stack(list(parts.values())).sum() for parts in found])
+
+
+class BehindZero(nn.Module):
+    """Gemma 3n's branch: what is normalised begins at zero, far below the eps of the norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.up, self.gate = nn.Linear(12, 12), nn.Parameter(torch.zeros(12))
+        self.inner, self.norm, self.head = nn.Linear(12, 12, bias=False), nn.RMSNorm(12, eps=1e-6), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        return self.head(h + self.norm(self.inner(self.gate * h)))
+
+
+@pytest.mark.parametrize("lr", [1e-4, 1e-3, 1e-2])
+def test_a_norm_whose_input_begins_at_zero_accuses_nobody(lr: float) -> None:
+    model = BehindZero()
+    watched = Watched(model)
+    steps(watched, model, torch.optim.AdamW(model.parameters(), lr=lr), 40)
+    assert any(s.broken_by and "inner" in s.name for s in watched.probe.symmetries)
+    assert not watched.faults

@@ -6,8 +6,9 @@ from functools import partial
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn import functional as F
 
 from experiments.silent_bugs.held_out import Slow
 from experiments.silent_bugs.nets import Watched, data, gradient, loss_of, perceptron, sgd, steps
@@ -132,3 +133,22 @@ def test_an_optimizer_that_takes_its_turn_later_holds_its_parameters() -> None:
         (second if k % 4 == 0 else first).step()
         assert gradient(model.get_parameter("4.weight")).any()
     assert "not held" not in causes(watched)
+
+
+class UnderTwoNames(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(12, 12)
+        self.again, self.head = self.first, nn.Linear(12, 4)
+        self.all = nn.ModuleList([self.first, self.head])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.all[1](F.relu(self.again(F.relu(self.first(x)))))
+
+
+def test_a_module_that_hangs_at_several_places() -> None:
+    model = UnderTwoNames()
+    watched = Watched(model)
+    steps(watched, model, sgd(model), 6)
+    assert watched.monitor.step == 6
+    assert not watched.faults

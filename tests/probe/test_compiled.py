@@ -1,5 +1,6 @@
 """torch.compile, wherever it is said: the same bits, no graph break and no recompilation added, laws as ever."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -14,13 +15,19 @@ from tests.families import fast
 Model = Callable[[Tensor], Tensor]
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = plain()
+def made() -> type[nn.Module]:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = plain()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+    return Net
+
+
+Net = made()
 
 
 def before(model: nn.Module, watch: Callable[[nn.Module], object], **how: object) -> Model:
@@ -65,13 +72,14 @@ pytestmark = [
 WAYS = [before, after, of_the_compiled, in_place, in_place_before, inside_of_a_function]
 
 
-def trained(way: Callable[..., Model], instrumented: bool, step: bool = False, **how: object):
+def trained(way: Callable[..., Model], instrumented: bool, step: bool = False, kind=None, **how: object):
     from torch._dynamo.utils import counters
 
-    torch._dynamo.reset()
+    if kind is None:
+        torch._dynamo.reset()
     counters.clear()
     torch.manual_seed(0)
-    model, probes = Net(), []
+    model, probes = (kind or Net)(), []
     forward = way(model, (lambda m: probes.append(neuromech.instrument(m))) if instrumented else lambda m: None, **how)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     advance = torch.compile(optimizer.step, backend=how.get("backend", "inductor")) if step else optimizer.step
@@ -100,6 +108,21 @@ def test_compiled_models_train_alike(way: Callable[..., Model]) -> None:
     assert [s.name for s in probe.symmetries if s.kind == "rescale"] == [
         "net.0.weight[i], net.0.bias[i] / net.2.weight[:, i]"
     ]
+
+
+@pytest.mark.parametrize("way", fast(WAYS, list(WAYS)[::3]), ids=lambda f: f.__name__)
+def test_code_that_was_compiled_for_another_model_of_the_class_is_not_taken(way: Callable[..., Model]) -> None:
+    """Dynamo would run it for this one too, without our hooks: as where a run is made again in one notebook."""
+    torch._dynamo.reset()
+    kind = made()
+    bare, _, _ = trained(way, False, kind=kind, backend="aot_eager")
+    for _ in range(3):
+        weights, probe, _ = trained(way, True, kind=kind, backend="aot_eager")
+        assert all(torch.equal(a, b) for a, b in zip(bare, weights, strict=True))
+        assert probe.history["step"].max() == 4
+        assert copy.deepcopy(probe._model).forward.__self__ is not probe._model
+        probe.remove()
+        assert "forward" not in vars(probe._model)
 
 
 @pytest.mark.slow

@@ -45,9 +45,7 @@ class TestReactions:
         optimizer = sgd(model)
         train(model, optimizer)
         decay(model)
-        with pytest.warns(
-            FaultWarning, match=r"step 6: weights were changed .* to 0\.9 of what they were\. To do: look"
-        ):
+        with pytest.warns(FaultWarning, match=r"step 6: weights were changed .* was multiplied by 0\.9\. To do: look"):
             train(model, optimizer)
         (fault,) = monitor.faults
         assert (fault.step, fault.cause, fault.where) == (6, "edited weights", ("3.weight",))

@@ -1,7 +1,9 @@
 """Advice, each kind tried by a second run with the settings that it speaks of."""
 
 import functools
+import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,3 +110,18 @@ def test_decay_that_is_said_to_do_nothing_does_nothing() -> None:
 def test_nothing_is_said_of_what_was_not_scored() -> None:
     said, _, _ = advised(0.5, 0.02, steps=30)
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("failures", "said"),
+    [
+        ([(0.3, 0.5)], "The forecasts of squared lengths were off by more than 25 %: nothing is concluded from them."),
+        ([(0.1, 2.8)], "The forecasts of angles were off by more than 100 %: nothing is concluded from them."),
+        ([(0.3, 0.5), (0.1, 2.8)], "Each forecast was off by more than 25 % in the squared length, or by more than"),
+        ([(0.3, math.nan)], "The forecasts of squared lengths were off by more than 25 %"),
+    ],
+)
+def test_forecasts_that_failed_are_told_by_what_failed(failures: list[tuple[float, float]], said: str) -> None:
+    made = [SimpleNamespace(error=length, angle_error=angle) for length, angle in failures]
+    (sentence,) = advice(made)  # type: ignore[arg-type]
+    assert sentence.startswith(said)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 
 import pandas as pd
+import torch
 from pandas.testing import assert_frame_equal
+from torch import nn
 
-from neuromech.report.family import families, verdict_table
+import neuromech
+from neuromech.report.facts import gather
+from neuromech.report.family import FamilyRecord, families, verdict_table
 
-from .simulate import FAMILIES, train
+from .simulate import FAMILIES, meta, train
 
 
 def test_a_family_holds_what_was_recorded() -> None:
@@ -72,3 +76,43 @@ def test_the_table_tells_the_largest_distances() -> None:
         assert table["worst"][f.index] == table["exact"][f.index] == f.distances["exact"].max()
         assert table["flow"][f.index] == f.distances["flow"].max()
     assert list(verdict_table([])) == list(verdict_table(found))
+
+
+def turned(**more: object) -> FamilyRecord:
+    """A translation that large gradients have moved by a little more than sqrt(eps), all of which its law follows."""
+    said = meta(torch.float32, **more)
+    known = said["symmetries"]
+    assert isinstance(known, list)
+    charge = [1.0, 1.0005, 1.0005]
+    rows = {"step": [0, 1, 2], "symmetry": 0, "member": -1, "observed": charge, "exact": charge, "ideal": 1.0}
+    charges = pd.DataFrame(rows | {"scale": 1.0, "residual": 0.0, "ideal_residual": [0.0, 5e-4, 5e-4]})
+    (found,) = families(said | {"symmetries": known[2:]}, charges)
+    assert (found.kind, found.evidence) == ("translation", "predicted")
+    return found
+
+
+def test_whether_gradients_cancel_is_judged_by_who_has_seen_them() -> None:
+    assert turned().verdict.status == "broken"  # an older run, in which nobody looked
+    assert turned(torques={}).verdict.status == "rounding"
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    for trained, looked in ((model, {}), (nn.Linear(3, 2), None)):  # without a product of weights nothing tells
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        with neuromech.instrument(trained) as probe:
+            nn.functional.cross_entropy(trained(torch.randn(5, 3)), torch.tensor([0, 1, 0, 1, 0])).backward()
+            optimizer.step()
+        assert probe._recorded().meta.get("torques") == looked
+
+
+def test_what_gradients_broke_in_an_earlier_session_stays_broken() -> None:
+    record = train(12)
+    first = record.sessions[-1]
+    name = gather(record).families[2].name
+
+    def evidence(*torques: dict[str, int] | None) -> str:
+        record.sessions[:] = [first | {"meta": first["meta"] | {"torques": t}} for t in torques]
+        return gather(record).families[2].evidence
+
+    assert evidence({}, {}) == "predicted"
+    assert evidence({name: 3}, {}) == "measured"
+    assert evidence({}, {name: 3}) == "measured"
+    assert evidence({name: 3}, None) == "measured"

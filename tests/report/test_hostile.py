@@ -104,6 +104,37 @@ def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path)
     assert open_run(path).verdicts["size"].tolist() == [5, 5, 1]
 
 
+def test_a_description_that_is_not_there_is_said_to_be_missing(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    assert "is not there" not in told(read(path))
+    (path / "run.json").unlink()
+    said = " ".join(told(read(path)).split())
+    assert "run.json, which tells what was trained and how, is not there." in said
+    assert "whatever happens" not in said
+    assert "3 unknown: nothing tells whether they could have failed" in said
+    page = render(read(path))
+    assert "which reads back what was measured" not in page.split("How to read this")[0]
+
+
+def test_charges_that_are_not_there_are_said_to_be_missing(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    (path / "charges.csv").unlink()
+    assert "The table of charges, charges.csv, is not there." in " ".join(told(read(path)).split())
+
+
+def test_no_table_that_was_cut_makes_a_run_shorter_than_its_loss(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    for table in ("steps", "charges"):
+        file = path / f"{table}.csv"
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert summarise(read(path))["steps"] == 12
+    (path / "progress.csv").unlink()
+    assert summarise(read(path))["steps"] == 11  # that a loss was seen says that steps before it were taken
+
+
 def test_charges_that_end_before_the_run_are_said_to(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(sound, path)
@@ -169,7 +200,7 @@ def test_a_run_of_an_older_version(sound: Path, tmp_path: Path) -> None:
     summary = summarise(run)
     assert summary["status"] == "unknown"
     assert summary["steps"] == 12
-    assert {f["evidence"] for f in summary["families"]} == {"measured"}  # nothing says what their laws rest on
+    assert {f["evidence"] for f in summary["families"]} == {"unknown"}  # nothing says what their laws rest on
     terms = gather(run).families[0].terms
     assert terms["unexplained"].iloc[-1] == pytest.approx(3.0, rel=1e-3)
     assert "no end seen" in render(run)

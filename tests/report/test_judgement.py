@@ -194,7 +194,7 @@ def test_a_loss_that_ends_higher_than_it_began_earns_no_green() -> None:
     """Whatever the laws do; a batch that is harder than others is no trend."""
     said = judged(with_loss(train(40), *(1.6 + k for k in range(40))))
     assert said.tone == "mixed"
-    assert "The loss rose: from 3.1 to 39, medians of the first and of the last tenth." in said.headline
+    assert "The loss rose: from 3.1 to 39.1, medians of the first and of the last tenth." in said.headline
     assert "lower the learning rate" in said.wrong[0].do
     assert judged(with_loss(train(40), *([1.6] * 39), 3.0)).tone == "ok"
     assert judged(with_loss(train(40), *([1.6] * 20 + [2.3] * 20))).tone == "ok"

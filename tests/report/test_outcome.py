@@ -104,6 +104,52 @@ def test_where_an_explosion_begins() -> None:
     assert told(seen("my number", 1.0, 1e9)) == []
 
 
+def test_an_explosion_is_told_from_where_it_begins_not_from_where_it_is_largest() -> None:
+    assert told(seen("weight norm", 1.0, 2e3, 5e3, 9e3)) == [
+        ("bad", "The norm of all weights exploded from step 2 on: from 1 to 9,000 at step 4.",
+         "The norm of all weights exploded: from 1 to 9,000 at step 4.", 2)
+    ]  # fmt: skip
+
+
+def test_which_weights_grew_most_is_told_with_the_norm_of_all() -> None:
+    grown = family("b", LawVerdict("rounding", ""), scale=[1.0, 1e9])
+
+    def said(**values: list[float]) -> list[str]:
+        rows = {k: pd.DataFrame({"step": [1, 2], "value": v}) for k, v in values.items()}
+        metrics = {name: rows[key] for name, key in (("loss", "loss"), ("weight norm", "norm")) if key in rows}
+        return [s.text for s in diverged(facts(families=[grown], metrics=metrics))]
+
+    alone = "Weights exploded: the size of b grew by a factor of 1×10⁹."
+    loss = "The loss exploded: from 1.23 to 12,300 at step 2."
+    assert said(loss=[1.234, 12_345.0], norm=[1.0, 9.0]) == [loss, alone]
+    assert said(loss=[1.234, 12_345.0], norm=[1.234, 12_345.0]) == [
+        loss,
+        "The norm of all weights exploded: from 1.2 to 12,000 at step 2; most of all b.",
+    ]
+
+
+def test_an_explosion_begins_beyond_its_limit() -> None:
+    assert told(seen("weight norm", 1.0, 1_000.0, 1_100.0))[0][3] == 3
+
+
+def test_one_loss_has_one_number_in_every_sentence() -> None:
+    some = seen("loss", 1.0, 1e9, 746.2)
+    (said,) = trained(some)
+    assert said.text == "3 steps, loss 1 → 746."
+    assert told(some)[0][1].endswith("and came back to 746.")
+
+
+def test_what_is_lost_at_one_step_is_told_once() -> None:
+    rows = {name: pd.DataFrame({"step": [1, 2], "value": [1.0, math.nan]}) for name in ("loss", "weight norm", "mine")}
+    rows["gradient norm"] = pd.DataFrame({"step": [1, 2, 3], "value": [1.0, 1.0, math.nan]})
+    assert told(facts(3, metrics=rows)) == [
+        ("bad", "The loss, the norm of all weights and mine (logged) are not finite from step 2 on.",
+         "The loss, the norm of all weights and mine (logged) are not finite from here on.", 2),
+        ("mixed", "The norm of the gradient is not finite from step 3 on.",
+         "The norm of the gradient is not finite from here on.", 3),
+    ]  # fmt: skip
+
+
 def test_a_number_below_zero_is_told_with_its_sign() -> None:
     ((_, text, _, _),) = told(seen("loss", -1.0, -5_000.0))
     assert text == "The loss exploded: from -1 to -5,000 at step 2."
@@ -184,6 +230,10 @@ def test_weights_that_explode_without_a_loss() -> None:
     (said,) = diverged(facts(families=[grown("a", 1.0, 1.2e6), grown("b", 2.0, 4e7, 1.0), grown("c", 1.0, 1.0)]))
     assert said.text == "Weights exploded: the size of b grew by a factor of 2×10⁷."
     assert (said.key, said.tone, said.step, said.do) == ("exploded", "bad", None, SLOWER)
+    norm = {"weight norm": pd.DataFrame({"step": [1, 2], "value": [1.0, 1e4]})}
+    (said,) = diverged(facts(families=[grown("a", 1.0, 1e8), grown("b", 1.0, 1e9)], metrics=norm))
+    assert said.text == "The norm of all weights exploded: from 1 to 10,000 at step 2; most of all b."
+    assert said.short == "The norm of all weights exploded: from 1 to 10,000 at step 2."
     assert told(facts(families=[grown("a", 1e-3, 1e2)])) == []
     assert len(told(facts(families=[grown("a", 1e-6, 1e3)]))) == 1
     assert told(facts(families=[grown("a", 1.0, 1e9, evidence="found")])) == []

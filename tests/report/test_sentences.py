@@ -30,7 +30,8 @@ def law(
 
 
 def run(*found: FamilyRecord, n_steps: int = 2, **more: Any) -> RunFacts:
-    return facts(n_steps, families=list(found), **more)
+    told = {"meta": {"optimizers": [{"class": "SGD"}]}} if found else {}
+    return facts(n_steps, families=list(found), **told | more)
 
 
 def laws(*found: FamilyRecord, **more: Any) -> list[tuple[str, str, str]]:
@@ -118,6 +119,16 @@ def test_laws_that_a_coarse_format_lets_hold() -> None:
     assert ", within what rounding can do, until step 2 of 9. In this number format" in laws(cut)[0][2]
 
 
+def test_a_law_with_gaps_was_predicted_ahead_of_the_steps_that_were_recorded() -> None:
+    cut = law("a", where="until step 2 of 9")
+    assert laws(cut)[0][2] == (
+        "1 law predicted ahead of each recorded step held to rounding (worst 2×10⁻⁷), until step 2 of 9."
+    )
+    assert laws(cut, law("b"))[0][2].endswith("(worst 2×10⁻⁷), 1 of them only until step 2 of 9.")
+    checked = law("a", evidence="checked", where="until step 2 of 9")
+    assert laws(checked)[0][2].startswith("1 law checked against the optimizer's own state held")
+
+
 def test_gaps_of_many_kinds_are_summed_up() -> None:
     some = [law("a", where=f"until step {k} of 9") for k in (1, 2, 2, 3, 4, 5)]
     assert laws(law("z"), *some)[0][2].endswith(
@@ -173,6 +184,10 @@ def test_nothing_moved() -> None:
     assert said.text == "Nothing moved: in 2 steps no charge changed by a bit."
     assert said.do == "look whether gradients were zeroed between backward and step, or rounded away"
     assert [s.key for s in _laws(run(still, law("b")))] == ["laws"]
+    once = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, 2.0])
+    assert [s.key for s in _laws(run(once))] == ["laws"]
+    gone = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, math.nan])
+    assert [s.key for s in _laws(run(gone))] == ["laws"]  # to be lost is to move
     other = family("b", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0])
     (said,) = _laws(run(still, other, n_steps=9))
     assert said.text == "Nothing moved: in 2 recorded steps no charge changed by a bit."
@@ -218,6 +233,12 @@ def test_steps_on_the_flow() -> None:
         "none",
         "EoMOptimizer (order ?, ?): no charge was followed.",
     )
+    lost = family("a", LawVerdict("diverged", "", since=1), observed=[1.0, math.nan], flow=[math.nan] * 2)
+    (said,) = _laws(run(lost, meta={"optimizers": [{"wrapper": {"follow": "flow"}}]}))
+    assert said.text == "EoMOptimizer (order ?, ?): no charge was a number to the end."
+    found = family("a", LawVerdict("empty", ""), "found", observed=[])
+    (said,) = _laws(run(found, meta={"optimizers": [{"wrapper": {"follow": "flow"}}]}))
+    assert said.text == "EoMOptimizer (order ?, ?): no charge was followed."
     steps = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.3, 0.4]})
     group = {"weight_decay": 0.2, "momentum": 0.5}
     meta = {"optimizers": [{"groups": [{"weight_decay": 0.1}, group]}, {}]}
@@ -227,6 +248,21 @@ def test_steps_on_the_flow() -> None:
     near_by = family("a", cut, observed=[1.0, 2.0], flow=[1.0, 2.0])
     (said,) = _laws(run(near_by, meta={"optimizers": [{"wrapper": {"follow": "flow"}}]}))
     assert said.text.endswith(" of the gradient flow, until step 1 of 9.")
+
+
+def test_steps_on_the_flow_are_judged_by_the_furthest_charge() -> None:
+    def charge(off: float, moved: float | None, name: str) -> FamilyRecord:
+        whole = {"observed": [1.0, 2.0, 3.0], "flow": [1.0, 2.0 + off, 3.0], "scale": [2.0] * 3}
+        f = family(name, LawVerdict("rounding", "", 0.0), "measured", **whole)
+        return f if moved is None else replace(f, terms=pd.DataFrame({"member": [-1], "discretization": [moved]}))
+
+    meta = {"optimizers": [{"wrapper": {"class": "EoM", "order": 1, "backend": "hvp", "plain": 1.0}}]}
+    (said,) = _laws(run(charge(0.02, 0.5, "a"), charge(0.0, 0.01, "b"), charge(0.0, None, "c"), meta=meta))
+    assert said.text == (
+        "EoM (order 1, hvp): charges stay within 1 % of the gradient flow; plain steps would be off by about 25 %, 25 "
+        "times as far."
+    )
+    assert said.tone == "none"
 
 
 def test_no_limits() -> None:
@@ -255,6 +291,18 @@ def test_charges_without_a_prediction_and_what_laws_rest_on() -> None:
         ("none", f"2 laws are measured: {OF_MANY['measured']}."),
     ]
     assert limits(one, n_steps=0) == []
+
+
+def test_what_is_said_where_the_description_of_a_run_is_lost() -> None:
+    lost = replace(law("a", status="close", evidence="unknown"), dtype="")
+    assert laws(lost, lost, meta={}) == [("laws", "none", "2 laws were recorded; which optimizer they are of is not.")]
+    assert limits(lost, lost, meta={}) == [
+        ("none", "The records tell of no optimizer: whether 2 laws could have failed is not known."),
+        ("none", "The number format was not recorded: what rounding can do is not known."),
+    ]  # nor is whether a monitor was on
+    part = decide(run(law("a"), unreadable=("A table.",)))
+    assert "A part of the records could not be read. 1 law" in part.headline
+    assert next(s.text for s in part.limits) == "A part of the records could not be read. A table."
 
 
 def test_how_closely_laws_can_hold() -> None:

@@ -19,15 +19,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from neuromech.detect.abstract import Unsupported
+from neuromech.detect.abstract import Unsupported, reason_of
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.effort import OutOfTime, until
+from neuromech.detect.effort import until
 from neuromech.detect.graph import Graph, Node, Value, known_number
 from neuromech.detect.matrix.inner import InnerProduct, inner_products
 from neuromech.detect.matrix.rotary import Rotary, rotary_embeddings
 from neuromech.detect.operands import exchanged
 from neuromech.detect.operator import Operator, OperatorRule, is_elementwise, operator_of, signature_of
-from neuromech.detect.refine import NonNested, regroup, unify
+from neuromech.detect.refine import regroup, unify
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,12 +124,12 @@ class Walk:
             else:
                 with until(1.0):
                     self._apply(self._rule(node, operator), node, bool(operator and operator.same_content))
-        except (Unsupported, NonNested, OutOfTime) as error:
+        except Exception as error:
             for v in node.outputs:
                 self.known[v] = Indexed(tuple(axis(n) for n in v.shape))
             read = node.inputs if pattern is None else pattern.read
             labels = [x for v in (*read, *node.outputs) for x in self.indexed(v).labels]
-            self.blocked.append(Blocked(node, str(error), labels))
+            self.blocked.append(Blocked(node, reason_of(error), labels))
 
     def _turned(self, r: Rotary) -> Indexed:
         """What a rotary embedding makes of a tensor: two entries each are mixed by rotations, the others by nothing."""

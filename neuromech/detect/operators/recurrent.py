@@ -62,8 +62,8 @@ def layers(cell: Cell, states: int) -> Callable[..., list[Abstract]]:
     """Stacked layers of a cell, run over time in one or both directions."""
 
     def rule(s: Interpreter, x: Abstract, *args: Any) -> list[Abstract]:
-        given, weights, _biased, depth, p, train, both, *order = args
-        if isinstance(weights, bool) or not order:
+        given, weights, biased, depth, p, train, both, *order = args
+        if not isinstance(biased, bool) or not order:
             raise Unsupported("its sequences are packed: run it on padded ones")
         given = list(given) if isinstance(given, (list, tuple)) else [given]
         if order[0]:

@@ -36,7 +36,7 @@ class StepOrder:
         self._model, self._rebuilt = model, rebuilt
         self._strangers: Counter[str] = Counter()  # came with other modules: steps at which they had a gradient
         self._params, self._backward, self._history = params, backward, history
-        modules = dict(model.named_modules())
+        modules = dict(model.named_modules(remove_duplicate=False))
         first = {p: n for n, p in params.items()}
         self._owners = [  # of a tied parameter there are several
             (first[p], modules[alias.rpartition(".")[0]], alias.rpartition(".")[2])
