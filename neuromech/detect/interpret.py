@@ -14,13 +14,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-<<<<<<< HEAD
-from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported
-from neuromech.detect.axes import Axis, axis, count
-=======
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported, reason_of
-from neuromech.detect.axes import Axis, axis, count, leaves
->>>>>>> main
+from neuromech.detect.axes import Axis, axis, count
 from neuromech.detect.data import Data
 from neuromech.detect.effort import FOLLOWING, effort, until
 from neuromech.detect.expr import Expr, Unknown
