@@ -99,7 +99,7 @@ def test_tables_whose_description_is_lost_are_shown(sound: Path, tmp_path: Path)
     (path / "run.json").write_text((path / "run.json").read_text()[:300])
     run = read(path)
     assert "12 steps" in summarise(run)["headline"]
-    assert "run.json is not what a run writes" in told(run)
+    assert "run.json is not what a run writes" in " ".join(told(run).split())  # the path before it may be long
     assert "run.json is not what a run writes" in render(run)
     assert open_run(path).verdicts["size"].tolist() == [5, 5, 1]
 
