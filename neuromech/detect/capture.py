@@ -145,8 +145,8 @@ def tensors_of(output: Any) -> list[Tensor]:
     if isinstance(output, (tuple, list)):
         return [t for v in output for t in tensors_of(v)]
     if not isinstance(output, (type, nn.Module)) and not callable(output):
-        slots = [name for kind in type(output).__mro__ for name in getattr(kind, "__slots__", ())]
-        return tensors_of(getattr(output, "__dict__", {})) + tensors_of([getattr(output, name, None) for name in slots])
+        state = object.__getstate__(output)  # attributes, and what stands in slots
+        return tensors_of(state) if state is not None else []
     return []
 
 

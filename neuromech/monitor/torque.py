@@ -13,7 +13,8 @@ of a norm) counts as its eps: its measured defect. That is one of the family, wh
 more than others, all of it in the end, and rounds more: a family that an eps breaks is off only if half of its members
 are, a translation only if the family is, root mean square against root mean square.
 
-Shapes: [rows] over all members of all families, float64, on the device of the parameters; nothing waits for the device.
+Shapes: [rows] over all members of all families, float64, on the device of the parameters. Nothing waits for the device,
+but for families that have had no gradient yet.
 """
 
 from __future__ import annotations

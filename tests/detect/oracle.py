@@ -97,6 +97,23 @@ def null_spaces(subject: Subject, seed: int = 0) -> dict[str, NullSpace]:
     raise NoGap(f"after {len(thetas)} draws of {size} elements the null space is still shrinking")
 
 
+def scores(subject: Subject, found: Findings) -> dict[str, Score]:
+    """What was found beside the null space, by domain."""
+    return {
+        domain: null.score((s for s in found if s.kind in DOMAINS[domain]), subject.model())
+        for domain, null in null_spaces(subject).items()
+    }
+
+
+def check_exactly(subject: Subject, translations: int) -> None:
+    """Precision and recall one, without verification; `translations`: how many directions of them there are."""
+    found = find(subject, verify=False)
+    for score in scores(subject, found).values():
+        assert score.shared == score.claimed, "a false claim"
+        assert score.shared == score.true
+    assert found.dimension["translation"] == translations
+
+
 def _rows(theta: Tensor, grad: Tensor, domain: str) -> Tensor:
     rows = theta * grad if domain == "scaling" else grad
     return rows / rows.norm(dim=1, keepdim=True).clamp(min=TINY)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from zoo import Case, Net
 
-from detect.oracle import DOMAINS, find, null_spaces
+from detect.oracle import find, scores
 
 Pool = Callable[[Tensor], Tensor]
 SEE_ALL: dict[str, tuple[Pool, int]] = {
@@ -56,8 +56,7 @@ def centred(pool: Pool, shape: tuple[int, ...]) -> Case:
 def translations(case: Case) -> tuple[int, int]:
     """How many translations there are, and how many were found; no claim is false."""
     found = find(case, verify=False)
-    for domain, null in null_spaces(case).items():
-        score = null.score((s for s in found if s.kind in DOMAINS[domain]), case.model())
+    for score in scores(case, found).values():
         assert score.shared == score.claimed, "a false claim"
     return score.true, score.shared
 

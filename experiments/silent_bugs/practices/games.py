@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from experiments.silent_bugs.nets import Watched, data, gradient, perceptron, rows, sgd
@@ -15,21 +17,29 @@ def _player(seed: int, inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, 16), nn.LeakyReLU(0.2), nn.Linear(16, outputs))
 
 
+def _in_turn(judge: nn.Module, player: nn.Module, losses: Callable[[int], Iterator[Tensor]]) -> Watched:
+    """Each steps after a loss of its own; the player's goes through the judge, once the judge has stepped."""
+    optimizers = [torch.optim.Adam(m.parameters(), lr=1e-3) for m in (judge, player)]
+    watched = Watched(judge)
+    for k in watched.until(STEPS):
+        for optimizer, loss in zip(optimizers, losses(k), strict=True):
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return watched
+
+
 @practice
 def judge_with_gradients_of_the_forger(seed: int) -> Watched:
     """The generator's loss goes through the discriminator: what it leaves there is cleared, and was never meant."""
     forger, judge, (x, _) = _player(seed, 4, 12), _player(seed + 1, 12, 1), data()
-    first, second = (torch.optim.Adam(m.parameters(), lr=1e-3) for m in (judge, forger))
-    watched = Watched(judge)
-    for k in watched.until(STEPS):
-        first.zero_grad()
+
+    def losses(k: int) -> Iterator[Tensor]:
         fake = forger(torch.randn(16, 4))
-        (F.relu(1 - judge(x[rows(k)])).mean() + F.relu(1 + judge(fake.detach())).mean()).backward()
-        first.step()
-        second.zero_grad()
-        (-judge(fake).mean()).backward()
-        second.step()
-    return watched
+        yield F.relu(1 - judge(x[rows(k)])).mean() + F.relu(1 + judge(fake.detach())).mean()
+        yield -judge(fake).mean()
+
+    return _in_turn(judge, forger, losses)
 
 
 @practice
@@ -56,17 +66,13 @@ def players_frozen_around_their_steps(seed: int) -> Watched:
 def critic_of_an_actor(seed: int) -> Watched:
     """Soft actor-critic: the actor's loss goes through the critic."""
     actor, critic, (x, _) = _player(seed, 12, 4), _player(seed + 1, 16, 1), data()
-    first, second = (torch.optim.Adam(m.parameters(), lr=1e-3) for m in (critic, actor))
-    watched = Watched(critic)
-    for k in watched.until(STEPS):
+
+    def losses(k: int) -> Iterator[Tensor]:
         state, action = x[rows(k)], torch.rand(16, 4)
-        first.zero_grad()
-        F.mse_loss(critic(torch.cat([state, action], 1))[:, 0], state[:, 0]).backward()
-        first.step()
-        second.zero_grad()
-        (-critic(torch.cat([state, actor(state).tanh()], 1)).mean()).backward()
-        second.step()
-    return watched
+        yield F.mse_loss(critic(torch.cat([state, action], 1))[:, 0], state[:, 0])
+        yield -critic(torch.cat([state, actor(state).tanh()], 1)).mean()
+
+    return _in_turn(critic, actor, losses)
 
 
 @practice
@@ -92,7 +98,7 @@ def gradients_kept_by_hooks(seed: int) -> Watched:
     model, (x, y) = perceptron(seed), data()
     kept = {p: torch.zeros_like(p) for p in model.parameters()}
 
-    def keep(p: torch.Tensor) -> None:
+    def keep(p: Tensor) -> None:
         kept[p].add_(gradient(p))  # type: ignore[index,arg-type]
         p.grad = None
 
