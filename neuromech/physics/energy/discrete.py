@@ -25,7 +25,7 @@ from neuromech.compat import compiled_from, is_transformed, left_uncompiled, unt
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, outside, squeezed
 from neuromech.physics.energy.guards import Fact, facts
-from neuromech.physics.energy.moods import Numbers, RandomOperators, advance, steady
+from neuromech.physics.energy.moods import NumbersTaken, RandomOperators, advance, steady
 from neuromech.physics.energy.traces import KEPT, Sweep, Traced, filled, kind_of, traced_sweep
 from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
@@ -175,7 +175,7 @@ class DiscreteGradient:
             raise PhysicsError("the states are on the meta device and have no values: bring them to a real one")
         with outside(), torch.no_grad():
             example = example_of(u)
-            with RandomOperators() as drawn, Numbers() as numbers:
+            with RandomOperators() as drawn, NumbersTaken() as numbers:
                 check_energy(self.value(example, condition), example)
             if drawn.names:
                 raise PhysicsError(
@@ -239,7 +239,7 @@ class DiscreteGradient:
         def energy(*tensors: Tensor) -> Tensor:
             *given, u = tensors
             beside = given[len(names) :]
-            with Numbers():
+            with NumbersTaken():
                 if isinstance(function, nn.Module) and names:
                     live = dict(zip(names, given[: len(names)], strict=True))
                     value: Tensor = torch.func.functional_call(function, live, (u, *beside))

@@ -38,7 +38,7 @@ TYPED = {bool, int, complex}  # 1 and True are equal and traced differently
 MOST = 20_000  # objects; an energy that reaches more is guarded by what it does alone
 # In code that does not say what it reads.
 BY_NAME = {"globals", "getattr", "vars", "__dict__", "eval", "exec", "attrgetter"}
-UNREAD = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__", "_abc_impl"}
+UNREAD = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__"}
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 Fact = Any  # a value, an object that is compared by identity, or a tuple of facts

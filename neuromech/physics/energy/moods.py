@@ -41,7 +41,7 @@ _HANDS_OUT |= {f"__{name}__" for name in ("float", "int", "bool", "index", "comp
 _NUMBERS = {"_local_scalar_dense", "equal", "is_nonzero"}
 
 
-class Numbers(TorchFunctionMode):
+class NumbersTaken(TorchFunctionMode):
     """Notes whether numbers are taken out of tensors while it is on (`taken`).
 
     Of tensors that are there already, they are the true ones also in a trace, whose tensors have no content.
