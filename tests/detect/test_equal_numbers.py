@@ -69,7 +69,7 @@ NETS = {
     "a quadratic form": ((5, 3), lambda: Net(
         lambda m, x: m.a(h := m.b(x), h), a=nn.Bilinear(3, 3, 2), b=nn.Linear(3, 3)), 2 * 3),
     "a quadratic form with a constant entry": ((5, 2), lambda: Net(
-        lambda m, x: m.a(h := F.pad(x, (0, 1), value=1), h), a=nn.Bilinear(3, 3, 2)), 2 * 3),
+        lambda m, x: m.a(h := F.pad(x, (0, 1), value=1), h), a=nn.Bilinear(3, 3, 2)), 2 * 3 + 2),
     "products of all pairs": ((5, 3), lambda: Net(
         lambda m, x: m.a((x[:, :, None] * x[:, None]).flatten(1)), a=nn.Linear(9, 2)), 2 * 3),
     "products in either order": ((5, 3), lambda: Net(
