@@ -13,6 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuromech.physics.energy.reductions import (
+    binary_cross_entropy,
+    cross_entropy,
+    huber,
+    index_reduce,
+    scatter_reduce,
+    smooth_l1,
+)
+
 
 def _pow(x: Any, p: Any) -> Any:
     if isinstance(x, Tensor) and isinstance(p, (int, float)):
@@ -212,22 +221,6 @@ def _pdist(x: Tensor, p: float = 2.0) -> Tensor:
     return _distance(x.index_select(0, first) - x.index_select(0, second), p)
 
 
-def _averaged(x: Tensor, reduction: int) -> Tensor:
-    return x if reduction == 0 else x.mean() if reduction == 1 else x.sum()
-
-
-def _huber(x: Tensor, y: Tensor, reduction: int = 1, delta: float = 1.0) -> Tensor:
-    far = (x - y).abs()
-    near = torch.clamp(far, max=delta)
-    return _averaged(near * (far - 0.5 * near), reduction)
-
-
-def _smooth_l1(x: Tensor, y: Tensor, reduction: int = 1, beta: float = 1.0) -> Tensor:
-    if beta == 0:
-        return _averaged((x - y).abs(), reduction)
-    return _huber(x, y, reduction, beta) * (1 / beta)
-
-
 def _glu(x: Tensor, dim: int = -1) -> Tensor:
     a, b = x.chunk(2, dim)
     return a * torch.sigmoid(b)
@@ -243,8 +236,14 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(x >= 0, 2 * half, torch.where(y >= 0, math.pi, -math.pi) - 2 * half)
 
 
-def _scatter_reduce(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Any:
-    return torch.scatter_add(x, dim, index, src) if reduce == "sum" and include_self else NotImplemented
+def _max_pool(
+    x: Tensor, size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil: bool = False
+) -> Any:
+    if any(padding) or any(d != 1 for d in dilation) or ceil:
+        return NotImplemented
+    for axis, (k, by) in enumerate(zip(size, stride or size, strict=True)):
+        x = _reduced(torch.maximum, x.unfold(axis - len(size), k, by), [-1], False)
+    return x
 
 
 def _remainder(x: Any, y: Any) -> Any:
@@ -314,8 +313,8 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "logdet": lambda a: torch.log(torch.linalg.det(a)),
     "cdist": _cdist,
     "pdist": _pdist,
-    "huber_loss": _huber,
-    "smooth_l1_loss": _smooth_l1,
+    "huber_loss": huber,
+    "smooth_l1_loss": smooth_l1,
     "glu": _glu,
     "softshrink": lambda x, at=0.5: x - _clamp(x, -at, at),
     "hardshrink": _hardshrink,
@@ -329,5 +328,11 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "logit": lambda x, eps=None: torch.log(x) - torch.log1p(-x) if eps is None else NotImplemented,
     "xlogy": lambda x, y: x * torch.log(y),
     "atan2": _atan2,
-    "scatter_reduce": _scatter_reduce,
+    "scatter_reduce": scatter_reduce,
+    "index_reduce": index_reduce,
+    "max_pool1d": _max_pool,
+    "max_pool2d": _max_pool,
+    "cross_entropy_loss": cross_entropy,
+    "binary_cross_entropy_with_logits": binary_cross_entropy,
+    "special_entr": lambda x: -x * torch.log(x),
 }

@@ -31,6 +31,7 @@ from neuromech.physics.energy.rules import BILINEAR, LINEAR, QUADRATIC, SECANTS,
 # They read sizes, or make something new of the same size: nothing of the state's content flows through.
 _CONTENT_FREE = {"sym_size", "sym_numel", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"}
 _CONTENT_FREE |= {"new_full", "new_empty"}
+_LIKE = {"expand_as", "type_as"}  # of the second they read no more than its size or its dtype
 
 
 MIDPOINT = 'take form="midpoint", which asks for no rules and keeps the identity to rounding'
@@ -122,7 +123,7 @@ def varying(graph: fx.Graph) -> list[fx.Node]:
     found: dict[fx.Node, None] = {state: None}
     for node in graph.nodes:
         flows = node.op == "call_function" and op_name(node) not in _CONTENT_FREE
-        if flows and any(n in found for n in node.all_input_nodes):
+        if flows and any(n in found for n in node.all_input_nodes[: 1 if op_name(node) in _LIKE else None]):
             found[node] = None
     return list(found)
 

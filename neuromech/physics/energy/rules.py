@@ -29,7 +29,7 @@ LINEAR = set(
     clone contiguous to type_as tril triu alias trace take take_along_dim embedding
     index_add index_copy index_put scatter scatter_add select_scatter slice_scatter
     upsample_bilinear2d upsample_nearest2d pixel_shuffle pixel_unshuffle
-    reflection_pad1d replication_pad1d replication_pad2d
+    reflection_pad1d replication_pad1d replication_pad2d im2col col2im upsample_linear1d _unsafe_index _unsafe_view
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
     fft_fftshift fft_ifftshift real imag view_as_real view_as_complex complex""".split()
 )

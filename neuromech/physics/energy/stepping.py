@@ -216,14 +216,17 @@ class _Inverse:
         self.inverse = torch.linalg.inv_ex(columns.reshape(n, len(like), n).permute(1, 2, 0)).inverse
 
     def __call__(self, f: Tensor) -> Tensor:
-        solved: Tensor = (self.inverse @ f.reshape(len(f), -1, 1)).reshape(f.shape)
-        return solved
+        return self._times(f).reshape(f.shape)
+
+    def _times(self, f: Tensor) -> Tensor:
+        """As a row times the transpose, which is several times faster than the matrix times a column: [B, 1, n]."""
+        return f.reshape(len(f), 1, -1) @ self.inverse.mT
 
     def learn(self, step: Tensor, change: Tensor, where: Tensor) -> None:
         """The least correction after which `change` [B, ...] of F is answered by the `step` that made it."""
-        s, y = step.reshape(len(step), -1, 1), change.reshape(len(change), -1, 1)
-        answered = self.inverse @ y
-        row = s.mT @ self.inverse
-        along = row @ y
-        sound = where[:, None, None] & (along.abs() > 0.1 * (s.mT @ s)) & torch.isfinite(along)
-        self.inverse = self.inverse + torch.where(sound, (s - answered) / torch.where(sound, along, 1.0), 0.0) @ row
+        s, y = step.reshape(len(step), 1, -1), change.reshape(len(change), 1, -1)
+        row = s @ self.inverse
+        along = (row * y).sum(2, keepdim=True)
+        sound = where[:, None, None] & (along.abs() > 0.1 * (s * s).sum(2, keepdim=True)) & torch.isfinite(along)
+        column = torch.where(sound, (s - self._times(y)) / torch.where(sound, along, 1.0), 0.0).mT
+        self.inverse.addcmul_(column, row)

@@ -116,6 +116,11 @@ LINEAR: dict[str, Function] = {
     "reflection_pad1d": lambda x: torch.ops.aten.reflection_pad1d(x.unsqueeze(1), [2, 1]),
     "replication_pad1d": lambda x: torch.ops.aten.replication_pad1d(x.unsqueeze(1), [2, 1]),
     "replication_pad2d": lambda x: torch.ops.aten.replication_pad2d(image(x), [1, 1, 1, 1]),
+    "im2col": lambda x: F.unfold(image(x), 2),
+    "col2im": lambda x: F.fold(x[:, :4].reshape(-1, 4, 1), (2, 2), 2),
+    "upsample_linear1d": lambda x: F.interpolate(x.unsqueeze(1), scale_factor=2, mode="linear"),
+    "_unsafe_index": lambda x: torch.ops.aten._unsafe_index(x, [None, ROWS]),
+    "_unsafe_view": lambda x: torch.ops.aten._unsafe_view(x.contiguous(), [len(x), 2, 3]),
     "fft_fft2": lambda x: real(torch.fft.fft2(image(x))),
     "fft_ifft2": lambda x: real(torch.fft.ifft2(image(x))),
     "fft_irfft2": lambda x: torch.fft.irfft2(torch.fft.rfft2(image(x))),
@@ -290,5 +295,17 @@ COMPOSITES: dict[str, Function] = {
     "logit": lambda x: torch.logit(0.1 + 0.8 * torch.sigmoid(x)),
     "xlogy": lambda x: torch.xlogy(x, 1 + x * x),
     "atan2": lambda x: torch.atan2(x[:, :3], x[:, 3:]),
-    "scatter_reduce": lambda x: x.new_zeros(len(x), 3).scatter_reduce(1, FOLD.expand(len(x), 6), x, "sum"),
+    "scatter_reduce": lambda x: (
+        x[:, :3].scatter_reduce(1, FOLD.expand(len(x), 6), x, "sum", include_self=False)
+        + x[:, :3].scatter_reduce(1, FOLD[:4].expand(len(x), 4), x[:, :4], "mean")
+        + x[:, :4].scatter_reduce(1, FOLD.expand(len(x), 6), x, "mean", include_self=False)[:, :3]
+    ),
+    "index_reduce": lambda x: x[:, :3].index_reduce(1, FOLD, x, "mean", include_self=False),
+    "max_pool1d": lambda x: F.max_pool1d(x.unsqueeze(1), 2, 1),
+    "max_pool2d": lambda x: F.max_pool2d(image(x), 2, 1),
+    "cross_entropy_loss": lambda x: F.cross_entropy(x, torch.ones(len(x), dtype=torch.long), reduction="none"),
+    "binary_cross_entropy_with_logits": lambda x: F.binary_cross_entropy_with_logits(
+        x, V.expand_as(x), reduction="none"
+    ),
+    "special_entr": lambda x: torch.special.entr(torch.sigmoid(x)),
 }
