@@ -70,8 +70,12 @@ def drop_hooks(module: nn.Module) -> None:
             del module._forward_pre_hooks[key]
 
 
-def fully_sharded(module: nn.Module) -> list[nn.Module]:
-    """Those that `fully_shard` has taken over: while they compute, other tensors stand in for their parameters."""
+def has_stand_ins(module: nn.Module) -> bool:
+    """Do other tensors stand in for its parameters while it computes? `fully_shard` and `functional_call` do that."""
+    return bool(_fully_sharded(module)) or not all(isinstance(p, nn.Parameter) for p in module.parameters())
+
+
+def _fully_sharded(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if vars(m).get(_state_key()) and hasattr(m, "unshard")]
 
 
@@ -85,7 +89,7 @@ def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
 
     The copy is of the classes that were there before. Hooks, and the state that talks to other processes, are shared.
     """
-    taken, key = fully_sharded(module), _state_key()
+    taken, key = _fully_sharded(module), _state_key()
     for m in taken:
         kind: Any = type(m).__bases__[-1]
         memo[id(m)] = kind.__new__(kind)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuromech.compat import at_end_of_backward, backward_id, fully_sharded, is_sharded, local, version
+from neuromech.compat import at_end_of_backward, backward_id, has_stand_ins, is_sharded, local, version
 from neuromech.hooks.guard import Guard
 
 Mark = tuple[int, int]
@@ -152,7 +152,7 @@ class HandedGradients:
         self._attach()
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._left is None and not fully_sharded(model):
+        if self._left is None and not has_stand_ins(model):
             self._attach()
 
     def after(self, model: nn.Module, output: Any) -> None:

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import fully_sharded, is_sharded, local
+from neuromech.compat import has_stand_ins, is_sharded, local
 from neuromech.detect import Graph
 from neuromech.dynamics import Laws, Reading, share_of
 from neuromech.errors import FaultWarning, InstrumentError, warn
@@ -301,7 +301,7 @@ class Monitor:
 
     def _forward_begins(self) -> None:
         """If the last gradients were not finite, no step has taken them."""
-        if not fully_sharded(self._model):
+        if not has_stand_ins(self._model):
             self._keep_up()
         names = self._gradients.infinite(self._reader.waiting)
         if names and self.step:
