@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
@@ -67,11 +68,12 @@ class Data(NamedTuple):
         return cls((("number", k),), tuple(labels))
 
     @classmethod
-    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data]) -> Data:
+    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None) -> Data:
         """New numbers that one function makes of others, for all values of the indices that they share alike: where
-        the sources repeat, they do. Of no sources nothing is known."""
+        the sources repeat, they do. Of no sources nothing is known. `how`: the name of a function that takes its
+        sources in any order, and makes the same of them wherever it is used."""
         known = {x for d in sources for x in leaves(d.labels)}
-        mine, name = [x for x in leaves(labels) if x in known or not known], object()
+        mine, name = [x for x in leaves(labels) if x in known or not known], how or object()
         keys: dict[Label, list[DataKey]] = {}
         for segment, d in (p for source in sources for p in source.pieces):
             if segment.owner in mine:
@@ -83,6 +85,8 @@ class Data(NamedTuple):
             for segment in whole.segments
             for parts in [[d.within(segment) for d in sources]]
         )
+        if how is not None and sources:
+            return _made_of_parts(how, mine, sources)._replace(pieces=pieces)
         return cls((name,), tuple(mine), pieces=pieces)
 
     @property
@@ -124,18 +128,29 @@ class Data(NamedTuple):
         return Data(key, tuple(x for x in now if x not in gone), multiple=self.multiple)
 
     def walked(
-        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
-    ) -> Data:
+        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label],
+        padded: bool = True,
+    ) -> Data:  # fmt: skip
         """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`.
 
-        Where they add up to zero over channels, so do patches; to one they may not, as there are zeros around.
+        Where they add up to zero over channels, so do patches; to one they may not, as there may be zeros around
+        (`padded`). Patches of a piece that holds one number everywhere hold that number: zero always, others unless
+        there are zeros around.
         """
         strides = (stride for stride, _ in taps)
         one = self._replace(multiple=1)
         new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
-        pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
+        tops = set(across)
+
+        def patches(d: Data) -> Data:
+            if d.number is None or (padded and d.number):
+                return d.walked(how, more, taps, across, padded)
+            own = [x for x in leaves((*d.labels, *more)) if not x.under(tops)]
+            return d._replace(labels=(*own, *(x for _, a in taps for x in a)), pieces=())
+
+        pieces = tuple((x, patches(d)) for x, d in self.pieces if not x.under(tops))
         walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
-        sums = tuple((over, n) for over, n in self.sums if n == 0 and not any(x.under(set(across)) for x in over))
+        sums = tuple((over, n) for over, n in self.sums if n == 0 and not any(x.under(tops) for x in over))
         return new._replace(sums=sums, pieces=pieces, walks=walks, multiple=self.multiple)
 
     def same_as(self, other: Data) -> bool:
@@ -241,7 +256,9 @@ def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
 def _made_of_parts(name: object, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
     """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
     at = {x: i for i, x in enumerate(labels)}
-    which = tuple((d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts)
+    which = [(d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts]
+    if isinstance(name, str):
+        return Data(((name, frozenset(Counter(which).items())),), tuple(labels))
     return Data(((name, *which),), tuple(labels))
 
 

@@ -62,6 +62,18 @@ NETS = {
         lambda m, x: m.a(F.avg_pool2d(x, 5, 1, 2)), a=nn.Conv2d(1, 2, 2)), 2 * 3),
     "every channel twice": ((5, 3), lambda: Net(
         lambda m, x: m.a(x.repeat_interleave(2, 1)[:, 1:]), a=nn.Linear(5, 2)), 2 * 2),
+    "zeros beside a picture": ((3, 1, 3, 2), lambda: Net(
+        lambda m, x: m.a(torch.cat([x, torch.zeros_like(x)], 1)), a=nn.Conv2d(2, 2, 3, padding=1)), 2 * 9),
+    "ones beside a picture": ((3, 1, 3, 3), lambda: Net(
+        lambda m, x: m.a(torch.cat([x, torch.ones_like(x)], 1)), a=nn.Conv2d(2, 2, 2)), 2 * 4),
+    "a quadratic form": ((5, 3), lambda: Net(
+        lambda m, x: m.a(h := m.b(x), h), a=nn.Bilinear(3, 3, 2), b=nn.Linear(3, 3)), 2 * 3),
+    "a quadratic form with a constant entry": ((5, 2), lambda: Net(
+        lambda m, x: m.a(h := F.pad(x, (0, 1), value=1), h), a=nn.Bilinear(3, 3, 2)), 2 * 3 + 2),
+    "products of all pairs": ((5, 3), lambda: Net(
+        lambda m, x: m.a((x[:, :, None] * x[:, None]).flatten(1)), a=nn.Linear(9, 2)), 2 * 3),
+    "products in either order": ((5, 3), lambda: Net(
+        lambda m, x: m.a(x * x.tanh()) + m.b(x.tanh() * x), a=nn.Linear(3, 2), b=nn.Linear(3, 2)), 2 * 3 + 2),
 }  # fmt: skip
 
 
