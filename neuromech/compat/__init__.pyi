@@ -43,6 +43,7 @@ from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate
 from .tensors import KEEP_REAL_TENSORS as KEEP_REAL_TENSORS
 from .tensors import AnySize as AnySize
+from .tensors import asked_for_values as asked_for_values
 from .tensors import default_store as default_store
 from .tensors import foreach_add as foreach_add
 from .tensors import foreach_add_ as foreach_add_
