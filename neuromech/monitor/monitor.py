@@ -276,6 +276,8 @@ class Monitor:
             self._settings.load_state_dict(saved["rates"])
 
     def remove(self) -> None:
+        for fault in [f for f in self._faults.all if f.times & (f.times - 1)]:  # which went on since they were recorded
+            self._record.append("faults", fault.rows())
         self._backward.remove()
         self._foreign.remove()
         self._outer.remove()
