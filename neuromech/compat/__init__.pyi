@@ -25,6 +25,7 @@ from .modules import drop_hooks as drop_hooks
 from .modules import forget_compiled as forget_compiled
 from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
+from .modules import has_stand_ins as has_stand_ins
 from .modules import hooks_before as hooks_before
 from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled
@@ -43,6 +44,7 @@ from .optimizers import muon_direction as muon_direction
 from .optimizers import muon_rate as muon_rate
 from .tensors import KEEP_REAL_TENSORS as KEEP_REAL_TENSORS
 from .tensors import AnySize as AnySize
+from .tensors import asked_for_values as asked_for_values
 from .tensors import default_store as default_store
 from .tensors import foreach_add as foreach_add
 from .tensors import foreach_add_ as foreach_add_

@@ -118,6 +118,13 @@ def is_composite(op: object) -> bool:
 KEEP_REAL_TENSORS: dict[str, Any] = {"_allow_non_fake_inputs": True}
 
 
+def asked_for_values() -> type[Exception]:
+    """What tensors without content raise where their values are asked for (`torch.equal`). No public form."""
+    from torch._subclasses.fake_tensor import DataDependentOutputException
+
+    return DataDependentOutputException
+
+
 class AnySize:
     """Tensors without content whose first axis may have any length, and what a trace came to ask of that length."""
 

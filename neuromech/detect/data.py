@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import isfinite
 from typing import Any, NamedTuple
 
-from neuromech.detect.axes import Axis, Label, leaves
+from neuromech.detect.axes import Axis, Label, count, leaves
 from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
@@ -46,6 +47,21 @@ class Stride(NamedTuple):
         return mine, range(mine.start - ahead, mine.stop - ahead)
 
 
+class Share(NamedTuple):
+    """Which entries, from `start` to `stop`, of the `total` along one index that add up to `value`: of the numbers that
+    `whole` stands for. `over`: the index that runs over them, none for a single one."""
+
+    whole: DataKey
+    start: int
+    stop: int
+    total: int
+    value: int
+    over: tuple[Label, ...]
+
+    def called(self, to: LabelMap) -> Share:
+        return self._replace(over=tuple([to.get(x, x) for x in leaves(self.over)]))
+
+
 class Data(NamedTuple):
     """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
 
@@ -60,6 +76,7 @@ class Data(NamedTuple):
     pieces: tuple[tuple[Label, Data], ...] = ()
     walks: tuple[tuple[Label, int], ...] = ()
     multiple: Number = 1  # how many times the numbers that the key stands for
+    share: Share | None = None  # where they are some of numbers that add up to something
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -67,11 +84,12 @@ class Data(NamedTuple):
         return cls((("number", k),), tuple(labels))
 
     @classmethod
-    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data]) -> Data:
+    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None) -> Data:
         """New numbers that one function makes of others, for all values of the indices that they share alike: where
-        the sources repeat, they do. Of no sources nothing is known."""
+        the sources repeat, they do. Of no sources nothing is known. `how`: the name of a function that takes its
+        sources in any order, and makes the same of them wherever it is used."""
         known = {x for d in sources for x in leaves(d.labels)}
-        mine, name = [x for x in leaves(labels) if x in known or not known], object()
+        mine, name = [x for x in leaves(labels) if x in known or not known], how or object()
         keys: dict[Label, list[DataKey]] = {}
         for segment, d in (p for source in sources for p in source.pieces):
             if segment.owner in mine:
@@ -83,6 +101,8 @@ class Data(NamedTuple):
             for segment in whole.segments
             for parts in [[d.within(segment) for d in sources]]
         )
+        if how is not None and sources:
+            return _made_of_parts(how, mine, sources)._replace(pieces=pieces)
         return cls((name,), tuple(mine), pieces=pieces)
 
     @property
@@ -99,12 +119,13 @@ class Data(NamedTuple):
 
     def called(self, to: LabelMap) -> Data:
         labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        share = self.share and self.share.called(to)
         if not (self.sums or self.pieces or self.walks):
-            return Data(self.key, labels, multiple=self.multiple)
+            return Data(self.key, labels, multiple=self.multiple, share=share)
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
         walks = tuple((to.get(x, x), i) for x, i in self.walks)
-        return Data(self.key, labels, sums, pieces, walks, self.multiple)
+        return Data(self.key, labels, sums, pieces, walks, self.multiple, share)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -124,18 +145,29 @@ class Data(NamedTuple):
         return Data(key, tuple(x for x in now if x not in gone), multiple=self.multiple)
 
     def walked(
-        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label]
-    ) -> Data:
+        self, how: DataKey, more: Sequence[Label], taps: Sequence[tuple[Stride, Axis]], across: Sequence[Label],
+        padded: bool = True,
+    ) -> Data:  # fmt: skip
         """Patches of these numbers, with an index for every axis of a kernel; otherwise as `derived`.
 
-        Where they add up to zero over channels, so do patches; to one they may not, as there are zeros around.
+        Where they add up to zero over channels, so do patches; to one they may not, as there may be zeros around
+        (`padded`). Patches of a piece that holds one number everywhere hold that number: zero always, others unless
+        there are zeros around.
         """
         strides = (stride for stride, _ in taps)
         one = self._replace(multiple=1)
         new = one.derived((*how, *strides), *more, *(x for _, a in taps for x in a), across=across)
-        pieces = tuple((x, d.walked(how, more, taps, across)) for x, d in self.pieces if not x.under(set(across)))
+        tops = set(across)
+
+        def patches(d: Data) -> Data:
+            if d.number is None or (padded and d.number):
+                return d.walked(how, more, taps, across, padded)
+            own = [x for x in leaves((*d.labels, *more)) if not x.under(tops)]
+            return d._replace(labels=(*own, *(x for _, a in taps for x in a)), pieces=())
+
+        pieces = tuple((x, patches(d)) for x, d in self.pieces if not x.under(tops))
         walks = tuple((x, len(how) + d) for d, (_, a) in enumerate(taps) for x in a if leaves(a) == [x])
-        sums = tuple((over, n) for over, n in self.sums if n == 0 and not any(x.under(set(across)) for x in over))
+        sums = tuple((over, n) for over, n in self.sums if n == 0 and not any(x.under(tops) for x in over))
         return new._replace(sums=sums, pieces=pieces, walks=walks, multiple=self.multiple)
 
     def same_as(self, other: Data) -> bool:
@@ -163,7 +195,16 @@ class Data(NamedTuple):
         walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
         i = next((i for x, i in self.walks if x is whole), None)
         key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
-        return Data(key, labels, (), pieces, walks, self.multiple)
+        share = self.share_of(range(start, start + segment.n), [whole], segment.leaves())
+        return Data(key, labels, (), pieces, walks, self.multiple, share)
+
+    def share_of(self, places: range, old: Sequence[Label], new: Sequence[Label]) -> Share | None:
+        """What is known of the sum of the entries at some places along the index `old`, which is `new` from then on."""
+        known = next((n for over, n in self.sums if leaves(over) == leaves(old)), None)
+        if known is None or len(leaves(old)) != 1 or len(leaves(new)) > 1 or places.step != 1:
+            return None
+        at = leaves(self.labels).index(leaves(old)[0])
+        return Share((at, *self.key), places.start, places.stop, count(old), known, tuple(leaves(new)))
 
     def taken(self, how: object, old: Sequence[Label], new: Sequence[Label]) -> Data:
         """Some of these numbers, which `how` says, with other indices in place of the `old`."""
@@ -173,7 +214,8 @@ class Data(NamedTuple):
             return self
         left = [x for x in now if x not in old]
         key, labels = (("taken", how, at, *self.key),), (*left[: at[0]], *new, *left[at[0] :])
-        return Data(key, labels, walks=self.walks, multiple=self.multiple)
+        share = self.share_of(how, old, new) if isinstance(how, range) else None
+        return Data(key, labels, walks=self.walks, multiple=self.multiple, share=share)
 
     def _named(self, what: DataKey) -> DataKey:
         """The key of some of these numbers, or of all in another order."""
@@ -241,7 +283,9 @@ def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
 def _made_of_parts(name: object, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
     """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
     at = {x: i for i, x in enumerate(labels)}
-    which = tuple((d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts)
+    which = [(d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts]
+    if isinstance(name, str):
+        return Data(((name, frozenset(Counter(which).items())),), tuple(labels))
     return Data(((name, *which),), tuple(labels))
 
 

@@ -62,6 +62,34 @@ NETS = {
         lambda m, x: m.a(F.avg_pool2d(x, 5, 1, 2)), a=nn.Conv2d(1, 2, 2)), 2 * 3),
     "every channel twice": ((5, 3), lambda: Net(
         lambda m, x: m.a(x.repeat_interleave(2, 1)[:, 1:]), a=nn.Linear(5, 2)), 2 * 2),
+    "zeros beside a picture": ((3, 1, 3, 2), lambda: Net(
+        lambda m, x: m.a(torch.cat([x, torch.zeros_like(x)], 1)), a=nn.Conv2d(2, 2, 3, padding=1)), 2 * 9),
+    "ones beside a picture": ((3, 1, 3, 3), lambda: Net(
+        lambda m, x: m.a(torch.cat([x, torch.ones_like(x)], 1)), a=nn.Conv2d(2, 2, 2)), 2 * 4),
+    "a quadratic form": ((5, 3), lambda: Net(
+        lambda m, x: m.a(h := m.b(x), h), a=nn.Bilinear(3, 3, 2), b=nn.Linear(3, 3)), 2 * 3),
+    "a quadratic form with a constant entry": ((5, 2), lambda: Net(
+        lambda m, x: m.a(h := F.pad(x, (0, 1), value=1), h), a=nn.Bilinear(3, 3, 2)), 2 * 3 + 2),
+    "products of all pairs": ((5, 3), lambda: Net(
+        lambda m, x: m.a((x[:, :, None] * x[:, None]).flatten(1)), a=nn.Linear(9, 2)), 2 * 3),
+    "products in either order": ((5, 3), lambda: Net(
+        lambda m, x: m.a(x * x.tanh()) + m.b(x.tanh() * x), a=nn.Linear(3, 2), b=nn.Linear(3, 2)), 2 * 3 + 2),
+    "a softmax, summed over the batch": ((3, 4), lambda: Net(
+        lambda m, x: (x.softmax(1) @ m.w).sum(0) + m.s, w=(4, 2), s=(2,)), 2),
+    "a softmax in pieces, summed over the batch": ((3, 4), lambda: Net(
+        lambda m, x: ((g := x.softmax(1))[:, :1] * m.a + g[:, 1:] @ m.b).sum(0) + m.s, a=(2,), b=(3, 2), s=(2,)), 2),
+    "a dense mixture of experts": ((5, 4), lambda: Net(
+        lambda m, x: (g := m.r(x).softmax(1))[:, :1] * m.a(x) + g[:, 1:2] * m.b(x) + g[:, 2:] * m.c(x) + m.s(x),
+        r=nn.Linear(4, 3), a=nn.Linear(4, 2), b=nn.Linear(4, 2), c=nn.Linear(4, 2), s=nn.Linear(4, 2)), 5 + 2 * 5),
+    "a layer norm in pieces": ((5, 4), lambda: Net(
+        lambda m, x: m.a((h := F.layer_norm(x, (4,), eps=1e-14))[:, :1]) + m.b(h[:, 1:]), a=nn.Linear(1, 2, bias=False),
+        b=nn.Linear(3, 2)), 2),
+    "a layer norm, a piece of which is missing": ((5, 4), lambda: Net(
+        lambda m, x: m.a((h := F.layer_norm(x, (4,), eps=1e-14))[:, :1]) + m.b(h[:, 2:]), a=nn.Linear(1, 2, bias=False),
+        b=nn.Linear(2, 2)), 0),
+    "gates of rows beside gates of columns": ((4, 4), lambda: Net(
+        lambda m, x: (g := m.r(x).softmax(1))[:, :1] * m.a + g[:, 1] * m.b + m.s, r=nn.Linear(4, 2), a=(1,), b=(1,),
+        s=(1,)), 5),
 }  # fmt: skip
 
 

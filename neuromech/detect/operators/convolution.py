@@ -100,7 +100,7 @@ def conv(
     scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
     # What the weight multiplies are patches of x: the same numbers for every tap that stands at the same places.
     walk = list(zip(strides, w.axes[3:], strict=True))
-    patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in)
+    patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in, padded=padded)
     local, constant = x.shift.split(space_in)
     # Zero padding makes a constant look different at the border: it is constant no longer.
     kernel = w.data.derived((*geometry, *strides), *space_in, *taps, *where, across=taps)

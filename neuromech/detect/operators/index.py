@@ -101,8 +101,8 @@ def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstra
         raise Unsupported("it takes nothing")
     again = len(set(places)) < len(places) and length(x, dim) <= FEW
     if not (again or varies(x, dim) or repeats(x, dim)):
-        how = (places.start, places.stop, places.step) if isinstance(places, range) else tuple(places)
-        return relabelled(x, dim, axis(len(places)), ("taken", how))
+        how = places if isinstance(places, range) else tuple(places)
+        return relabelled(x, dim, axis(len(places)), how)
     x = x.fresh()
     runs = runs_of(places)
     found = intervals(x.axes[dim], [c for run in runs for c in run])
@@ -149,8 +149,9 @@ def unbind(s: Interpreter, x: Abstract, dim: int = 0) -> list[Abstract]:
     return [select(s, x, dim, i) for i in range(length(x, dim))]
 
 
-def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
-    """Side by side: the axis is the sum of those of the parts; empty ones are passed over."""
+def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0, *, told: bool = False) -> Abstract:
+    """Side by side: the axis is the sum of those of the parts; empty ones are passed over. `told`: the numbers of the
+    parts are of interest in any case."""
     tensors = [t.fresh() for t in tensors if not t.empty]
     if len(tensors) == 1:
         return tensors[0]
@@ -159,7 +160,7 @@ def cat(s: Interpreter, tensors: Sequence[Abstract], dim: int = 0) -> Abstract:
     for d in (d for d in range(first.ndim) if d != dim):
         others = [t.rename(unify(first.axes[d], t.axes[d])) for t in others]
     tensors = [first, *others]
-    if not any(t.scale or t.shift for t in tensors) and not _alike(tensors):
+    if not (told or any(t.scale or t.shift for t in tensors) or _alike(tensors)):
         return s.result(put(first.axes, dim, axis(sum(length(t, dim) for t in tensors))))
     whole, names = joined([t.axes[dim] for t in tensors])
     pieces = tuple(p for t, name in zip(tensors, names, strict=True) for e in name.entries for p in t.data.placed(e))
@@ -246,11 +247,17 @@ def _padded(s: Interpreter, x: Abstract, dim: int, before: int, after: int, mode
         place: Callable[[int], int] = left.get(mode, lambda i: n - 1 - abs(n - 1 - abs(i)))
         return take(s, x, dim, [place(i) for i in range(-before, n + after)])
     blank = [
-        zeros(s, put(x.axes, dim, axis(k))) if not value else s.result(put(x.axes, dim, axis(k)))
+        filled(s, put(x.axes, dim, axis(k)), value) if value else zeros(s, put(x.axes, dim, axis(k)))
         for k in (before, after)
     ]
     parts = [(blank[0], before), (x, n), (blank[1], after)]
     return cat(s, [t for t, k in parts if k], dim)
+
+
+def filled(s: Interpreter, axes: Sequence[Axis], k: float) -> Abstract:
+    """The number k everywhere."""
+    x = s.result(axes)
+    return replace(x, data=Data.filled(k, x.labels))
 
 
 def zeros(s: Interpreter, axes: Sequence[Axis]) -> Abstract:

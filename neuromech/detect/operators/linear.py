@@ -10,15 +10,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial, reduce
 
 from neuromech.detect import told_apart, unread
 from neuromech.detect.abstract import Abstract, Unsupported
 from neuromech.detect.axes import Axis, Label, axis, count, leaves
-from neuromech.detect.data import as_written
+from neuromech.detect.data import Data, as_written
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.operator import define
-from neuromech.detect.operators.index import cat, relabelled, select, take
+from neuromech.detect.operators.index import FEW, cat, insert, length, relabelled, select, take
 from neuromech.detect.operators.movement import reshaped
 from neuromech.detect.refine import unify
 from neuromech.detect.subscripts import parsed
@@ -61,6 +62,17 @@ def with_sum(x: Abstract, over: Sequence[Label], n: int) -> Abstract:
     return replace(x, data=x.data._replace(sums=(*x.data.sums, (tuple(over), n)))) if over else x
 
 
+def product(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
+    """x y with broadcasting: exponents add up; each factor's shift is multiplied by the other factor."""
+    x, y = s.broadcast(x, y)
+    axes, shift = s.joint([x, y]), x.shift.times(y.data) + y.shift.times(x.data)
+    z = s.result(axes, x.scale + y.scale, shift)
+    for one, other in ((x.data, y.data), (y.data, x.data)):
+        if (k := one.number) is not None:
+            return replace(z, data=other.times(k))
+    return replace(z, data=Data.made_of([q for a in axes for q in a], [x.data, y.data], "product"))
+
+
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
     """x @ w.T + b."""
     if w.ndim == 1:
@@ -96,13 +108,32 @@ def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float 
 
 def bilinear(s: Interpreter, x: Abstract, y: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:
     """x_i w_kij y_j + b_k."""
+    twice = x.data.same_as(y.data)
     x, y = _same_batch(x, y.fresh())
+    if twice and length(x, -1) <= FEW:
+        z = _quadratic(s, x, w)
+        return z if b is None else plus(s, z, b)
     w = w.fresh()
     w = w.rename(unify(x.axes[-1], w.axes[1]))
     t = contract(s, x, w, (*x.axes[:-1], w.axes[0], w.axes[2]), w.along([1]))
     y = y.rename(unify(t.axes[-1], y.axes[-1]))
     z = contract(s, t, y, t.axes[:-1], t.along([-1]))
     return z if b is None else plus(s, z, b)
+
+
+def _quadratic(s: Interpreter, x: Abstract, w: Abstract) -> Abstract:
+    """x_i w_kij x_j, pair by pair: w_kij and w_kji are multiplied by the same number."""
+    n = length(x, -1)
+    entries = [insert(select(s, x, -1, i), -1) for i in range(n)]
+    rows = [select(s, w, 1, i) for i in range(n)]
+
+    def pair(i: int, j: int) -> Abstract:
+        here = select(s, rows[i], -1, j)
+        both = here if i == j else plus(s, here, select(s, rows[j], -1, i))
+        return product(s, product(s, entries[i], entries[j]), both)
+
+    pairs = ((i, j) for i in range(n) for j in range(i, n))
+    return reduce(partial(plus, s), (pair(i, j) for i, j in pairs))
 
 
 def _same_batch(x: Abstract, y: Abstract) -> tuple[Abstract, Abstract]:

@@ -16,8 +16,8 @@ from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two
 from neuromech.detect.operator import define
-from neuromech.detect.operators.index import cut
-from neuromech.detect.operators.linear import exact, lacking, plus, times, with_sum
+from neuromech.detect.operators.index import FEW, cat, cut, length, take
+from neuromech.detect.operators.linear import exact, lacking, plus, product, times, with_sum
 
 
 def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
@@ -97,8 +97,25 @@ def mul(s: Interpreter, x: Abstract | float, y: Abstract | float) -> Abstract:
     if not isinstance(y, Abstract):
         return times(x, y)
     x, y = s.broadcast(x, y)
-    z = s.result(s.joint([x, y]), x.scale + y.scale, x.shift.times(y.data) + y.shift.times(x.data), (x, y))
+    if (across := _crossed(x, y)) is not None:
+        return _squared(s, x, y, *across)
+    z = product(s, x, y)
     return _still_zero(_still_zero(z, x, y), y, x)
+
+
+def _crossed(x: Abstract, y: Abstract) -> tuple[int, int] | None:
+    """The axes i of x and j of y, if these are one tensor whose few entries meet in pairs: x_i x_j is x_j x_i."""
+    mine, its = ([d for d in range(x.ndim) if a.axes[d] and not b.axes[d]] for a, b in ((x, y), (y, x)))
+    if len(mine) != 1 or len(its) != 1 or (x.data.key, x.data.multiple) != (y.data.key, y.data.multiple):
+        return None
+    same = length(x, mine[0]) == length(y, its[0]) <= FEW
+    return (mine[0], its[0]) if same else None
+
+
+def _squared(s: Interpreter, x: Abstract, y: Abstract, i: int, j: int) -> Abstract:
+    """x_i y_j entry by entry."""
+    rows, columns = ([take(s, t, d, range(k, k + 1)) for k in range(length(t, d))] for t, d in ((x, i), (y, j)))
+    return cat(s, [cat(s, [product(s, a, b) for b in columns], j, told=True) for a in rows], i, told=True)
 
 
 def _still_zero(z: Abstract, x: Abstract, factor: Abstract) -> Abstract:

@@ -21,12 +21,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from neuromech.compat import compiled_from, is_transformed
+from neuromech.compat import compiled_from, is_transformed, left_uncompiled, untransformed
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, outside, squeezed
-from neuromech.physics.energy.guards import facts
-from neuromech.physics.energy.moods import RandomOperators, advance, steady
-from neuromech.physics.energy.traces import KEPT, Sweep, Traced, traced_sweep
+from neuromech.physics.energy.guards import Fact, facts
+from neuromech.physics.energy.moods import NumbersTaken, RandomOperators, advance, steady
+from neuromech.physics.energy.traces import KEPT, Sweep, Traced, filled, kind_of, traced_sweep
 from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
 GradientForm = Literal["chain", "average", "midpoint"]
@@ -47,7 +47,7 @@ class DiscreteGradient:
     The chain form is traced at the first call for each shape, dtype and device. Tensors are live: parameters may be
     trained or replaced. Whatever else the energy reads (attributes, sub-modules, modes, closures, globals) is compared
     at every call with what the trace has read, and the identity is checked on one sample; where either fails, the
-    energy is traced anew. Inside function transforms and compilers there is nothing to compare: `unchecked`.
+    energy is traced anew. So it is inside of vmap; compilers leave the call as it is, at a break of their graph.
 
     Raises `PhysicsError` for states that do not match or are not finite, for an energy that is not one number a
     sample, that is random or changes from call to call, for samples that depend on one another, and for an operator
@@ -68,6 +68,7 @@ class DiscreteGradient:
             )
         self._energy, self.form, self.nodes = energy, form, nodes
         self._traces: list[Traced] = []  # the latest used first
+        self._takes_numbers = False
 
     @property
     def energy(self) -> EnergyFunction:
@@ -84,14 +85,13 @@ class DiscreteGradient:
     def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
         _check_states(u, v)
-        return self.guarded(u, v, condition)
+        return self.guarded(u, v, condition)  # type: ignore[no-any-return]
 
+    @left_uncompiled
     def guarded(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """The same, of states that are known to match: what has changed since the trace is traced anew."""
-        if hides_values(u) or hides_values(v):
-            return self.unchecked(u, v, condition)
         self.guard(u, condition)
-        out = self.unchecked(u, v, condition)
+        out: Tensor = self.unchecked(u, v, condition)
         if self.form == "chain" and not self._holds(u, v, out, condition):
             self.retrace()
             self.guard(u, condition)
@@ -134,7 +134,7 @@ class DiscreteGradient:
 
     def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
         """Choose the trace of the energy as it is now, or begin a new one."""
-        now = facts(self._energy)
+        now = self._facts()
         for k, traced in enumerate(self._traces):
             if traced.fits(now):
                 self._traces.insert(0, self._traces.pop(k))
@@ -142,7 +142,8 @@ class DiscreteGradient:
         else:
             self._traces = [Traced(now), *self._traces[: KEPT - 1]]
         self._admit(u, condition)
-        advance(self._energy, u)
+        if not is_transformed(u):
+            advance(self._energy, u)
 
     def gradient(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""
@@ -166,25 +167,26 @@ class DiscreteGradient:
     def _admit(self, u: Tensor, condition: Tensor | None = None) -> Traced:
         """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
         if not self._traces:
-            self._traces = [Traced(facts(self._energy))]
-        traced, key = self._traces[0], _kind(u, condition)
+            self._traces = [Traced(self._facts())]
+        traced, key = self._traces[0], kind_of(u, condition)
         if key in traced.admitted:
             return traced
         if u.device.type == "meta":
             raise PhysicsError("the states are on the meta device and have no values: bring them to a real one")
         with outside(), torch.no_grad():
             example = example_of(u)
-            with RandomOperators() as drawn:
+            with RandomOperators() as drawn, NumbersTaken() as numbers:
                 check_energy(self.value(example, condition), example)
             if drawn.names:
                 raise PhysicsError(
                     f"the energy draws random numbers ({', '.join(drawn.names)}), so it is not a function of u: "
                     "an energy has no random part: call .eval() on the module, or draw once and keep what was drawn"
                 )
-            if not traced.admitted:  # what an evaluation changes by itself, as a counter, says nothing
-                before = facts(self._energy)
+            if not traced.admitted:
+                self._takes_numbers |= numbers.taken or drawn.takes_numbers
+                before = self._facts()
                 self.value(example.clone(), condition)
-                traced.settle(before, facts(self._energy))
+                traced.settle(before, self._facts())
         if self.form != "chain":
             _check_independent(partial(self.value, condition=condition), example)
         traced.admitted.add(key)
@@ -192,8 +194,11 @@ class DiscreteGradient:
 
     def _holds(self, u: Tensor, v: Tensor, g: Tensor, condition: Tensor | None, slack: float = 1.0) -> bool:
         """Is <g, u - v> = H(u) - H(v) by the energy itself? Of the sample that moves most, if samples are their own."""
+        if any(is_transformed(t) for t in self._live()):  # as many energies as weights
+            return True
         with outside(), torch.no_grad():
-            u, v, g = u.detach(), v.detach(), g.detach()
+            u, v, g = (untransformed(t).detach() for t in (u, v, g))
+            condition = None if condition is None else untransformed(condition)
             d = u - v
             if u.ndim > 1 and u.shape[0] and self._traces[0].per_sample:
                 k = int(d.flatten(1).abs().amax(1).argmax()) if len(u) > 1 else 0
@@ -221,6 +226,9 @@ class DiscreteGradient:
             known.append(self._trace(traced, u, condition))
         return known[-1]
 
+    def _facts(self) -> Fact:
+        return facts(self._energy, self._takes_numbers)
+
     def _live(self) -> list[Tensor]:
         return list(_tensors_of(compiled_from(self._energy)).values())
 
@@ -231,11 +239,12 @@ class DiscreteGradient:
         def energy(*tensors: Tensor) -> Tensor:
             *given, u = tensors
             beside = given[len(names) :]
-            if isinstance(function, nn.Module) and names:
-                live = dict(zip(names, given[: len(names)], strict=True))
-                value: Tensor = torch.func.functional_call(function, live, (u, *beside))
-            else:
-                value = function(u, *beside)
+            with NumbersTaken():
+                if isinstance(function, nn.Module) and names:
+                    live = dict(zip(names, given[: len(names)], strict=True))
+                    value: Tensor = torch.func.functional_call(function, live, (u, *beside))
+                else:
+                    value = function(u, *beside)
             energies: Tensor = squeezed(value, u)
             return energies
 
@@ -265,17 +274,6 @@ class DiscreteGradient:
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_traces": []}
-
-
-def _kind(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
-    return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
-
-
-def filled(x: Any, samples: int, rows: int) -> Any:
-    """A batch of `samples` with its last one repeated, to `rows`; what is not one row a sample stays."""
-    if rows <= samples or not isinstance(x, Tensor) or not x.ndim or len(x) != samples:
-        return x
-    return torch.cat([x, x[-1:].expand(rows - samples, *x.shape[1:])])
 
 
 def _tensors_of(energy: EnergyFunction) -> dict[str, Tensor]:

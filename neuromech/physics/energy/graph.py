@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from neuromech.compat import (
     KEEP_REAL_TENSORS,
     OpOverload,
+    asked_for_values,
     is_composite,
     outside_of_modes,
     schema_of,
@@ -86,11 +87,11 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
     while True:
         try:
             module = trace(function, *state, u, table=table)
-        except GuardOnDataDependentSymNode as error:
+        except (GuardOnDataDependentSymNode, asked_for_values()) as error:
             raise PhysicsError(
-                "the energy takes a branch that depends on the values of the state (an `if`, a loop or `.item()`), so "
-                "one graph cannot stand for it: write it with operators such as torch.relu, torch.where or "
-                f"torch.maximum, or {MIDPOINT}"
+                "the energy takes a branch that depends on the values of the state, or of a tensor that it computes "
+                "(an `if`, a loop or `.item()`), so one graph cannot stand for it: write it with operators such as "
+                f"torch.relu, torch.where or torch.maximum, or {MIDPOINT}"
             ) from error
         rewritten = _out_of_place(module.graph)
         module.graph.eliminate_dead_code()

@@ -1,30 +1,80 @@
-"""What an energy reads besides its tensors, as a list of facts: two lists differ where a traced graph has gone stale.
+"""What an energy reads besides its tensors, as a tree of facts: two trees differ where a traced graph has gone stale.
 
-A trace freezes every Python value that the energy reads: attributes, sub-modules and their modes, hooks, what closures
-and default arguments hold, globals that the code names, class attributes, arrays. Each of them is a fact, compared by
-value where it has one, else by identity (the object is kept, so that no other can take its address). Parameters and
-buffers of an energy that is a module are handed to the graph at every call, so of them the names count alone.
+A trace freezes every Python value that the energy reads. `facts` goes the ways that its code can go: what closures and
+default arguments hold, the globals and modules that the code names, attributes, slots, classes with their methods and
+metaclasses, containers, arrays, sub-modules with their modes and hooks. They are compared by value where they have one,
+else by identity (the object is kept, so that no other can take its address). Parameters and buffers of an energy that
+is a module are handed to the graph at every call, and tensors that it reaches otherwise are read by it, so of them the
+content counts only for an energy that takes numbers out of tensors.
+
+What cannot be read (files, the clock, the inside of what C code keeps) is left to a look at what the energy does.
 """
 
 from __future__ import annotations
 
+import array
+import dis
 import functools
+import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from operator import attrgetter
-from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuromech.compat import BOOKKEEPING, own_parts
+from neuromech.compat import BOOKKEEPING, own_parts, version
 
 # Code whose own globals and closures nobody changes while an energy is in use.
-LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "torch_geometric"} - {"__main__"}
-VALUES = (bool, int, str, bytes, complex, type(None), torch.dtype, torch.device, torch.Size, slice, range)
-MOST = 100_000  # facts; an energy that reaches more is guarded by what it does alone
+LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "torch_geometric", "neuromech"} - {"__main__"}
+VALUES = {str, bytes, type(None), torch.dtype, torch.device, torch.Size, slice, range}  # as they are
+TYPED = {bool, int, complex}  # 1 and True are equal and traced differently
+MOST = 20_000  # objects; an energy that reaches more is guarded by what it does alone
+# In code that does not say what it reads.
+BY_NAME = {"globals", "getattr", "vars", "__dict__", "eval", "exec", "attrgetter"}
+UNREAD = {"__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__slots__"}
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+
+Fact = Any  # a value, an object that is compared by identity, or a tuple of facts
+Mask = dict[int, "Mask"] | bool  # of what to pass over: all of a fact, or of these of its parts something
+
+
+def facts(energy: Callable[..., Any], contents: bool = False) -> Fact:
+    """Everything besides live tensors that `energy` may read, as a tree; None if that is too much.
+
+    `contents`: also what stands in the tensors that are not handed to the graph.
+    """
+    state = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in DEVICES]
+    try:
+        return torch.get_default_dtype(), *state, _Reader(energy, contents)(energy)
+    except (_TooMuch, RecursionError):
+        return None
+
+
+def same(a: Fact, b: Fact, but: Mask = False) -> bool:
+    """Are two trees equal, but for what is masked?"""
+    if isinstance(but, bool):
+        return but or a == b
+    if not (isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b)):
+        return False
+    return all(same(x, y, but.get(k, False)) for k, (x, y) in enumerate(zip(a, b, strict=True)))
+
+
+def difference(a: Fact, b: Fact) -> Mask:
+    """The mask of where two trees differ, as far down as these are of the same objects."""
+    if a == b:
+        return False
+    if not (isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b)):
+        return True
+    if not isinstance(a[0], tuple) and a[0] != b[0]:  # what a fact is about stands first
+        return True
+    return {k: found for k, (x, y) in enumerate(zip(a, b, strict=True)) if (found := difference(x, y))}
 
 
 class Same:
@@ -41,167 +91,260 @@ class Same:
     __hash__ = None  # type: ignore[assignment]
 
 
+class _TooMuch(Exception):
+    pass
+
+
+class _Reader:
+    """Called with an object, it gives the facts of it; what was met before is told by identity alone."""
+
+    def __init__(self, energy: Callable[..., Any], contents: bool) -> None:
+        self.live: dict[int, int] = {}  # of tensors that the graph is handed, their places
+        if isinstance(energy, nn.Module):
+            self.live = {id(t): k for k, t in enumerate((*energy.parameters(), *energy.buffers()))}
+        self.seen: dict[Any, Any] = {}  # with the object itself: a temporary one must not give its id away
+        self.contents = contents
+
+    def __call__(self, x: Any) -> Fact:
+        kind = type(x)
+        if kind in VALUES:
+            return x
+        if kind in TYPED:
+            return kind, x
+        if kind is float:
+            return x.hex()  # nan equals itself, and -0.0 is not 0.0
+        if id(x) in self.seen:
+            return _itself(x)
+        self.seen[id(x)] = x
+        if len(self.seen) > MOST:
+            raise _TooMuch
+        return _parts.dispatch(kind)(x, self)
+
+    def named(self, pairs: Iterable[tuple[str, Any]]) -> tuple[Fact, ...]:
+        return tuple([part for name, x in pairs for part in (name, self(x))])
+
+    def reached(self, x: Any, names: frozenset[str]) -> Fact:
+        """By code that uses these names: of a module, what it calls so."""
+        if not issubclass(type(x), types.ModuleType):  # its `__class__` may be the user's
+            return self(x)
+        if (key := (id(x), names)) in self.seen:
+            return x
+        self.seen[key] = x
+        inside, is_library = vars(x), _is_library(x.__name__)
+        wanted = [n for n in names if n in inside]
+        if not is_library and names & BY_NAME:
+            wanted += [n for n, v in inside.items() if not callable(v) and not isinstance(v, types.ModuleType)]
+        if not is_library and "__getattr__" in inside:
+            wanted.append("__getattr__")
+        read = self.of_library if is_library else self.reached
+        return x, *[part for n in sorted(wanted) for part in (n, read(inside[n], names))]
+
+    def of_library(self, x: Any, names: frozenset[str]) -> Fact:
+        if isinstance(x, types.ModuleType):
+            return self.reached(x, names)
+        if x is os.environ or x is os.getenv:
+            return self(dict(os.environ))
+        return self(x) if type(x) in VALUES | TYPED | {float} else _itself(x)
+
+
+_BY_IDENTITY: Any = object.__eq__
+
+
+def _itself(x: Any) -> Fact:
+    return x if type(x).__eq__ is _BY_IDENTITY else Same(x)
+
+
+@functools.cache
+def _is_library(module: str) -> bool:
+    return module.split(".")[0] in LIBRARIES
+
+
+def _from_library(x: Any) -> bool:
+    return isinstance(name := getattr(x, "__module__", None), str) and _is_library(name)
+
+
+# -- the parts of an object, by its type -------------------------------------------------------------------------------
+
 _code, _underlying = attrgetter("__code__"), attrgetter("__func__")  # Python's own, of functions and methods
-Facts = list[Any]
-LivePlaces = dict[int, int]  # id of a tensor that the graph is handed, its place
-Seen = dict[int, tuple[int, Any]]  # id, place and the object itself: a temporary one must not give its id away
 
 
-def facts(energy: Callable[..., Any]) -> Facts:
-    """Everything besides live tensors that `energy` may read, in an order that does not change by itself."""
-    live: LivePlaces = {}
-    if isinstance(energy, nn.Module):
-        live = {id(t): k for k, t in enumerate((*energy.parameters(), *energy.buffers()))}
-    found: Facts = []
-    for fact in _walk(energy, live, {}):
-        found.append(fact)
-        if len(found) > MOST:
-            break
-    return found
+@functools.singledispatch
+def _parts(x: Any, read: _Reader) -> Fact:
+    """Of C code and the standard library what they pickle, if they do; of others their state, whatever they pickle."""
+    kind = type(x)
+    if not _from_library(kind) or kind.__module__.startswith(("torch", "neuromech")):
+        return _itself(x), _state(x, read), read(kind)
+    try:
+        _, *rest = x.__reduce_ex__(2)
+    except Exception:
+        return _itself(x)
+    return kind, *[read(tuple(r) if hasattr(r, "__next__") else r) for r in rest]
 
 
-def _walk(x: Any, live: LivePlaces, seen: Seen) -> Iterator[Any]:
-    if isinstance(x, float):
-        yield x.hex()  # nan equals itself, and -0.0 is not 0.0
-        return
-    if isinstance(x, VALUES):
-        yield type(x), x
-        return
-    if id(x) in seen:
-        yield "again", seen[id(x)][0]
-        return
-    seen[id(x)] = (len(seen), x)
-    if isinstance(x, Tensor):
-        if id(x) in live:
-            yield "live", live[id(x)]
-        else:
-            yield Same(x), x.shape, x.dtype, x.device
-    elif isinstance(x, np.ndarray):
-        yield x.shape, x.dtype.str, x.tobytes() if x.dtype != object else Same(x)
-    elif isinstance(x, np.generic | bytearray):
-        yield from (type(x), bytes(x))
-    elif isinstance(x, torch.jit.ScriptModule):
-        yield Same(x)
-        yield x.training
-    elif isinstance(x, nn.Module):
-        yield from _module(x, live, seen)
-    elif isinstance(x, Mapping):
-        yield from (type(x), len(x))
-        for key, value in list(x.items()):
-            yield from _walk(key, live, seen)
-            yield from _walk(value, live, seen)
-    elif isinstance(x, set | frozenset):
-        yield from (type(x), x if all(isinstance(e, VALUES) for e in x) else Same(x))
-    elif isinstance(x, list | tuple) or type(x).__name__ == "deque":
-        yield from (type(x), len(x))
-        for value in list(x):
-            yield from _walk(value, live, seen)
-    elif isinstance(x, FunctionType):
-        yield from _function(x, live, seen)
-    elif isinstance(x, MethodType):
-        yield from _walk(_underlying(x), live, seen)
-        yield from _walk(x.__self__, live, seen)
-    elif isinstance(x, functools.partial):
-        yield from _walk((x.func, x.args, x.keywords), live, seen)
-    elif isinstance(x, ModuleType) or _library(x):
-        yield Same(x)
-        if _has_plain_state(x):
-            yield from _walk(vars(x), live, seen)
-    elif isinstance(x, type):
-        yield from _class(x, live, seen)
-    else:
-        yield from _object(x, live, seen)
-
-
-def _library(x: Any) -> bool:
-    name = getattr(x, "__module__", None) or type(x).__module__
-    return isinstance(name, str) and name.split(".")[0] in LIBRARIES
-
-
-def _has_plain_state(x: Any) -> bool:
-    """Namespaces of the standard library, which people keep their settings in."""
-    return type(x).__name__ in ("SimpleNamespace", "Namespace") and hasattr(x, "__dict__")
-
-
-def _module(m: nn.Module, live: LivePlaces, seen: Seen) -> Iterator[Any]:
-    parameters, buffers, children = own_parts(m)
-    yield from (Same(m), m.training, tuple(parameters), tuple(buffers))
-    for tensor in (*parameters.values(), *buffers.values()):
-        if tensor is not None and id(tensor) not in live:
-            yield from _walk(tensor, live, seen)
-    for name, value in list(vars(m).items()):
-        without_hooks = isinstance(value, dict) and not value and name.endswith(("hooks", "hooks_with_kwargs"))
-        if name in BOOKKEEPING or without_hooks:
-            continue
-        yield name
-        yield from _walk(value, live, seen)
-    yield from _class(type(m), live, seen)
-    for name, child in list(children.items()):
-        yield name
-        yield from _walk(child, live, seen)
-
-
-def _object(x: Any, live: LivePlaces, seen: Seen) -> Iterator[Any]:
-    yield Same(x)
-    yield from _walk(getattr(x, "__dict__", None), live, seen)
-    for cls in type(x).__mro__:
-        for slot in getattr(cls, "__slots__", ()):
-            yield from _walk(getattr(x, slot, None), live, seen)
-    yield from _class(type(x), live, seen)
-
-
-def _class(cls: type, live: LivePlaces, seen: Seen) -> Iterator[Any]:
-    """Attributes and methods of a class and of those that it inherits from, as far as they are the user's."""
-    for base in cls.__mro__:
-        if _library(base) or base.__module__.split(".")[0] == "neuromech":
-            yield Same(base)
-            if issubclass(base, nn.Module):
-                yield Same(base.__dict__.get("forward"))
-        elif id(base) not in seen:
-            seen[id(base)] = (len(seen), base)
-            yield Same(base)
-            for name, value in list(vars(base).items()):
-                if isinstance(value, property):
-                    value = (value.fget,)
-                elif isinstance(value, classmethod | staticmethod):
-                    value = _underlying(value)
-                if not name.startswith("__") or name == "__call__":
-                    yield name
-                    yield from _walk(value, live, seen)
-
-
-def _function(f: FunctionType, live: LivePlaces, seen: Seen) -> Iterator[Any]:
-    yield Same(_code(f))
-    yield from _walk((f.__defaults__, f.__kwdefaults__), live, seen)
-    if _library(f):
-        return
-    for cell in f.__closure__ or ():
-        try:
-            yield from _walk(cell.cell_contents, live, seen)
-        except ValueError:
-            yield "empty"
-    if f.__module__ is not None and f.__module__.split(".")[0] == "neuromech":
-        return
-    names = list(_names(_code(f)))
-    for name in names:
-        if name in f.__globals__:
-            value = f.__globals__[name]
-            yield name
-            yield from _walk(value, live, seen)
-            if isinstance(value, ModuleType) and value.__name__.split(".")[0] not in LIBRARIES | {"neuromech"}:
-                for attribute in names:
-                    yield from _walk(getattr(value, attribute, None), live, seen)
-
-
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
-def volatile(before: Facts, after: Facts) -> set[int] | None:
-    """Places of facts that an evaluation of the energy itself changes; None if it changes how many there are."""
-    if len(before) != len(after):
+def _state(x: Any, read: _Reader) -> Fact:
+    try:
+        return read(object.__getstate__(x))  # type: ignore[attr-defined, unused-ignore]
+    except Exception as error:  # the user's own way to give attributes; the class tells of it
+        if isinstance(error, _TooMuch | RecursionError):
+            raise
         return None
-    return {k for k, (a, b) in enumerate(zip(before, after, strict=True)) if a is not b and a != b}
+
+
+def _more(x: Any, read: _Reader, *builtin: type) -> tuple[Fact, ...]:
+    """What an object of a class derived from a builtin has beside."""
+    return () if type(x) in builtin or _from_library(type(x)) else (_state(x, read), read(type(x)))
+
+
+@_parts.register(Mapping)
+def _(x: Any, read: _Reader) -> Fact:
+    if not isinstance(x, dict) and not _from_library(type(x)):
+        return _itself(x), _state(x, read), read(type(x))
+    items = [part for k, v in list(x.items()) for part in (k if type(k) is str else read(k), read(v))]
+    return type(x), *items, *_more(x, read, dict)
+
+
+@_parts.register(list)
+@_parts.register(tuple)
+@_parts.register(deque)
+@_parts.register(set)
+@_parts.register(frozenset)
+def _(x: Any, read: _Reader) -> Fact:
+    return type(x), *[read(e) for e in list(x)], *_more(x, read, list, tuple)
+
+
+@_parts.register(Tensor)
+def _(x: Tensor, read: _Reader) -> Fact:
+    is_plain = type(x) in (Tensor, nn.Parameter) or not _from_library(type(x))
+    more = read(vars(x)) if is_plain and vars(x) else None
+    if (place := read.live.get(id(x))) is not None:
+        return place, x.requires_grad, more
+    content = _content(x) if read.contents and not x.requires_grad else None
+    return Same(x), x.shape, x.dtype, x.device, x.requires_grad, content, more
+
+
+def _content(x: Tensor) -> Fact:
+    try:
+        return x.detach().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
+    except Exception:  # not of plain memory, or inside of a transform
+        return version(x)
+
+
+@_parts.register(np.ndarray)
+def _(x: Any, read: _Reader) -> Fact:
+    content = x.tobytes() if x.dtype != object else read(x.ravel().tolist())
+    return type(x), x.shape, x.dtype.str, content, None if type(x) is np.ndarray else read(vars(x))
+
+
+@_parts.register(np.generic)
+@_parts.register(bytearray)
+@_parts.register(memoryview)
+@_parts.register(array.array)
+def _(x: Any, read: _Reader) -> Fact:
+    return type(x), bytes(x)
+
+
+@_parts.register(nn.Module)
+def _(m: nn.Module, read: _Reader) -> Fact:
+    if isinstance(m, torch.jit.ScriptModule):
+        return m, m.training
+    parameters, buffers, children = own_parts(m)
+    others = [
+        part
+        for name, x in list(vars(m).items())
+        if name not in BOOKKEEPING and not (isinstance(x, dict) and not x and "hooks" in name)
+        for part in (name, read(x))
+    ]
+    tensors = read.named(parameters.items()) + read.named(buffers.items())
+    return _itself(m), tensors, tuple(others), read.named(list(children.items())), read(type(m))
+
+
+@_parts.register(type)
+def _(cls: type, read: _Reader) -> Fact:
+    bases = tuple([read(b) for b in cls.__bases__ if b is not object])
+    if _from_library(cls):  # where its forward has been replaced, that is followed
+        return cls, vars(cls).get("forward"), bases if issubclass(cls, nn.Module) else ()
+    own = read.named((name, x) for name, x in list(vars(cls).items()) if name not in UNREAD)
+    return cls, own, bases, None if type(cls) is type else read(type(cls))
+
+
+@_parts.register(types.FunctionType)
+def _(f: Any, read: _Reader) -> Fact:
+    code = _code(f)
+    fixed = code, read(f.__defaults__), read(f.__kwdefaults__), read(f.__dict__) if f.__dict__ else None
+    names = _names(code)
+    held = [read.reached(_inside(cell), names) for cell in f.__closure__ or ()]
+    if _from_library(f):
+        return fixed, *held
+    inside, package = f.__globals__, f.__globals__.get("__package__")
+    for name in _roots(code):
+        if name in inside:
+            held += name, read.reached(inside[name], names)
+        elif module := sys.modules.get(name) or sys.modules.get(f"{package}.{name}"):
+            held += name, read.reached(module, names)
+    if "globals" in names:
+        held += read.named((k, x) for k, x in list(inside.items()) if not callable(x) and k[:2] != "__")
+    return fixed, *held
+
+
+def _inside(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+    """A code and those of the functions inside of it."""
+    yield code
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            yield from _codes(c)
+
+
+@functools.lru_cache(4096)
+def _names(code: types.CodeType) -> frozenset[str]:
+    """All that a code names: globals, attributes, imports."""
+    return frozenset(name for c in _codes(code) for name in c.co_names)
+
+
+@functools.lru_cache(4096)
+def _roots(code: types.CodeType) -> list[str]:
+    """The names at which it begins to read: globals and imports."""
+    where = {"LOAD_GLOBAL", "LOAD_NAME", "IMPORT_NAME", "IMPORT_FROM"}
+    return sorted({i.argval for c in _codes(code) for i in dis.get_instructions(c) if i.opname in where})
+
+
+@_parts.register(types.MethodType)
+def _(x: Any, read: _Reader) -> Fact:
+    return read(_underlying(x)), read(x.__self__)
+
+
+@_parts.register(types.BuiltinMethodType)
+def _(x: Any, read: _Reader) -> Fact:
+    return x.__name__, None if isinstance(x.__self__, types.ModuleType) else read(x.__self__), Same(x)
+
+
+@_parts.register(property)
+@_parts.register(functools.cached_property)
+@_parts.register(classmethod)
+@_parts.register(staticmethod)
+@_parts.register(types.CellType)
+@_parts.register(weakref.ReferenceType)
+@_parts.register(ContextVar)
+def _(x: Any, read: _Reader) -> Fact:
+    """What wraps one object."""
+    ways: dict[type, Callable[[Any], Any]] = {property: attrgetter("fget"), types.CellType: _inside}
+    ways |= {functools.cached_property: attrgetter("func"), classmethod: _underlying, staticmethod: _underlying}
+    ways |= {weakref.ReferenceType: lambda x: x(), ContextVar: lambda x: x.get(None)}
+    return type(x), read(next(way(x) for kind, way in ways.items() if isinstance(x, kind)))
+
+
+@_parts.register(weakref.ProxyType)
+@_parts.register(weakref.CallableProxyType)
+def _(x: Any, read: _Reader) -> Fact:
+    return read(x.__repr__.__self__)
+
+
+@_parts.register(types.ModuleType)
+def _(x: Any, read: _Reader) -> Fact:
+    return read.reached(x, frozenset(() if _is_library(x.__name__) else vars(x)))

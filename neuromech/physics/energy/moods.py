@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
-from neuromech.compat import OpOverload, TorchDispatchMode, hooks_before, run_eagerly, schema_of
+from neuromech.compat import OpOverload, TorchDispatchMode, hooks_before, run_eagerly, schema_of, unobserved
 
 
 def draws(target: Any, args: Any, kwargs: Any) -> bool:
@@ -34,18 +35,48 @@ def random_nodes_of(nodes: list[fx.Node]) -> list[fx.Node]:
     return [n for n in nodes if n.op == "call_function" and draws(n.target, n.args, n.kwargs)]
 
 
+# What hands out the content of a tensor; beside the operators in `_NUMBERS`, which others call inside of C++.
+_HANDS_OUT = {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "data_ptr"}
+_HANDS_OUT |= {f"__{name}__" for name in ("float", "int", "bool", "index", "complex", "array", "dlpack", "contains")}
+_NUMBERS = {"_local_scalar_dense", "equal", "is_nonzero"}
+
+
+class NumbersTaken(TorchFunctionMode):
+    """Notes whether numbers are taken out of tensors while it is on (`taken`).
+
+    Of tensors that are there already, they are the true ones also in a trace, whose tensors have no content.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") not in _HANDS_OUT:
+            return func(*args, **(kwargs or {}))
+        self.taken = True
+        if all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor)):
+            with unobserved():
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 class RandomOperators(TorchDispatchMode):
-    """Notes the operators that draw random numbers while it is on."""
+    """Notes the operators that draw random numbers while it is on, and whether others take numbers out of tensors."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: list[str] = []
+        self.takes_numbers = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if draws(func, args, kwargs or {}) and str(func) not in self.names:
             self.names.append(str(func))
+        self.takes_numbers |= func.overloadpacket.__name__ in _NUMBERS
         return func(*args, **(kwargs or {}))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from neuromech.compat import AnySize
 from neuromech.physics.energy.fused import fuse
 from neuromech.physics.energy.graph import energy_graph, trace
-from neuromech.physics.energy.guards import Facts, volatile
+from neuromech.physics.energy.guards import Fact, Mask, difference, same
 from neuromech.physics.energy.simplification import simplify
 from neuromech.physics.energy.sweep import discrete_sweep
 from neuromech.physics.energy.transposes import TRANSPOSES
@@ -58,24 +58,19 @@ class Sweep:
 class Traced:
     """What was traced while the energy read these facts. `per_sample`: energies are one a sample, each of its own."""
 
-    def __init__(self, read: Facts) -> None:
-        self.facts, self.volatile = read, set[int]()
+    def __init__(self, read: Fact) -> None:
+        self.facts = read
+        self.volatile: Mask = False
         self.sweeps: dict[tuple[Any, ...], list[Sweep]] = {}
         self.admitted: set[tuple[Any, ...]] = set()
         self.per_sample = False
 
-    def settle(self, before: Facts, after: Facts) -> None:
-        changed = volatile(before, after)
-        self.facts, self.volatile = ([], set()) if changed is None else (after, changed)
+    def settle(self, before: Fact, after: Fact) -> None:
+        """What an evaluation of the energy changes by itself, as a counter, says nothing."""
+        self.facts, self.volatile = after, difference(before, after)
 
-    def fits(self, now: Facts) -> bool:
-        if not self.facts:  # the energy changes its own facts at every call: what it does is all there is to go by
-            return True
-        if not self.volatile:
-            return now == self.facts
-        return len(now) == len(self.facts) and all(
-            k in self.volatile or a == b for k, (a, b) in enumerate(zip(now, self.facts, strict=True))
-        )
+    def fits(self, now: Fact) -> bool:
+        return same(now, self.facts, self.volatile)
 
 
 def traced_sweep(
@@ -127,3 +122,15 @@ def halves(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     early = [n for n in module.graph.nodes if n not in late and n.op != "placeholder"]
     rest = [n for n in module.graph.nodes if n in late and n is not u]  # with its output
     return part([*others, v], early, passed), part([u, *passed], rest, None)
+
+
+def kind_of(u: Tensor, condition: Tensor | None) -> tuple[Any, ...]:
+    """States of one kind need one trace."""
+    return u.shape, u.dtype, u.device, None if condition is None else (condition.shape, condition.dtype)
+
+
+def filled(x: Any, samples: int, rows: int) -> Any:
+    """A batch of `samples` with its last one repeated, to `rows`; what is not one row a sample stays."""
+    if rows <= samples or not isinstance(x, Tensor) or not x.ndim or len(x) != samples:
+        return x
+    return torch.cat([x, x[-1:].expand(rows - samples, *x.shape[1:])])
