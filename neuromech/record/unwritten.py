@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "unwritten.bin"
 LAYOUT, READING, ROWS, WRITING = range(4)
-Growth = tuple[int, int, int]  # bytes of a table's files, bytes to come, and the place that these rows are ahead of
+Written = tuple[int, int, int]  # bytes of a table's files, bytes to come, and the place that these rows are ahead of
 _BEGINS = b"neuromech rows that wait, 1\n"
 _HEAD = struct.Struct("<BIqI")  # kind, layout, step, bytes that follow
 LARGEST = 1 << 28  # bytes that are read at most
@@ -39,7 +39,7 @@ KEYS = ("session", "step", "symmetry", "member", "name", "fault", "times", "rank
 
 
 class Unwritten:
-    """Writes frames for one session. A failure of the disk is no failure here: rows are in memory too.
+    """Writes frames for one session. A disk that fails is passed over: rows are in memory too.
 
     `lock`: on the run; once it is lost, and in a child that was forked, nothing is written.
     """
@@ -135,7 +135,7 @@ class Unwritten:
         return True
 
 
-def unwritten(directory: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[Growth]]]:
+def unwritten(directory: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[Written]]]:
     """Rows that wait, by table, with their session and their `place`; and how its files were to grow, as they came.
 
     Nothing from what is not such a file."""
@@ -149,7 +149,7 @@ def unwritten(directory: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[
     except (OSError, ValueError):
         return {}, {}
     found: dict[str, list[pd.DataFrame]] = {}
-    being: dict[str, list[Growth]] = {}
+    being: dict[str, list[Written]] = {}
     with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # up to the first frame that is none
         for table, rows, writing in _rows(data, start):
             if writing is not None:
@@ -159,7 +159,7 @@ def unwritten(directory: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[
     return {table: joined(rows) for table, rows in found.items()}, being
 
 
-def missing(waiting: pd.DataFrame, being: Sequence[Growth], known: pd.DataFrame, end: int) -> pd.DataFrame:
+def missing(waiting: pd.DataFrame, being: Sequence[Written], known: pd.DataFrame, end: int) -> pd.DataFrame:
     """Of the rows of a table that wait, those that are not among the `known`, which were read from `end` bytes."""
     import pandas as pd
 
@@ -188,7 +188,7 @@ def bringing(directory: Path) -> Callable[[str, int, int], None]:
     return ahead
 
 
-def _rows(data: bytes, at: int) -> Iterator[tuple[str, pd.DataFrame | None, Growth | None]]:
+def _rows(data: bytes, at: int) -> Iterator[tuple[str, pd.DataFrame | None, Written | None]]:
     """Each frame from `at` on: its table, and its rows or what it says of writing."""
     import pandas as pd
 
