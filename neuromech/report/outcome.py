@@ -25,8 +25,10 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
     if facts.n_steps == 0:
         return
     text, several = many(facts.n_steps, "step"), 1
-    if "iteration" in facts.steps and 0 < (turns := int(facts.steps["iteration"].max())) < facts.n_steps:
-        text, several = f"{text} of several optimizers in {many(turns, 'iteration')}", math.ceil(facts.n_steps / turns)
+    counted = {"step", "iteration"} <= {*facts.steps} and len(facts.steps) > 0
+    taken, turns = (int(facts.steps[c].max()) for c in ("step", "iteration")) if counted else (0, 0)
+    if 0 < turns < taken:  # of a run that goes on, the last steps may not be counted yet
+        text, several = f"{text} of several optimizers in {many(turns, 'iteration')}", math.ceil(taken / turns)
     loss = facts.loss
     if loss is not None and len(loss):
         rows = list(zip(loss["step"], loss["value"], strict=True))

@@ -41,6 +41,9 @@ def test_steps_of_several_optimizers_are_told_in_iterations() -> None:
     rows = {"loss": pd.DataFrame({"step": [1, 3], "value": [2.0, 0.5]})}
     (said,) = trained(replace(some, metrics=rows))
     assert said.text == "4 steps of several optimizers in 2 iterations, loss 2 → 0.5."
+    alone = pd.DataFrame({"step": [0, 1, 2], "iteration": [0, 1, 2]})  # the table is behind the metrics
+    (said,) = trained(replace(some, steps=alone))
+    assert said.text.startswith("4 steps, loss")
 
 
 @pytest.mark.parametrize(
