@@ -75,8 +75,7 @@ class Measurement:
         self._newest: dict[int, tuple[Newest, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
-            message = "no symmetry was found, so there is nothing to predict"
-            journal.once("none found", 0, "none found", message)
+            journal.once("none found", 0, "none found", "no symmetry was found, so there is nothing to predict")
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""

@@ -62,21 +62,19 @@ class Waiting:
 
         `budget`: seconds of CPU time that it may take to find symmetries.
         """
-        self._budget = budget
+        self._model, self._guard, self._budget = model, guard, budget
         self.found: Findings | None = None
         self.violated: list[tuple[Symmetry, float]] = []
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self.ranks: Ranks | None = None  # over which the parameters are sharded
         self.compiled = has_compiled_parts(model)  # some of its forward runs where no hook does
-        self._model, self._sharded = model, any_sharded(model.parameters())
         self._seen: Forward | None = None
         if example is not None:
             args, kwargs = arguments(example)
             self._seen = Forward(args, kwargs, model.training, graph=record(model, args, kwargs))
         self._given = example is not None
         self.hooks = ForwardHooks(model, guard, self._compiled, self._transformed)
-        self._guard = guard
         self.forwards = ForwardWatch(guard, self._on_forward, self._on_backward)
         self.hooks.listeners.append(self.forwards)
         if is_never_called(model):
@@ -127,7 +125,7 @@ class Waiting:
 
     def meet(self, found: Findings) -> None:
         """If the parameters are sharded: meet the other processes, which measure their parts of the same."""
-        if self._sharded and self.ranks is None:
+        if self.ranks is None and any_sharded(self._model.parameters()):
             self.ranks = Ranks("; ".join(s.name for s in found))
 
     def forget(self) -> None:
@@ -157,7 +155,8 @@ class Waiting:
         return self.forwards.empty or (self._seen is not None and not self._seen.transformed)
 
     def _on_backward(self) -> None:
-        if self.found is None and not self._sharded and (seen := self.forwards.trained) is not None and seen.finite:
+        seen = self.forwards.trained if self.found is None else None
+        if seen is not None and seen.finite and not any_sharded(self._model.parameters()):
             self._find(seen)
 
     def _graph(self, forward: Forward) -> Graph:
