@@ -279,6 +279,7 @@ class Monitor:
             self._settings.load_state_dict(saved["rates"])
 
     def remove(self) -> None:
+        self._faults.bring(self._record)
         for watch in (self._backward, self._foreign, self._outer):
             watch.remove()
 
@@ -338,8 +339,7 @@ class Monitor:
     def _judge(self, step: int, evidence: Evidence) -> None:
         for practice, text in noticed(evidence):
             self._journal.once(f"practice {practice}", step, "practice", f"step {step}: {text}", warn=False)
-        added = self._faults.add(step, diagnose(evidence), evidence)
-        if added is None:
+        if (added := self._faults.add(step, diagnose(evidence), evidence)) is None:
             return
         fault, new = added
         if new or fault.times & (fault.times - 1) == 0:  # a fault that goes on is recorded at every doubling

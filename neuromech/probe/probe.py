@@ -286,7 +286,7 @@ class Probe(RunFrames):
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
-            self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
+            self._progress.loss(self._loss.take(optimizer))
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
