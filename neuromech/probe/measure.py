@@ -132,8 +132,7 @@ class Measurement:
         every = [*self._laws.members, *members]
         eps = self._describe(found, every)
         charges = self._laws.add(new, self.params, eps[-len(new) :], members)
-        rows = self._rows = Rows(self._laws.slices, self._members, self._laws.device, every)
-        self._writer.rows = rows
+        rows = self._rows = self._writer.rows = Rows(self._laws.slices, self._members, self._laws.device, every)
         self._totals = self._totals.extended(rows, eps, charges)
         self._observed = None if self._observed is None else torch.cat((self._observed, charges))
         self._unprotected = torch.cat((self._unprotected, self._unprotected.new_zeros(len(new))))

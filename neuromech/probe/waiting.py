@@ -29,10 +29,10 @@ from neuromech.detect import (
     limited,
     outputs_as_they_are,
     private_copy,
-    recognise,
     record,
     settled,
     to_stderr,
+    unseen_by,
 )
 from neuromech.hooks import (
     Forward,
@@ -68,6 +68,7 @@ class Waiting:
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self.ranks: Ranks | None = None  # over which the parameters are sharded
+        self._unseen: list[Invariance] = []  # by the loss, of each output
         self.compiled = has_compiled_parts(model)  # some of its forward runs where no hook does
         self._seen: Forward | None = None
         if example is not None:
@@ -155,9 +156,11 @@ class Waiting:
         return self.forwards.empty or (self._seen is not None and not self._seen.transformed)
 
     def _on_backward(self) -> None:
-        seen = self.forwards.trained if self.found is None else None
-        if seen is not None and seen.finite and not any_sharded(self._model.parameters()):
-            self._find(seen)
+        seen = self.forwards.trained
+        if seen is None or not seen.finite or any_sharded(self._model.parameters()):
+            return
+        if self.found is None or (self._unseen and self._unseen != unseen_by(seen.outputs, seen.cotangents)):
+            self._find(seen)  # once more, if another backward of the same outputs sees more of them
 
     def _graph(self, forward: Forward) -> Graph:
         if forward.graph is not None:
@@ -183,8 +186,7 @@ class Waiting:
         self.graph = graph = self._graph(forward)
         eps, params = self._eps(forward), named_parameters(self._model)
         if len(forward.outputs) == len(graph.outputs):
-            received = zip(forward.outputs, forward.cotangents, strict=True)
-            free = [Invariance() if g is None else recognise(y, g) for y, g in received]
+            free = self._unseen = unseen_by(forward.outputs, forward.cotangents)
         else:
             with self._limited():
                 free = guess_loss(self._model, graph, params, eps)
