@@ -131,7 +131,7 @@ class Waiting:
 
     def forget(self) -> None:
         """Let go of all tensors."""
-        self._seen = self.graph = None
+        self._seen, self.graph, self._unseen = None, None, []
         self.forwards.forget()
 
     # -- looking -------------------------------------------------------------------------------------------------------
