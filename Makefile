@@ -44,6 +44,7 @@ evidence: $(STAMP)
 bench: $(STAMP)
 	$(PYTHON) -m experiments.benchmarks
 	$(PYTHON) -m experiments.benchmarks.overhead
+	$(PYTHON) -m experiments.benchmarks.processes
 	$(PYTHON) -m experiments.benchmarks.eom
 	$(PYTHON) -m experiments.predicted_charges --out runs/predicted_charges-$$$$ && \
 	$(PYTHON) -m analysis.predicted_charges runs/predicted_charges-$$$$

@@ -5,6 +5,7 @@ import functools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import defaultdict
@@ -393,6 +394,27 @@ def test_watch_follows_until_the_end(recorded, capsys) -> None:
     (line,) = capsys.readouterr().out.splitlines()
     assert "finished" in line
     assert "30 steps" in line
+
+
+@pytest.mark.slow
+def test_interrupting_watch_ends_it_and_not_the_run(tmp_path) -> None:
+    """Ctrl-C in a real process: no traceback, and the run is left as it is."""
+    from neuromech.record import Record
+
+    record = Record(tmp_path / "run", {"symmetries": []})
+    record.append("metrics", {"step": [1, 2], "name": "loss", "value": [2.0, 1.0]})
+    record.flush()
+    command = [sys.executable, "-m", "neuromech", "watch", str(tmp_path / "run"), "--every", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, said = process.communicate(timeout=60)
+    assert "running" in line
+    assert process.returncode == 0
+    assert (out, said.strip()) == ("", "neuromech: no longer watched; the run itself is not touched")
+    assert "ended" not in json.loads((tmp_path / "run" / "run.json").read_text())["sessions"][0]
+    record.end("finished")
 
 
 def test_export_writes_tables_that_spreadsheets_do_not_execute(tmp_path, capsys) -> None:

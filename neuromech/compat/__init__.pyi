@@ -25,6 +25,7 @@ from .modules import drop_hooks as drop_hooks
 from .modules import forget_compiled as forget_compiled
 from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
+from .modules import has_stand_ins as has_stand_ins
 from .modules import hooks_before as hooks_before
 from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled

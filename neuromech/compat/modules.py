@@ -70,21 +70,33 @@ def drop_hooks(module: nn.Module) -> None:
             del module._forward_pre_hooks[key]
 
 
+def has_stand_ins(module: nn.Module) -> bool:
+    """Do other tensors stand in for its parameters while it computes? `fully_shard` and `functional_call` do that."""
+    return bool(_fully_sharded(module)) or not all(isinstance(p, nn.Parameter) for p in module.parameters())
+
+
+def _fully_sharded(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if vars(m).get(_state_key()) and hasattr(m, "unshard")]
+
+
+def _state_key() -> str:
+    contract = sys.modules.get("torch.distributed._composable.contract")  # where nothing is sharded it is not loaded
+    return contract.STATE_KEY if contract else ""
+
+
 def deep_copy(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """`copy.deepcopy(module, memo)`, also of what `fully_shard` has taken over and then refuses to be copied.
 
     The copy is of the classes that were there before. Hooks, and the state that talks to other processes, are shared.
     """
-    contract = sys.modules.get("torch.distributed._composable.contract")  # where nothing is sharded it is not loaded
-    key = contract.STATE_KEY if contract else ""
-    taken = [m for m in module.modules() if vars(m).get(key) and hasattr(m, "unshard")]
+    taken, key = _fully_sharded(module), _state_key()
     for m in taken:
         kind: Any = type(m).__bases__[-1]
         memo[id(m)] = kind.__new__(kind)
         hooks = [hook for name, held in vars(m).items() if name.endswith("_hooks") for hook in held.values()]
         memo |= {id(x): x for x in [vars(m)[key], *hooks]}
     for m in taken:  # once all are known to each other
-        vars(memo[id(m)]).update(copy.deepcopy(vars(m), memo))
+        vars(memo[id(m)]).update(copy.deepcopy(nn.Module.__getstate__(m), memo))  # without what is compiled of it
     return copy.deepcopy(module, memo)
 
 

@@ -35,7 +35,7 @@ from .operators.specifications import reduction as reduction
 from .patterns import compressed as compressed
 from .patterns import merged as merged
 from .permutations import Permutation as Permutation
-from .recognition import recognise as recognise
+from .recognition import unseen_by as unseen_by
 from .registration import register_module as register_module
 from .registration import register_operator as register_operator
 from .registration import unregister_module as unregister_module

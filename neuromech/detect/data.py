@@ -8,7 +8,7 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any, NamedTuple
 
-from neuromech.detect.axes import Axis, Label, leaves
+from neuromech.detect.axes import Axis, Label, count, leaves
 from neuromech.detect.refine import IntervalMap, Regrouping, Renaming
 
 LabelMap = Mapping[Label, Label]
@@ -47,6 +47,21 @@ class Stride(NamedTuple):
         return mine, range(mine.start - ahead, mine.stop - ahead)
 
 
+class Share(NamedTuple):
+    """Which entries, from `start` to `stop`, of the `total` along one index that add up to `value`: of the numbers that
+    `whole` stands for. `over`: the index that runs over them, none for a single one."""
+
+    whole: DataKey
+    start: int
+    stop: int
+    total: int
+    value: int
+    over: tuple[Label, ...]
+
+    def called(self, to: LabelMap) -> Share:
+        return self._replace(over=tuple([to.get(x, x) for x in leaves(self.over)]))
+
+
 class Data(NamedTuple):
     """A factor that depends on the data: which tensor, and on which indices. Equal `Data` are the same numbers.
 
@@ -61,6 +76,7 @@ class Data(NamedTuple):
     pieces: tuple[tuple[Label, Data], ...] = ()
     walks: tuple[tuple[Label, int], ...] = ()
     multiple: Number = 1  # how many times the numbers that the key stands for
+    share: Share | None = None  # where they are some of numbers that add up to something
 
     @classmethod
     def filled(cls, k: float, labels: Iterable[Label] = ()) -> Data:
@@ -103,12 +119,13 @@ class Data(NamedTuple):
 
     def called(self, to: LabelMap) -> Data:
         labels = tuple([to.get(x, x) for x in leaves(self.labels)])
+        share = self.share and self.share.called(to)
         if not (self.sums or self.pieces or self.walks):
-            return Data(self.key, labels, multiple=self.multiple)
+            return Data(self.key, labels, multiple=self.multiple, share=share)
         sums = tuple((tuple(to.get(x, x) for x in leaves(over)), n) for over, n in self.sums)
         pieces = tuple((to.get(x, x), d.called(to)) for x, d in self.pieces)
         walks = tuple((to.get(x, x), i) for x, i in self.walks)
-        return Data(self.key, labels, sums, pieces, walks, self.multiple)
+        return Data(self.key, labels, sums, pieces, walks, self.multiple, share)
 
     def derived(self, how: object, *more: Label, across: Iterable[Label] = ()) -> Data:
         """Other numbers made of these, with further indices; nested, so that products of data stay unambiguous.
@@ -178,7 +195,16 @@ class Data(NamedTuple):
         walks = tuple((segment if x is whole else x, i) for x, i in self.walks)
         i = next((i for x, i in self.walks if x is whole), None)
         key = self._named(("part", at, start, segment.n)) if i is None else _of_taps(self.key, i, start, segment.n)
-        return Data(key, labels, (), pieces, walks, self.multiple)
+        share = self.share_of(range(start, start + segment.n), [whole], segment.leaves())
+        return Data(key, labels, (), pieces, walks, self.multiple, share)
+
+    def share_of(self, places: range, old: Sequence[Label], new: Sequence[Label]) -> Share | None:
+        """What is known of the sum of the entries at some places along the index `old`, which is `new` from then on."""
+        known = next((n for over, n in self.sums if leaves(over) == leaves(old)), None)
+        if known is None or len(leaves(old)) != 1 or len(leaves(new)) > 1 or places.step != 1:
+            return None
+        at = leaves(self.labels).index(leaves(old)[0])
+        return Share((at, *self.key), places.start, places.stop, count(old), known, tuple(leaves(new)))
 
     def taken(self, how: object, old: Sequence[Label], new: Sequence[Label]) -> Data:
         """Some of these numbers, which `how` says, with other indices in place of the `old`."""
@@ -188,7 +214,8 @@ class Data(NamedTuple):
             return self
         left = [x for x in now if x not in old]
         key, labels = (("taken", how, at, *self.key),), (*left[: at[0]], *new, *left[at[0] :])
-        return Data(key, labels, walks=self.walks, multiple=self.multiple)
+        share = self.share_of(how, old, new) if isinstance(how, range) else None
+        return Data(key, labels, walks=self.walks, multiple=self.multiple, share=share)
 
     def _named(self, what: DataKey) -> DataKey:
         """The key of some of these numbers, or of all in another order."""

@@ -16,7 +16,7 @@ from math import prod
 from typing import NamedTuple
 
 from neuromech.detect.axes import Label, count, leaves
-from neuromech.detect.data import Data, Number
+from neuromech.detect.data import Data, Number, Share
 from neuromech.detect.effort import checkpoint
 from neuromech.detect.expr import Expr, Factor, Unknown, expand
 
@@ -144,7 +144,7 @@ def _independent(terms: Iterable[_Term]) -> Iterable[list[_Term]]:
     """
     terms = list(terms)
     every = (d for t in terms for d in t.factor.data)
-    summed = {d.whole for d in every for over, _ in d.sums if all(x.summed for x in leaves(over))}
+    summed = {d.whole for d in every if d.share or any(all(x.summed for x in leaves(over)) for over, _ in d.sums)}
     out: dict[object, list[_Term]] = {}
     for t in terms:
         wholes = Counter(d.whole for d in t.factor.data if d.whole not in summed)
@@ -218,27 +218,72 @@ def _cases(terms: list[_Term], wanted: Callable[[Label], bool]) -> Iterator[list
 def _totals(terms: Iterable[_Term], names: _Names) -> dict[Key, _Sum]:
     """The equations between numbers, by data and set of indices."""
     out: dict[Key, _Sum] = {}
+    shares: dict[tuple[Key, object], list[tuple[Share, Key]]] = {}
     for t in terms:
         f = names.canonical(t.factor)
         c = t.c * prod(d.multiple for d in f.data)
         bound = leaves(f.labels)
         always = None if any(d.sums for d in f.data) else _reduced(f.data, frozenset())
         for subset, component in components(f):
-            data = _reduced(f.data, subset) if always is None else always
-            if data is not None:
-                total = out.setdefault((data, subset), _Sum({}, set()))
-                total.row[component] = total.row.get(component, 0) + c
+            data, times = always or _reduced(f.data, subset)
+            if times:
+                if (key := (data, subset)) not in out:
+                    for share, rest, alike in _shares(data, subset):
+                        shares.setdefault((rest, alike), []).append((share, key))
+                total = out.setdefault(key, _Sum({}, set()))
+                total.row[component] = total.row.get(component, 0) + times * c
                 total.orders.add(tuple(x for x in bound if x in subset))
+    for (rest, _), some in shares.items():
+        _settled_last(out, rest, sorted(some, key=lambda known: known[0][1:3]))
     return out
 
 
-def _reduced(data: tuple[Data, ...], subset: frozenset[Label]) -> tuple[Data, ...] | None:
-    """The data, without those that add up to one over indices that nothing else depends on; None if to zero."""
+def _shares(data: tuple[Data, ...], subset: frozenset[Label]) -> Iterator[tuple[Share, Key, object]]:
+    """Data that add up to something together with others, summed over what nothing else depends on; what is left
+    without them; and what these others have in common: the tensor and its other indices."""
+    for i, d in enumerate(data):
+        if (share := d.share) is not None:
+            now, others = leaves(share.over), (*data[:i], *data[i + 1 :])
+            if times := _counted(d, now, others, subset):
+                alike = (share.whole, tuple(x for x in leaves(d.labels) if x not in now))
+                yield share._replace(value=share.value * times), (others, subset), alike
+
+
+def _settled_last(out: dict[Key, _Sum], rest: Key, shares: list[tuple[Share, Key]]) -> None:
+    """Where a sum of all shares is known, the last is what the others leave of it: what it is multiplied by comes off
+    theirs."""
+    ends = [0, *(share.stop for share, _ in shares)]
+    if [share.start for share, _ in shares] != ends[:-1] or ends[-1] != shares[-1][0].total:
+        return
+    if any(key not in out for _, key in shares):
+        return
+    last = out.pop(shares[-1][1])
+    for key, times in (*((key, -1) for _, key in shares[:-1]), (rest, shares[-1][0].value)):
+        total = out.setdefault(key, _Sum({}, set()))
+        total.orders.update(last.orders)
+        for component, c in last.row.items():
+            total.row[component] = total.row.get(component, 0) + times * c
+
+
+def _reduced(data: tuple[Data, ...], subset: frozenset[Label]) -> tuple[tuple[Data, ...], int]:
+    """The data, without those that add up to one over indices that nothing else depends on, and how often what is left
+    is counted: zero times, where they add up to zero."""
     for i, d in enumerate(data):
         for over, value in d.sums:
-            now = leaves(over)
             others = (*data[:i], *data[i + 1 :])
-            elsewhere = subset.union(leaves(x for e in others for x in e.labels))
-            if all(x.summed for x in now) and elsewhere.isdisjoint(now):
-                return _reduced(others, subset) if value else None
-    return tuple(Data(d.key, tuple(leaves(d.labels))) for d in data)
+            if (times := _counted(d, leaves(over), others, subset)) is not None:
+                left, often = _reduced(others, subset)
+                return left, value * times * often
+    return tuple(Data(d.key, tuple(leaves(d.labels)), share=d.share) for d in data), 1
+
+
+def _counted(d: Data, over: list[Label], others: tuple[Data, ...], subset: frozenset[Label]) -> int | None:
+    """How many sums of d over some indices there are, each for itself, if nothing else depends on these; else None.
+
+    One for every value of the other indices that are summed over: where nothing else depends on them, they only count.
+    """
+    elsewhere = subset.union(leaves(x for e in others for x in e.labels))
+    if not all(x.summed for x in over) or not elsewhere.isdisjoint(over):
+        return None
+    rest = {x for x in leaves(d.labels) if x.summed and x not in over}
+    return count(rest - elsewhere)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from neuromech.detect import operators as operators  # fills the table
 from neuromech.detect.capture import tensors_of
-from neuromech.detect.effort import Effort, effort, limited, to_stderr
+from neuromech.detect.effort import Effort, effort, limited, to_stderr, uncollected
 from neuromech.detect.families import claims as claims_of
 from neuromech.detect.findings import Findings as Findings
 from neuromech.detect.graph import Graph, Value, together
@@ -144,16 +144,17 @@ def analyse(
     example or on each of several."""
     _check_trainable(model)
     read = without_unread(graph)
-    interpreter = Interpreter(read)
-    interpreter.run(free)
-    families = _families(interpreter)
-    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    drawn = {
-        domain: claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
-        for domain, found in families.items()
-    }
-    claims = [claim.symmetry for own in drawn.values() for claim in own]
-    matrix = matrix_families(read, _shifted_at_will(claims, shapes))
+    with uncollected():
+        interpreter = Interpreter(read)
+        interpreter.run(free)
+        families = _families(interpreter)
+        shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+        drawn = {
+            domain: claims_of(found, getattr(interpreter, domain), shapes, translation=domain == "translation")
+            for domain, found in families.items()
+        }
+        claims = [claim.symmetry for own in drawn.values() for claim in own]
+        matrix = matrix_families(read, _shifted_at_will(claims, shapes))
     claims += matrix.families
     true, undecided = [True] * len(claims), frozenset[int]()
     meta = any(p.is_meta for p in model.parameters())

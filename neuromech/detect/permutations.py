@@ -127,7 +127,10 @@ def _told_apart(s: Interpreter, node: Node) -> list[Label]:
     if node.escape or node.opaque or operator is None or operator.rule is None or id(node) in s.blocked:
         return everything(s, node)
     if operator.apart:
-        labels: list[Label] = operator.apart(s, node)
+        try:
+            labels: list[Label] = operator.apart(s, node)
+        except Exception:  # as for a rule: what fails is claimed nothing of, and costs nothing else
+            return everything(s, node)
         return labels
     return [] if operator.same_content or is_elementwise(op) else everything(s, node)
 

@@ -9,6 +9,7 @@ a tolerance t by a chance of about t a sample. In low precision that takes sever
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from torch import Tensor
 from neuromech.detect.interpret import Invariance
 
 _CHANCE = 1e-5  # of taking an accident for an invariance
+
+
+def unseen_by(outputs: Iterable[Tensor], cotangents: Iterable[Tensor | None]) -> list[Invariance]:
+    """What the loss with these gradients does not see of each output; None: an output without one, of which all is."""
+    return [Invariance() if g is None else recognise(y, g) for y, g in zip(outputs, cotangents, strict=True)]
 
 
 def recognise(output: Tensor, cotangent: Tensor) -> Invariance:

@@ -44,5 +44,6 @@ def rows_of_table(s: Interpreter, node: Node) -> list[Label]:
 
 def tokens(s: Interpreter, node: Node) -> list[Label]:
     """Attention: a mask tells tokens apart, and may tell heads."""
-    masked = len(node.inputs) > 3 and len(node.inputs[0].shape) > 2
-    return [x for v in (*node.inputs, *node.outputs) for x in s.abstract(v).along([-2, -3] if masked else [-2])]
+    which = (2, 3) if len(node.inputs) > 3 and len(node.inputs[0].shape) > 2 else (2,)
+    every = [(s.abstract(v), len(v.shape)) for v in (*node.inputs, *node.outputs)]  # a mask may lack the axes ahead
+    return [x for t, ndim in every for x in t.along([-d for d in which if d <= ndim])]

@@ -107,7 +107,10 @@ def _row_by_row(node: Node, rows: ReadRows) -> Needs | None:
     if any(a is not v for a, v in zip(_values(node.args), node.inputs, strict=False)):
         return None
     if operator and operator.rows:
-        needed = operator.rows(node, rows)
+        try:
+            needed = operator.rows(node, rows)
+        except Exception:  # all rows, then
+            return None
         return None if needed is None else dict.fromkeys(node.inputs) | needed
     if is_elementwise(node.op) or short(node.op) in ("dropout", "to", "_to_copy", "clone", "contiguous"):
         needs: Needs = {}

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from neuromech.compat import is_sharded
 from neuromech.dynamics.charge import Forms
 from neuromech.dynamics.forms.sums import Block
 from neuromech.dynamics.forms.vectors import Computed, Values
@@ -45,7 +46,9 @@ class AverageLaw:
     def __init__(
         self, symmetries: Sequence[Symmetry], averaged: Values, members: Sequence[range] | None = None
     ) -> None:
-        """`members`: those of each family that are measured; None: all."""
+        """`members`: those of each family that are measured; None: all. Raises `InstrumentError` for sharded ones."""
+        if any(is_sharded(mean) for mean in averaged.values()):
+            raise InstrumentError("averages of a model whose parameters are sharded over processes are not followed")
         for s in symmetries:
             s.check(averaged)
         own = [range(s.size) for s in symmetries] if members is None else members

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import struct
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ INTERVAL_SECONDS = 1.0  # that steps wait, at most
 SHARE = 0.01  # of the time may be spent on writing early: a process that is killed loses what waits
 INTERVAL_VALUES = 2**15  # what waits in memory, at most about
 PATIENCE = 60.0  # seconds for the last rows of a probe that was forgotten
+_NUMBERS = struct.Struct("<4d")  # of a step, but for its own
 STEP = "step", "optimizer", "lr", "time", "iteration"  # columns
 PER_OCTAVE = 16  # snapshots of single members for every doubling of the number of steps
 
@@ -39,6 +41,8 @@ class ReadingWriter:
         self._steps: list[tuple[int, int, float, float, int]] = []
         self._readings: list[tuple[int, Tensor, Tensor | None, Tensor | None]] = []
         self._last, self._waiting, self._cheapest = time.monotonic(), 0, 0.0
+        self._laid: Rows | None = None  # of which `unwritten` knows the layouts
+        self._layouts: list[int] = []
         self.beside: list[Callable[[], None]] = []  # what else is brought to the record whenever readings are
         self._finite = True
         self._process = os.getpid()
@@ -67,6 +71,7 @@ class ReadingWriter:
         """One step: its lr, the time t = sum of lr, [FIELDS, rows] of readings (None: not recorded), [SUMS and REST,
         kept rows] of terms, and the iteration that it is part of."""
         self._steps.append((step, optimizer, lr, when, iteration))
+        families = singles = None
         if fields is not None and self.rows.families:
             whole = self.rows.sums(fields)
             residuals = self.rows.residuals(fields[1 : 1 + len(PREDICTIONS)], fields[0], fields[-1], whole[-1])
@@ -75,12 +80,38 @@ class ReadingWriter:
             singles = self.rows.singles(torch.cat((fields, residuals))) if shown else None
             self._readings.append((step, families, singles, terms))
             self._waiting += sum(x.numel() for x in (families, singles, terms) if x is not None)
+        self._keep(step, families, singles, terms)
+
+    def _keep(self, step: int, families: Tensor | None, singles: Tensor | None, terms: Tensor | None) -> None:
+        """For a process that is killed: what this step has measured, where no device has to be waited for."""
+        kept, n = self._record.unwritten, self.rows.families
+        if kept is None or (families is not None and not families.is_cpu):
+            return
+        if self._laid is not self.rows:
+            self._laid, every = self.rows, (np.arange(n), np.full(n, -1))
+            layouts = [kept.layout("steps", STEP[1:])]
+            for table, names in ("charges", (*FIELDS, *RESIDUALS)), ("terms", (*SUMS, *REST)):
+                layouts += [kept.layout(table, names, *who) for who in (every, (self.rows.family, self.rows.member))]
+            self._layouts = layouts
+        of_step, charges, members, terms_, of_members = self._layouts
+        kept.reading(of_step, step, _NUMBERS.pack(*self._steps[-1][1:]))
+        if families is not None:
+            kept.reading(charges, step, families.numpy().tobytes())
+        if singles is not None:
+            kept.reading(members, step, singles.numpy().tobytes())
+        if terms is not None:
+            values = terms.numpy()
+            kept.reading(terms_, step, values[:, :n].tobytes())
+            if singles is not None:
+                kept.reading(of_members, step, values[:, n:].tobytes())
 
     def flush_if_due(self) -> None:
         """The step is over, and all that was measured at it waits."""
         late = time.monotonic() - self._last > min(INTERVAL_SECONDS, self._cheapest / SHARE)
         if late or len(self._steps) >= INTERVAL_STEPS or self._waiting >= INTERVAL_VALUES:
             self.flush()
+        elif self._record.unwritten is not None:
+            self._record.unwritten.keep()
 
     def flush(self) -> None:
         """Bring everything that waits to the record, and the record to the disk.
@@ -93,7 +124,7 @@ class ReadingWriter:
             flush()
         if self._steps:
             columns = zip(*self._steps, strict=True)
-            self._record.append("steps", dict(zip(STEP, columns, strict=True)))
+            self._record.append("steps", dict(zip(STEP, columns, strict=True)), kept=True)
             self._steps = []
         if self._readings:
             self._write(self._readings)
@@ -134,7 +165,8 @@ class ReadingWriter:
             "symmetry": np.tile(symmetry, len(readings)).tolist(),
             "member": np.tile(member, len(readings)).tolist(),
         }
-        self._record.append(table, columns | {k: x.reshape(-1).tolist() for k, x in zip(names, data, strict=True)})
+        columns |= {k: x.reshape(-1).tolist() for k, x in zip(names, data, strict=True)}
+        self._record.append(table, columns, kept=True)
 
     def _report_non_finite(self, whole: Sequence[tuple[int, Tensor]]) -> None:
         bad = [step for step, x in whole if not bool(x[0].isfinite().all())] if self._finite else []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from neuromech.compat import at_end_of_backward, backward_id, is_sharded, local, version
+from neuromech.compat import at_end_of_backward, backward_id, has_stand_ins, is_sharded, local, version
 from neuromech.hooks.guard import Guard
 
 Mark = tuple[int, int]
@@ -130,11 +131,12 @@ class BackwardWatch:
 class HandedGradients:
     """Tells whether the gradients that wait for a step are those that the last backward left, at the same weights.
 
-    By the places of tensors and the writes that are counted: writes by way of `.data` are not seen.
+    By the places of tensors and the writes that are counted: writes by way of `.data` are not seen. Listens to forwards
+    until the first backward: what is sharded only after `instrument` has other parameters by then.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], guard: Guard) -> None:
-        self._params = [p for p in params if p.is_floating_point()]
+    def __init__(self, params: Callable[[], Iterable[nn.Parameter]], guard: Guard) -> None:
+        self._all = params
         self._left: list[Mark | None] | None = None
         self._guard = guard
         self._end = _End(self._ended)
@@ -148,6 +150,13 @@ class HandedGradients:
 
         self._hook = arrived
         self._attach()
+
+    def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._left is None and not has_stand_ins(model):
+            self._attach()
+
+    def after(self, model: nn.Module, output: Any) -> None:
+        pass
 
     @property
     def changed(self) -> bool:
@@ -167,6 +176,8 @@ class HandedGradients:
 
     def _attach(self) -> None:
         """Watch the parameters that require a gradient by now: one call each, of every backward of the run."""
+        if self._left is None:
+            self._params = [p for p in self._all() if p.is_floating_point()]
         for p in self._params:
             if p.requires_grad and p not in self._handles:
                 self._handles[p] = p.register_post_accumulate_grad_hook(self._hook)

@@ -234,7 +234,8 @@ class ForwardWatch:
             return
         if self.trained is None or self.trained is forward or not self.trained.finite:
             self.trained = forward
-            forward.cotangents[i] = gradient.detach()
+            before = forward.cotangents[i]  # another backward of the same outputs: the loss is the sum of both
+            forward.cotangents[i] = gradient.detach() if before is None else before + gradient.detach()
             forward.finite = forward.finite and bool(torch.isfinite(gradient).all())
             task = backward_id()
             if task != self._task:

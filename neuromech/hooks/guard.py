@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 from neuromech.errors import FaultError, kept_from_the_run
@@ -13,12 +14,14 @@ T = TypeVar("T")
 class Guard:
     """Runs the instrument's part of every hook; the first failure ends it, and is told to `failed`, once.
 
-    `failed` may raise, for those who asked to be stopped.
+    `failed` may raise, for those who asked to be stopped. `within`: what encloses each part.
     """
 
-    def __init__(self, failed: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, failed: Callable[[Exception], None], within: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
         self.down = False
-        self._failed = failed
+        self._failed, self._within = failed, within
 
     def __call__(self, work: Callable[..., T], *args: object) -> T | None:
         """`work(*args)`, or None if that fails, or if anything has failed before."""
@@ -26,7 +29,8 @@ class Guard:
             return None
         with kept_from_the_run():
             try:
-                return work(*args)
+                with self._within():
+                    return work(*args)
             except FaultError:
                 raise  # the monitor was asked to end the run
             except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import code_of
 from neuromech.detect import tensors_of
@@ -60,11 +61,12 @@ class LossWatch:
             with torch.no_grad():
                 self._values.append((root.detach().clone(), scaled))
 
-    def take(self, first: bool = False) -> list[Tensor]:
+    def take(self, optimizer: Optimizer | None = None) -> list[Tensor]:
         """The values of the roots since the last call; to be called while the step runs that they led to.
 
-        `first`: only the first one, where an optimizer evaluates its closure several times a step.
+        Of an `optimizer` that evaluates its closure several times a step, only the first one.
         """
+        first = isinstance(optimizer, torch.optim.LBFGS) or bool(getattr(optimizer, "follows_flow", False))
         values, self._values, self._last = self._values, [], None
         scaler = running_scaler() if any(scaled for _, scaled in values) else None
         unscaled = [v / scaler.scale(torch.ones_like(v)) if scaler and scaled else v for v, scaled in values]

@@ -33,13 +33,17 @@ class ForwardModes:
         self.resized = False  # the last one met inputs of another size than the first that trained, but for batches
         self._sizes: list[torch.Size] | None = None  # of samples, in the first that trained
         self._last_sizes: list[torch.Size] = []
-        self._device, self._begun = device, begun
-        self._modules = dict(model.named_modules())
-        self._composition = None if any_sharded(model.parameters()) else Composition(model)
+        self._model, self._device, self._begun = model, device, begun
+        self.renew()
         self._exchanged: set[str] = set()  # in the forwards since a step
         self._training: dict[str, bool] | None = None
         self._last: dict[str, bool] = {}
         self._random: GeneratorStates | None = None
+
+    def renew(self) -> None:
+        """The model is as it should be: sharded, with its parts exchanged."""
+        self._modules = dict(self._model.named_modules())
+        self._composition = None if any_sharded(self._model.parameters()) else Composition(self._model)
 
     def changed(self) -> tuple[str, ...]:
         """The modules that were in another mode in the last forward than in the first that trained."""
@@ -62,6 +66,7 @@ class ForwardModes:
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not torch.is_grad_enabled():
             return
+        self._begun()
         if self._composition:
             if self.steps != self.now:
                 self._exchanged = set()
@@ -74,7 +79,6 @@ class ForwardModes:
         self.count += 1
         self._random = states([self._device])
         self.eps = max(self.eps, precision(self._device))
-        self._begun()
 
     def after(self, model: nn.Module, output: Any) -> None:
         if torch.is_grad_enabled():

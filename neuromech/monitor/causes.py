@@ -20,8 +20,8 @@ CAUSES: dict[str, Cause] = {
         "a gradient is not the derivative of the forward",
         "check custom autograd functions, backward hooks and checkpointed parts between the parameters that are named "
         "(torch.autograd.gradcheck tells which)",
-        "a gradient that is changed on its way on purpose (reversal, straight-through estimators, hooks), or a path "
-        "through the model that was not recorded",
+        "a gradient that is changed on its way on purpose (reversal, straight-through estimators, hooks, compression "
+        "between processes), or a path through the model that was not recorded",
         lasting=True,
     ),
     "evaluation mode": Cause(

@@ -12,6 +12,7 @@ from neuromech.monitor.causes import CAUSES
 from neuromech.monitor.evidence import Evidence, Names
 from neuromech.monitor.practices import hint
 from neuromech.monitor.suspect import CERTAIN, STRENGTH, Suspect
+from neuromech.record import Record
 
 
 @dataclass
@@ -95,6 +96,11 @@ class Faults:
     @property
     def all(self) -> list[Fault]:
         return list(self._known.values())
+
+    def bring(self, record: Record) -> None:
+        """How often those were seen that went on since they were recorded, which is done at every doubling."""
+        for fault in [f for f in self.all if f.times & (f.times - 1)]:
+            record.append("faults", fault.rows())
 
     def add(self, step: int, suspects: Sequence[Suspect], evidence: Evidence) -> tuple[Fault, bool] | None:
         """The fault, and whether it is new; None if nothing is left of it but what is ignored."""

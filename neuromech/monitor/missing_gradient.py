@@ -13,7 +13,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuromech.monitor.facts import Step
 from neuromech.monitor.torque import Torques
@@ -86,3 +86,12 @@ def _log_likelihood(moves: int, rests: int) -> float:
     """Of a series of moves and rests, at the coin that fits best."""
     n = moves + rests
     return sum(k * math.log(k / n) for k in (moves, rests) if k)
+
+
+def padded(model: nn.Module) -> set[str]:
+    """Embeddings with a row for padding, whose gradient torch leaves at zero: no shift of all rows is seen by it."""
+    return {
+        f"{name}.weight".lstrip(".")
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
+    }

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
-from neuromech.compat import is_sharded, local
+from neuromech.compat import has_stand_ins, is_sharded, local
 from neuromech.detect import Graph
 from neuromech.dynamics import Laws, Reading, share_of
 from neuromech.errors import FaultWarning, InstrumentError, warn
@@ -50,7 +50,7 @@ from neuromech.monitor.evidence import Broken, Evidence, Names
 from neuromech.monitor.facts import Step, StepReader
 from neuromech.monitor.fault import Fault, Faults, stop
 from neuromech.monitor.joint_stop import JointStop
-from neuromech.monitor.missing_gradient import GradientHistory
+from neuromech.monitor.missing_gradient import GradientHistory, padded
 from neuromech.monitor.model_gradient import ModelGradient, coarsest
 from neuromech.monitor.options import Options
 from neuromech.monitor.own_writes import OwnWrites
@@ -72,27 +72,37 @@ class Monitor:
         self, model: nn.Module, hooks: ForwardHooks, record: Record, journal: Journal, options: Options, run: Progress
     ) -> None:
         """`hooks`: on the model as it is called, with its wrappers."""
-        self.step = 0
-        self._model = model
+        self.step, self._model, self._guard, self._run = 0, model, hooks.guard, run
         self._options, self._record, self._journal = options, record, journal
+        self._faults, self._unreported = Faults(options.no_faults), list[Fault]()
+        self._failure: Exception | None = None
+        self._last: weakref.ref[Optimizer] | None = None  # that stepped, of those that are measured
+        self._moved_on = False  # an outer step has written to weights behind the step that it took by another one
+        self._armed, self._laws_of = False, ""  # a share of their members, said
+        self._total: Total | None = None
+        self._violated = NOTHING  # by the first gradient
+        self._model_gradient: ModelGradient | None = None
+        self._ahead: Step | None = None
+        self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
+        self._modes = ForwardModes(model, next(model.parameters()).device, self._forward_begins)
+        hooks.listeners.append(self._modes)
+        self._own = OwnWrites(hooks)
+        self._watch()
+        self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
+        record.update_meta({"monitor": options.described()})
+
+    def _watch(self) -> None:
+        """Watch the model as it is now."""
+        model, options = self._model, self._options
+        every = self._watched = list(model.parameters())
         params = {n: p for n, p in named_parameters(model).items() if p.is_floating_point() and p.numel()}
         sample = Sample({n: (local(p) if is_sharded(p) else p).shape for n, p in params.items()})
         self._reader = StepReader(params, sample)
-        self._faults = Faults(options.no_faults)
-        self._unreported: list[Fault] = []
-        self._failure: Exception | None = None
-        self._backward = BackwardWatch(params, self._backward_ended, hooks.guard)
-        self._modes = ForwardModes(model, next(iter(params.values())).device, self._forward_begins)
-        hooks.listeners.append(self._modes)
+        self._backward = BackwardWatch(params, self._backward_ended, self._guard)
         self._copies = OtherCopies(dict(model.named_parameters()))
-        self._foreign = ForeignSteps(list(model.parameters()), self._foreign_begins, self._foreign_step)
-        self._outer = OuterSteps(list(model.parameters()), self._outer_step)
-        self._last: weakref.ref[Optimizer] | None = None  # that stepped, of those that are measured
-        self._moved_on = False  # an outer step has written to the weights behind the step that it took by another one
-        self._guard = hooks.guard
-        self._together = JointStop(self._reader.device) if options.on_fault == "raise" and JointStop.asked() else None
+        self._foreign = ForeignSteps(every, self._foreign_begins, self._foreign_step)
+        self._outer = OuterSteps(every, self._outer_step)
         self._history = GradientHistory(params)
-        self._own = OwnWrites(hooks)
         self._integrity = StateIntegrity(params, sample, self._own)
         self._gradients = GradientIntegrity(params, sample, options.clip_norm)
         self._order = StepOrder(model, params, self._backward, self._history, self._modes.rebuilt)
@@ -105,21 +115,13 @@ class Monitor:
             self._settings,
             GradientDelivery(self._backward),
             StepCheck(params, sample),
-            MovementCheck(run),
+            MovementCheck(self._run),
         ]
         if options.replicas:
             self._checks.append(ReplicaCheck(params, options.replicas if callable(options.replicas) else gather_all))
-        self._armed = False
-        self._laws_of = ""  # a share of their members, said
-        self._total: Total | None = None
-        self._violated = NOTHING  # by the first gradient
-        self._padded = _padded(model)
-        self._model_gradient: ModelGradient | None = None
-        self._ahead: Step | None = None
-        self._postponed: Evidence | None = None  # against an optimizer that may only hand its step on
-        kinds = {p.dtype for p in params.values()} | ({options.precision} - {None})
-        self._eps = max(float(torch.finfo(kind).eps) for kind in kinds if kind)
-        record.update_meta({"monitor": options.described()})
+        self._padded = padded(model)
+        kinds = {options.precision or torch.float64, *(p.dtype for p in params.values())}
+        self._eps = max(torch.finfo(kind).eps for kind in kinds)
 
     # -- what a user reads ---------------------------------------------------------------------------------------------
 
@@ -174,6 +176,7 @@ class Monitor:
         `violated`: symmetries of the forward that its gradient violates, by how much. `graph`: what it computed, if it
         was recorded. `forwards`: has that forward, and the next ones for the asking.
         """
+        self._keep_up()
         self._eps = max(self._eps, coarsest(graph), torch.finfo(forwards.autocast).eps if forwards.autocast else 0.0)
         sharded = any(is_sharded(p) for p in self._reader.params.values())
         self._own.watch({n: p for n, p in self._reader.params.items() if graph and n in graph.written})
@@ -276,11 +279,18 @@ class Monitor:
             self._settings.load_state_dict(saved["rates"])
 
     def remove(self) -> None:
-        self._backward.remove()
-        self._foreign.remove()
-        self._outer.remove()
+        self._faults.bring(self._record)
+        for watch in (self._backward, self._foreign, self._outer):
+            watch.remove()
 
     # -- looking -------------------------------------------------------------------------------------------------------
+
+    def _keep_up(self) -> None:
+        """Ahead of training, a model may still be sharded, cast or rebuilt: it has other parameters then."""
+        if not self._armed and [*map(id, self._model.parameters())] != [*map(id, self._watched)]:
+            self.remove()
+            self._modes.renew()
+            self._watch()
 
     def _backward_ended(self) -> None:
         """What fails here must not fail the backward of the user."""
@@ -292,6 +302,8 @@ class Monitor:
 
     def _forward_begins(self) -> None:
         """If the last gradients were not finite, no step has taken them."""
+        if not has_stand_ins(self._model):
+            self._keep_up()
         names = self._gradients.infinite(self._reader.waiting)
         if names and self.step:
             self._reader.forget()
@@ -327,8 +339,7 @@ class Monitor:
     def _judge(self, step: int, evidence: Evidence) -> None:
         for practice, text in noticed(evidence):
             self._journal.once(f"practice {practice}", step, "practice", f"step {step}: {text}", warn=False)
-        added = self._faults.add(step, diagnose(evidence), evidence)
-        if added is None:
+        if (added := self._faults.add(step, diagnose(evidence), evidence)) is None:
             return
         fault, new = added
         if new or fault.times & (fault.times - 1) == 0:  # a fault that goes on is recorded at every doubling
@@ -337,12 +348,3 @@ class Monitor:
             self._journal.event(fault.step, "fault", str(fault))
             self._record.flush()
             self._unreported.append(fault)
-
-
-def _padded(model: nn.Module) -> set[str]:
-    """Embeddings with a row for padding, whose gradient torch leaves at zero: no shift of all rows is seen by it."""
-    return {
-        f"{name}.weight".lstrip(".")
-        for name, m in model.named_modules()
-        if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.padding_idx is not None
-    }

@@ -143,13 +143,13 @@ def _met(optimizer: Optimizer) -> Rule | None:
         if (found := RULES.get(name)) is not None:
             if not (fault := fault_of(optimizer, found)):
                 return found
-            faults.append(f"does not do what the {found.name} of {found.source} does: {fault}")
+            faults.append(f"is not recognised as the {found.name} of {found.source}: {fault}")
     if faults:
         warn(
             f"{cls.__module__}.{cls.__name__} {'; '.join(faults)}. Its steps are measured; teach their rule by "
             "neuromech.register_optimizer",
             "other rule",
-            short=f"the steps of {cls.__name__} are not those of the optimizer of that name",
+            short=f"{cls.__name__} is not recognised as the optimizer of that name: its steps are measured",
         )
     return None
 

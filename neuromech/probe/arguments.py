@@ -71,8 +71,7 @@ def find_now(model: nn.Module, loss: Callable[..., Any], example: Any, budget: f
         return find_symmetries(model, example, loss, budget=budget)
     if not (isinstance(example, (tuple, list)) and len(example) == 2):
         raise InstrumentError("this loss takes (output, target): pass example=(inputs, target)")
-    inputs, target = example
-    return find_symmetries(model, inputs, loss, target, budget=budget)
+    return find_symmetries(model, example[0], loss, example[1], budget=budget)
 
 
 def findings_in(state: Any, model: nn.Module) -> Findings:

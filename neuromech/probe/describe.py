@@ -40,8 +40,7 @@ def _module(name: str, module: nn.Module) -> dict[str, Any]:
 
 def of_run(asked: Asked) -> dict[str, Any]:
     """How the run is recorded, and what its user says of it."""
-    how = {"every": asked.every, "members": asked.members, "coverage": float(asked.coverage)}
-    return how | {"name": asked.name, "config": asked.config}
+    return {key: getattr(asked, key) for key in ("every", "members", "coverage", "name", "config")}
 
 
 def how(coverage: float, path: Path | None) -> str:

@@ -52,8 +52,6 @@ def instrument(
     asked = Asked(loss, example, optimizer, run, every, members, resume, strict, name, config, to, coverage, budget)
     check(model, asked)
     if unwrapped(model) in watched:
-        name = type(model).__name__
-        raise InstrumentError(
-            f"this {name} is instrumented already: use the probe that you have, or call its .remove() first"
-        )
+        already = f"this {type(model).__name__} is instrumented already"
+        raise InstrumentError(f"{already}: use the probe that you have, or call its .remove() first")
     return Probe(model, asked)

@@ -68,12 +68,12 @@ class LaterSearch:
         self.remove()
         if any_sharded(self._model.parameters()) or self._first.compiled:
             kind = "compiled" if self._first.compiled else "sharded"
-            return self._tell(f"symmetries of the model as it trains now are not looked for, as it is {kind}")
+            self._tell(f"symmetries of the model as it trains now are not looked for, as it is {kind}")
+            return
         self._waiting = Waiting(self._model, Guard(self._fail), None, self._budget)
         self._waiting.lenient = lenient
         if self._first.by_parts:
             self._waiting.follow_parts()
-        return None
 
     def _fail(self, error: Exception) -> None:
         self._failed = f"{type(error).__name__}: {error}"

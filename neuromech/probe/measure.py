@@ -75,8 +75,7 @@ class Measurement:
         self._newest: dict[int, tuple[Newest, GroupSettings]] = {}  # of each optimizer, the newest last
         self._weights: dict[str, Mark] | None = None  # as the last step left them; None: not known
         if not len(found):
-            message = "no symmetry was found, so there is nothing to predict"
-            journal.once("none found", 0, "none found", message)
+            journal.once("none found", 0, "none found", "no symmetry was found, so there is nothing to predict")
 
     def begin(self) -> None:
         """Read the initial charges: the row of step 0."""
@@ -133,8 +132,7 @@ class Measurement:
         every = [*self._laws.members, *members]
         eps = self._describe(found, every)
         charges = self._laws.add(new, self.params, eps[-len(new) :], members)
-        rows = self._rows = Rows(self._laws.slices, self._members, self._laws.device, every)
-        self._writer.rows = rows
+        rows = self._rows = self._writer.rows = Rows(self._laws.slices, self._members, self._laws.device, every)
         self._totals = self._totals.extended(rows, eps, charges)
         self._observed = None if self._observed is None else torch.cat((self._observed, charges))
         self._unprotected = torch.cat((self._unprotected, self._unprotected.new_zeros(len(new))))

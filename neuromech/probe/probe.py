@@ -49,7 +49,8 @@ class Probe(RunFrames):
         self._saved_monitor: dict[str, Any] | None = None
         self._asked = asked
         self._reason = ""  # why the instrument has stood aside, if it has
-        self._guard = Guard(self._stand_aside)
+        self._elsewhere: list[str] = []  # what other processes count
+        self._guard = Guard(self._stand_aside, lambda: counted_elsewhere(self._elsewhere))
         self._found = None if asked.loss is None else find_now(self._model, asked.loss, asked.example, asked.budget)
         self._measurement: Measurement | None = None
         self._averages: Averages | None = None
@@ -63,8 +64,8 @@ class Probe(RunFrames):
         self._waiting = Waiting(self._model, self._guard, asked.example if asked.loss is None else None, asked.budget)
         self._waiting.found = self._found
         self._loss = LossWatch()
-        self._handed = HandedGradients(named_parameters(self._model).values(), self._guard)
-        self._waiting.hooks.listeners.append(self._loss)
+        self._handed = HandedGradients(lambda: named_parameters(self._model).values(), self._guard)
+        self._waiting.hooks.listeners += [self._loss, self._handed]
         work = self._enclosed(self._before), self._enclosed(self._after)
         self._steps = StepWatch(lambda: list(self._model.parameters()), *work, self._guard)
         watched.add(self._model)
@@ -217,7 +218,9 @@ class Probe(RunFrames):
             raise RecordError("this probe has measured already: load the state into a fresh instrument(model)")
         found, members = findings_in(state, self._model), resumed(state["measurement"], self._asked.coverage)
         self._waiting.meet(found)
-        self._measure(found, members, state.get("searches", ())).load_state_dict(state["measurement"])
+        self._elsewhere = held_alike(self._model)
+        with counted_elsewhere(self._elsewhere):
+            self._measure(found, members, state.get("searches", ())).load_state_dict(state["measurement"])
         self._saved_monitor = state.get("monitor")
         if self._monitor is not None and self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
@@ -283,7 +286,7 @@ class Probe(RunFrames):
     def _after(self, optimizer: Optimizer) -> None:
         if self._measurement is not None:
             reading = self._measurement.after(optimizer)
-            self._progress.loss(self._loss.take(first=bool(getattr(optimizer, "follows_flow", False))))
+            self._progress.loss(self._loss.take(optimizer))
             self._progress.norms(() if self._waiting.ranks else self._measurement.params.values())
             if self._monitor is not None and self._monitor.after(optimizer, reading):
                 self._measurement.start_over()
@@ -296,7 +299,9 @@ class Probe(RunFrames):
 
         def enclosed(optimizer: Optimizer) -> None:
             if not self._removed:
-                with torch.no_grad(), self._progress.measuring(), counted_elsewhere(self._elsewhere):
+                if self._measurement is None:  # sharding may have come behind `instrument`
+                    self._elsewhere = self._guard(held_alike, self._model) or []
+                with torch.no_grad(), self._progress.measuring():
                     self._guard(work, optimizer)
                 if self._monitor is not None:
                     with kept_from_the_run():

@@ -29,10 +29,10 @@ from neuromech.detect import (
     limited,
     outputs_as_they_are,
     private_copy,
-    recognise,
     record,
     settled,
     to_stderr,
+    unseen_by,
 )
 from neuromech.hooks import (
     Forward,
@@ -62,21 +62,20 @@ class Waiting:
 
         `budget`: seconds of CPU time that it may take to find symmetries.
         """
-        self._budget = budget
+        self._model, self._guard, self._budget = model, guard, budget
         self.found: Findings | None = None
         self.violated: list[tuple[Symmetry, float]] = []
         self.graph: Graph | None = None  # that the symmetries were found in
         self.lenient = False  # claims that the gradients break are kept: somebody else accuses the gradients
         self.ranks: Ranks | None = None  # over which the parameters are sharded
+        self._unseen: list[Invariance] = []  # by the loss, of each output
         self.compiled = has_compiled_parts(model)  # some of its forward runs where no hook does
-        self._model, self._sharded = model, any_sharded(model.parameters())
         self._seen: Forward | None = None
         if example is not None:
             args, kwargs = arguments(example)
             self._seen = Forward(args, kwargs, model.training, graph=record(model, args, kwargs))
         self._given = example is not None
         self.hooks = ForwardHooks(model, guard, self._compiled, self._transformed)
-        self._guard = guard
         self.forwards = ForwardWatch(guard, self._on_forward, self._on_backward)
         self.hooks.listeners.append(self.forwards)
         if is_never_called(model):
@@ -127,12 +126,12 @@ class Waiting:
 
     def meet(self, found: Findings) -> None:
         """If the parameters are sharded: meet the other processes, which measure their parts of the same."""
-        if self._sharded and self.ranks is None:
+        if self.ranks is None and any_sharded(self._model.parameters()):
             self.ranks = Ranks("; ".join(s.name for s in found))
 
     def forget(self) -> None:
         """Let go of all tensors."""
-        self._seen = self.graph = None
+        self._seen, self.graph, self._unseen = None, None, []
         self.forwards.forget()
 
     # -- looking -------------------------------------------------------------------------------------------------------
@@ -157,8 +156,11 @@ class Waiting:
         return self.forwards.empty or (self._seen is not None and not self._seen.transformed)
 
     def _on_backward(self) -> None:
-        if self.found is None and not self._sharded and (seen := self.forwards.trained) is not None and seen.finite:
-            self._find(seen)
+        seen = self.forwards.trained
+        if seen is None or not seen.finite or any_sharded(self._model.parameters()):
+            return
+        if self.found is None or (self._unseen and self._unseen != unseen_by(seen.outputs, seen.cotangents)):
+            self._find(seen)  # once more, if another backward of the same outputs sees more of them
 
     def _graph(self, forward: Forward) -> Graph:
         if forward.graph is not None:
@@ -184,8 +186,7 @@ class Waiting:
         self.graph = graph = self._graph(forward)
         eps, params = self._eps(forward), named_parameters(self._model)
         if len(forward.outputs) == len(graph.outputs):
-            received = zip(forward.outputs, forward.cotangents, strict=True)
-            free = [Invariance() if g is None else recognise(y, g) for y, g in received]
+            free = self._unseen = unseen_by(forward.outputs, forward.cotangents)
         else:
             with self._limited():
                 free = guess_loss(self._model, graph, params, eps)

@@ -26,13 +26,14 @@ class Taken(OSError):
 class Lock:
     """The right to write one directory, held from `take` to `release`: by one process, and there by who took it last.
 
-    `lost`: it has gone to another of this process.
+    `lost`: it has gone to another of this process; `took_over`: it came from one.
     """
 
     _held: ClassVar[dict[Path, Lock]] = {}
 
     def __init__(self, directory: Path) -> None:
-        self._file, self._handle, self._process, self.lost = directory / LOCK, -1, os.getpid(), False
+        self._file, self._handle, self._process = directory / LOCK, -1, os.getpid()
+        self.lost = self.took_over = False
 
     def take(self) -> None:
         """Raises `Taken` if another process has it, `OSError` if the directory cannot be written."""
@@ -45,7 +46,7 @@ class Lock:
                 os.close(handle)
                 raise Taken(error.errno, "another process writes this run", str(self._file.parent)) from error
         if (other := self._held.get(self._file)) is not None:
-            other.lost = True
+            other.lost = self.took_over = True
             other.release()  # its handle: closing any of them frees the file
             _lock_if_possible(handle)
         self._handle, self._held[self._file] = handle, self

@@ -7,6 +7,7 @@ progress    step, seconds since the start of the session, and of those the secon
 from __future__ import annotations
 
 import math
+import struct
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from neuromech.errors import RecordError
 from neuromech.record.record import Record
 
 LOSS, BACKWARDS = "loss", "backwards"
+_NUMBER = struct.Struct("<d")
 WEIGHTS, GRADIENT = "weight norm", "gradient norm"
 
 
@@ -33,7 +35,7 @@ class Progress:
         self._record, self._step = record, step
         self._waiting: list[tuple[int, str, Any]] = []
         self._begun, self._spent, self._written = time.monotonic(), 0.0, -1
-        self._logs_loss = False
+        self._logs_loss, self._layouts = False, dict[str, int]()
         self._loss: Any = math.nan
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -53,15 +55,17 @@ class Progress:
                     raise RecordError(f"log({name}=...) takes a number, not {type(value).__name__}") from error
             if name == LOSS:
                 self._logs_loss, self._loss = True, value
-            self._waiting.append((self._step(), name, value))
+            self._wait(name, value)
+        if self._record.unwritten is not None:
+            self._record.unwritten.keep()
 
     def loss(self, roots: Sequence[Tensor]) -> None:
         """What backward was called on for the step that was just taken; several passes are summed up."""
         if roots and not self._logs_loss:
             self._loss = sum(root.double().reshape(()) for root in roots)
-            self._waiting.append((self._step(), LOSS, self._loss))
+            self._wait(LOSS, self._loss)
             if len(roots) > 1:
-                self._waiting.append((self._step(), BACKWARDS, float(len(roots))))
+                self._wait(BACKWARDS, float(len(roots)))
 
     def norms(self, parameters: Collection[Tensor]) -> None:
         """The norm of all weights as the step has left them, and of the gradient that it took, at some of the steps."""
@@ -71,7 +75,14 @@ class Progress:
         taken = [p.grad for p in parameters if p.grad is not None]
         for name, tensors in ((WEIGHTS, own), (GRADIENT, taken)):
             if (norm := _norm(tensors)) is not None:
-                self._waiting.append((self._step(), name, norm))
+                self._wait(name, norm)
+
+    def _wait(self, name: str, value: Any) -> None:
+        self._waiting.append((self._step(), name, value))
+        if (kept := self._record.unwritten) is not None and not (isinstance(value, Tensor) and not value.is_cpu):
+            if name not in self._layouts:
+                self._layouts[name] = kept.layout("metrics", ["value"], name=name)
+            kept.reading(self._layouts[name], self._step(), _NUMBER.pack(value))
 
     @property
     def newest_loss(self) -> float:
@@ -92,7 +103,7 @@ class Progress:
         waiting, self._waiting = self._waiting, []
         if waiting:
             steps, names, values = zip(*waiting, strict=True)
-            self._record.append("metrics", {"step": steps, "name": names, "value": _numbers(values)})
+            self._record.append("metrics", {"step": steps, "name": names, "value": _numbers(values)}, kept=True)
         if (step := self._step()) != self._written:
             self._written = step
             seconds = time.monotonic() - self._begun

@@ -21,9 +21,13 @@ from neuromech.record import process, tables
 from neuromech.record.place import Lock, Taken
 from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
 from neuromech.record.tables import Columns, columns_of, length
+from neuromech.record.unwritten import NAME, Unwritten, bringing, unwritten
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+FEW = 1000  # rows that are kept as they come: more of them are written soon
 
 
 class Record(Run):
@@ -70,6 +74,7 @@ class Record(Run):
             self._write_meta()
         except OSError as error:
             raise RecordError(f"cannot write to {self.path}: {error}. Choose another run directory") from error
+        self.unwritten = Unwritten(self.path, self.session, self._lock) if self.path is not None else None
         self._begun = True
         _live.add(self)
 
@@ -86,16 +91,21 @@ class Record(Run):
         except OSError as error:
             self._warn(error)
 
-    def append(self, table: str, rows: Mapping[str, Any]) -> None:
+    def append(self, table: str, rows: Mapping[str, Any], kept: bool = False) -> None:
         """Add rows, given as columns: sequences of one length (lists, arrays, tensors); a single value is repeated.
 
-        Text is kept on one line. Raises `RecordError` for columns of different lengths or a name that is none.
+        Text is kept on one line. `kept`: `unwritten` has them already.
+        Raises `RecordError` for columns of different lengths or a name that is none.
         """
         if "session" in rows:
             raise RecordError(f"table {table!r}: the record adds the column session itself")
         columns = columns_of(table, rows)
         self._pending.setdefault(table, []).append(columns)
         self._waiting += length(columns)
+        if self.unwritten is not None:
+            if not kept and length(columns) <= FEW:
+                self.unwritten.rows(table, {name: [*map(_alike_on_disk, c)] for name, c in columns.items()})
+            self.unwritten.take(table)
         if self._waiting >= self._flush_rows or time.monotonic() - self._tried >= self._flush_seconds:
             self.flush()
 
@@ -114,6 +124,8 @@ class Record(Run):
             if self._failing:
                 self._write_meta()
             self._failing = False
+            if self.unwritten is not None:
+                self.unwritten.written()
         except OSError as error:
             self._warn(error)
 
@@ -154,11 +166,15 @@ class Record(Run):
             message = f"{lost} rows could not be written to {self.path} and are lost"
             warn(message, "records lost", short=f"{lost} rows of the records are lost")
 
+    def waiting(self, table: str) -> pd.DataFrame:
+        return tables.joined([])  # they are in memory
+
     def _put(self, table: str, columns: Columns) -> None:
         if self.path is None:
             self._kept.setdefault(table, []).append({name: _packed(column) for name, column in columns.items()})
         else:
-            tables.append(self.path, table, columns | {"session": [self.session] * length(columns)})
+            ahead = [] if self.unwritten is None else [self.unwritten.writing]
+            tables.append(self.path, table, columns | {"session": [self.session] * length(columns)}, *ahead)
 
     def _rows(self, table: str) -> pd.DataFrame:
         import pandas as pd
@@ -170,12 +186,17 @@ class Record(Run):
         ours = [pd.DataFrame(c).assign(session=self.session) for c in [*self._kept.get(table, ()), *unwritten]]
         return tables.joined([super()._rows(table), *ours])
 
+    def _writes(self) -> bool:
+        return os.getpid() == self._process and not (self._lock and self._lock.lost)
+
     def _unlock(self) -> None:
+        if (kept := getattr(self, "unwritten", None)) is not None:
+            kept.close()
         if self._lock is not None:
             self._lock.release()
 
     def _write_meta(self) -> None:
-        if self.path is not None and os.getpid() == self._process and not (self._lock and self._lock.lost):
+        if self.path is not None and self._writes():
             write_sessions(self.path, self.sessions)
 
     def _make_anew(self) -> None:
@@ -228,6 +249,8 @@ def _prepare(path: Path, resume: bool, lock: Lock) -> list[Session]:
         sessions = _earlier(path, resume)  # what has come since
         for file in sorted(path.glob("*.csv")):
             tables.mend(file)
+        if not lock.took_over:  # whoever has lost it writes what it has by itself
+            _bring(path, sessions)
     except Taken as error:
         raise RecordError(
             f"another process is writing {path}{_who(path)}: two cannot write one run. Choose another directory, or "
@@ -240,6 +263,15 @@ def _prepare(path: Path, resume: bool, lock: Lock) -> list[Session]:
         lock.release()
         raise
     return sessions
+
+
+def _bring(path: Path, sessions: list[Session]) -> None:
+    """Write to the tables what a process that was killed could not."""
+    run = Run(path, sessions)
+    left = {table: run.waiting(table) for table in unwritten(path)[0]}
+    for table, rows in left.items():
+        tables.append(path, table, {str(c): x.tolist() for c, x in rows.items()}, bringing(path))
+    (path / NAME).unlink(missing_ok=True)
 
 
 def _earlier(path: Path, resume: bool) -> list[Session]:
@@ -268,6 +300,12 @@ def _who(path: Path) -> str:
 def _alike(chunks: Sequence[Columns]) -> list[list[Columns]]:
     """Consecutive chunks with the same columns, together."""
     return [list(same) for _, same in groupby(chunks, key=frozenset)]
+
+
+def _alike_on_disk(value: object) -> object:
+    """A cell as a file would give it back."""
+    value = tables.scalar(value)
+    return value if value is None or isinstance(value, (int, float)) else tables.one_line(value)
 
 
 def _packed(column: list[object]) -> np.ndarray:

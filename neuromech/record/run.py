@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuromech.errors import RecordError
 from neuromech.record import tables
 from neuromech.record.place import open_plainly, reading
+from neuromech.record.unwritten import missing, unwritten
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,9 @@ class Run:
     @property
     def tables(self) -> list[str]:
         """Names of the tables that have rows."""
-        return sorted({file.name.split(".")[0] for file in self.path.glob("*.csv")}) if self.path else []
+        if self.path is None:
+            return []
+        return sorted({file.name.split(".")[0] for file in self.path.glob("*.csv")} | {*unwritten(self.path)[0]})
 
     def frame(self, table: str, every_session: bool = False, keep: bool = True) -> pd.DataFrame:
         """The rows of a table; empty if there is none.
@@ -59,7 +62,18 @@ class Run:
         return _latest(rows, [rows] if table == "steps" else [rows, self._rows("steps")])
 
     def _rows(self, table: str) -> pd.DataFrame:
-        return self._files.load(table) if self._files else tables.joined([])
+        known = self._files.load(table) if self._files else tables.joined([])
+        return tables.joined([known, self.waiting(table)])
+
+    def waiting(self, table: str) -> pd.DataFrame:
+        """The rows of a table that a process has left unwritten, or has yet to write."""
+        if self._files is None or self.path is None:
+            return tables.joined([])
+        known = self._files.load(table)
+        waiting, being = unwritten(self.path)  # behind that: what is written in between is stale, never there twice
+        if table not in waiting:
+            return tables.joined([])
+        return missing(waiting[table], being.get(table, ()), known, self._files.end(table))
 
 
 def read(path: str | Path) -> Run:

@@ -14,7 +14,7 @@ import math
 import mmap
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -52,9 +52,17 @@ def length(columns: Columns) -> int:
     return len(next(iter(columns.values())))
 
 
-def append(directory: Path, table: str, columns: Columns) -> None:
+def size(directory: Path, table: str) -> int:
+    """Bytes of all files of a table. Raises `OSError`."""
+    return sum(file.stat().st_size for file in _numbered(directory, table) if os.path.lexists(file))
+
+
+def append(
+    directory: Path, table: str, columns: Columns, ahead: Callable[[str, int, int], None] = lambda *_: None
+) -> None:
     """Append rows to the file of `table` that has these columns, a new one if there is none.
 
+    `ahead`: is told the table, the bytes of its files, and by how many they are about to grow.
     Raises `OSError` if not all of it could be written; the file is then as it was before.
     """
     if not length(columns):
@@ -64,7 +72,9 @@ def append(directory: Path, table: str, columns: Columns) -> None:
         if not header or set(header) == set(columns):
             break
     text = _lines([columns[name] for name in header or columns])
-    _write_whole(file, (text if header else ",".join(columns) + "\n" + text).encode(errors="backslashreplace"))
+    data = (text if header else ",".join(columns) + "\n" + text).encode(errors="backslashreplace")
+    ahead(table, size(directory, table), len(data))
+    _write_whole(file, data)
 
 
 class TableReader:
@@ -87,6 +97,10 @@ class TableReader:
         if table not in self._joined or self._joined[table][0] != age:
             self._joined[table] = age, joined(frames)
         return self._joined[table][1]
+
+    def end(self, table: str) -> int:
+        """Bytes of whole lines that `load` has read of the files of `table`."""
+        return sum(g.end for f, g in self._grown.items() if f.name.split(".")[0] == table)
 
     def forget(self, table: str) -> None:
         """Of `table`, what was read is read again when it is next asked for."""

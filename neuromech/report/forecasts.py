@@ -174,7 +174,8 @@ def forecast(family: FamilyRecord, own: Knobs, rates: np.ndarray, losses: np.nda
     now, came = (rows.loc[rows["step"] == k].sort_values("member")["observed"].to_numpy() for k in (first, last))
     if len(now) != len(came) or (np.concatenate([now, came]) <= 0).any():
         return None
-    ahead, lr = rates[first + 1 : last + 1].tolist(), float(rates[first])
+    ahead, before = rates[first + 1 : last + 1].tolist(), rates[: first + 1]
+    lr = float(before[before > 0][-1]) if (before > 0).any() else 0.0  # at 0 another optimizer may step
     unknown = any(b.strength <= 0 for b in single)  # what drives the weights was not to be seen in the noise
     paths = [b.path(c, ahead) for b, c in zip(single, now, strict=True)]
     low, high = np.sum([b.interval(c, ahead, LEVEL) for b, c in zip(single, now, strict=True)], axis=0)
@@ -257,10 +258,12 @@ def _angle(
         lr = rates[steps]
         return np.asarray(lr**2 * b.strength * b.trend.factors(steps, lr) / length2 ** (1 + b.power))
 
-    each = [own.iloc[1:] for _, own in window.groupby("member")]
-    before = np.concatenate(
-        [drives(b, x["step"].to_numpy(int), x["observed"].to_numpy()) for b, x in zip(single, each, strict=True)]
-    )
+    each = [(own["step"].to_numpy(int), own["observed"].to_numpy(float)) for _, own in window.groupby("member")]
+    resting = rates[each[0][0][0] : each[0][0][-1] + 1] == 0  # optimizers take turns, and members have a stride
+    if resting.any():
+        dense = [np.arange(steps[0], steps[-1] + 1) for steps, _ in each]
+        each = [(k, np.interp(k, *own)) for k, own in zip(dense, each, strict=True)]
+    before = np.concatenate([drives(b, k[1:], length2[1:]) for b, (k, length2) in zip(single, each, strict=True)])
     first = last + 1 - len(paths[0])  # the step at which the forecast is made
     tail = np.arange(max(first, int(0.8 * last)) + 1, last + 1)
     ahead = np.concatenate(

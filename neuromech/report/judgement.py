@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from neuromech.record import GRADIENT
 from neuromech.report.evidence import MEANING, OF_MANY, Evidence
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord, followed_of
@@ -38,7 +39,7 @@ def decide(facts: RunFacts) -> Judgement:
     """All that is said about a run."""
     lost = [*diverged(facts)]
     laws = _laws(facts, exploded=any(s.key == "exploded" for s in lost))
-    said = [*trained(facts), *lost, *ended(facts), *_faults(facts), *laws, *_limits(facts)]
+    said = [*trained(facts), *lost, *ended(facts), *_faults(facts), *_changed(facts), *laws, *_limits(facts)]
     return Judgement(tuple(sorted(said, key=rank)))
 
 
@@ -46,10 +47,26 @@ def _faults(facts: RunFacts) -> Iterator[Statement]:
     for f in facts.faults:
         title = f"{f.title[:1].upper()}{f.title[1:]} ({f.strength})"
         begun = f"at step {f.step:,}" if f.times == 1 else f"from step {f.step:,} on"
-        again = "" if f.times == 1 else f", {f.times:,} times or more up to step {f.last:,}"
+        again = "" if f.times == 1 else f", seen {f.times:,} times"
+        again += f" by step {f.last:,}" if f.last > f.step else ""
         yield Statement(
             "fault", "bad", f"{title}, {begun}{again}: {f.evidence}.", f.step, f.advice,
             short=f"{title}, {begun}.", beside=f"{title}{again}: {f.evidence}.",
+        )  # fmt: skip
+
+
+def _changed(facts: RunFacts) -> Iterator[Statement]:
+    """Weights that something else than a step has moved, where no monitor was on to judge it."""
+    rows = facts.events[facts.events["kind"] == "changed"]
+    if len(rows):
+        first = int(rows["step"].min())
+        again = f" and {many(len(rows) - 1, 'more time')}" if len(rows) > 1 else ""
+        what = str(rows["message"].iloc[0]).removeprefix(f"before step {first}, ").split(":")[0]
+        yield Statement(
+            "changed", "mixed",
+            f"Before step {first:,}{again}, {what}: the laws start over there, and say nothing of it.", first,
+            "if you did not mean it, call `probe.monitor()`, which names the likely cause",
+            short=f"Before step {first:,}{again}, weights changed otherwise than by an optimizer step.",
         )  # fmt: skip
 
 
@@ -156,15 +173,22 @@ def formats(some: Sequence[FamilyRecord]) -> list[str]:
 
 def _motionless(facts: RunFacts) -> Statement | None:
     """Steps were taken, and no charge moved by a bit."""
-    moved = [f for f in followed(facts) if f.whole["observed"].nunique(dropna=False) > 1]
+    moved = [f for f in followed(facts) if not f.verdict.still]
     seen = max((int((f.whole["step"] > 0).sum()) for f in followed(facts)), default=0)
-    if moved or seen < 2 or not _any_rate(facts):
+    if moved or seen < 2:
         return None
     steps = many(seen, "step" if seen == facts.n_steps else "recorded step")
+    if not _any_rate(facts):
+        text = f"The learning rate was 0 at every step: in {steps} no charge changed by a bit."
+        return Statement("nothing moved", "mixed", text, 1, "raise the learning rate, unless this was a trial")
     text = f"Nothing moved: in {steps} no charge changed by a bit."
-    return Statement(
-        "nothing moved", "bad", text, 1, "look whether gradients were zeroed between backward and step, or rounded away"
-    )
+    gradient = facts.metrics.get(GRADIENT)
+    if gradient is not None and len(gradient) and (gradient["value"] == 0).all():
+        text += " Every gradient that was looked at in a step was exactly zero."
+        do = "see whether the loss depends on the weights, and whether gradients are zeroed between backward and step"
+    else:
+        do = "look whether gradients were zeroed between backward and step, or rounded away"
+    return Statement("nothing moved", "bad", text, 1, do)
 
 
 def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[Statement]:
@@ -257,6 +281,17 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
             f"directions were followed, for {there:,} entries: a matrix that is changed anywhere changes them, "
             "but which entries did is not told.",
         )  # fmt: skip
+    still = [f for f in followed(facts) if f.verdict.still]
+    if still and len(still) < len(followed(facts)):
+        text = f"{many(len(still), 'charge')} never moved by a bit: that the law held says little there."
+        yield Statement("limit", "none", text)
+    if _message(facts, "no state"):
+        short = "The run was resumed without the state of its probe, and counts its steps from 0 again."
+        yield Statement(
+            "limit", "mixed",
+            f"{short} What earlier sessions recorded is on disk, and is not shown. To go on where a run stopped, save "
+            "`probe.state_dict()` and pass it to `probe.load_state_dict()` before the first step.", short=short,
+        )  # fmt: skip
     if facts.interleaved:
         yield Statement(
             "limit", "mixed",
@@ -302,7 +337,8 @@ def _gaps(facts: RunFacts) -> Iterator[Statement]:
 
 def _any_rate(facts: RunFacts) -> bool:
     rates = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else ()
-    return not len(rates) or any(rate != 0 for rate in rates)
+    groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]  # the table has the first
+    return not len(rates) or any(rate != 0 for rate in rates) or any(g.get("lr") for g in groups[1:])
 
 
 def _message(facts: RunFacts, *kinds: str) -> str:

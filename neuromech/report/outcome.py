@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,14 +24,18 @@ def trained(facts: RunFacts) -> Iterator[Statement]:
     """How far the run came, in the user's words."""
     if facts.n_steps == 0:
         return
-    text = f"{facts.n_steps:,} {'step' if facts.n_steps == 1 else 'steps'}"
+    text, several = many(facts.n_steps, "step"), 1
+    counted = {"step", "iteration"} <= {*facts.steps} and len(facts.steps) > 0
+    taken, turns = (int(facts.steps[c].max()) for c in ("step", "iteration")) if counted else (0, 0)
+    if 0 < turns < taken:  # of a run that goes on, the last steps may not be counted yet
+        text, several = f"{text} of several optimizers in {many(turns, 'iteration')}", math.ceil(taken / turns)
     loss = facts.loss
     if loss is not None and len(loss):
         rows = list(zip(loss["step"], loss["value"], strict=True))
         began, last = rows[0], rows[-1]
         every = int(facts.meta.get("every") or 1)
         text += f", loss {_at(*began, began[0] <= every)}"
-        text += f" → {_at(*last, last[0] == facts.n_steps)}" if len(rows) > 1 else ""
+        text += f" → {_at(*last, last[0] > facts.n_steps - several)}" if len(rows) > 1 else ""
     yield Statement("trained", "none", f"{text}.")
 
 
@@ -45,12 +50,13 @@ def diverged(facts: RunFacts) -> Iterator[Statement]:
     yield from _not_finite(facts)
     grown = {f.name: growth for f in followed(facts) if (growth := _growth(f)) > EXPLODED**2}
     most = max(grown, key=lambda k: grown[k], default="")
+    climbs = any(g.get("maximize") is True for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ())
     for name, rows in facts.metrics.items():
         if name in SHOWN:
             known = rows[np.isfinite(rows["value"].to_numpy(float))]
             step, value = known["step"].to_numpy(int), known["value"].to_numpy(float)
             said = [*_exploded(name, step, value, most if name == WEIGHTS else "")]
-            yield from said or (_rose(value) if name == LOSS else ())
+            yield from said or (_rose(value, climbs) if name == LOSS else ())
             most = "" if said and name == WEIGHTS else most
     yield from _charges_lost(facts)
     if most:
@@ -108,14 +114,18 @@ def _exploded(name: str, step: np.ndarray, value: np.ndarray, most: str = "") ->
     yield Statement("exploded", tone, f"{short}{where}.", begun, SLOWER, f"{short}.", beside)
 
 
-def _rose(loss: np.ndarray) -> Iterator[Statement]:
-    """Medians of the first and of the last tenth are compared. `loss`: by step, all finite."""
+def _rose(loss: np.ndarray, maximized: bool = False) -> Iterator[Statement]:
+    """Medians of the first and of the last tenth are compared. `loss`: by step, all finite. `maximized`: an optimizer
+    climbs, and what counts is whether the objective fell."""
     if len(loss) < TOLD:
         return
     tenth = len(loss) // 10
     began, ends = float(np.median(loss[:tenth])), float(np.median(loss[-tenth:]))
-    if ends > WORSE * began > 0:
-        text = f"The loss rose: from {level(began)} to {level(ends)}, medians of the first and of the last tenth."
+    worse = began - ends if maximized else ends - began
+    near = np.ptp(loss[:tenth]) if min(began, ends) <= 0 else 0.0  # where zero is no floor, noise sets the scale
+    if worse > (WORSE - 1) * abs(began) and worse > 2 * near:
+        what = "The objective fell, though an optimizer maximizes it" if maximized else "The loss rose"
+        text = f"{what}: from {level(began)} to {level(ends)}, medians of the first and of the last tenth."
         yield Statement("rose", "mixed", text, None, f"{SLOWER}; or see whether the data or the loss changed")
 
 

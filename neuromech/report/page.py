@@ -269,15 +269,29 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
         of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
         out.append(("broken", str(broken) if laws else "–", of))
         out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
-    rate = facts.steps.loc[facts.steps["step"] > 0, "lr"] if {"step", "lr"} <= {*facts.steps} else None
-    if rate is not None and len(rate):
-        first, last, most = rate.iloc[0], float(rate.iloc[-1]), float(rate.max())
-        same = rate.nunique() == 1
-        ends = "first and last step" + (f", {number(most)} at most" if most > max(first, last) else "")
-        text = words.exactly(first) + ("" if same else f" → {number(last)}")
-        out.append(("learning rate", text, "constant" if same else ends))
+    out += _rates(facts)
     found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
     out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
+    return out
+
+
+def _rates(facts: RunFacts) -> list[tuple[str, str, str]]:
+    """The learning rate of the first group of each optimizer."""
+    if not {"step", "lr", "optimizer"} <= {*facts.steps}:
+        return []
+    taken = facts.steps[facts.steps["step"] > 0]
+    known = facts.meta.get("optimizers") or ()
+    out = []
+    for i, rate in ((int(k), own) for k, own in taken.groupby("optimizer")["lr"]):  # type: ignore[arg-type]
+        first, last, most = float(rate.iloc[0]), float(rate.iloc[-1]), float(rate.max())
+        same = rate.nunique() == 1
+        ends = "first and last step" + (f", {number(most)} at most" if most > max(first, last) else "")
+        o = known[i] if i < len(known) else {}
+        groups = o.get("groups") or ()
+        of = f", of the first of {len(groups)} groups" if len({g.get("lr") for g in groups}) > 1 else ""
+        which = f" of {o.get('class') or f'optimizer {i}'}" if taken["optimizer"].nunique() > 1 else ""
+        text = words.exactly(first) + ("" if same else f" → {number(last)}")
+        out.append((f"learning rate{which}", text, ("constant" if same else ends) + of))
     return out
 
 

@@ -68,7 +68,9 @@ def _value(x: Any) -> str:
 def _time(facts: RunFacts) -> str | None:
     if not len(facts.steps) or "time" not in facts.steps:
         return None
-    return f"{number(float(facts.steps['time'].max()))} (sum of the learning rates of the first group)"
+    several = "optimizer" in facts.steps and facts.steps.loc[facts.steps["step"] > 0, "optimizer"].nunique() > 1
+    whose = "the first groups of all optimizers" if several else "the first group"
+    return f"{number(float(facts.steps['time'].max()))} (sum of the learning rates of {whose})"
 
 
 def _recorded(meta: Mapping[str, Any]) -> str | None:

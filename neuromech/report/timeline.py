@@ -22,7 +22,9 @@ def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     told = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
     told |= {"none found"} if judged.has("nothing") else set()
     told |= {"non-finite"} if judged.has("not finite") else set()
-    events = facts.events[~facts.events["kind"].isin(told)]
+    changed = [s.step for s in wrong if s.key == "changed"]
+    again = (facts.events["kind"] == "changed") & facts.events["step"].isin(changed)
+    events = facts.events[~facts.events["kind"].isin(told) & ~again]
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
         out.append({"step": step, "tone": "none", "text": sentence(str(row.message), step), "do": ""})

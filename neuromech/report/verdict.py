@@ -38,7 +38,7 @@ class LawVerdict:
     if nothing was predicted. `allowed`: what rounding allows at step `at`, that of `worst` or, if the bound was
     exceeded, the worst step that did. `since`: the step from which the law is broken or the charge no number any more;
     `before`: in the latter case, the status until then. `where`: if the law was not held against every step that was
-    due, against which it was.
+    due, against which it was. `still`: the charge is the same to the last bit in all rows.
     """
 
     status: Status
@@ -49,6 +49,7 @@ class LawVerdict:
     since: int | None = None
     before: Status | None = None
     where: str = ""
+    still: bool = False
 
     @property
     def little(self) -> bool:
@@ -102,7 +103,7 @@ def judge(
     off = distances(rows)
     off = off[(off["step"] > 0) & off["exact"].notna()]
     if off.empty:
-        return LawVerdict("observed", "observed, not predicted")
+        return LawVerdict("observed", "observed, not predicted", still=rows["observed"].nunique() == 1)
     eps = eps_of(dtype)
     steps, distance = off["step"].to_numpy(), off["exact"].to_numpy()
     allowed = rounding_bound(steps, eps)
@@ -111,7 +112,8 @@ def judge(
     worst, bound, at = float(distance.max()), float(allowed[k]), int(steps[k])
     where = held_at(steps, int(rows["step"].iloc[-1]) if n_steps is None else n_steps, every)
     tail = f"; judged {where}" if where else ""
-    verdict = partial(LawVerdict, where=where)
+    still = bool((rows["observed"] == rows["observed"].iloc[0]).all())
+    verdict = partial(LawVerdict, where=where, still=still)
 
     half = math.sqrt(torch.finfo(torch.float32).eps if math.isnan(eps) else eps)
     torque = off["ideal"].to_numpy() if protected else np.zeros(len(off))
@@ -127,7 +129,8 @@ def judge(
         if bound >= TELLS_LITTLE:
             can = f"rounding in {dtype} alone can do {share(bound)}"
             text = f"was off by up to {share(worst)}, and {can}: that says little"
-        return verdict("rounding", (text if worst else "holds to the last digit") + tail, worst, bound, at)
+        exactly = "never moved, as its law says" if still else "holds to the last digit"
+        return verdict("rounding", (text if worst else exactly) + tail, worst, bound, at)
     if worst <= half:
         why = "the number format was not recorded" if math.isnan(bound) else f"rounding would allow {number(bound)}"
         return verdict("close", f"holds within {number(worst)} ({why}){tail}", worst, bound, at)

@@ -74,6 +74,22 @@ NETS = {
         lambda m, x: m.a((x[:, :, None] * x[:, None]).flatten(1)), a=nn.Linear(9, 2)), 2 * 3),
     "products in either order": ((5, 3), lambda: Net(
         lambda m, x: m.a(x * x.tanh()) + m.b(x.tanh() * x), a=nn.Linear(3, 2), b=nn.Linear(3, 2)), 2 * 3 + 2),
+    "a softmax, summed over the batch": ((3, 4), lambda: Net(
+        lambda m, x: (x.softmax(1) @ m.w).sum(0) + m.s, w=(4, 2), s=(2,)), 2),
+    "a softmax in pieces, summed over the batch": ((3, 4), lambda: Net(
+        lambda m, x: ((g := x.softmax(1))[:, :1] * m.a + g[:, 1:] @ m.b).sum(0) + m.s, a=(2,), b=(3, 2), s=(2,)), 2),
+    "a dense mixture of experts": ((5, 4), lambda: Net(
+        lambda m, x: (g := m.r(x).softmax(1))[:, :1] * m.a(x) + g[:, 1:2] * m.b(x) + g[:, 2:] * m.c(x) + m.s(x),
+        r=nn.Linear(4, 3), a=nn.Linear(4, 2), b=nn.Linear(4, 2), c=nn.Linear(4, 2), s=nn.Linear(4, 2)), 5 + 2 * 5),
+    "a layer norm in pieces": ((5, 4), lambda: Net(
+        lambda m, x: m.a((h := F.layer_norm(x, (4,), eps=1e-14))[:, :1]) + m.b(h[:, 1:]), a=nn.Linear(1, 2, bias=False),
+        b=nn.Linear(3, 2)), 2),
+    "a layer norm, a piece of which is missing": ((5, 4), lambda: Net(
+        lambda m, x: m.a((h := F.layer_norm(x, (4,), eps=1e-14))[:, :1]) + m.b(h[:, 2:]), a=nn.Linear(1, 2, bias=False),
+        b=nn.Linear(2, 2)), 0),
+    "gates of rows beside gates of columns": ((4, 4), lambda: Net(
+        lambda m, x: (g := m.r(x).softmax(1))[:, :1] * m.a + g[:, 1] * m.b + m.s, r=nn.Linear(4, 2), a=(1,), b=(1,),
+        s=(1,)), 5),
 }  # fmt: skip
 
 

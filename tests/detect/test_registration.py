@@ -155,9 +155,27 @@ def test_a_rule_that_fails_ends_no_search(monkeypatch: pytest.MonkeyPatch) -> No
         found = known(op)
         return replace(found, rule=lambda *_, **__: [][0], mixing=lambda *_, **__: [][0]) if "relu" in op else found
 
-    for place in ("neuromech.detect.interpret", "neuromech.detect.matrix.walk"):
-        monkeypatch.setattr(f"{place}.operator_of", of)
+    for place in ("interpret", "matrix.walk"):
+        monkeypatch.setattr(f"neuromech.detect.{place}.operator_of", of)
     model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     found = find_symmetries(model, torch.randn(5, 3), F.cross_entropy, torch.tensor([0, 1, 1, 0, 1]))
     assert "its rule fails here (IndexError" in str(found)
     assert [s.kind for s in found] == ["translation", "translation"]
+
+
+def test_what_else_an_operator_says_of_itself_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which indices it tells apart, which rows it reads: nothing is claimed by what fails, and the rest is found."""
+    known = operator_of
+
+    def of(op: str):
+        found = known(op)
+        return replace(found, apart=lambda *_: [][0], rows=lambda *_: [][0]) if "linear" in op and found else found
+
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+    expected = find_symmetries(model, torch.tensor([0, 1, 1]))
+    assert expected.permutations
+    for place in ("permutations", "unread"):
+        monkeypatch.setattr(f"neuromech.detect.{place}.operator_of", of)
+    found = find_symmetries(model, torch.tensor([0, 1, 1]))
+    assert [s.name for s in found] == [s.name for s in expected]
+    assert not found.permutations

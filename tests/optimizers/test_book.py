@@ -277,7 +277,7 @@ def test_a_name_is_put_to_the_test_when_it_is_met() -> None:
     Imposter.__name__ = "Lion"
     params: Sequence[nn.Parameter] = [nn.Parameter(torch.ones(3))]
     state = torch.get_rng_state()
-    with pytest.warns(NeuromechWarning, match="Lion does not do what the Lion of Chen et al"):
+    with pytest.warns(NeuromechWarning, match="Lion is not recognised as the Lion of Chen et al"):
         assert law_of(Imposter(params)) == "measured"
     assert law_of(Imposter(params)) == "measured"  # said once
     assert law_of(Lion(params)) == "rebuilt"

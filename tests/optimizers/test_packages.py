@@ -137,6 +137,6 @@ def test_what_a_rule_does_not_cover_is_told_and_measured() -> None:
     params = [nn.Parameter(torch.randn(4, 3))]
     _CLASSES.clear()
     optimizer = po.Lion(params, cautious=True)
-    with pytest.warns(UserWarning, match="pytorch_optimizer.optimizer.lion.Lion does not do what the Lion of"):
+    with pytest.warns(UserWarning, match="pytorch_optimizer.optimizer.lion.Lion is not recognised as the Lion of"):
         assert law_of(optimizer) == "measured"
     _CLASSES.clear()

@@ -2,6 +2,7 @@
 
 import copy
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -457,3 +458,17 @@ def test_the_law_follows_a_bit_that_flipped_behind_the_backward() -> None:
     probe.flush()
     assert [(f.step, f.cause) for f in told] == [(5, "bit flip in weight")]
     assert float(probe.history["residual"].max()) < 1e-13
+
+
+def test_how_often_a_fault_was_seen_is_recorded_at_the_end(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with neuromech.instrument(model, run=tmp_path / "run") as probe:
+        probe.monitor(lambda fault: None)
+        for _ in range(11):
+            nn.functional.cross_entropy(model(torch.randn(6, 4)), torch.tensor([0, 1, 2] * 2)).backward()
+            optimizer.zero_grad(set_to_none=False)
+            optimizer.step()
+    rows = read(tmp_path / "run").frame("faults")
+    assert rows["times"].max() == 11
+    assert rows.query("times == 11")["last"].tolist() == [11]

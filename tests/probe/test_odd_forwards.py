@@ -114,3 +114,22 @@ class Packed(nn.Module):
 def test_packed_sequences_are_opaque(kind: type[nn.RNNBase]) -> None:
     found = neuromech.find_symmetries(Packed(kind), torch.randn(6, 3, 4), F.cross_entropy, torch.tensor([0, 1, 2] * 2))
     assert "packed" in str(found)
+
+
+@pytest.mark.parametrize("first", ["entropy", "squares"])
+def test_two_losses_of_one_output_by_two_backwards(first: str) -> None:
+    """The loss is the sum of both, and sees what either of them sees."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    probe = neuromech.instrument(model)
+    monitor = probe.monitor(on_fault=lambda fault: None)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(8, 4), torch.arange(8) % 3
+    losses = {"entropy": lambda out: F.cross_entropy(out, y), "squares": lambda out: out.square().mean()}
+    for _ in range(4):
+        optimizer.zero_grad()
+        out = model(x)
+        losses[first](out).backward(retain_graph=True)
+        next(f for name, f in losses.items() if name != first)(out).backward()
+        optimizer.step()
+    assert [s.kind for s in probe.symmetries] == ["rescale"]
+    assert not monitor.faults

@@ -157,6 +157,14 @@ def test_of_an_optimizer_that_looks_ahead_the_first_loss_counts() -> None:
     }  # fmt: skip
 
 
+def test_of_an_optimizer_that_evaluates_its_closure_often_the_first_loss_counts() -> None:
+    model = net()
+    optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=4)
+    with neuromech.instrument(model) as probe:
+        losses = [in_a_closure(model, optimizer, k) for k in range(STEPS)]  # what LBFGS returns is the first
+    assert probe.metrics.query("name == 'loss'")["value"].tolist() == pytest.approx(losses, rel=1e-6)
+
+
 def test_logged_numbers_and_a_logged_loss() -> None:
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -35,6 +35,35 @@ def family(name: str, verdict: LawVerdict, evidence: Any = "predicted", **column
     return FamilyRecord(0, "scale", 1, name, "", 0.0, (), "float32", whole, empty, empty, verdict, empty, evidence)
 
 
+def test_steps_of_several_optimizers_are_told_in_iterations() -> None:
+    steps = pd.DataFrame({"step": [0, 1, 2, 3, 4], "iteration": [0, 1, 1, 2, 2]})
+    some = replace(seen("loss", 2.0, 0.5), n_steps=4, steps=steps)
+    rows = {"loss": pd.DataFrame({"step": [1, 3], "value": [2.0, 0.5]})}
+    (said,) = trained(replace(some, metrics=rows))
+    assert said.text == "4 steps of several optimizers in 2 iterations, loss 2 → 0.5."
+    alone = pd.DataFrame({"step": [0, 1, 2], "iteration": [0, 1, 2]})  # the table is behind the metrics
+    (said,) = trained(replace(some, steps=alone))
+    assert said.text.startswith("4 steps, loss")
+
+
+@pytest.mark.parametrize(
+    ("values", "maximize", "rises"),
+    [
+        ([-8.0] * 20 + [-1.0] * 20, False, "The loss rose: from -8 to -1"),
+        ([-1.0, -8.0] * 10 + [-2.0] * 20, False, ""),  # no more than its noise
+        ([-8.0] * 20 + [-9.0] * 20, False, ""),
+        ([0.0] * 20 + [2.0] * 20, False, "The loss rose: from 0 to 2"),
+        ([1.0] * 20 + [4.0] * 20, True, ""),
+        ([4.0] * 20 + [1.0] * 20, True, "The objective fell, though an optimizer maximizes it: from 4 to 1"),
+        ([4.0] * 20 + [1.0] * 20, False, ""),
+    ],
+)
+def test_which_way_is_worse(values: list[float], maximize: bool, rises: str) -> None:
+    meta = {"optimizers": [{"class": "SGD", "groups": [{"lr": 0.1, "maximize": maximize}]}]}
+    texts = [s.text for s in diverged(replace(seen("loss", *values), meta=meta))]
+    assert [t[: len(rises)] for t in texts] == [rises] * bool(rises)
+
+
 def told(some: RunFacts) -> list[tuple[str, str, str, int | None]]:
     return [(s.tone, s.text, s.beside, s.step) for s in diverged(some)]
 
@@ -179,7 +208,7 @@ def test_where_a_loss_has_risen() -> None:
     assert rose.text.startswith("The loss rose: from 2 to 5, medians")
     (rose,) = said(*[0.1] * 18, *[0.2] * 18)
     assert rose.text.startswith("The loss rose: from 0.1 to 0.2, medians")
-    assert said(*[0.0] * 20, *[5.0] * 20) == []
+    assert [s.key for s in said(*[0.0] * 20, *[5.0] * 20)] == ["rose"]
     lost = said(*low, math.nan, *[1.6] * 18)  # what is no number has no part in it
     assert [s.key for s in lost] == ["not finite", "rose"]
     assert said(*[1.0] * 9, *[1.6] * 10) == []

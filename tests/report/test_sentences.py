@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from neuromech.record import GRADIENT
 from neuromech.report.evidence import MEANING, OF_MANY
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.faults import FaultRecord
 from neuromech.report.judgement import _decay_of_finite_steps, _faults, _laws, _limits, decide
+from neuromech.report.timeline import happened
 from neuromech.report.verdict import LawVerdict, Status
 
 from .test_outcome import ENDING, facts, family
@@ -51,7 +53,7 @@ def test_a_fault_with_its_evidence() -> None:
     assert said.beside == "Weights were changed (likely): w changed."
     assert (said.key, said.tone, said.step, said.do) == ("fault", "bad", 1_007, "look")
     (said,) = _faults(facts(faults=[replace(FAULT, times=1_234, last=2_000)]))
-    again = "1,234 times or more up to step 2,000"
+    again = "seen 1,234 times by step 2,000"
     assert said.text == f"Weights were changed (likely), from step 1,007 on, {again}: w changed."
     assert said.short == "Weights were changed (likely), from step 1,007 on."
     assert said.beside == f"Weights were changed (likely), {again}: w changed."
@@ -177,25 +179,59 @@ def test_of_broken_laws_the_first_step_and_the_largest_distance() -> None:
     assert said.text == "2 of 2 laws are broken, from step 12 on, by up to 50 %: a and b."
 
 
+def unmoved(name: str = "a", n: int = 3) -> FamilyRecord:
+    return family(name, LawVerdict("rounding", "", 0.0, still=True), observed=[1.0] * n)
+
+
 def test_nothing_moved() -> None:
-    still = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, 1.0])
-    (said,) = _laws(run(still))
+    (said,) = _laws(run(unmoved()))
     assert (said.key, said.tone, said.step) == ("nothing moved", "bad", 1)
     assert said.text == "Nothing moved: in 2 steps no charge changed by a bit."
     assert said.do == "look whether gradients were zeroed between backward and step, or rounded away"
-    assert [s.key for s in _laws(run(still, law("b")))] == ["laws"]
-    once = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, 2.0])
-    assert [s.key for s in _laws(run(once))] == ["laws"]
-    gone = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0, math.nan])
-    assert [s.key for s in _laws(run(gone))] == ["laws"]  # to be lost is to move
-    other = family("b", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0])
-    (said,) = _laws(run(still, other, n_steps=9))
+    assert [s.key for s in _laws(run(unmoved(), law("b")))] == ["laws"]
+    assert ("none", "1 charge never moved by a bit: that the law held says little there.") in limits(
+        unmoved(), law("b")
+    )
+    (said,) = _laws(run(unmoved(), unmoved("b", 2), n_steps=9))
     assert said.text == "Nothing moved: in 2 recorded steps no charge changed by a bit."
-    short = family("a", LawVerdict("rounding", "", 0.0), observed=[1.0, 1.0])
-    assert [s.key for s in _laws(run(short, n_steps=1))] == ["laws"]
-    for rates, key in (([0.1, 0.0, 0.0], "laws"), ([0.0, 0.0, 0.1], "nothing moved")):
-        steps = pd.DataFrame({"step": [0, 1, 2], "lr": rates})
-        assert [s.key for s in _laws(run(still, steps=steps))] == [key]
+    assert [s.key for s in _laws(run(unmoved(n=2), n_steps=1))] == ["laws"]
+
+
+def test_nothing_moved_where_every_gradient_was_zero() -> None:
+    for values, zero in (([0.0, 0.0], True), ([0.0, 1.0], False)):
+        (said,) = _laws(run(unmoved(), metrics={GRADIENT: pd.DataFrame({"step": [1, 2], "value": values})}))
+        assert ("exactly zero" in said.text, "loss depends on the weights" in said.do) == (zero, zero)
+
+
+def test_a_learning_rate_of_zero_says_so_and_no_law_is_praised() -> None:
+    steps = pd.DataFrame({"step": [0, 1, 2], "lr": [0.1, 0.0, 0.0]})
+    (said,) = _laws(run(unmoved(), steps=steps))
+    assert (said.tone, said.text) == (
+        "mixed", "The learning rate was 0 at every step: in 2 steps no charge changed by a bit."
+    )  # fmt: skip
+    groups = {"optimizers": [{"class": "SGD", "groups": [{"lr": 0.0}, {"lr": 0.1}]}]}  # the table has the first only
+    assert [s.tone for s in _laws(run(unmoved(), steps=steps, meta=groups))] == ["bad"]
+
+
+def test_weights_that_something_else_has_moved() -> None:
+    message = "before step 7, w changed otherwise than by an optimizer step (load_state_dict, ...): no law covers that"
+    events = pd.DataFrame({"step": [7, 9], "kind": ["changed"] * 2, "message": [message] * 2})
+    judged = decide(run(law("a"), events=events))
+    (said,) = [s for s in judged.wrong if s.key == "changed"]
+    assert said.text == (
+        "Before step 7 and 1 more time, w changed otherwise than by an optimizer step (load_state_dict, ...): the laws "
+        "start over there, and say nothing of it."
+    )
+    assert judged.tone == "mixed"
+    assert "Before step 7 and 1 more time, weights changed otherwise than by an optimizer step." in judged.headline
+    assert [e["step"] for e in happened(run(law("a"), events=events), judged)] == [7, 9]
+
+
+def test_a_run_that_was_resumed_without_its_state() -> None:
+    events = pd.DataFrame({"step": [0], "kind": ["no state"], "message": ["steps count from 0"]})
+    judged = decide(run(law("a"), events=events))
+    assert judged.tone == "mixed"
+    assert "The run was resumed without the state of its probe, and counts its steps from 0 again." in judged.headline
 
 
 def flow(off: float, moved: float = math.nan, **more: Any) -> list[tuple[str, str]]:

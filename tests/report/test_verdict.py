@@ -117,7 +117,7 @@ def test_residuals_that_were_not_recorded_come_from_the_charges() -> None:
 
 def test_a_charge_of_nothing() -> None:
     nothing = rows([0, 0, 0], 0.0)
-    assert judge(nothing, "float32").text == "holds to the last digit"
+    assert judge(nothing, "float32").text == "never moved, as its law says"
     assert judge(nothing.assign(residual=np.nan, observed=[0, 0, 1.0]), "float32").status == "broken"
 
 
@@ -185,7 +185,7 @@ def test_bounds_belong_to_what_they_bound_and_the_start_is_no_step() -> None:
     allowed = rounding_bound(steps, EPS64)
     assert judge(rows([0.0, *allowed[1:]]), "float64").status == "rounding"
     assert judge(rows([0.0, 0.0, math.sqrt(EPS64)]), "float64").status == "close"
-    assert judge(rows([5.0, 0.0, 0.0]), "float64").text == "holds to the last digit"
+    assert judge(rows([5.0, 0.0, 0.0]), "float64").text == "never moved, as its law says"
     assert distances(rows([0.0, 0.5], 0.0))["exact"].tolist() == [0.0, 0.5]
 
 
@@ -241,7 +241,7 @@ def test_what_a_verdict_says_word_by_word() -> None:
     said = judge(rows([0, 1e-17, 2e-17]), "float64")
     allowed = number(float(rounding_bound(np.array([2]), EPS64)[0]))
     assert said.text == f"holds to rounding: never off by more than 2×10⁻¹⁷ (rounding allows {allowed})"
-    assert judge(rows([0, 0, 0]), "float64").text == "holds to the last digit"
+    assert judge(rows([0, 0, 0]), "float64").text == "never moved, as its law says"
     close = judge(rows([0, 1e-10, 0]), "float64")
     allowed = number(float(rounding_bound(np.array([1]), EPS64)[0]))
     assert close.text == f"holds within 1×10⁻¹⁰ (rounding would allow {allowed})"

@@ -140,6 +140,11 @@ def addmm(m: Walk, b: Indexed, x: Indexed, w: Indexed, *, beta: float = 1, alpha
     return add(m, y, b) if beta else y
 
 
+def addr(m: Walk, b: Indexed, x: Indexed, y: Indexed, *, beta: float = 1, alpha: float = 1) -> Indexed:
+    z = outer(m, x, y)
+    return add(m, z, b) if beta else z
+
+
 def grouped(m: Walk, x: Indexed, w: Indexed, ends: Indexed | None = None, *_: Any, **__: Any) -> Indexed:
     """Blocks of rows with a matrix each."""
     if ends is None or x.ndim != 2 or w.ndim != 3:

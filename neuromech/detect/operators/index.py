@@ -101,8 +101,8 @@ def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstra
         raise Unsupported("it takes nothing")
     again = len(set(places)) < len(places) and length(x, dim) <= FEW
     if not (again or varies(x, dim) or repeats(x, dim)):
-        how = (places.start, places.stop, places.step) if isinstance(places, range) else tuple(places)
-        return relabelled(x, dim, axis(len(places)), ("taken", how))
+        how = places if isinstance(places, range) else tuple(places)
+        return relabelled(x, dim, axis(len(places)), how)
     x = x.fresh()
     runs = runs_of(places)
     found = intervals(x.axes[dim], [c for run in runs for c in run])

@@ -182,8 +182,10 @@ def inner(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     return matmul(s, x, y if y.ndim < 2 else replace(y, axes=(*y.axes[:-2], y.axes[-1], y.axes[-2])))
 
 
-def baddbmm(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
-    return addmm(s, b, x, y, beta=beta, alpha=alpha)
+def addr(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
+    """beta b + alpha x y^T, of vectors."""
+    z = times(outer(s, x, y), alpha)
+    return plus(s, z, times(b, beta)) if beta else z
 
 
 def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: object = None) -> Abstract:
@@ -227,8 +229,8 @@ define(
     rows=unread.product,
 )
 define("_grouped_mm", grouped, mixing.grouped)
-define("addmm", addmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
-define("baddbmm", baddbmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
+define("addmm baddbmm addmv", addmm, mixing.addmm, for_complex=True, apart=told_apart.nothing)
+define("addr", addr, mixing.addr, for_complex=True, apart=told_apart.nothing)
 define("inner", inner, mixing.inner, apart=told_apart.nothing)
 define("outer ger", outer, mixing.outer, apart=told_apart.nothing)
 define("bilinear", bilinear, mixing.bilinear, apart=told_apart.nothing)

@@ -81,6 +81,9 @@ class TorqueCheck:
         symmetries = self.meter.symmetries
         first = self._judge.fresh
         on_device = self._judge(found, step.eps)
+        if self.meter.shared and step.torques is not None:
+            # What is sharded has been added up over the processes in the backward; the rest may be added up behind it.
+            on_device = torch.minimum(on_device, self._judge.excess(step.torques, step.eps))
         # Of a parameter that is not trained, or not in this step, the symmetry says nothing.
         quiet = vanished(found, step)
         known = self._history.always() if not self._modes.drew else set()
