@@ -79,7 +79,7 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
     flow that depends on the state.
     """
     table: dict[Any, Callable[..., Any]] = {
-        getattr(packet, overload): composite
+        getattr(packet, overload): _of_reals(composite)
         for name, composite in COMPOSITES.items()
         if (packet := _packet(name)) is not None
         for overload in packet.overloads()
@@ -110,6 +110,17 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
         raise PhysicsError(_refusal(unknown))
     _check_result(module.graph, u)
     return module
+
+
+def _of_reals(composite: Callable[..., Any]) -> Callable[..., Any]:
+    """Operators of integers alone, such as those that make indices, never vary and stay as they are."""
+
+    def written(*args: Any, **kwargs: Any) -> Any:
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        is_real = any(x.is_floating_point() or x.is_complex() for x in tensors)
+        return composite(*args, **kwargs) if is_real else NotImplemented
+
+    return written
 
 
 def _packet(name: str) -> Any:

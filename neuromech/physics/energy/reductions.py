@@ -25,10 +25,16 @@ def smooth_l1(x: Tensor, y: Tensor, reduction: int = 1, beta: float = 1.0) -> Te
     return huber(x, y, reduction, beta) * (1 / beta)
 
 
-def cross_entropy(x: Tensor, y: Tensor, weight: Any = None, reduction: int = 1, ignored: int = -100, *_: Any) -> Any:
-    if weight is not None or y.is_floating_point() or any(_) or y.ndim != 1:
+def cross_entropy(
+    x: Tensor, y: Tensor, weight: Any = None, reduction: int = 1, ignored: int = -100, smoothing: float = 0.0
+) -> Any:
+    if y.is_floating_point() or smoothing or not 0 < y.ndim == x.ndim - 1:
         return NotImplemented
-    return _averaged(-torch.log_softmax(x, 1).gather(1, y.unsqueeze(1)).squeeze(1), reduction)
+    kept = y != ignored
+    of = torch.where(kept, y, 0)
+    share = kept.to(x.dtype) if weight is None else kept * weight[of]
+    loss = -torch.log_softmax(x, 1).gather(1, of.unsqueeze(1)).squeeze(1) * share
+    return loss.sum() / share.sum() if reduction == 1 else _averaged(loss, reduction)
 
 
 def binary_cross_entropy(x: Tensor, y: Tensor, weight: Any = None, of_ones: Any = None, reduction: int = 1) -> Any:

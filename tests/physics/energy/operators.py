@@ -303,7 +303,12 @@ COMPOSITES: dict[str, Function] = {
     "index_reduce": lambda x: x[:, :3].index_reduce(1, FOLD, x, "mean", include_self=False),
     "max_pool1d": lambda x: F.max_pool1d(x.unsqueeze(1), 2, 1),
     "max_pool2d": lambda x: F.max_pool2d(image(x), 2, 1),
-    "cross_entropy_loss": lambda x: F.cross_entropy(x, torch.ones(len(x), dtype=torch.long), reduction="none"),
+    "cross_entropy_loss": lambda x: (
+        F.cross_entropy(x, torch.ones(len(x), dtype=torch.long), reduction="none")
+        + F.cross_entropy(
+            x.reshape(-1, 2, 3), ROWS[:3].expand(len(x), 3) % 2, V[:2], ignore_index=1, reduction="none"
+        ).sum(1)
+    ),
     "binary_cross_entropy_with_logits": lambda x: F.binary_cross_entropy_with_logits(
         x, V.expand_as(x), reduction="none"
     ),
