@@ -287,7 +287,7 @@ class Monitor:
 
     def _keep_up(self) -> None:
         """Ahead of training, a model may still be sharded, cast or rebuilt: it has other parameters then."""
-        if not self._armed and [*map(id, self._model.parameters())] != [*map(id, self._watched)]:
+        if [*map(id, self._model.parameters())] != [*map(id, self._watched)]:
             self.remove()
             self._modes.renew()
             self._watch()
@@ -302,7 +302,7 @@ class Monitor:
 
     def _forward_begins(self) -> None:
         """If the last gradients were not finite, no step has taken them."""
-        if not has_stand_ins(self._model):
+        if not self._armed and not has_stand_ins(self._model):
             self._keep_up()
         names = self._gradients.infinite(self._reader.waiting)
         if names and self.step:

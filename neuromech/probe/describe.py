@@ -40,7 +40,7 @@ def _module(name: str, module: nn.Module) -> dict[str, Any]:
 
 def of_run(asked: Asked) -> dict[str, Any]:
     """How the run is recorded, and what its user says of it."""
-    return {key: getattr(asked, key) for key in ("every", "members", "coverage", "name", "config")}
+    return {k: getattr(asked, k) for k in ("every", "members", "name", "config")} | {"coverage": float(asked.coverage)}
 
 
 def how(coverage: float, path: Path | None) -> str:

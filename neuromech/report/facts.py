@@ -59,6 +59,11 @@ class RunFacts:
         return "monitor" in self.meta or bool(self.faults)
 
     @property
+    def looked(self) -> bool:
+        """Whether symmetries were looked for: only then is none found."""
+        return "symmetries" in self.meta or bool(self.families)
+
+    @property
     def loss(self) -> pd.DataFrame | None:
         """Step and value of the loss."""
         return self.metrics.get(LOSS)

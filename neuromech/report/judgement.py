@@ -73,7 +73,7 @@ def _changed(facts: RunFacts) -> Iterator[Statement]:
 def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
     """How the laws fared, by what their verdicts rest on."""
     n, found = facts.n_steps, facts.families
-    if "symmetries" not in facts.meta and not found:
+    if not facts.looked:
         why = _message(facts, "nothing measured", "no forward") or "the model was not seen to compute anything"
         yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
         return

@@ -28,11 +28,13 @@ LITTLE = ("none", "≈", "within coarse rounding")
 UNKNOWN = ("none", "?", "not known")  # whether it could have failed
 NOTHING = ("none", "–", "no symmetry")
 NOT_LOOKED = ("none", "–", "not looked for")
+# The same, of a layer that was opened.
+NONE = "No symmetry was found that moves these parameters."
+UNSOUGHT = "Nothing is known of these parameters: this run completed no search for symmetries."
 
 
 def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """Layers of one form as one row, as `detect` prints them; what is broken comes first."""
-    looked = "symmetries" in facts.meta or bool(facts.families)
     out = []
     for which, name in _alike(layers):
         own = [layers[i] for i in which]
@@ -48,7 +50,7 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
                 "size": sum(x.size for x in own),
                 "families": sum(len(x.families) for x in own),
                 "kinds": ", ".join(kinds),
-                "says": says(own[0]) if looked else NOT_LOOKED,
+                "says": says(own[0]) if facts.looked else NOT_LOOKED,
                 "status": own[0].status,
                 "evidence": ", ".join(own[0].rests_on),
                 "worst": max(worst, default=math.nan),

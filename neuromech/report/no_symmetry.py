@@ -19,7 +19,7 @@ REST = "The rest of the run is shown all the same: its loss, its settings and wh
 
 def why_nothing(facts: RunFacts) -> str:
     """ "" where there are symmetries, or nothing was looked at."""
-    if facts.families or "symmetries" not in facts.meta:
+    if facts.families or not facts.looked:
         return ""
     if withdrawn := facts.meta.get("rejected"):
         return (

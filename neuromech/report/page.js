@@ -37,8 +37,7 @@ const rows = () => [...document.querySelectorAll("tr[data-layers]")];
 const below = row => row.nextElementSibling?.classList.contains("detail") ? row.nextElementSibling : null;
 
 function charges(host, layer) {
-  const none = "No symmetry was found that moves these parameters.";
-  if (!layer.families.length) host.append(node("p", { class: "quiet" }, none));
+  if (!layer.families.length) host.append(node("p", { class: "quiet" }, data.none));
   for (const f of layer.families.map(i => data.families[i])) {
     const about = node("p", { class: "quiet" }, `${f.text}. Evidence: ${f.evidence}. ${f.reason}`);
     const part = node("div", {}, node("h3", {}, node("code", {}, f.name)), about);

@@ -21,7 +21,7 @@ from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
 from neuromech.report.forecast_table import COLUMNS
 from neuromech.report.judgement import decide
-from neuromech.report.layer_table import causes, place, rows
+from neuromech.report.layer_table import NONE, NOT_LOOKED, UNSOUGHT, causes, place, rows
 from neuromech.report.layers import Layer, layers_of
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
@@ -149,6 +149,7 @@ def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]
         "several": _several(metrics),
         "marks": marks[:60],
         "causes": {name: title for name, (title, _) in TERMS.items()},
+        "none": NONE if facts.looked else UNSOUGHT,
         "layers": [
             {"name": x.name, "families": [place(facts, i) for i in x.families], "strip": x.strip} for x in layers
         ],
@@ -260,8 +261,7 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
         f.verdict.worst for f in found if f.evidence not in ("measured", "unknown") and not math.isnan(f.verdict.worst)
     ]
     laws = [f"{n} {e}" for e, n in count.items() if n and e != "found"]
-    looked = "symmetries" in facts.meta or bool(found)
-    families = words.many(len(found), "family", "families") if looked else "not looked for"
+    families = words.many(len(found), "family", "families") if facts.looked else NOT_LOOKED[-1]
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
     if found:
         out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))

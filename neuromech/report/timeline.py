@@ -19,7 +19,7 @@ def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out += [{"step": s.step, "tone": s.tone, "text": s.beside or s.text, "do": s.do} for s in wrong]
     still = [s for s in judged.statements if s.key in ("running", "interrupted")]
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
-    told = {"fault"} | ({"no forward", "nothing measured"} if "symmetries" in facts.meta else set())
+    told = {"fault"} | ({"no forward", "nothing measured"} if facts.looked else set())
     told |= {"none found"} if judged.has("nothing") else set()
     told |= {"non-finite"} if judged.has("not finite") else set()
     changed = [s.step for s in wrong if s.key == "changed"]

@@ -19,6 +19,7 @@ class RandomNet(nn.Module):
 
     def __init__(self, program: Program, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.eps = 1e-14  # of norms by hand; an attribute, so that the oracle can vary it as it does any norm's
         self.parts = nn.ModuleList()
         self.weights = nn.ParameterList()
         self.steps: list[Step] = []

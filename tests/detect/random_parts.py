@@ -11,8 +11,6 @@ from torch.nn import functional as F
 
 from detect.random_nets import RandomNet, Step, operator
 
-EPS = 1e-14
-
 
 @operator
 def halves(m: RandomNet, x: Tensor, k: int, seen: list[Tensor]) -> Step | None:
@@ -93,9 +91,9 @@ def norm_by_hand(m: RandomNet, x: Tensor, k: int, seen: list[Tensor]) -> Step | 
     if x.shape[dim] < 3:
         return None
     functions = (
-        lambda x: x * torch.rsqrt(x.square().mean(dim, keepdim=True) + EPS),
+        lambda x: x * torch.rsqrt(x.square().mean(dim, keepdim=True) + m.eps),
         lambda x: x - x.mean(dim, keepdim=True),
-        lambda x: (x - x.mean(dim, keepdim=True)) / (x.var(dim, keepdim=True, unbiased=False) + EPS).sqrt(),
+        lambda x: (x - x.mean(dim, keepdim=True)) / (x.var(dim, keepdim=True, unbiased=False) + m.eps).sqrt(),
         lambda x: x.square() / x.square().sum(dim, keepdim=True),
     )
     return lambda x, _: functions[k // 2](x)

@@ -9,8 +9,8 @@ from torch import Tensor
 from zoo import LOSSES, Case, build
 
 from detect import random_parts  # noqa: F401 (it enters its operators)
-from detect.oracle import DOMAINS, EPS, NoGap, find, null_spaces, without_eps
-from detect.random_nets import programs
+from detect.oracle import DOMAINS, EPS, NoGap, Score, find, null_spaces, without_eps
+from detect.random_nets import case_of, programs
 from neuromech import params as P
 from neuromech.symmetry import Symmetry
 
@@ -80,6 +80,15 @@ def count_misses(case: Case) -> None:
     for domain, null in truth.items():
         score = null.score((s for s in found if s.kind in DOMAINS[domain]), case.model())
         tally.update({f"true {domain}": score.true, f"missed {domain}": score.true - score.shared})
+
+
+def test_the_oracle_leaves_out_draws_that_feel_the_eps_of_a_norm_by_hand() -> None:
+    """Squared thrice, small numbers vanish beside even 1e-14: to such draws a true scale symmetry is false."""
+    squares = [("activation", 3)] * 3
+    case = case_of([("linear", 1), *squares, ("norm_by_hand", 0)], (5, 3), "mse")
+    found = [s for s in find(case, verify=False) if s.kind in DOMAINS["scaling"]]
+    assert [s.name for s in found] == ["parts.0.weight"]
+    assert null_spaces(case)["scaling"].score(found, case.model()) == Score(true=1, claimed=1, shared=1)
 
 
 @settings(max_examples=20, suppress_health_check=list(HealthCheck))

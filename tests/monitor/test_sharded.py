@@ -53,6 +53,13 @@ def sharded_blocks(m: nn.Sequential) -> None:
         fully_shard(block)
 
 
+def sharded(m: nn.Sequential) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    sharded_blocks(m)
+    fully_shard(m)
+
+
 def tensor_parallel(m: nn.Sequential, instrument: Instrument) -> None:
     parallel_blocks(m)
     instrument(m)
@@ -64,20 +71,14 @@ def instrumented_ahead_of_tensor_parallel(m: nn.Sequential, instrument: Instrume
 
 
 def instrumented_ahead_of_sharding(m: nn.Sequential, instrument: Instrument) -> None:
-    from torch.distributed.fsdp import fully_shard
-
     instrument(m)
-    sharded_blocks(m)
-    fully_shard(m)
+    sharded(m)
 
 
 def compiled_and_sharded(m: nn.Sequential, instrument: Instrument) -> None:
-    from torch.distributed.fsdp import fully_shard
-
     for block in (m[1], m[2]):
         block.compile(backend="aot_eager")
-    sharded_blocks(m)
-    fully_shard(m)
+    sharded(m)
     instrument(m)
 
 

@@ -321,10 +321,12 @@ def test_before_the_first_forward_nothing_is_denied() -> None:
     assert "Nothing was measured in this run: no forward has been seen: call it." in page.text
     assert page.text.count("not looked for") == 3  # the tile, the row, the choice of rows
     assert "no symmetry" not in page.text
+    assert page.data["none"].startswith("Nothing is known of these parameters")  # said of a layer that is opened
     assert "No forward has been seen: call it." in page.text
     waiting.update_meta({"symmetries": [], "dimension": {}})
     page = look(waiting)
     assert "not looked for" not in page.text
+    assert page.data["none"].startswith("No symmetry was found")
     assert "no symmetry" in page.text
     assert "no forward has been seen" not in page.text.lower()
 

@@ -102,7 +102,11 @@ def matmul(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
 
 def addmm(s: Interpreter, b: Abstract, x: Abstract, w: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
     """beta b + alpha x @ w; b is not even read where beta is zero."""
-    y = times(matmul(s, x, w), alpha)
+    return _added(s, b, matmul(s, x, w), beta, alpha)
+
+
+def _added(s: Interpreter, b: Abstract, y: Abstract, beta: float, alpha: float) -> Abstract:
+    y = times(y, alpha)
     return plus(s, y, times(b, beta)) if beta else y
 
 
@@ -184,8 +188,7 @@ def inner(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
 
 def addr(s: Interpreter, b: Abstract, x: Abstract, y: Abstract, *, beta: float = 1, alpha: float = 1) -> Abstract:
     """beta b + alpha x y^T, of vectors."""
-    z = times(outer(s, x, y), alpha)
-    return plus(s, z, times(b, beta)) if beta else z
+    return _added(s, b, outer(s, x, y), beta, alpha)
 
 
 def einsum(s: Interpreter, equation: str, tensors: Sequence[Abstract], *, path: object = None) -> Abstract:

@@ -426,17 +426,23 @@ def _environment(read: Callable[[], float]) -> Iterator[Energy]:
         del os.environ["NEUROMECH_TEST"]
 
 
+@contextlib.contextmanager
+def computing_in_float32() -> Iterator[None]:
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float64)
+
+
 @way
 def default_dtype() -> Iterator[Energy]:
     def energy(u: Tensor) -> Tensor:
         return quartic(u, torch.full((), 0.1).sin() / torch.tensor(0.3))
 
     yield energy
-    torch.set_default_dtype(torch.float32)
-    try:
+    with computing_in_float32():
         yield energy
-    finally:
-        torch.set_default_dtype(torch.float64)
 
 
 @way
@@ -445,11 +451,8 @@ def default_dtype_read() -> Iterator[Energy]:
         return quartic(u, torch.finfo(torch.get_default_dtype()).bits / 32)
 
     yield energy
-    torch.set_default_dtype(torch.float32)
-    try:
+    with computing_in_float32():
         yield energy
-    finally:
-        torch.set_default_dtype(torch.float64)
 
 
 @way
