@@ -220,7 +220,8 @@ class _Inverse:
 
     def _times(self, f: Tensor) -> Tensor:
         """As a row times the transpose, which is several times faster than the matrix times a column: [B, 1, n]."""
-        return f.reshape(len(f), 1, -1) @ self.inverse.mT
+        product: Tensor = f.reshape(len(f), 1, -1) @ self.inverse.mT
+        return product
 
     def learn(self, step: Tensor, change: Tensor, where: Tensor) -> None:
         """The least correction after which `change` [B, ...] of F is answered by the `step` that made it."""
