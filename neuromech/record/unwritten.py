@@ -199,22 +199,20 @@ class _Readings:
         self._who = {n: np.array(x, int).ravel() for n, x in zip(("symmetry", "member"), said["who"], strict=False)}
         self._same = {_name(c): str(text) for c, text in said["same"].items()}
         self._heads: list[tuple[int, int]] = []
-        self._values: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
 
     def add(self, step: int, place: int, body: bytes) -> None:
         values = np.frombuffer(body, "<f8").reshape(len(self._names), -1)
         if any(len(x) != values.shape[1] for x in self._who.values()):
             raise ValueError("a reading of other rows than its layout has")
         self._heads.append((step, place))
-        self._values.append(values)
+        self.values.append(values)
 
-    def frame(self) -> pd.DataFrame | None:
-        """None if there are none."""
+    def frame(self) -> pd.DataFrame:
+        """Of one reading or more."""
         import pandas as pd
 
-        if not self._values:
-            return None
-        rows, values = [v.shape[1] for v in self._values], np.concatenate(self._values, axis=1)
+        rows, values = [v.shape[1] for v in self.values], np.concatenate(self.values, axis=1)
         step, place = np.repeat(np.array(self._heads).T, rows, axis=1)
         who = {name: np.tile(x, len(rows)) for name, x in self._who.items()}
         named = dict(zip(self._names, values, strict=True))
@@ -249,8 +247,8 @@ def _parsed(data: bytes) -> tuple[dict[str, pd.DataFrame], dict[str, list[Writte
             else:
                 raise ValueError(f"a frame of kind {kind}")
     for readings in layouts.values():
-        if (rows := readings.frame()) is not None:
-            found.setdefault(readings.table, []).append(rows)
+        if readings.values:
+            found.setdefault(readings.table, []).append(readings.frame())
     whole = {table: joined(rows).sort_values("place", kind="stable") for table, rows in found.items()}
     return {t: rows.assign(session=session).reset_index(drop=True) for t, rows in whole.items()}, being
 
