@@ -7,13 +7,16 @@ STAMP := $(VENV)/.installed
 # environment says: without it every worker and every fresh interpreter of a test compiles the package and the tests anew.
 PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n auto --dist worksteal
 
+# A fast test that is not done after five minutes hangs: its worker says where every thread stands, and the test fails.
+HUNG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
+
 .PHONY: demo evidence test test-all test-newest lint docs bench zoo clean
 
 demo: $(STAMP)
 	$(PYTHON) -m neuromech demo
 
 test: $(STAMP)
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(HUNG) -m "not slow"
 
 test-all: $(STAMP)
 	$(PYTEST)

@@ -21,7 +21,7 @@ from neuromech.record import process, tables
 from neuromech.record.place import Lock, Taken
 from neuromech.record.run import Run, Session, check_symmetries, plain, read, read_sessions, write_sessions
 from neuromech.record.tables import Columns, columns_of, length
-from neuromech.record.unwritten import NAME, Unwritten, bringing, unwritten
+from neuromech.record.unwritten import NAME, Unwritten, bringing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -268,7 +268,7 @@ def _prepare(path: Path, resume: bool, lock: Lock) -> list[Session]:
 def _bring(path: Path, sessions: list[Session]) -> None:
     """Write to the tables what a process that was killed could not."""
     run = Run(path, sessions)
-    left = {table: run.waiting(table) for table in unwritten(path)[0]}
+    left = {table: run.waiting(table) for table in run.unwritten_tables()}
     for table, rows in left.items():
         tables.append(path, table, {str(c): x.tolist() for c, x in rows.items()}, bringing(path))
     (path / NAME).unlink(missing_ok=True)

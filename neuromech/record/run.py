@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from neuromech.errors import RecordError
 from neuromech.record import tables
 from neuromech.record.place import open_plainly, reading
-from neuromech.record.unwritten import missing, unwritten
+from neuromech.record.unwritten import UnwrittenReader
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,7 @@ class Run:
     def __init__(self, path: Path | None, sessions: list[Session], damage: str = "") -> None:
         self.path, self.sessions, self.damage = path, sessions, damage
         self._files = tables.TableReader(path) if path else None
+        self._left = UnwrittenReader(path) if path else None
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -41,9 +42,8 @@ class Run:
     @property
     def tables(self) -> list[str]:
         """Names of the tables that have rows."""
-        if self.path is None:
-            return []
-        return sorted({file.name.split(".")[0] for file in self.path.glob("*.csv")} | {*unwritten(self.path)[0]})
+        written = {file.name.split(".")[0] for file in self.path.glob("*.csv")} if self.path else set()
+        return sorted(written | {*self.unwritten_tables()})
 
     def frame(self, table: str, every_session: bool = False, keep: bool = True) -> pd.DataFrame:
         """The rows of a table; empty if there is none.
@@ -65,15 +65,16 @@ class Run:
         known = self._files.load(table) if self._files else tables.joined([])
         return tables.joined([known, self.waiting(table)])
 
+    def unwritten_tables(self) -> list[str]:
+        """Names of the tables of which rows may wait."""
+        return self._left.tables() if self._left else []
+
     def waiting(self, table: str) -> pd.DataFrame:
         """The rows of a table that a process has left unwritten, or has yet to write."""
-        if self._files is None or self.path is None:
+        if self._files is None or self._left is None:
             return tables.joined([])
         known = self._files.load(table)
-        waiting, being = unwritten(self.path)  # behind that: what is written in between is stale, never there twice
-        if table not in waiting:
-            return tables.joined([])
-        return missing(waiting[table], being.get(table, ()), known, self._files.end(table))
+        return self._left.missing(table, known, self._files.end(table))
 
 
 def read(path: str | Path) -> Run:

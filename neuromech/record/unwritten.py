@@ -73,7 +73,7 @@ class Unwritten:
         if layout not in self._told:
             self._told.add(layout)
             self._waiting.append(frame)
-        self._waiting += _HEAD.pack(READING, layout, step, len(values)), values
+        self._waiting.append(_frame(READING, values, layout, step))
         self._tables.add(table)
 
     def keep(self) -> None:
@@ -135,44 +135,47 @@ class Unwritten:
         return True
 
 
-def unwritten(directory: Path) -> tuple[dict[str, pd.DataFrame], dict[str, list[Written]]]:
-    """Rows that wait, by table, with their session and their `place`; and how its files were to grow, as they came.
+class UnwrittenReader:
+    """The rows that wait in a directory. Parsed once for all tables, and again only when the file has changed."""
 
-    Nothing from what is not such a file."""
-    try:
-        with reading(directory / NAME) as file:
-            data = file.read(LARGEST)
-        if not data.startswith(_BEGINS):
-            return {}, {}
-        start = data.index(b"\n", len(_BEGINS)) + 1
-        session = int(data[len(_BEGINS) : start])
-    except (OSError, ValueError):
-        return {}, {}
-    found: dict[str, list[pd.DataFrame]] = {}
-    being: dict[str, list[Written]] = {}
-    with contextlib.suppress(ValueError, KeyError, TypeError, RecursionError):  # up to the first frame that is none
-        for table, rows, writing in _rows(data, start):
-            if writing is not None:
-                being.setdefault(table, []).append(writing)
-            elif rows is not None:
-                found.setdefault(table, []).append(rows.assign(session=session))
-    return {table: joined(rows) for table, rows in found.items()}, being
+    def __init__(self, directory: Path) -> None:
+        self._file, self._data = directory / NAME, b""
+        self._rows: dict[str, pd.DataFrame] = {}
+        self._being: dict[str, list[Written]] = {}
 
+    def tables(self) -> list[str]:
+        self._read()
+        return [*self._rows]
 
-def missing(waiting: pd.DataFrame, being: Sequence[Written], known: pd.DataFrame, end: int) -> pd.DataFrame:
-    """Of the rows of a table that wait, those that are not among the `known`, which were read from `end` bytes."""
-    import pandas as pd
+    def missing(self, table: str, known: pd.DataFrame, end: int) -> pd.DataFrame:
+        """The rows of a table that wait, without those among the `known`, read before from `end` bytes of its files.
 
-    for before, grows, taken in being:
-        ahead = waiting["place"] < taken
-        if end >= before + grows:
-            waiting = waiting[~ahead]
-        elif end > before:  # killed while it wrote: some of them are there
-            keys = [c for c in KEYS if c in waiting and c in known]
-            keys = keys if len(keys) > 1 else [str(c) for c in waiting if c in known]
-            there = pd.MultiIndex.from_frame(waiting[keys]).isin(pd.MultiIndex.from_frame(known[keys]))
-            waiting = waiting[~(ahead & there)]
-    return waiting.drop(columns="place")
+        In this order what is written in between is stale, never there twice."""
+        import pandas as pd
+
+        self._read()
+        if table not in self._rows:
+            return joined([])
+        waiting = self._rows[table]
+        for before, grows, taken in self._being.get(table, ()):
+            ahead = waiting["place"] < taken
+            if end >= before + grows:
+                waiting = waiting[~ahead]
+            elif end > before:  # killed while it wrote: some of them are there
+                keys = [c for c in KEYS if c in waiting and c in known]
+                keys = keys if len(keys) > 1 else [str(c) for c in waiting if c in known]
+                there = pd.MultiIndex.from_frame(waiting[keys]).isin(pd.MultiIndex.from_frame(known[keys]))
+                waiting = waiting[~(ahead & there)]
+        return waiting.drop(columns="place")
+
+    def _read(self) -> None:
+        try:
+            with reading(self._file) as file:
+                data = file.read(LARGEST)
+        except OSError:
+            data = b""
+        if data != self._data:
+            self._data, (self._rows, self._being) = data, _parsed(data)
 
 
 def bringing(directory: Path) -> Callable[[str, int, int], None]:
@@ -188,35 +191,84 @@ def bringing(directory: Path) -> Callable[[str, int, int], None]:
     return ahead
 
 
-def _rows(data: bytes, at: int) -> Iterator[tuple[str, pd.DataFrame | None, Written | None]]:
-    """Each frame from `at` on: its table, and its rows or what it says of writing."""
+class _Readings:
+    """All readings of one layout. Raises what tells that it is none, before anything is added."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self.table, self._names = _name(said["table"]), [*map(_name, said["names"])]
+        self._who = {n: np.array(x, int).ravel() for n, x in zip(("symmetry", "member"), said["who"], strict=False)}
+        self._same = {_name(c): str(text) for c, text in said["same"].items()}
+        self._heads: list[tuple[int, int]] = []
+        self.values: list[np.ndarray] = []
+
+    def add(self, step: int, place: int, body: bytes) -> None:
+        values = np.frombuffer(body, "<f8").reshape(len(self._names), -1)
+        if any(len(x) != values.shape[1] for x in self._who.values()):
+            raise ValueError("a reading of other rows than its layout has")
+        self._heads.append((step, place))
+        self.values.append(values)
+
+    def frame(self) -> pd.DataFrame:
+        """Of one reading or more."""
+        import pandas as pd
+
+        rows, values = [v.shape[1] for v in self.values], np.concatenate(self.values, axis=1)
+        step, place = np.repeat(np.array(self._heads).T, rows, axis=1)
+        who = {name: np.tile(x, len(rows)) for name, x in self._who.items()}
+        named = dict(zip(self._names, values, strict=True))
+        return pd.DataFrame({"step": step} | who | named | self._same | {"place": place})
+
+
+def _parsed(data: bytes) -> tuple[dict[str, pd.DataFrame], dict[str, list[Written]]]:
+    """Rows that wait, by table, with their session and their `place`; and how its files were to grow, as they came.
+
+    Up to the first frame that is none; nothing from what is not such a file."""
     import pandas as pd
 
-    layouts: dict[int, dict[str, Any]] = {}
+    found: dict[str, list[pd.DataFrame]] = {}
+    being: dict[str, list[Written]] = {}
+    layouts: dict[int, _Readings] = {}
+    session = 0
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        session, start = _beginning(data)
+        for kind, number, step, place, body in _frames(data, start):
+            if kind == LAYOUT:
+                layouts.setdefault(number, _Readings(json.loads(body)))
+            elif kind == READING:
+                layouts[number].add(step, place, body)
+            elif kind == WRITING:
+                table, *sizes = json.loads(body)
+                before, grows, ahead = map(int, sizes)
+                being.setdefault(_name(table), []).append((before, grows, ahead))
+            elif kind == ROWS:
+                for table, columns in json.loads(body).items():
+                    rows = pd.DataFrame({_name(c): v for c, v in columns.items()}).assign(place=place)
+                    found.setdefault(_name(table), []).append(rows)
+            else:
+                raise ValueError(f"a frame of kind {kind}")
+    for readings in layouts.values():
+        if readings.values:
+            found.setdefault(readings.table, []).append(readings.frame())
+    whole = {table: joined(rows).sort_values("place", kind="stable") for table, rows in found.items()}
+    return {t: rows.assign(session=session).reset_index(drop=True) for t, rows in whole.items()}, being
+
+
+def _beginning(data: bytes) -> tuple[int, int]:
+    """The session of a file, and where its frames start. Raises `ValueError`."""
+    if not data.startswith(_BEGINS):
+        raise ValueError("it begins otherwise")
+    start = data.index(b"\n", len(_BEGINS)) + 1
+    return int(data[len(_BEGINS) : start]), start
+
+
+def _frames(data: bytes, at: int) -> Iterator[tuple[int, int, int, int, bytes]]:
+    """Each whole frame from `at` on: kind, layout, step, place, body."""
     while at + _HEAD.size <= len(data):
-        kind, number, step, size = _HEAD.unpack_from(data, at)
-        begins = at
-        body = data[at + _HEAD.size : (at := at + _HEAD.size + size)]
-        if len(body) < size:
+        kind, layout, step, size = _HEAD.unpack_from(data, at)
+        begins, at = at, at + _HEAD.size + size
+        if at > len(data):
             return
-        if kind == LAYOUT:
-            layouts[number] = json.loads(body)
-        elif kind == WRITING:
-            table, *places = json.loads(body)
-            before, grows, place = map(int, places)
-            yield _name(table), None, (before, grows, place)
-        elif kind == ROWS:
-            for table, columns in json.loads(body).items():
-                yield _name(table), pd.DataFrame({_name(c): v for c, v in columns.items()}).assign(place=begins), None
-        elif kind == READING:
-            layout = layouts[number]
-            values = np.frombuffer(body, "<f8").reshape(len(layout["names"]), -1)
-            who = {n: np.array(x, int) for n, x in zip(("symmetry", "member"), layout["who"], strict=False)}
-            columns = {_name(c): v for c, v in zip(layout["names"], values, strict=True)}
-            same = {_name(c): str(text) for c, text in layout["same"].items()}
-            yield _name(layout["table"]), pd.DataFrame({"step": step} | who | columns | same).assign(place=begins), None
-        else:
-            raise ValueError(f"a frame of kind {kind}")
+        yield kind, layout, step, begins, data[at - size : at]
 
 
 def _frame(kind: int, body: bytes, layout: int = 0, step: int = 0) -> bytes:

@@ -1,13 +1,13 @@
 """What real code does to a model: each case is understood, blocked and listed, or refused with words that help."""
 
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from groups import alone
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
@@ -87,15 +87,6 @@ def test_a_failure_inside_a_checkpoint_names_the_module() -> None:
         find_symmetries(model, x())
 
 
-@contextmanager
-def process_group(where: Path) -> Iterator[None]:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{where / 'store'}", rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-
-
 WRAPPED = "module.a.weight[i], module.a.bias[i] / module.b.weight[:, i]"
 
 
@@ -109,13 +100,15 @@ def test_data_parallel_models_keep_the_names_of_their_parameters() -> None:
 
 
 def test_distributed_models_are_detected_and_train_on(tmp_path: Path) -> None:
-    with process_group(tmp_path):
+    def body() -> None:
         model = nn.parallel.DistributedDataParallel(Net(plain, **two_layers()))
         assert names(find_symmetries(model, x())) == [WRAPPED]
         assert names(find_symmetries(nn.Sequential(model, nn.ReLU()), x()))
         for _ in range(2):
             model(x()).sum().backward()
         assert all(p.grad is not None for p in model.parameters())
+
+    alone(tmp_path, body)
 
 
 def test_autocast_around_and_a_warm_cache() -> None:

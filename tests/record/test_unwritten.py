@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import neuromech
 from neuromech.record import Record, read
-from neuromech.record.unwritten import NAME, Unwritten
+from neuromech.record.unwritten import NAME, Unwritten, UnwrittenReader
 
 
 def left(path: Path, n: int = 5) -> Record:
@@ -101,10 +104,33 @@ def test_readings_come_back_bit_for_bit(tmp_path: Path) -> None:
     ]
 
 
-def read_all(path: Path) -> dict[str, object]:
-    from neuromech.record.unwritten import unwritten
+def read_all(path: Path) -> dict[str, pd.DataFrame]:
+    """The tables of a directory in which nothing was written yet."""
+    left = UnwrittenReader(path)
+    return {table: left.missing(table, pd.DataFrame(), 0) for table in left.tables()}
 
-    return unwritten(path)[0]  # type: ignore[return-value]
+
+def test_what_was_read_before_a_frame_that_is_none_stays(tmp_path: Path) -> None:
+    good = beginning(names=["k"], who=[[0, 1], [-1, -1]]) + frame(1, np.arange(2.0).tobytes())
+    (tmp_path / NAME).write_bytes(good + frame(1, bytes(8)) + frame(1, np.arange(2.0).tobytes()))
+    assert read_all(tmp_path)["t"]["k"].tolist() == [0, 1]
+
+
+def test_parsed_once_for_all_tables_and_again_when_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from neuromech.record import unwritten
+
+    record, parsed = left(tmp_path / "r"), []
+    record.append("u", {"k": [1]})
+    parse = unwritten._parsed
+    monkeypatch.setattr(unwritten, "_parsed", lambda data: parsed.append(len(data)) or parse(data))
+    run = read(tmp_path / "r")
+    assert [len(run.frame(t)) for t in (*run.tables, *run.tables)] == [5, 1] * 2
+    assert len(parsed) == 1
+    record.append("u", {"k": [2]})
+    assert [len(run.frame(t)) for t in run.tables] == [5, 2]
+    assert len(parsed) == 2
+    record.flush()
+    assert [len(run.frame(t)) for t in run.tables] == [5, 2]
 
 
 def test_a_file_that_is_torn_anywhere_gives_what_came_before(tmp_path: Path) -> None:
@@ -119,6 +145,15 @@ def test_a_file_that_is_torn_anywhere_gives_what_came_before(tmp_path: Path) -> 
     died(record)
 
 
+def frame(kind: int, body: bytes) -> bytes:
+    return struct.pack("<BIqI", kind, 0, 0, len(body)) + body
+
+
+def beginning(**layout: object) -> bytes:
+    said = {"table": "t", "same": {}} | layout
+    return b"neuromech rows that wait, 1\n0\n" + frame(0, json.dumps(said).encode())
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -130,6 +165,14 @@ def test_a_file_that_is_torn_anywhere_gives_what_came_before(tmp_path: Path) -> 
         b'neuromech rows that wait, 1\n0\n\x02' + bytes(12) + b'\x18\0\0\0{"../../t": {"k": [1]}}  ',
         b'neuromech rows that wait, 1\n0\n\x02' + bytes(12) + b'\x12\0\0\0{"t": {"k": "no"}}',
         b'neuromech rows that wait, 1\n0\n\x00' + bytes(12) + b'\x02\0\0\0[]',
+        b'neuromech rows that wait, 1\n0\n\x02' + bytes(12) + b'\x0a\0\0\0{"t": [1]}',
+        b'neuromech rows that wait, 1\n0\n\x02' + bytes(12) + b'\x02\0\0\0[]',
+        b'neuromech rows that wait, 1\n0\n\x03' + bytes(12) + b'\x17\0\0\0["t", Infinity, 1, 10]',
+        beginning(names=["k"], who=[[10**30], [1]]),
+        beginning(names=["k"], who=[[0], [-1]]) + frame(1, bytes(12)),
+        beginning(names=["k"], who=[[0, 1], [-1, -1]]) + frame(1, bytes(8)),
+        beginning(names=["../k"], who=[]) + frame(1, bytes(8)),
+        beginning(names=[], who=[]) + frame(1, bytes(8)),
     ],
 )  # fmt: skip
 def test_a_foreign_file_is_nothing(tmp_path: Path, data: bytes) -> None:

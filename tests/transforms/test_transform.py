@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from groups import alone
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from neuromech import NeuromechWarning, Part, Symmetry, SymmetryError, Term, find_symmetries, transform
+from neuromech import NeuromechWarning, Part, Symmetry, SymmetryError, Term, balance, find_symmetries, transform
 from neuromech.symmetry import KINDS
 from transforms.nets import MODELS, Tied, build
 
@@ -75,20 +76,18 @@ def test_wrapped_models(tmp_path) -> None:
     model, x = build("mlp")
     s = find_symmetries(model, x).symmetries.of(kind="rescale")[0]
     plain = transform(copy.deepcopy(model), s, 0.3)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
-    try:
+
+    def body() -> None:
         wrapped = [DistributedDataParallel(copy.deepcopy(model)), torch.compile(copy.deepcopy(model), backend="eager")]
         for w in wrapped:
             assert transform(w, s, 0.3) is w
             assert all(torch.equal(p, q) for p, q in zip(w.parameters(), plain.parameters(), strict=True))
-        from neuromech import balance
-
         balance(plain, [s])
         assert balance(wrapped[0], [s]).residual < 1e-12
         pairs = zip(wrapped[0].parameters(), plain.parameters(), strict=True)
         assert all(torch.allclose(p, q, rtol=1e-13) for p, q in pairs)
-    finally:
-        torch.distributed.destroy_process_group()
+
+    alone(tmp_path, body)
 
 
 def test_all_or_nothing() -> None:
