@@ -63,7 +63,7 @@ class Share(NamedTuple):
         return self._replace(over=tuple([to.get(x, x) for x in leaves(self.over)]))
 
 
-Known = Callable[[Sequence["Data"]], "Data | None"]  # what a function makes of numbers
+OnNumbers = Callable[[Sequence["Data"]], "Data | None"]  # what a function makes of numbers
 
 
 class Data(NamedTuple):
@@ -89,7 +89,7 @@ class Data(NamedTuple):
 
     @classmethod
     def made_of(
-        cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None, known: Known | None = None
+        cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None, known: OnNumbers | None = None
     ) -> Data:
         """New numbers that one function makes of others, for all values of the indices that they share alike: where
         the sources repeat, they do. Of no sources nothing is known. `how`: the name of a function that takes its
@@ -297,7 +297,7 @@ def _varying(parts: Iterable[Data]) -> set[Label]:
     return {x for d in parts if d.number is None for x in leaves(d.labels)}
 
 
-def _made_of_parts(name: object, known: Known | None, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
+def _made_of_parts(name: object, known: OnNumbers | None, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
     """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
     if known and (said := known(parts)) is not None:
         return said if said.number is None else said._replace(labels=tuple(labels))

@@ -17,7 +17,7 @@ from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported, reason_of
 from neuromech.detect.axes import Axis, axis, count
-from neuromech.detect.data import Data, Known
+from neuromech.detect.data import Data, OnNumbers
 from neuromech.detect.effort import FOLLOWING, effort, until
 from neuromech.detect.entries import Entrywise
 from neuromech.detect.expr import Expr, Unknown
@@ -79,7 +79,7 @@ class Interpreter:
 
     def result(
         self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None, of: Iterable[Abstract] = (),
-        known: Known | None = None,
+        known: OnNumbers | None = None,
     ) -> Abstract:  # fmt: skip
         """The abstract result of the operator at hand; `of` those tensors alone, if they are given: where their numbers
         repeat, so do those of the result. `known`: what it makes of numbers."""
