@@ -102,7 +102,8 @@ NETS = {
         lambda m, x: m.b(h := F.pixel_shuffle(m.a(x), 2) + m.g) + m.c(h), a=nn.Conv2d(1, 4, 1), g=(),
         b=nn.Conv2d(1, 2, 3, padding=1), c=nn.Conv2d(1, 2, 1)), 1 + 2 + 2),
     "a bias and a picture, pooled": ((3, 2, 3, 3), lambda: Net(
-        lambda m, x: F.avg_pool2d(m.a(x) + m.w, 3, 1, 1, False, False) * m.g, a=nn.Conv2d(2, 2, 1), w=(2, 3, 3), g=(2, 1, 1)), 2),
+        lambda m, x: F.avg_pool2d(m.a(x) + m.w, 3, 1, 1, False, False) * m.g, a=nn.Conv2d(2, 2, 1),
+        w=(2, 3, 3), g=(2, 1, 1)), 2),
     "a bias of places under a kernel of one tap": ((3, 1, 4, 2), lambda: Net(
         lambda m, x: m.b(x + m.a).flatten(1).log_softmax(1), a=(4, 2), b=nn.Conv2d(1, 1, 1)), 1 + 1),
     "gates of rows beside gates of columns": ((4, 4), lambda: Net(
