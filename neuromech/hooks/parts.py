@@ -24,8 +24,8 @@ CALLS = 64  # of parts before the first backward: more is an evaluation with gra
 def is_never_called(model: nn.Module) -> bool:
     """True for a model without a forward of its own: a container, or a `LightningModule` with a `training_step`."""
     forward = type(model).forward
-    lightning = forward.__module__.split(".")[0] in ("lightning", "pytorch_lightning")
-    return lightning or forward.__name__ == "_forward_unimplemented"
+    home = getattr(forward, "__module__", None) or ""  # generated code, as of torch.fx and torch.export, has none
+    return forward is nn.Module.forward or home.split(".")[0] in ("lightning", "pytorch_lightning")
 
 
 class PartsWatch(ForwardWatch):

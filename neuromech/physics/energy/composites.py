@@ -13,14 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuromech.physics.energy.reductions import (
-    binary_cross_entropy,
-    cross_entropy,
-    huber,
-    index_reduce,
-    scatter_reduce,
-    smooth_l1,
-)
+from neuromech.physics.energy import losses, reductions
+from neuromech.physics.energy.reductions import reduced
 
 
 def _pow(x: Any, p: Any) -> Any:
@@ -65,7 +59,7 @@ def _vector_norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False
     if ord in (None, 2):
         return torch.sqrt((x * x).sum(dims, keepdim))
     if ord == math.inf:
-        return _reduced(torch.maximum, x.abs(), dims, keepdim)
+        return reduced(torch.maximum, x.abs(), dims, keepdim)
     return x.abs().sum(dims, keepdim) if ord == 1 else (x.abs() ** ord).sum(dims, keepdim) ** (1 / ord)
 
 
@@ -134,53 +128,6 @@ def _abs(x: Tensor) -> Any:
     return torch.sqrt(x.real * x.real + x.imag * x.imag) if x.is_complex() else NotImplemented
 
 
-def _halved(join: Callable[[Tensor, Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
-    """All entries along `dim`, joined two by two: log2(n) operators."""
-    while (n := x.shape[dim]) > 1:
-        pairs = join(x.narrow(dim, 0, n // 2), x.narrow(dim, n // 2, n // 2))
-        x = torch.cat([pairs, x.narrow(dim, n - 1, 1)], dim) if n % 2 else pairs
-    return x
-
-
-def _reduced(join: Callable[[Tensor, Tensor], Tensor], x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
-    if dim is None or dim == [] or dim == ():
-        return _halved(join, x.reshape(-1), 0).reshape([1] * x.ndim if keepdim else [])
-    dims = sorted({d % x.ndim for d in ([dim] if isinstance(dim, int) else dim)}, reverse=True)
-    for d in dims:
-        x = _halved(join, x, d)
-    return x if keepdim else x.squeeze(tuple(dims))
-
-
-def _prod(x: Tensor, *args: Any, dtype: Any = None) -> Any:
-    return NotImplemented if dtype is not None else _reduced(torch.mul, x, *args)
-
-
-def _cumprod(x: Tensor, dim: int, *, dtype: Any = None) -> Any:
-    if dtype is not None:
-        return NotImplemented
-    shift, n = 1, x.shape[dim]
-    while shift < n:
-        ones = torch.ones_like(x.narrow(dim, 0, shift))
-        x, shift = x * torch.cat([ones, x.narrow(dim, 0, n - shift)], dim), 2 * shift
-    return x
-
-
-def _max(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    if args and isinstance(args[0], Tensor):
-        return torch.maximum(x, args[0])
-    if not args and not kwargs:
-        return _reduced(torch.maximum, x)
-    return _reduced(torch.maximum, x, *args, **kwargs), torch.argmax(x, *args, **kwargs)
-
-
-def _min(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-    if args and isinstance(args[0], Tensor):
-        return torch.minimum(x, args[0])
-    if not args and not kwargs:
-        return _reduced(torch.minimum, x)
-    return _reduced(torch.minimum, x, *args, **kwargs), torch.argmin(x, *args, **kwargs)
-
-
 def _solve(a: Tensor, b: Tensor, *, left: bool = True) -> Any:
     inverse = torch.linalg.inv(a)
     if not left:
@@ -236,14 +183,9 @@ def _atan2(y: Tensor, x: Tensor) -> Tensor:
     return torch.where(x >= 0, 2 * half, torch.where(y >= 0, math.pi, -math.pi) - 2 * half)
 
 
-def _max_pool(
-    x: Tensor, size: Any, stride: Any = (), padding: Any = (0,), dilation: Any = (1,), ceil: bool = False
-) -> Any:
-    if any(padding) or any(d != 1 for d in dilation) or ceil:
-        return NotImplemented
-    for axis, (k, by) in enumerate(zip(size, stride or size, strict=True)):
-        x = _reduced(torch.maximum, x.unfold(axis - len(size), k, by), [-1], False)
-    return x
+def _logit(x: Tensor, eps: Any = None) -> Tensor:
+    x = x if eps is None else _clamp(x, eps, 1 - eps)
+    return torch.log(x) - torch.log1p(-x)
 
 
 def _remainder(x: Any, y: Any) -> Any:
@@ -299,12 +241,12 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "dropout": _dropout,
     "pad": _pad,
     "abs": _abs,
-    "prod": _prod,
-    "cumprod": _cumprod,
-    "amax": lambda x, *args, **kwargs: _reduced(torch.maximum, x, *args, **kwargs),
-    "amin": lambda x, *args, **kwargs: _reduced(torch.minimum, x, *args, **kwargs),
-    "max": _max,
-    "min": _min,
+    "prod": reductions.prod,
+    "cumprod": reductions.cumprod,
+    "amax": lambda x, *args, **kwargs: reduced(torch.maximum, x, *args, **kwargs),
+    "amin": lambda x, *args, **kwargs: reduced(torch.minimum, x, *args, **kwargs),
+    "max": reductions.extremum(torch.maximum, torch.argmax),
+    "min": reductions.extremum(torch.minimum, torch.argmin),
     "linalg_solve": _solve,
     "linalg_solve_triangular": _solve_triangular,
     "cholesky_solve": _cholesky_solve,
@@ -313,8 +255,15 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "logdet": lambda a: torch.log(torch.linalg.det(a)),
     "cdist": _cdist,
     "pdist": _pdist,
-    "huber_loss": huber,
-    "smooth_l1_loss": smooth_l1,
+    "huber_loss": losses.huber,
+    "smooth_l1_loss": losses.smooth_l1,
+    "cross_entropy_loss": losses.cross_entropy,
+    "nll_loss_forward": losses.nll,
+    "nll_loss2d_forward": losses.nll,
+    "binary_cross_entropy": losses.binary_cross_entropy,
+    "binary_cross_entropy_with_logits": losses.binary_cross_entropy_with_logits,
+    "soft_margin_loss": losses.soft_margin,
+    "multi_margin_loss": losses.multi_margin,
     "glu": _glu,
     "softshrink": lambda x, at=0.5: x - _clamp(x, -at, at),
     "hardshrink": _hardshrink,
@@ -325,14 +274,12 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "acos": lambda x: math.pi / 2 - torch.atan(x * torch.rsqrt((1 - x) * (1 + x))),
     "acosh": lambda x: torch.log1p((x - 1) + torch.sqrt((x - 1) * (x + 1))),
     "hypot": lambda x, y: torch.sqrt(x * x + y * y),
-    "logit": lambda x, eps=None: torch.log(x) - torch.log1p(-x) if eps is None else NotImplemented,
-    "xlogy": lambda x, y: x * torch.log(y),
+    "logit": _logit,
     "atan2": _atan2,
-    "scatter_reduce": scatter_reduce,
-    "index_reduce": index_reduce,
-    "max_pool1d": _max_pool,
-    "max_pool2d": _max_pool,
-    "cross_entropy_loss": cross_entropy,
-    "binary_cross_entropy_with_logits": binary_cross_entropy,
-    "special_entr": lambda x: -x * torch.log(x),
+    "logcumsumexp": reductions.logcumsumexp,
+    "scatter_reduce": reductions.scatter_reduce,
+    "index_reduce": reductions.index_reduce,
+    **{f"max_pool{n}d": reductions.max_pool(n) for n in (1, 2, 3)},
+    **{f"max_pool{n}d_with_indices": reductions.max_pool(n, True) for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": reductions.adaptive_max_pool for n in (1, 2, 3)},
 }

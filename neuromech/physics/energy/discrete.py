@@ -23,9 +23,10 @@ from torch import Tensor, fx, nn
 
 from neuromech.compat import compiled_from, is_transformed, left_uncompiled, untransformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.graph import CONSTANT, LOST, check_energy, outside, squeezed
+from neuromech.physics.energy.graph import CONSTANT, LOST, MIDPOINT, check_energy, outside, squeezed
 from neuromech.physics.energy.guards import Fact, facts
 from neuromech.physics.energy.moods import NumbersTaken, RandomOperators, advance, steady
+from neuromech.physics.energy.states import check_independent, check_states, example_of, in_short
 from neuromech.physics.energy.traces import KEPT, Sweep, Traced, filled, kind_of, traced_sweep
 from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
@@ -84,7 +85,7 @@ class DiscreteGradient:
 
     def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
-        _check_states(u, v)
+        check_states(u, v)
         return self.guarded(u, v, condition)  # type: ignore[no-any-return]
 
     @left_uncompiled
@@ -164,6 +165,20 @@ class DiscreteGradient:
             value: Tensor = squeezed(self._energy(u) if condition is None else self._energy(u, condition), u)
             return value
 
+    def _first_value(self, traced: Traced, u: Tensor, condition: Tensor | None) -> Tensor:
+        """That of a kind of state not met before."""
+        try:
+            return self.value(u, condition)
+        except Exception as error:
+            sizes = [shape[0] for shape, *_ in traced.admitted if u.ndim == len(shape) > 1 and shape[1:] == u.shape[1:]]
+            if sizes:
+                raise PhysicsError(
+                    f"the energy serves batches of {sizes[0]} samples and fails for one of {len(u)}: what it has for "
+                    f"each sample, let it take as a condition, energy(u, condition) ({in_short(error)})"
+                ) from error
+            error.add_note(f"raised by the energy, of states of shape {tuple(u.shape)}")
+            raise
+
     def _admit(self, u: Tensor, condition: Tensor | None = None) -> Traced:
         """Look, once for each kind of state, at what the energy makes of it; the chain form looks closer in tracing."""
         if not self._traces:
@@ -176,7 +191,7 @@ class DiscreteGradient:
         with outside(), torch.no_grad():
             example = example_of(u)
             with RandomOperators() as drawn, NumbersTaken() as numbers:
-                check_energy(self.value(example, condition), example)
+                check_energy(self._first_value(traced, example, condition), example)
             if drawn.names:
                 raise PhysicsError(
                     f"the energy draws random numbers ({', '.join(drawn.names)}), so it is not a function of u: "
@@ -188,7 +203,7 @@ class DiscreteGradient:
                 self.value(example.clone(), condition)
                 traced.settle(before, self._facts())
         if self.form != "chain":
-            _check_independent(partial(self.value, condition=condition), example)
+            check_independent(partial(self.value, condition=condition), example)
         traced.admitted.add(key)
         return traced
 
@@ -199,19 +214,19 @@ class DiscreteGradient:
         with outside(), torch.no_grad():
             u, v, g = (untransformed(t).detach() for t in (u, v, g))
             condition = None if condition is None else untransformed(condition)
-            d = u - v
-            if u.ndim > 1 and u.shape[0] and self._traces[0].per_sample:
-                k = int(d.flatten(1).abs().amax(1).argmax()) if len(u) > 1 else 0
+            d, traced = u - v, self._traces[0]
+            if not (u.ndim > 1 and len(u) and traced.per_sample):
+                return _agree(g, d, float(self.value(u, condition).sum()), float(self.value(v, condition).sum()), slack)
+            k = int(d.flatten(1).abs().amax(1).argmax()) if len(u) > 1 else 0
+            if not traced.knows_its_size:
                 both = None if condition is None else condition[[k, k]] if condition.ndim else condition
-                g, d = g[k], d[k]
-                at_u, at_v = self.value(torch.stack([u[k], v[k]]), both).tolist()
-            else:
-                at_u, at_v = float(self.value(u, condition).sum()), float(self.value(v, condition).sum())
-            terms = (g * d).reshape(-1)
-            change, length = torch.stack([terms.sum(), terms.abs().sum()]).tolist()
-            size = abs(at_u) + abs(at_v) + length
-            bound = slack * torch.finfo(u.dtype).eps ** 0.5 * size
-            return not math.isfinite(size) or abs(change - (at_u - at_v)) <= bound
+                with suppress(Exception):  # it may have as many samples as were given, and no other number
+                    at_u, at_v = self.value(torch.stack([u[k], v[k]]), both).tolist()
+                    if _agree(g[k], d[k], at_u, at_v, slack):
+                        return True
+            holds = _agree(g[k], d[k], float(self.value(u, condition)[k]), float(self.value(v, condition)[k]), slack)
+            traced.knows_its_size |= holds
+            return holds
 
     def _sweep(self, traced: Traced, u: Tensor, condition: Tensor | None) -> Sweep:
         """That of states such as `u`; one that was traced of other sizes of the batch, where it admits this one."""
@@ -249,7 +264,7 @@ class DiscreteGradient:
             return energies
 
         def check(u: Tensor, condition: Tensor | None) -> bool:
-            return _check_independent(partial(self.value, condition=condition), u)
+            return check_independent(partial(self.value, condition=condition), u)
 
         def traced_of(u: Tensor, condition: Tensor | None, any_size: bool) -> Sweep:
             return traced_sweep(energy, self._live(), condition, u, any_size)
@@ -269,6 +284,11 @@ class DiscreteGradient:
                 check(u, condition)  # says so, if it is one
                 raise PhysicsError(LOST) from error
             raise
+        except Exception as error:
+            check(u, condition)  # says so, if autograd has no way through it
+            raise PhysicsError(
+                f"the energy cannot be traced, write it in operators of torch, or {MIDPOINT} ({in_short(error)})"
+            ) from error
         traced.per_sample = check(u, condition)
         return sweep
 
@@ -276,67 +296,16 @@ class DiscreteGradient:
         return vars(self) | {"_traces": []}
 
 
+def _agree(g: Tensor, d: Tensor, at_u: float, at_v: float, slack: float) -> bool:
+    """Is <g, d> = at_u - at_v, as far as the half of the digits tells? So it is of what is not finite."""
+    terms = (g * d).reshape(-1)
+    change, length = torch.stack([terms.sum(), terms.abs().sum()]).tolist()
+    size = abs(at_u) + abs(at_v) + length
+    bound = slack * torch.finfo(g.dtype).eps ** 0.5 * size
+    return not math.isfinite(size) or abs(change - (at_u - at_v)) <= bound
+
+
 def _tensors_of(energy: EnergyFunction) -> dict[str, Tensor]:
     if not isinstance(energy, nn.Module) or isinstance(energy, torch.jit.ScriptModule):
         return {}
     return dict(energy.named_parameters()) | dict(energy.named_buffers())
-
-
-def example_of(u: Tensor) -> Tensor:
-    """A state such as `u`, without a touch of the user's random numbers."""
-    generator = torch.Generator(u.device).manual_seed(0)
-    return torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
-
-
-def _check_independent(energy: EnergyFunction, example: Tensor) -> bool:
-    """Energies [B] of a batch are each of their own sample, or the identity would hold for their sum alone.
-
-    True if there is one a sample.
-    """
-    with outside(), torch.enable_grad():
-        u = example_of(example).requires_grad_()
-        energies = energy(u)
-        if not energies.requires_grad:
-            raise PhysicsError(CONSTANT)
-        if energies.ndim == 0 or len(energies) < 2:
-            return energies.ndim > 0
-        (gradient,) = torch.autograd.grad(energies[0], u, allow_unused=True)
-    if gradient is None:
-        raise PhysicsError(CONSTANT)
-    if (gradient[1:] != 0).any():
-        raise PhysicsError(
-            f"the energy of the first of {len(energies)} samples depends on the others, so no sample has a law of its "
-            "own: let each energy depend on its own sample, or return their sum, one number"
-        )
-    return True
-
-
-def _check_states(u: Tensor, v: Tensor) -> None:
-    for name, state in (("u", u), ("v", v)):
-        if not isinstance(state, Tensor) or not state.is_floating_point():
-            found = str(state.dtype) if isinstance(state, Tensor) else type(state).__name__
-            raise PhysicsError(f"the state {name} is {found}; expected a tensor of real floating-point numbers")
-    if u.shape != v.shape or u.dtype != v.dtype or u.device != v.device:
-        raise PhysicsError(
-            f"the states differ: u is {tuple(u.shape)} {u.dtype} on {u.device}, v is {tuple(v.shape)} {v.dtype} on "
-            f"{v.device}; give both one shape, dtype and device"
-        )
-    for name, state in (("u", u), ("v", v)):
-        check_finite(state, f"the state {name}")
-
-
-def check_finite(state: Tensor, what: str) -> None:
-    """Raise `PhysicsError` naming the first samples of `state` [B, ...] that hold nan or inf."""
-    if hides_values(state) or torch.isfinite(state).all():
-        return
-    bad = ~torch.isfinite(state)
-    count, where = int(bad.sum()), torch.nonzero(bad)[0].tolist()
-    raise PhysicsError(
-        f"{what} holds {count} values that are not finite, the first at index {where}: the trajectory has diverged, or "
-        "the data is corrupt"
-    )
-
-
-def hides_values(t: Tensor) -> bool:
-    """Inside vmap, jvp or a compiler there are no values to look at."""
-    return is_transformed(t) or torch.compiler.is_compiling()

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from neuromech.errors import ConvergenceError, PhysicsError
-from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.energy import MLPEnergy, SeparableEnergy, convnet, mlp
 from neuromech.physics.energy.grids import Boundary
 from neuromech.physics.energy.model import EnergyModel, step_size
 from neuromech.physics.energy.prediction import Acting, Rollout, StepSizes, rollout, schedule
+from neuromech.physics.energy.states import check_finite
 from neuromech.physics.energy.stepping import Solver
 from neuromech.physics.energy.structure import Symplectic
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm, check_finite, hides_values
+from neuromech.physics.energy.discrete import DiscreteGradient, GradientForm
 from neuromech.physics.energy.laws import probe_law
+from neuromech.physics.energy.states import check_finite, hides_values
 from neuromech.physics.energy.structure import Structure
 
 

@@ -8,6 +8,7 @@ argument that may vary: what makes <g, y_u - y_v> the sum of <cotangent, x_u - x
     determinant  a polynomial of degree n along the segment: the mean of its derivative by Gauss-Legendre is exact
     comparison   a step of x - y: the quotient where it changes, 0 where it does not
     where        c a + (1 - c) b, by Leibniz at the midpoint
+    x log y      the same, with 0 log 0 = 0
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neuromech.physics.energy.secants import gauss_legendre
+from neuromech.physics.energy import secants
+from neuromech.physics.energy.secants import Secant, gauss_legendre
 
 # (g, arguments at u, arguments at v, output at u, output at v, keywords) to cotangents of the arguments.
 PairRule = Callable[[Any, Sequence[Any], Sequence[Any], Any, Any, dict[str, Any]], Sequence[Any]]
@@ -77,6 +79,22 @@ def _masked_fill(g: Any, at_u: Any, at_v: Any, x: Tensor, y: Tensor, _: Any) -> 
     return [to_x, to_mask, to_value]
 
 
+def _times_log(zero: float, log: Callable[[Tensor], Tensor], secant: Secant) -> PairRule:
+    """x log y by Leibniz. Where one state has 0 log 0 = 0, its y is `zero`, the change is that of x at the other y."""
+
+    def rule(g: Any, at_u: Any, at_v: Any, x: Tensor, y: Tensor, _: Any) -> Sequence[Any]:
+        (a, b), (c, d) = ([torch.as_tensor(t, dtype=g.dtype, device=g.device) for t in at] for at in (at_u, at_v))
+        none_u, none_v = (a == 0) & (b == zero), (c == 0) & (d == zero)
+        p = torch.where(none_u, torch.where(none_v, zero + 1.0, d), b)
+        q = torch.where(none_v, torch.where(none_u, zero + 1.0, b), d)
+        log_p, log_q = log(p), log(q)
+        slope = torch.where(none_u | none_v, 0.0, (a + c) / 2 * secant(p, q, log_p, log_q))
+        cotangents = zip((g * (log_p + log_q) / 2, g * slope), at_u, strict=True)
+        return [sum_to(h, t.shape) if isinstance(t, Tensor) else None for h, t in cotangents]
+
+    return rule
+
+
 def _logical(product: Callable[[Tensor, Tensor], Tensor]) -> PairRule:
     """Of bits a and b as numbers: degree 2, so Leibniz at the midpoint."""
 
@@ -99,6 +117,9 @@ PAIRS: dict[str, PairRule] = {
     "det": _determinant,
     "where": _where,
     "masked_fill": _masked_fill,
+    "xlogy": _times_log(0.0, torch.log, secants.log),
+    "special_xlogy": _times_log(0.0, torch.log, secants.log),
+    "special_xlog1py": _times_log(-1.0, torch.log1p, secants.log1p),
     **dict.fromkeys(("gt", "ge", "lt", "le", "eq", "ne"), _comparison),
     **dict.fromkeys(("logical_and", "bitwise_and"), _AND),
     **dict.fromkeys(("logical_or", "bitwise_or"), _OR),

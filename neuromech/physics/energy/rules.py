@@ -25,11 +25,14 @@ LINEAR = set(
     view reshape flatten unflatten squeeze unsqueeze expand expand_as broadcast_to repeat tile repeat_interleave
     t numpy_T mT permute transpose movedim swapaxes diagonal diag_embed roll flip
     slice select narrow split split_with_sizes chunk unbind unfold index index_select gather
-    cat stack hstack pad constant_pad_nd avg_pool1d avg_pool2d adaptive_avg_pool2d
+    cat stack hstack pad constant_pad_nd avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool2d adaptive_avg_pool3d
     clone contiguous to type_as tril triu alias trace take take_along_dim embedding
     index_add index_copy index_put scatter scatter_add select_scatter slice_scatter
-    upsample_bilinear2d upsample_nearest2d pixel_shuffle pixel_unshuffle
-    reflection_pad1d replication_pad1d replication_pad2d im2col col2im upsample_linear1d _unsafe_index _unsafe_view
+    upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d pixel_shuffle pixel_unshuffle channel_shuffle
+    reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d
+    im2col col2im _unsafe_index _unsafe_view
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn
     fft_fftshift fft_ifftshift real imag view_as_real view_as_complex complex""".split()
 )
@@ -64,6 +67,9 @@ SECANTS: dict[str, Callable[..., Secant]] = {
     "pow": lambda n: secants.power(int(n)),
     "asinh": lambda: secants.asinh,
     "sinc": lambda: secants.sinc,
+    "special_entr": lambda: secants.entr,
+    "i0": lambda: secants.i0,
+    "special_i0": lambda: secants.i0,
     "sign": lambda: secants.jump,
     "floor": lambda: secants.jump,
     "ceil": lambda: secants.jump,

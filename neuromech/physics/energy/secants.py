@@ -138,6 +138,17 @@ def log1p(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
     return _log(a - b, a + b + 2, fa - fb)
 
 
+def entr(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
+    """Of -x log x: -(log a + log b)/2 - (a + b)/2 log[a, b]; 0 where both are 0, as of sqrt."""
+    zero = 1 - _is_positive(a.abs() + b.abs())
+    a, b = a + zero, b + zero
+    near = _is_positive(0.25 * (a + b) - (a - b).abs())
+    far = 1 - near
+    p, q = near * a + far, near * b + far  # 1, where far
+    close = -torch.log(p * q) / 2 - _atanh_over((p - q) / (p + q))
+    return (1 - zero) * (near * close + far * (fa - fb) / (near + far * (a - b)))
+
+
 def softplus(beta: float, threshold: float) -> Secant:
     """log(1 + e^a) - log(1 + e^b) = (a - b)/2 + 2 atanh(tanh((a + b)/4) tanh((a - b)/4)).
 
@@ -195,6 +206,7 @@ def pointwise(derivative: Callable[[Tensor], Tensor], reach: float = 0.3, nodes:
 
 
 asinh = pointwise(lambda x: torch.rsqrt(1 + x * x))
+i0 = pointwise(torch.special.i1)
 sinc = pointwise(lambda x: torch.func.vjp(torch.sinc, x)[1](torch.ones_like(x))[0])
 
 

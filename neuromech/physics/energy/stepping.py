@@ -20,9 +20,9 @@ from torch import Tensor
 
 from neuromech.compat import load_forward_mode
 from neuromech.errors import ConvergenceError, PhysicsError
-from neuromech.physics.energy.discrete import check_finite
 from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.model import step_size
+from neuromech.physics.energy.states import check_finite
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Solve = Callable[[Tensor], Tensor]

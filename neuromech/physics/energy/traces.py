@@ -64,6 +64,7 @@ class Traced:
         self.sweeps: dict[tuple[Any, ...], list[Sweep]] = {}
         self.admitted: set[tuple[Any, ...]] = set()
         self.per_sample = False
+        self.knows_its_size = False  # energies are others, or none, in batches of another size
 
     def settle(self, before: Fact, after: Fact) -> None:
         """What an evaluation of the energy changes by itself, as a counter, says nothing."""

@@ -16,12 +16,22 @@ MASK = torch.tensor([True, False, True, True, False, True])
 FOLD, FLIP = torch.tensor([0, 2, 1, 1, 0, 2]), torch.arange(5, -1, -1)
 # What this version of torch no longer has. Rules for it stay, for the versions that do.
 GONE = {name for name in ("cholesky",) if not hasattr(torch.ops.aten, name)}
-ROWS = torch.tensor([0, 3, 3, 5])
+ROWS, ONES, THREE = torch.tensor([0, 3, 3, 5]), torch.tensor([1]), torch.tensor([0, 1, 1])
 
 
 def image(x: Tensor) -> Tensor:
     """[B, 6] as a batch of one-channel images [B, 1, 2, 3]."""
     return x.reshape(-1, 1, 2, 3)
+
+
+def cube(x: Tensor, n: int) -> Tensor:
+    """[B, 6] as a channel of n axes."""
+    return x.reshape(-1, 1, *[[6], [2, 3], [1, 2, 3]][n - 1])
+
+
+def pooled(kind: str, x: Tensor, n: int) -> Tensor:
+    """The largest entries of an operator that gives their places too."""
+    return getattr(F, f"{kind}{n}d")(cube(x, n), [1, 1, 2][-n:], return_indices=True)[0]
 
 
 def real(z: Tensor) -> Tensor:
@@ -81,6 +91,8 @@ LINEAR: dict[str, Function] = {
     "avg_pool1d": lambda x: F.avg_pool1d(x.unsqueeze(1), 2),
     "avg_pool2d": lambda x: F.avg_pool2d(image(x), (2, 3)),
     "adaptive_avg_pool2d": lambda x: F.adaptive_avg_pool2d(image(x), (1, 3)),
+    "avg_pool3d": lambda x: F.avg_pool3d(image(x).unsqueeze(1), (1, 2, 2), 1),
+    "adaptive_avg_pool3d": lambda x: torch.ops.aten.adaptive_avg_pool3d(image(x).unsqueeze(1), [1, 2, 2]),
     "clone": lambda x: x.clone(),
     "contiguous": lambda x: x.reshape(-1, 2, 3).mT.contiguous(),
     "to": lambda x: x.to(torch.float64),
@@ -116,6 +128,14 @@ LINEAR: dict[str, Function] = {
     "reflection_pad1d": lambda x: torch.ops.aten.reflection_pad1d(x.unsqueeze(1), [2, 1]),
     "replication_pad1d": lambda x: torch.ops.aten.replication_pad1d(x.unsqueeze(1), [2, 1]),
     "replication_pad2d": lambda x: torch.ops.aten.replication_pad2d(image(x), [1, 1, 1, 1]),
+    "reflection_pad2d": lambda x: torch.ops.aten.reflection_pad2d(image(x), [2, 1, 1, 0]),
+    "reflection_pad3d": lambda x: torch.ops.aten.reflection_pad3d(image(x).unsqueeze(1), [2, 1, 1, 0, 0, 0]),
+    "replication_pad3d": lambda x: torch.ops.aten.replication_pad3d(image(x).unsqueeze(1), [2, 1, 1, 0, 1, 0]),
+    "upsample_nearest1d": lambda x: F.interpolate(x.unsqueeze(1), scale_factor=2),
+    "upsample_nearest3d": lambda x: F.interpolate(image(x).unsqueeze(1), scale_factor=2),
+    "upsample_bicubic2d": lambda x: F.interpolate(image(x), scale_factor=2, mode="bicubic"),
+    "upsample_trilinear3d": lambda x: F.interpolate(image(x).unsqueeze(1), scale_factor=2, mode="trilinear"),
+    "channel_shuffle": lambda x: F.channel_shuffle(x.reshape(-1, 6, 1), 2),
     "im2col": lambda x: F.unfold(image(x), 2),
     "col2im": lambda x: F.fold(x[:, :4].reshape(-1, 4, 1), (2, 2), 2),
     "upsample_linear1d": lambda x: F.interpolate(x.unsqueeze(1), scale_factor=2, mode="linear"),
@@ -178,6 +198,9 @@ SECANTS: dict[str, Function] = {
     "pow": lambda x: x**5,
     "asinh": torch.asinh,
     "sinc": torch.sinc,
+    "special_entr": lambda x: x + torch.special.entr(torch.relu(x) / 6),  # of 0 too
+    "i0": lambda x: torch.i0(torch.tanh(x)),
+    "special_i0": lambda x: torch.ops.aten.special_i0(torch.tanh(x)),
     "sign": lambda x: x * torch.sign(x),
     "floor": torch.floor,
     "ceil": torch.ceil,
@@ -206,6 +229,9 @@ PAIRS: dict[str, Function] = {
     "det": lambda x: torch.det(spd(x) + W[:3, :3]),
     "where": lambda x: torch.where(x > 0.1, x**2, 1 - x) + torch.where(MASK, x, 2 * x),
     "masked_fill": lambda x: x.masked_fill(x < 0, 0.5) + x.masked_fill(MASK, 1.5),
+    "xlogy": lambda x: torch.xlogy(x, 1 + x * x) + torch.xlogy(torch.relu(x), torch.relu(x)) + torch.xlogy(x, 2.0),
+    "special_xlogy": lambda x: x + torch.ops.aten.special_xlogy(torch.relu(x), torch.relu(x.roll(1, 1)) + 1),
+    "special_xlog1py": lambda x: torch.special.xlog1py(torch.relu(x), torch.relu(x) - 1),
     "gt": lambda x: x * (x > 0.2),
     "ge": lambda x: x * (x >= x.roll(1, 1)),
     "lt": lambda x: x * (x < 0.2),
@@ -292,8 +318,7 @@ COMPOSITES: dict[str, Function] = {
     "acos": lambda x: torch.acos(0.9 * torch.sin(x)),
     "acosh": lambda x: torch.acosh(1.1 + x * x),
     "hypot": lambda x: torch.hypot(x, x.roll(1, 1)),
-    "logit": lambda x: torch.logit(0.1 + 0.8 * torch.sigmoid(x)),
-    "xlogy": lambda x: torch.xlogy(x, 1 + x * x),
+    "logit": lambda x: torch.logit(0.1 + 0.8 * torch.sigmoid(x)) + torch.logit(torch.sigmoid(x), 0.3),
     "atan2": lambda x: torch.atan2(x[:, :3], x[:, 3:]),
     "scatter_reduce": lambda x: (
         x[:, :3].scatter_reduce(1, FOLD.expand(len(x), 6), x, "sum", include_self=False)
@@ -301,16 +326,32 @@ COMPOSITES: dict[str, Function] = {
         + x[:, :4].scatter_reduce(1, FOLD.expand(len(x), 6), x, "mean", include_self=False)[:, :3]
     ),
     "index_reduce": lambda x: x[:, :3].index_reduce(1, FOLD, x, "mean", include_self=False),
-    "max_pool1d": lambda x: F.max_pool1d(x.unsqueeze(1), 2, 1),
-    "max_pool2d": lambda x: F.max_pool2d(image(x), 2, 1),
+    "logcumsumexp": lambda x: x.logcumsumexp(1),
+    "max_pool1d": lambda x: F.max_pool1d(x.unsqueeze(1), 2, 1) + F.max_pool1d(x.unsqueeze(1), 3, 1, 1, 2)[..., :1],
+    "max_pool2d": lambda x: (
+        F.max_pool2d(image(x), 2, padding=1).sum(2) + F.max_pool2d(image(x), 2, ceil_mode=True)[:, 0]
+    ),
+    "max_pool3d": lambda x: F.max_pool3d(image(x).unsqueeze(1), (1, 2, 2)),
+    **{f"max_pool{n}d_with_indices": lambda x, n=n: pooled("max_pool", x, n) for n in (1, 2, 3)},
+    **{f"adaptive_max_pool{n}d": lambda x, n=n: pooled("adaptive_max_pool", x, n) for n in (1, 2, 3)},
     "cross_entropy_loss": lambda x: (
-        F.cross_entropy(x, torch.ones(len(x), dtype=torch.long), reduction="none")
-        + F.cross_entropy(
-            x.reshape(-1, 2, 3), ROWS[:3].expand(len(x), 3) % 2, V[:2], ignore_index=1, reduction="none"
-        ).sum(1)
+        F.cross_entropy(x, ONES.expand(len(x)), V, label_smoothing=0.2, reduction="none")
+        + F.cross_entropy(x, V.expand_as(x), V, label_smoothing=0.2, reduction="none")
+        + F.cross_entropy(x.reshape(-1, 2, 3), THREE.expand(len(x), 3), V[:2], ignore_index=1, reduction="none").sum(1)
+    ),
+    "nll_loss_forward": lambda x: F.nll_loss(x, ONES.expand(len(x)), V, reduction="none"),
+    "nll_loss2d_forward": lambda x: F.nll_loss(
+        x.reshape(-1, 2, 3), THREE.expand(len(x), 3), V[:2], ignore_index=1, reduction="none"
+    ),
+    "binary_cross_entropy": lambda x: F.binary_cross_entropy(
+        torch.sigmoid(x), V.expand_as(x), V.expand_as(x), reduction="none"
     ),
     "binary_cross_entropy_with_logits": lambda x: F.binary_cross_entropy_with_logits(
-        x, V.expand_as(x), reduction="none"
+        x, V.expand_as(x), V, reduction="none", pos_weight=V
     ),
-    "special_entr": lambda x: torch.special.entr(torch.sigmoid(x)),
+    "soft_margin_loss": lambda x: F.soft_margin_loss(x, V.expand_as(x), reduction="none"),
+    "multi_margin_loss": lambda x: (
+        F.multi_margin_loss(x, ONES.expand(len(x)), weight=V, reduction="none")
+        + F.multi_margin_loss(x, ONES.expand(len(x)), p=2, margin=2.0, reduction="none")
+    ),
 }
