@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     watch = command("watch", "follow a run that is going on: one line whenever there is something new, until it ends")
     watch.add_argument("run", type=Path, metavar="RUN", help="the run directory")
     watch.add_argument("--every", type=seconds, default=2.0, help="seconds between looks, at least (default: %(default)s)")
-    page = "also write the report there whenever there is something new; in a browser it refreshes itself until the end"
+    page = "also write the report there whenever something is new; in a browser it refreshes itself until the end"
     watch.add_argument("--page", type=Path, help=page)
 
     export = command("export", "hand a run to other tools: charges, loss and other numbers by step")
