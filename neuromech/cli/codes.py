@@ -65,8 +65,9 @@ SAID: dict[str, tuple[str, str]] = {
         "They had no gradient, or their step was skipped. Meant when layers are frozen or unfrozen.",
     ),
     "non-finite": (
-        "parameters are not finite",
-        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named.",
+        "parameters, or the gradients of the first steps, are not finite",
+        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named. If it "
+        "happens from the first step on, look for NaN in the inputs and in the loss; a GradScaler skips such steps.",
     ),
     "nothing measured": (
         "the run ended without anything having been measured",
