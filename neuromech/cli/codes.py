@@ -31,9 +31,10 @@ SAID: dict[str, tuple[str, str]] = {
         "neuromech.register_optimizer teaches the laws an optimizer.",
     ),
     "no forward": (
-        "no forward of the instrumented model was seen",
+        "no forward of the instrumented model, or no gradient that is finite, was seen",
         "Call the model that you instrumented, not its parts, with gradients enabled; or pass example= to "
-        "instrument().",
+        "instrument(). If the message says that all gradients were NaN or infinite, look for NaN in the inputs, the "
+        "weights and the loss of the first steps.",
     ),
     "no state": (
         "a run was resumed without the state of its probe",
@@ -65,9 +66,8 @@ SAID: dict[str, tuple[str, str]] = {
         "They had no gradient, or their step was skipped. Meant when layers are frozen or unfrozen.",
     ),
     "non-finite": (
-        "parameters, or the gradients of the first steps, are not finite",
-        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named. If it "
-        "happens from the first step on, look for NaN in the inputs and in the loss; a GradScaler skips such steps.",
+        "parameters are not finite",
+        "The run has diverged. Lower the learning rate or warm it up; look at the first parameter that is named.",
     ),
     "nothing measured": (
         "the run ended without anything having been measured",

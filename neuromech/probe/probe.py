@@ -234,8 +234,7 @@ class Probe(RunFrames):
             if self._found is None:
                 parts = ". From the next step on its parts are followed" if self._waiting.follow_parts() else ""
                 if not self._waiting.forwards.empty:
-                    kind = "no forward" if self._waiting.forwards.finite else "non-finite"
-                    self._journal.once("no forward", 0, kind, self._why_nothing() + parts)
+                    self._journal.once("no forward", 0, "no forward", self._why_nothing() + parts)
                 return False
             if self._monitor is not None:
                 self._monitor.begin(self._waiting.violated, self._waiting.graph, self._waiting.forwards)

@@ -75,7 +75,7 @@ def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
     n, found = facts.n_steps, facts.families
     if not facts.looked:
         why = _message(facts, "nothing measured", "no forward") or "the model was not seen to compute anything"
-        if (facts.events["kind"] == "non-finite").any():
+        if "NaN" in why:  # then steps were taken, though none could be measured
             do = "look for NaN in the inputs, the weights and the loss of the first steps"
             yield Statement("not finite", "bad", f"Nothing was measured in this run: {why}.", None, do)
         else:

@@ -21,7 +21,7 @@ def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
     told = {"fault"} | ({"no forward", "nothing measured"} if facts.looked else set())
     told |= {"none found"} if judged.has("nothing") else set()
-    told |= {"nothing measured"} if judged.has("not finite") else set()
+    told |= {"nothing measured", "no forward"} if judged.has("not finite") else set()
     told |= {"non-finite"} if judged.has("not finite") else set()
     changed = [s.step for s in wrong if s.key == "changed"]
     again = (facts.events["kind"] == "changed") & facts.events["step"].isin(changed)

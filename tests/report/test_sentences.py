@@ -249,7 +249,7 @@ def flow(off: float, moved: float = math.nan, **more: Any) -> list[tuple[str, st
 
 
 def test_the_first_gradients_were_not_finite() -> None:
-    events = pd.DataFrame({"step": [0, 0], "kind": ["non-finite", "nothing measured"], "message": ["all NaN"] * 2})
+    events = pd.DataFrame({"step": [0, 0], "kind": ["no forward", "nothing measured"], "message": ["all NaN"] * 2})
     facts_ = facts(0, events=events, meta={})
     (said,) = _laws(facts_)
     assert (said.key, said.tone, said.text) == ("not finite", "bad", "Nothing was measured in this run: all NaN.")
