@@ -54,15 +54,16 @@ PILLS = {
 }
 
 
-def write_report(record: Run | str | Path, path: str | Path) -> Path:
+def write_report(record: Run | str | Path, path: str | Path, refresh: float = 0.0) -> Path:
     """Write the report of a run, given as its record or its directory, to `path`; returns the path.
 
+    `refresh`: seconds after which the page loads itself anew, until someone has begun to use it; 0: never.
     Raises `RecordError` if there is no run, or if `path` cannot be written or is a link in the run's own directory.
     """
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
     refuse_link(path, run)
-    return write(path, render(run, keep=isinstance(record, Run)))
+    return write(path, render(run, isinstance(record, Run), refresh))
 
 
 def write(path: Path, text: str) -> Path:
@@ -76,8 +77,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def render(record: Run, keep: bool = True) -> str:
-    """The report as HTML. `keep`: see `gather`."""
+def render(record: Run, keep: bool = True, refresh: float = 0.0) -> str:
+    """The report as HTML. `keep`: see `gather`; `refresh`: see `write_report`."""
     import markupsafe
 
     facts = gather(record, keep)
@@ -88,6 +89,7 @@ def render(record: Run, keep: bool = True) -> str:
     return rendered(
         "page",
         data,
+        refresh=refresh,
         title=_title(record, facts),
         pill=PILLS[facts.ending.how],
         judged=judged,
