@@ -248,6 +248,10 @@ class ForwardWatch:
                 # Twice: behind those who have work to do at the end of the backward too, as wrappers have.
                 at_end_of_backward(lambda: at_end_of_backward(lambda: self._guard(self._backward)))
 
+    def stale(self) -> frozenset[str]:
+        """The parameters whose gradient is older than the forward that trained."""
+        return frozenset()
+
     def again(self) -> None:
         """Keep the next forward that trains."""
         self._done, self.trained = False, None
