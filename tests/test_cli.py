@@ -122,7 +122,7 @@ def test_help_teaches(command: list[str], capsys) -> None:
     assert stop.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     assert len(out) > 300
-    assert "Exit codes: 0 done; 1" in out
+    assert "Exit codes: 0 success; 1" in out
 
 
 @pytest.mark.parametrize("wrong", [["fly"], ["demo", "--epochs", "0"], ["report"]])
@@ -291,7 +291,7 @@ def recorded(tmp_path_factory) -> Path:
 def test_a_bare_call_prints_help(capsys) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert "Exit codes: 0 done; 1" in " ".join(out.split())
+    assert "Exit codes: 0 success; 1" in " ".join(out.split())
     assert "explain" in out
 
 
