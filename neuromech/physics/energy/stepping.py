@@ -155,7 +155,7 @@ class ImplicitStep:
             tried = u1 - step
             f_tried = residual(tried)
             size_tried = _largest(f_tried) / bound
-            ratio_tried = size_tried / size
+            ratio_tried = size_tried / size * (size_tried > 8 * rounding)  # 0 where there is nothing left to gain
             if not is_all_open:
                 tried, f_tried = _where(open_, tried, u1), _where(open_, f_tried, f)
                 size_tried, ratio_tried = torch.where(open_, size_tried, 0.0), torch.where(open_, ratio_tried, 0.0)
@@ -168,7 +168,7 @@ class ImplicitStep:
                 if largest <= floor:
                     return u1, torch.zeros_like(open_), size * bound
                 continue
-            before, waiting = size, open_
+            before, step_made, waiting, full = size, step, open_, open_
             ends = (size * ratio < rounding / 16) & (ratio < 1 / 8) & (size < rounding**0.5)  # with this step
             for halving in range(10 if is_fresh else 1):  # a sample that got no better takes half the step
                 if halving:
@@ -178,15 +178,18 @@ class ImplicitStep:
                 better = waiting & (size_tried < size)
                 u1, f, size = _where(better, tried, u1), _where(better, f_tried, f), torch.where(better, size_tried, size)
                 waiting = waiting & ~better & ~(size <= ceiling)
+                full = better if halving == 0 else full
                 if not waiting.any():
                     break
             ratio = size / before
             open_ = open_ & ~(size <= floor) & ~((size <= ceiling) & (ratio > 0.5)) & ~ends
             if not open_.any():
                 break
+            is_all_open, step = False, None
             if (open_ & (ratio > self.solver.refresh)).any():
                 self._solve = None
-            is_all_open, step = False, None
+            elif isinstance(self._solve, _Inverse):
+                step = self._solve.learn(step_made, f, full & (before > 1e2 * ceiling))
         return u1, open_, size * bound
 
     def _linearise(self, u0: Tensor, u1: Tensor, dt: Tensor) -> Solve:
@@ -221,7 +224,7 @@ def _not_solved(failed: Tensor, size: Tensor, solver: Solver, u0: Tensor) -> Con
 
 def _largest(x: Tensor) -> Tensor:
     """max |x| of every sample: [B]."""
-    largest: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), math.inf, 1)
+    largest: Tensor = torch.linalg.vector_norm(x.flatten(1), math.inf, 1)
     return largest
 
 
@@ -239,12 +242,12 @@ class _Inverse:
 
     def _times(self, f: Tensor) -> Tensor:
         """As a row times the transpose, which is several times faster than the matrix times a column: [B, 1, n]."""
-        product: Tensor = f.reshape(len(f), 1, -1) @ self.inverse.mT
+        product: Tensor = f.flatten(1).unsqueeze(1) @ self.inverse.mT
         return product
 
     def learn(self, step: Tensor, f: Tensor, where: Tensor) -> Tensor:
         """The next step, from where a `step` has led to `f`; with the least correction that would have foretold f."""
-        s, p = step.reshape(len(step), 1, -1), self._times(f)
+        s, p = step.flatten(1).unsqueeze(1), self._times(f)
         square, turned = (s * s).sum(2, keepdim=True), (s * p).sum(2, keepdim=True)
         along = square - turned
         sound = where[:, None, None] & (along > 0.1 * square)
