@@ -78,6 +78,7 @@ def index_reduce(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *
 
 # -- pools: the largest entry of every window --------------------------------------------------------------------------
 
+
 def _windowed(x: Tensor, windows: Sequence[Sequence[list[int]]]) -> Tensor:
     """[..., *numbers of windows, entries] of the last axes of x, each with its windows, lists of places."""
     for k, axis in enumerate(windows):

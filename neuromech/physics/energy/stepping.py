@@ -1,9 +1,9 @@
 """One step: every step of a discrete-gradient model solves F(u1) = u1 - u0 - dt * velocity(u0, u1) = 0.
 
-Newton's method on the whole batch. Dense: one Jacobian a sample, inverted once and kept over iterations and steps for
-as long as it still contracts, corrected by what every iteration tells of it (Broyden 1965, the good update): several
-times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, GMRES sees its products with vectors, of the
-whole batch at once and on its device; for states of thousands of entries.
+Newton's method on the whole batch. Dense: one Jacobian a sample, by differences where the state is small, inverted once
+and kept over iterations and steps for as long as it still contracts, corrected by what every iteration tells of it
+(Broyden 1965, the good update): several times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, GMRES
+sees its products with vectors, of the whole batch at once and on its device; for states of thousands of entries.
 
 The energy's error a step is <DH, F>, so it is at the level of the tolerance, of no sign, and does not grow by itself.
 """
@@ -25,6 +25,7 @@ from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.model import step_size
 from neuromech.physics.energy.states import check_finite
 
+_BY_DIFFERENCES = 64  # entries of a state: Jacobians of more are cheaper by forward derivatives, many columns at once
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Solve = Callable[[Tensor], Tensor]
 
@@ -148,7 +149,8 @@ class ImplicitStep:
         for _ in range(self.solver.iterations):
             is_fresh = self._solve is None or self.solver.method == "krylov"
             if self._solve is None or is_fresh:
-                self._solve = self._linearise(u0, u1, dt)
+                is_small = self.solver.method == "dense" and u1[0].numel() <= _BY_DIFFERENCES
+                self._solve = _Inverse(_differences(residual, u1, f)) if is_small else self._linearise(u0, u1, dt)
             step = self._solve(f) if step is None else step
             if is_certain:  # where this step ends is known: nothing is left but rounding
                 return u1 - step, torch.zeros_like(open_), size * bound
@@ -162,8 +164,10 @@ class ImplicitStep:
             worst, largest, left = torch.stack([ratio_tried, size_tried, size_tried * ratio_tried]).amax(1).tolist()
             if worst <= halves:  # what nearly always happens: all get better, and nothing more need be looked at
                 is_certain = worst < 1 / 8 and largest < rounding**0.5 and left < rounding / 16
-                learns = isinstance(self._solve, _Inverse) and not is_certain
-                step = self._solve.learn(step, f_tried, size > 1e2 * ceiling) if learns else None
+                if isinstance(self._solve, _Inverse) and not is_certain:
+                    step = self._solve.learn(step, f_tried, size > 1e2 * ceiling)
+                else:
+                    step = None
                 u1, f, size, ratio = tried, f_tried, size_tried, ratio_tried
                 if largest <= floor:
                     return u1, torch.zeros_like(open_), size * bound
@@ -176,7 +180,11 @@ class ImplicitStep:
                     f_tried = residual(tried)
                     size_tried = _largest(f_tried) / bound
                 better = waiting & (size_tried < size)
-                u1, f, size = _where(better, tried, u1), _where(better, f_tried, f), torch.where(better, size_tried, size)
+                u1, f, size = (
+                    _where(better, tried, u1),
+                    _where(better, f_tried, f),
+                    torch.where(better, size_tried, size),
+                )
                 waiting = waiting & ~better & ~(size <= ceiling)
                 full = better if halving == 0 else full
                 if not waiting.any():
@@ -203,7 +211,9 @@ class ImplicitStep:
 
         if self.solver.method == "krylov":  # to a hundredth: Newton's iteration around it does the rest
             return partial(gmres, times)
-        return _Inverse(times, u1, self.solver.chunk)
+        basis = torch.eye(u1[0].numel(), dtype=u1.dtype, device=u1.device).reshape(-1, 1, *u1.shape[1:])
+        columns = torch.func.vmap(times, chunk_size=self.solver.chunk)(basis.expand(-1, *u1.shape))
+        return _Inverse(columns.flatten(2))
 
 
 def _where(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -228,14 +238,22 @@ def _largest(x: Tensor) -> Tensor:
     return largest
 
 
-class _Inverse:
-    """F -> J^-1 F with the Jacobian [B, n, n] of every sample: one product a column for the whole batch, inverted."""
+def _differences(function: Solve, u: Tensor, f: Tensor) -> Tensor:
+    """The columns [n, B, n] of the Jacobian of `function`, whose value at u is f: right to half the digits."""
+    far = torch.finfo(u.dtype).eps ** 0.5 * (1 + _largest(u))
+    columns = []
+    for k in range(u[0].numel()):
+        moved = u.flatten(1).clone()
+        moved[:, k] += far
+        columns.append((function(moved.view_as(u)) - f).flatten(1) / far[:, None])
+    return torch.stack(columns)
 
-    def __init__(self, times: Solve, like: Tensor, chunk: int) -> None:
-        n = like[0].numel()
-        basis = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, 1, *like.shape[1:])
-        columns = torch.func.vmap(times, chunk_size=chunk)(basis.expand(n, *like.shape))
-        self.inverse = torch.linalg.inv_ex(columns.reshape(n, len(like), n).permute(1, 2, 0)).inverse
+
+class _Inverse:
+    """F -> J^-1 F with the Jacobian of every sample, given by its columns [n, B, n], inverted."""
+
+    def __init__(self, columns: Tensor) -> None:
+        self.inverse = torch.linalg.inv_ex(columns.permute(1, 2, 0)).inverse
 
     def __call__(self, f: Tensor) -> Tensor:
         return self._times(f).reshape(f.shape)
@@ -248,9 +266,8 @@ class _Inverse:
     def learn(self, step: Tensor, f: Tensor, where: Tensor) -> Tensor:
         """The next step, from where a `step` has led to `f`; with the least correction that would have foretold f."""
         s, p = step.flatten(1).unsqueeze(1), self._times(f)
-        square, turned = (s * s).sum(2, keepdim=True), (s * p).sum(2, keepdim=True)
+        square, turned = s @ s.mT, s @ p.mT
         along = square - turned
-        sound = where[:, None, None] & (along > 0.1 * square)
-        column = torch.where(sound, p / along, 0.0)
+        column = p * torch.where(where[:, None, None] & (along > 0.1 * square), 1 / along, 0.0)
         self.inverse.addcmul_(column.mT, s @ self.inverse)
-        return (p + column * turned).reshape(f.shape)
+        return torch.addcmul(p, column, turned).reshape(f.shape)
