@@ -86,10 +86,9 @@ def parser() -> argparse.ArgumentParser:
 
     watch = command("watch", "follow a run that is going on: one line whenever there is something new, until it ends")
     watch.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    watch.add_argument("--every", type=seconds, default=2.0, help="seconds between looks (default: %(default)s)")
-    watch.add_argument(
-        "--page", type=Path, help="also write the report there at every look: reload it to see what is new"
-    )
+    watch.add_argument("--every", type=seconds, default=2.0, help="least seconds between looks (default: %(default)s)")
+    page = "also write the report there whenever something is new; in a browser it refreshes itself until the end"
+    watch.add_argument("--page", type=Path, help=page)
 
     export = command("export", "hand a run to other tools: charges, loss and other numbers by step")
     export.add_argument("run", type=Path, metavar="RUN", help="the run directory")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -55,11 +56,14 @@ class Share(NamedTuple):
     start: int
     stop: int
     total: int
-    value: int
+    value: Number
     over: tuple[Label, ...]
 
     def called(self, to: LabelMap) -> Share:
         return self._replace(over=tuple([to.get(x, x) for x in leaves(self.over)]))
+
+
+OnNumbers = Callable[[Sequence["Data"]], "Data | None"]  # what a function makes of numbers
 
 
 class Data(NamedTuple):
@@ -72,7 +76,7 @@ class Data(NamedTuple):
 
     key: DataKey
     labels: tuple[Label, ...]
-    sums: tuple[tuple[tuple[Label, ...], int], ...] = ()
+    sums: tuple[tuple[tuple[Label, ...], Number], ...] = ()
     pieces: tuple[tuple[Label, Data], ...] = ()
     walks: tuple[tuple[Label, int], ...] = ()
     multiple: Number = 1  # how many times the numbers that the key stands for
@@ -84,25 +88,31 @@ class Data(NamedTuple):
         return cls((("number", k),), tuple(labels))
 
     @classmethod
-    def made_of(cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None) -> Data:
+    def made_of(
+        cls, labels: Sequence[Label], sources: Sequence[Data], how: object = None, known: OnNumbers | None = None
+    ) -> Data:
         """New numbers that one function makes of others, for all values of the indices that they share alike: where
         the sources repeat, they do. Of no sources nothing is known. `how`: the name of a function that takes its
-        sources in any order, and makes the same of them wherever it is used."""
-        known = {x for d in sources for x in leaves(d.labels)}
-        mine, name = [x for x in leaves(labels) if x in known or not known], how or object()
-        keys: dict[Label, list[DataKey]] = {}
+        sources in any order, and makes the same of them wherever it is used. `known`: what it makes of numbers, where
+        that can be said."""
+        theirs = _varying(sources) if sources else set(leaves(labels))
+        mine, name = [x for x in leaves(labels) if x in theirs], how or object()
+        made = partial(_made_of_parts, name, known)
+        found: dict[Label, list[Data]] = {}
         for segment, d in (p for source in sources for p in source.pieces):
             if segment.owner in mine:
-                keys.setdefault(segment.owner, []).append(d.key)
+                found.setdefault(segment.owner, []).append(d)
+
         pieces = tuple(
-            (segment, _made_of_parts(name, [y for x in mine for y in (segment.leaves() if x is whole else [x])], parts))
-            for whole, some in keys.items()
-            if len(set(some)) < len(some)
+            (segment, made([y for x in mine for y in (segment.leaves() if x is whole else [x])], parts))
+            for whole, some in found.items()
+            if len({d.key for d in some}) < len(some) or any(d.number is not None for d in some)
             for segment in whole.segments
             for parts in [[d.within(segment) for d in sources]]
         )
-        if how is not None and sources:
-            return _made_of_parts(how, mine, sources)._replace(pieces=pieces)
+        if sources and (how is not None or (known and known(sources))):
+            all_of_them = made(mine, sources)
+            return all_of_them._replace(pieces=pieces) if all_of_them.number is None else all_of_them
         return cls((name,), tuple(mine), pieces=pieces)
 
     @property
@@ -114,6 +124,8 @@ class Data(NamedTuple):
 
     def times(self, k: Number) -> Data:
         """k times these numbers."""
+        if k == 0:
+            return Data.filled(0, self.labels)
         pieces = tuple((x, d.times(k)) for x, d in self.pieces)
         return self._replace(pieces=pieces, multiple=k * self.multiple)
 
@@ -280,8 +292,17 @@ def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
     return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *key[1:])
 
 
-def _made_of_parts(name: object, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
+def _varying(parts: Iterable[Data]) -> set[Label]:
+    """The indices that any of these numbers may differ along."""
+    return {x for d in parts if d.number is None for x in leaves(d.labels)}
+
+
+def _made_of_parts(name: object, known: OnNumbers | None, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
     """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
+    if known and (said := known(parts)) is not None:
+        return said if said.number is None else said._replace(labels=tuple(labels))
+    theirs = _varying(parts)
+    labels = [x for x in labels if x in theirs]
     at = {x: i for i, x in enumerate(labels)}
     which = [(d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts]
     if isinstance(name, str):

@@ -11,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported, reason_of
 from neuromech.detect.axes import Axis, axis, count
-from neuromech.detect.data import Data
+from neuromech.detect.data import Data, OnNumbers
 from neuromech.detect.effort import FOLLOWING, effort, until
+from neuromech.detect.entries import Entrywise
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.graph import Graph, Node, Value, is_one_hot, known_number
 from neuromech.detect.growth import growth_as_scale, without_growth
@@ -76,23 +78,19 @@ class Interpreter:
         return Abstract(axes, Data((key,), tuple(x for a in axes for x in a)))
 
     def result(
-        self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None, of: Iterable[Abstract] = ()
-    ) -> Abstract:
+        self, axes: Sequence[Axis], scale: Expr | None = None, shift: Expr | None = None, of: Iterable[Abstract] = (),
+        known: OnNumbers | None = None,
+    ) -> Abstract:  # fmt: skip
         """The abstract result of the operator at hand; `of` those tensors alone, if they are given: where their numbers
-        repeat, so do those of the result."""
-        content = Data.made_of([x for a in axes for x in a], [t.data for t in of])
+        repeat, so do those of the result. `known`: what it makes of numbers."""
+        content = Data.made_of([x for a in axes for x in a], [t.data for t in of], known=known)
         return Abstract(tuple(axes), content, scale or Expr(), shift or Expr())
 
-    def entries_of(self, x: Abstract) -> Data | None:
-        """What the operator at hand makes of the entries of x, one by one: the same numbers whenever it is done again.
-
-        None if that may depend on anything else, as what a user's operator does may.
-        """
+    def entries_of(self, x: Abstract, degree: Fraction | int | None = None) -> Data | None:
+        """What the operator at hand makes of the entries of x, one by one: the same numbers whenever it is done again;
+        None if it may not. `degree`, if it is homogeneous."""
         assert self.node is not None
-        if self.node.random or len(self.node.inputs) > 1 or not self.node.op.startswith("aten."):
-            return None
-        options = ["x" if isinstance(a, Value) else a for a in (*self.node.args, *self.node.kwargs.items())]
-        return x.data.derived((short(self.node.op), repr(options)))
+        return Entrywise(self.node).of(x.data, degree)
 
     def number(self, k: float) -> Abstract:
         """A number as a tensor."""

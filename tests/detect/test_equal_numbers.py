@@ -87,6 +87,25 @@ NETS = {
     "a layer norm, a piece of which is missing": ((5, 4), lambda: Net(
         lambda m, x: m.a((h := F.layer_norm(x, (4,), eps=1e-14))[:, :1]) + m.b(h[:, 2:]), a=nn.Linear(1, 2, bias=False),
         b=nn.Linear(2, 2)), 0),
+    "zeros beside an input, through functions": ((5, 2), lambda: Net(
+        lambda m, x: m.a(torch.maximum(y := F.pad(F.pad(x, (0, 1)).relu() * m.g, (1, 0)).tanh(), y.square())),
+        a=nn.Linear(4, 2), g=(3,)), 2 * 2 + 1),
+    "a constant beside an input, through functions": ((5, 2), lambda: Net(
+        lambda m, x: m.a(torch.where(x[:, :1] > 0, y := F.gelu(F.pad(x, (0, 2), value=0.5)), y - 1).exp()),
+        a=nn.Linear(4, 2)), 2),
+    "even and odd functions of an input and of its negative": ((5, 2), lambda: Net(
+        lambda m, x: m.a((y := torch.cat([x, -x], 1)).square()) + m.b(y.tanh()) + m.c(F.gelu(y)), a=nn.Linear(4, 2),
+        b=nn.Linear(4, 2, bias=False), c=nn.Linear(4, 2, bias=False)), 2 * 4),
+    "multiples of an input": ((5, 2), lambda: Net(
+        lambda m, x: m.a(torch.cat([x.relu(), (2 * x).relu(), (-x).relu()], 1)), a=nn.Linear(6, 2)), 2 * 2),
+    "a bias at shuffled places, and a number": ((3, 1, 4, 2), lambda: Net(
+        lambda m, x: m.b(h := F.pixel_shuffle(m.a(x), 2) + m.g) + m.c(h), a=nn.Conv2d(1, 4, 1), g=(),
+        b=nn.Conv2d(1, 2, 3, padding=1), c=nn.Conv2d(1, 2, 1)), 1 + 2 + 2),
+    "a bias and a picture, pooled": ((3, 2, 3, 3), lambda: Net(
+        lambda m, x: F.avg_pool2d(m.a(x) + m.w, 3, 1, 1, False, False) * m.g, a=nn.Conv2d(2, 2, 1),
+        w=(2, 3, 3), g=(2, 1, 1)), 2),
+    "a bias of places under a kernel of one tap": ((3, 1, 4, 2), lambda: Net(
+        lambda m, x: m.b(x + m.a).flatten(1).log_softmax(1), a=(4, 2), b=nn.Conv2d(1, 1, 1)), 1 + 1),
     "gates of rows beside gates of columns": ((4, 4), lambda: Net(
         lambda m, x: (g := m.r(x).softmax(1))[:, :1] * m.a + g[:, 1] * m.b + m.s, r=nn.Linear(4, 2), a=(1,), b=(1,),
         s=(1,)), 5),

@@ -1,12 +1,11 @@
 """Two processes that share a batch go where one goes that has all of it: FSDP2 and DDP, on the CPU."""
 
-import socket
-import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import together
 from torch import nn
 
 from neuromech import EoMError, EoMOptimizer
@@ -32,10 +31,7 @@ def trained(model: nn.Module, x, y, how, options) -> nn.Module:
     return model
 
 
-def shared(rank: int, port: int, kind: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def shared(rank: int, world: int, folder: str, kind: str) -> None:
     x, y = torch.randn(8, 4).double(), torch.randn(8, 3).double()
     for t in (x, y):
         dist.broadcast(t, 0)
@@ -63,13 +59,9 @@ def shared(rank: int, port: int, kind: str) -> None:
         assert torch.equal(*(t.to_local() if hasattr(t, "to_local") else t for t in (p, q)))
     with pytest.raises(EoMError, match="FSDP2 and DDP"):
         trained(sharded(net()), *half, {"order": 1, "hvp": "reverse"}, {})
-    dist.destroy_process_group()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["FSDP2", "DDP"])
-def test_two_processes_go_where_one_goes(kind: str) -> None:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    mp.spawn(shared, (port, kind), nprocs=2)
+def test_two_processes_go_where_one_goes(kind: str, tmp_path: Path) -> None:
+    together(shared, 2, str(tmp_path), kind)

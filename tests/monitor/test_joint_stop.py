@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import together
 from torch import nn
 from torch.nn import functional as F
 
@@ -17,9 +16,7 @@ pytestmark = pytest.mark.slow
 AT = 6
 
 
-def work(rank: int, directory: str, sharded: bool, faulty: bool, stops: bool) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{directory}/meeting", rank=rank, world_size=2)
+def work(rank: int, world: int, folder: str, sharded: bool, faulty: bool, stops: bool) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4))
     wrapped: nn.Module = model
@@ -46,13 +43,12 @@ def work(rank: int, directory: str, sharded: bool, faulty: bool, stops: bool) ->
     except neuromech.FaultError as error:
         ended = f"{k} {error}"
     text = f"{monitor.step}\n{len(faults)}\n{ended}"
-    Path(directory, f"rank{rank}").write_text(text)
-    dist.destroy_process_group()
+    Path(folder, f"rank{rank}").write_text(text)
 
 
 def ranks(sharded: bool, faulty: bool, stops: bool) -> list[list[str]]:
     with tempfile.TemporaryDirectory() as directory:
-        mp.spawn(work, (directory, sharded, faulty, stops), nprocs=2)  # type: ignore[no-untyped-call]
+        together(work, 2, directory, sharded, faulty, stops)
         return [Path(directory, f"rank{r}").read_text().splitlines() for r in range(2)]
 
 

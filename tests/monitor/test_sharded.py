@@ -5,14 +5,13 @@ others by the first step.
 """
 
 import tempfile
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import together
 from torch import nn
 from torch.nn import functional as F
 
@@ -144,19 +143,15 @@ def train(kind: str, watched: bool, rank: int, world: int) -> Trained:
 
 def work(rank: int, world: int, folder: str) -> None:
     """All kinds in one set of processes: their start is what takes the time."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     out = {kind: (train(kind, False, rank, world), train(kind, True, rank, world)) for kind in KINDS}
     torch.save(out, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def results() -> list[dict[str, tuple[Trained, Trained]]]:
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (2, folder), nprocs=2, start_method="spawn")
+        together(work, 2, folder)
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(2)]
 
 

@@ -2,14 +2,13 @@
 
 import os
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import together
 from torch import nn
 from torch.nn import functional as F
 
@@ -116,9 +115,6 @@ def one(kind: str, rank: int, world: int, run: str | None) -> Trained:
 
 def work(rank: int, world: int, folder: str) -> None:
     """All kinds in one set of processes: their start is what takes the time."""
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     out: dict[str, tuple[Trained, Trained]] = {}
     for kind in KINDS:
         if kind not in TWO_AXES or world == 4:
@@ -126,14 +122,13 @@ def work(rank: int, world: int, folder: str) -> None:
             dist.barrier()
     torch.save(out, f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
 def results(request: pytest.FixtureRequest) -> Iterator[tuple[Path, list[dict[str, tuple[Trained, Trained]]]]]:
     world = request.param
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (world, folder), nprocs=world, start_method="spawn")
+        together(work, world, folder)
         yield Path(folder), [torch.load(f"{folder}/{rank}.pt") for rank in range(world)]
 
 
@@ -175,26 +170,22 @@ def test_charges_of_all_processes_are_those_of_one(
 
 
 def alone_of_two(rank: int, world: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     from datetime import timedelta
 
     from neuromech.hooks import ranks
 
     ranks.PATIENCE = timedelta(seconds=3)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     m = spread("fsdp2", net(), world)
     probe = neuromech.instrument(m) if rank == 0 else None
     train(m, torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9), *batch(), halves=False)
     assert probe is None or "not every process has instrumented it" in repr(probe)
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_one_of_two_processes_instruments_a_sharded_model() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(alone_of_two, (2, folder), nprocs=2, start_method="spawn")
+        together(alone_of_two, 2, folder)
 
 
 def half(rank: int, world: int, folder: str, goes_on: bool) -> None:
@@ -204,9 +195,6 @@ def half(rank: int, world: int, folder: str, goes_on: bool) -> None:
 
     from neuromech.integrations import ProbeState
 
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet{world}", rank=rank, world_size=world)
     m = spread("fsdp2", net(), world)
     optimizer = torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)
     probe = neuromech.instrument(m, run=f"{folder}/run", resume=goes_on)
@@ -223,7 +211,6 @@ def half(rank: int, world: int, folder: str, goes_on: bool) -> None:
         dcp.save({"model": weights, "optimizer": moments, "probe": ProbeState(probe)}, checkpoint_id=f"{folder}/saved")
     probe.remove()
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_a_checkpoint_goes_on_in_another_number_of_processes() -> None:
@@ -234,8 +221,8 @@ def test_a_checkpoint_goes_on_in_another_number_of_processes() -> None:
     rows = probe.history
     expected = rows[rows["member"] == -1].set_index(["step", "name"])
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(half, (2, folder, False), nprocs=2, start_method="spawn")
-        mp.start_processes(half, (4, folder, True), nprocs=4, start_method="spawn")
+        together(half, 2, folder, False)
+        together(half, 4, folder, True)
         run = neuromech.open_run(Path(folder) / "run")
         found = run.history[run.history["member"] == -1].set_index(["step", "name"])
         assert not (run.events["kind"] == "changed").any()

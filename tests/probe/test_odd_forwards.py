@@ -133,3 +133,19 @@ def test_two_losses_of_one_output_by_two_backwards(first: str) -> None:
         optimizer.step()
     assert [s.kind for s in probe.symmetries] == ["rescale"]
     assert not monitor.faults
+
+
+@pytest.mark.parametrize(
+    "made",
+    [torch.fx.symbolic_trace, lambda m: torch.export.export(m, (X[:4],), strict=False).module()],
+    ids=["torch.fx", "torch.export"],
+)
+def test_generated_forwards_train_as_they_do_bare(made: Callable[[nn.Module], nn.Module]) -> None:
+    """Their forward has no module that it comes from."""
+
+    def ends(watched: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        model = made(plain())
+        return train(model, model, [4, 4, 4], watched)
+
+    assert all(torch.equal(p, q) for p, q in zip(ends(False), ends(True), strict=True))

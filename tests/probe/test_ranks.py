@@ -8,7 +8,6 @@ import os
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import begun
 from probe.test_distributed import batch, net, spread
 from torch import nn
 from torch.nn import functional as F
@@ -105,30 +104,21 @@ def quiet(kind: str, rank: int, folder: str) -> None:
     dist.barrier()
 
 
-def _work(rank: int, scenario: Callable[..., None], args: tuple[str, ...], folder: str) -> None:
+def impatient(rank: int, world: int, folder: str, scenario: Callable[..., None], args: tuple[object, ...]) -> None:
     from neuromech.hooks import ranks
 
     faulthandler.dump_traceback_later(LIMIT / 2)
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
     ranks.PATIENCE = timedelta(seconds=10)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
-    )
     scenario(*args, rank, folder)
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
-def together(scenario: Callable[..., None], *args: object) -> tempfile.TemporaryDirectory[str]:
+def ended(scenario: Callable[..., None], *args: object) -> tempfile.TemporaryDirectory[str]:
     """The folder that two processes leave behind, which have ended by themselves."""
     folder = tempfile.TemporaryDirectory()
-    context = mp.start_processes(
-        _work, (scenario, args, folder.name), nprocs=WORLD, start_method="spawn", join=False
-    )  # fmt: skip
-    begun = time.monotonic()
+    context = begun(impatient, WORLD, folder.name, scenario, args, patience=timedelta(seconds=60))
+    start = time.monotonic()
     while not context.join(timeout=1.0):
-        if time.monotonic() - begun > LIMIT:
+        if time.monotonic() - start > LIMIT:
             for p in context.processes:
                 p.kill()
             pytest.fail("a process hangs")
@@ -138,7 +128,7 @@ def together(scenario: Callable[..., None], *args: object) -> tempfile.Temporary
 @pytest.mark.parametrize("after", [0, 3], ids=["ahead of the first step", "in mid-run"])
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_a_process_that_dies_takes_nothing_along(kind: str, after: int) -> None:
-    with together(dies, kind, after) as folder:
+    with ended(dies, kind, after) as folder:
         said = (Path(folder) / "said").read_text()
         reached = int(said.split()[0])
         assert reached <= after + 1, said
@@ -149,20 +139,20 @@ def test_a_process_that_dies_takes_nothing_along(kind: str, after: int) -> None:
 
 
 def test_processes_that_instrument_different_models_are_refused() -> None:
-    with together(differ) as folder:
+    with ended(differ) as folder:
         for rank in range(WORLD):
             said = (Path(folder) / f"said{rank}").read_text()
             assert "have found different symmetries" in said or "not every process has instrumented it" in said
 
 
 def test_one_process_alone_may_instrument_what_is_not_sharded() -> None:
-    with together(some, "ddp") as folder:
+    with ended(some, "ddp") as folder:
         assert neuromech.open_run(Path(folder) / "run").history["step"].max() == STEPS
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fsdp2"])
 def test_nothing_is_said_between_recorded_steps(kind: str) -> None:
-    with together(quiet, kind) as folder:
+    with ended(quiet, kind) as folder:
         bare, watched = torch.load(f"{folder}/said")
         extra = [b - a for a, b in zip(bare, watched, strict=True)]
         recorded = [k for k in range(1, STEPS + 1) if k % 4 == 0]

@@ -1,12 +1,11 @@
 """A transformer in parts along two axes of processes: tensor and sequence parallel within, `fully_shard` across."""
 
 import tempfile
-import warnings
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from groups import together
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,9 +102,6 @@ def charges(probe: neuromech.Probe) -> dict[str, float]:
 
 
 def work(rank: int, world: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     bare, watched = spread(net()), spread(net())
     probe = neuromech.instrument(watched)
     probe.monitor()
@@ -116,7 +112,6 @@ def work(rank: int, world: int, folder: str) -> None:
     assert probe.faults.empty
     torch.save(charges(probe), f"{folder}/{rank}.pt")
     dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_a_transformer_along_two_axes_has_the_charges_of_a_single_process() -> None:
@@ -126,7 +121,7 @@ def test_a_transformer_along_two_axes_has_the_charges_of_a_single_process() -> N
     # Matrix families of what is sharded are not followed.
     expected = {name: c for name, c in charges(probe).items() if ".view(" not in name}
     with tempfile.TemporaryDirectory() as folder:
-        mp.start_processes(work, (4, folder), nprocs=4, start_method="spawn")
+        together(work, 4, folder)
         found = torch.load(f"{folder}/0.pt")
     assert found.keys() == expected.keys()
     assert len(found) > 5

@@ -10,8 +10,8 @@ from typing import Any
 
 from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Unsupported
-from neuromech.detect.axes import axis, count
-from neuromech.detect.data import Stride
+from neuromech.detect.axes import Label, axis, count, leaves
+from neuromech.detect.data import Data, Stride
 from neuromech.detect.expr import Expr
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
@@ -19,7 +19,7 @@ from neuromech.detect.operator import define
 from neuromech.detect.operators.index import FEW, equal_along, length, select, stack, take
 from neuromech.detect.operators.linear import einsum, plus
 from neuromech.detect.operators.movement import reshaped
-from neuromech.detect.refine import unify
+from neuromech.detect.refine import Renaming, unify
 
 
 def _grouped(x: Abstract, w: Abstract, groups: int, read: int) -> tuple[Abstract, Abstract]:
@@ -90,26 +90,31 @@ def conv(
     if _few_of_which_some_are_equal(x, walks):
         y = _place_by_place(s, x, w, walks)
         return _biased(s, replace(y, axes=(y.axes[0], (*y.axes[1], *y.axes[2]), *y.axes[3:])), b, batched)
+    # Along an axis on which the kernel has one tap and meets every entry, places stay what they are.
+    kept = [d for d, (walk, n) in enumerate(walks, 3) if walk == (1, 0, 0, 1) and n == length(x, d)]
     channels, space_in = w.along([2]), x.along(range(3, x.ndim))
-    space_out = tuple(axis(n) for n in places)
+    gone = x.along([d for d in range(3, x.ndim) if d not in kept])
+    space_out = tuple(
+        tuple(Label(q.atom) for q in leaves(x.axes[d])) if d in kept else axis(n) for d, n in enumerate(places, 3)
+    )
     where = [q for a in space_out for q in a]
     geometry = ("conv", tuple(map(count, x.axes[3:])), tuple(map(count, space_out)))
     w = s.kernels.lined_up((x.data, geometry), strides, w, range(3, w.ndim))  # the same places within a patch of x
     taps = w.along(range(3, w.ndim))
 
-    scale = s.scaling.uniform(s.scaling.uniform(x.scale, space_in) + w.scale, [*channels, *taps])
+    scale = s.scaling.uniform(s.scaling.uniform(x.scale, gone) + w.scale, [*channels, *taps])
     # What the weight multiplies are patches of x: the same numbers for every tap that stands at the same places.
     walk = list(zip(strides, w.axes[3:], strict=True))
     patches = x.data.walked(geometry, [*space_in, *where], walk, across=space_in, padded=padded)
-    local, constant = x.shift.split(space_in)
-    # Zero padding makes a constant look different at the border: it is constant no longer.
-    kernel = w.data.derived((*geometry, *strides), *space_in, *taps, *where, across=taps)
-    if padded:
-        local, constant = x.shift, Expr()
-    shift = (w.shift.times(patches) + local.times(kernel)).summed([*channels, *taps, *space_in])
-    shift += constant.times(w.data).summed([*channels, *taps])
-    y = s.result((x.axes[0], (*w.axes[0], *w.axes[1]), *space_out), scale, shift)
-    return _biased(s, y, b, batched)
+    of_weight = w.shift.times(patches).summed([*channels, *taps, *space_in])
+    same = Renaming({q: p for d in kept for q, p in zip(space_out[d - 3], leaves(x.axes[d]), strict=True)})
+    # Of all entries a tap meets one at every place, unless there are zeros around.
+    met = Data(((*geometry, *strides),), (*gone, *taps, *where), sums=() if padded else ((tuple(gone), 1),))
+    local, constant = (x.shift, Expr()) if padded else x.shift.split(gone)
+    of_input = (local.times(met) + constant).times(w.data).summed([*channels, *taps, *gone])
+    axes = (x.axes[0], (*w.axes[0], *w.axes[1]), *space_out)
+    y = s.result(axes, shift=of_weight).rename(same)
+    return _biased(s, replace(y, scale=scale, shift=y.shift + of_input.rename(same)), b, batched)
 
 
 Walks = Sequence[tuple[Stride, int]]  # along every axis, and at how many places the kernel stands there

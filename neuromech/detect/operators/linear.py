@@ -29,7 +29,19 @@ def contract(s: Interpreter, x: Abstract, w: Abstract, out: Sequence[Axis], over
     """sum over the labels `over` of x * w, which share labels where they share indices."""
     scale = s.scaling.uniform(x.scale + w.scale, over)
     shift = w.shift.times(x.data) + x.shift.times(w.data)
-    return s.result(out, scale, shift.summed(over), of=(x, w))
+    return s.result(out, scale, shift.summed(over), of=(x, w), known=_nothing)
+
+
+def _nothing(factors: Sequence[Data]) -> Data | None:
+    """A product with zeros."""
+    return Data.filled(0) if any(d.number == 0 for d in factors) else None
+
+
+def _multiple(factors: Sequence[Data]) -> Data | None:
+    """The product of two tensors, one of which holds a number everywhere."""
+    one, other = factors
+    k = other.number
+    return one.times(k) if k is not None else None if one.number is None else other.times(one.number)
 
 
 def exact(k: float) -> Fraction:
@@ -67,10 +79,7 @@ def product(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     x, y = s.broadcast(x, y)
     axes, shift = s.joint([x, y]), x.shift.times(y.data) + y.shift.times(x.data)
     z = s.result(axes, x.scale + y.scale, shift)
-    for one, other in ((x.data, y.data), (y.data, x.data)):
-        if (k := one.number) is not None:
-            return replace(z, data=other.times(k))
-    return replace(z, data=Data.made_of([q for a in axes for q in a], [x.data, y.data], "product"))
+    return replace(z, data=Data.made_of([q for a in axes for q in a], [x.data, y.data], "product", _multiple))
 
 
 def linear(s: Interpreter, x: Abstract, w: Abstract, b: Abstract | None = None) -> Abstract:

@@ -12,6 +12,7 @@ from neuromech.detect import told_apart
 from neuromech.detect.abstract import Abstract, Event, Unsupported
 from neuromech.detect.axes import count, leaves
 from neuromech.detect.data import Data
+from neuromech.detect.entries import Entrywise
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import products as mixing
 from neuromech.detect.matrix.movement import last_two
@@ -27,7 +28,7 @@ def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
         s.translation.vanish(x.shift)
         s.scaling.events.append(Event("passes", f"{words}{s.at}", x.scale))
         y = s.result(x.axes, x.scale * degree)
-        return replace(y, data=s.entries_of(x) or y.data)
+        return replace(y, data=s.entries_of(x, degree) or y.data)
 
     return rule
 
@@ -35,15 +36,24 @@ def homogeneous(degree: Fraction | int, words: str) -> Callable[..., Abstract]:
 def exponential(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
     """exp(x + c) = exp(c) exp(x): a shift becomes a factor, which a quotient may cancel (softmax by hand)."""
     s.scaling.vanish(x.scale)
-    return replace(s.result(x.axes), growth=x.shift)
+    y = s.result(x.axes)
+    return replace(y, growth=x.shift, data=s.entries_of(x) or y.data)
 
 
 def nonlinear(s: Interpreter, x: Abstract, *others: Any, **_: Any) -> Abstract:
     """No symmetry of scale or shift at all: nothing may pass."""
     tensors = s.broadcast(x, *(t for t in others if isinstance(t, Abstract)))
     s.pin(*tensors)
-    y = s.result(s.joint(tensors))
-    return replace(y, data=s.entries_of(x) or y.data) if len(tensors) == 1 else y
+    if len(tensors) > 1:
+        return s.result(s.joint(tensors), of=tensors, known=entrywise(s).of_numbers)
+    y = s.result(tensors[0].axes)
+    return replace(y, data=s.entries_of(x) or y.data)
+
+
+def entrywise(s: Interpreter) -> Entrywise:
+    """The function of entries that the operator at hand is."""
+    assert s.node is not None
+    return Entrywise(s.node)
 
 
 def identity(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
@@ -68,10 +78,12 @@ def add(s: Interpreter, x: Abstract | float, y: Abstract | float, *, alpha: floa
     assert isinstance(x, Abstract)
     if isinstance(y, Abstract):
         return plus(s, x, times(y, alpha))
+    if y * alpha == 0:
+        return x
     if 0 < abs(y * alpha) <= EPS:
         words, what = f"{y * alpha:g} is added{s.at}", f"the {y * alpha:g} added{s.at}"
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=what))
-    elif y * alpha != 0:  # only zero keeps its value under scaling
+    else:
         s.scaling.vanish(x.scale)
     y = s.result(x.axes, x.scale, x.shift)
     return replace(y, data=s.entries_of(x) or y.data)
@@ -158,7 +170,7 @@ def maximum(s: Interpreter, x: Abstract, y: Abstract) -> Abstract:
     s.translation.vanish(x.shift - y.shift)
     if x.zero or y.zero:
         s.scaling.events.append(Event("passes", f"the comparison with zero{s.at}", s.alike(x, y)))
-    return s.result(s.joint([x, y]), s.alike(x, y), x.shift, of=[x, y])
+    return s.result(s.joint([x, y]), s.alike(x, y), x.shift, of=[x, y], known=entrywise(s).of_numbers)
 
 
 def clamp(
@@ -175,7 +187,8 @@ def clamp(
         s.translation.vanish(x.shift)
         words = f"the lower bound {low:g}{s.at}"
         s.scaling.events.append(Event("meets", words, x.scale, broken_by=words))
-        return s.result(x.axes, x.scale)
+        y = s.result(x.axes, x.scale)
+        return replace(y, data=s.entries_of(x) or y.data)
     if all(isinstance(b, float | int) and b in (0, math.inf, -math.inf) for b in bounds):
         return homogeneous(1, "clamp")(s, x)
     return nonlinear(s, x, *bounds)
@@ -191,7 +204,7 @@ def compared(s: Interpreter, x: Abstract, y: Abstract | float) -> Abstract:
         x, y = s.broadcast(x, y)
         s.translation.vanish(x.shift - y.shift)
         s.alike(x, y)
-        return s.result(s.joint([x, y]), of=[x, y])
+        return s.result(s.joint([x, y]), of=[x, y], known=entrywise(s).of_numbers)
     s.translation.vanish(x.shift)
     if y != 0:
         s.scaling.vanish(x.scale)

@@ -31,12 +31,16 @@ def resampled(spatial: int) -> Callable[..., Abstract]:
     """Interpolation over the last axes: weights that add up to one."""
 
     def rule(s: Interpreter, x: Abstract, *_: Any, **__: Any) -> Abstract:
-        over, window = _windows(s, x, range(x.ndim - spatial, x.ndim))
-        local, constant = x.shift.split(over)
-        shift = local.times(window.data).summed(over) + constant
-        return s.result(window.axes, s.scaling.uniform(x.scale, over), shift, of=(x, window))
+        over, window = _windows(s, x, range(x.ndim - spatial, x.ndim), 1)
+        return s.result(window.axes, s.scaling.uniform(x.scale, over), _averaged(x, over, window), of=(x, window))
 
     return rule
+
+
+def _averaged(x: Abstract, over: Sequence[Label], window: Abstract) -> Expr:
+    """The shift of x in windows: what is the same everywhere stays, times what the weights add up to."""
+    local, constant = x.shift.split(over) if window.data.sums else (x.shift, Expr())
+    return local.times(window.data).summed(over) + (constant * window.data.sums[0][1] if constant else constant)
 
 
 def max_pool(spatial: int) -> Callable[..., Any]:
@@ -65,7 +69,7 @@ def max_pool(spatial: int) -> Callable[..., Any]:
                 rest.append(first + d)
         y = x
         if rest:
-            over, window = _windows(s, x, rest)
+            over, window = _windows(s, x, rest, None)
             local, constant = x.shift.split(over)
             s.translation.vanish(local)
             y = s.result(window.axes, s.scaling.uniform(x.scale, over), constant, of=(x, window))
@@ -105,15 +109,12 @@ def mean_pool(spatial: int) -> Callable[..., Any]:
             x = _everywhere(div(s, total, entries), first + d, out)
         if not rest and not divisor_override:
             return x
-        over, window = _windows(s, x, rest)
-        local, constant = x.shift.split(over)
         padded = any(option_of(padding, d - first) for d in rest)
         # A true mean leaves a constant alone; zeros that are counted in, or a divisor of incomplete windows, do not.
-        if (padded and count_include_pad) or ((padded or ceil_mode) and divisor_override):
-            local, constant = x.shift, Expr()
+        true = not ((padded and count_include_pad) or ((padded or ceil_mode) and divisor_override))
         entries = prod(option_of(size, d) for d in range(spatial))
-        shift = local.times(window.data).summed(over) + constant * Fraction(entries, divisor_override or entries)
-        return s.result(window.axes, s.scaling.uniform(x.scale, over), shift, of=(x, window))
+        over, window = _windows(s, x, rest, Fraction(entries, divisor_override or entries) if true else None)
+        return s.result(window.axes, s.scaling.uniform(x.scale, over), _averaged(x, over, window), of=(x, window))
 
     return rule
 
@@ -137,12 +138,16 @@ def _everywhere(x: Abstract, dim: int, n: int) -> Abstract:
     return replace(x, axes=put(x.axes, dim, axis(n)))
 
 
-def _windows(s: Interpreter, x: Abstract, dims: Sequence[int]) -> tuple[list[Label], Abstract]:
-    """The indices that windows walk along, and the weights of their entries, with the axes of what they make of x."""
+def _windows(
+    s: Interpreter, x: Abstract, dims: Sequence[int], total: Fraction | int | None
+) -> tuple[list[Label], Abstract]:
+    """The indices that windows walk along, and the weights of their entries, which add up to `total` in each (None: not
+    to one number), with the axes of what they make of x."""
     assert s.node is not None
     shape, over = s.node.outputs[0].shape, x.along(dims)
     axes = tuple(axis(shape[d]) if d in dims else a for d, a in enumerate(x.axes))
-    return over, Abstract(axes, Data((("windows", s.node),), (*over, *leaves(q for d in dims for q in axes[d]))))
+    labels = (*over, *leaves(q for d in dims for q in axes[d]))
+    return over, Abstract(axes, Data((("windows", s.node),), labels, () if total is None else ((tuple(over), total),)))
 
 
 define("upsample_linear1d", resampled(1), mixing.over_space(1), apart=told_apart.places)
