@@ -98,7 +98,7 @@ class Waiting:
 
     def why_nothing(self) -> str:
         if self.found is not None or self.forwards.trained is not None:
-            return empty_run.NO_STEP
+            return empty_run.NO_STEP if self.forwards.finite else empty_run.NOT_FINITE
         none = empty_run.NO_BACKWARD if self._called() else empty_run.NO_FORWARD
         return empty_run.EMPTY if self.forwards.empty else none
 

@@ -26,7 +26,7 @@ from neuromech.report.layers import Layer, layers_of
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
 from neuromech.report.static_figure import curve
-from neuromech.report.terms import TERMS
+from neuromech.report.terms import titles
 from neuromech.report.timeline import happened, sentence
 from neuromech.report.words import number, share
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS, eps_of
@@ -102,7 +102,7 @@ def render(record: Run, keep: bool = True, refresh: float = 0.0) -> str:
         place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
         rows=rows(layers, facts),
         causes=causes(layers, facts),
-        names=TERMS,
+        names=titles(bool(facts.wrapper)),
         forecasts=facts.forecasts,
         columns=COLUMNS,
         remarks=advice(facts.forecasts),
@@ -130,7 +130,8 @@ def _notes(facts: RunFacts) -> list[str]:
     """What detection noted, without what stands elsewhere, and without how claims were tried where there are none."""
     tried = bool(facts.families or facts.meta.get("rejected"))
     without = OF_LOSS if tried else (*OF_LOSS, "verified")
-    return [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
+    notes = [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
+    return [f"What was found was {n}" if n.startswith("verified") else n for n in notes]
 
 
 def _title(record: Run, facts: RunFacts) -> str:
@@ -150,7 +151,7 @@ def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]
         "metrics": metrics,
         "several": _several(metrics),
         "marks": marks[:60],
-        "causes": {name: title for name, (title, _) in TERMS.items()},
+        "causes": titles(bool(facts.wrapper)),
         "none": NONE if facts.looked else UNSOUGHT,
         "layers": [
             {"name": x.name, "families": [place(facts, i) for i in x.families], "strip": x.strip} for x in layers
@@ -266,7 +267,8 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     families = words.many(len(found), "family", "families") if facts.looked else NOT_LOOKED[-1]
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
     if found:
-        out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
+        none = "not readable" if facts.charges_lost else "none followed"
+        out.append(("laws", ", ".join(laws) or none, "by what they rest on"))
     if found and facts.n_steps:
         of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
         out.append(("broken", str(broken) if laws else "–", of))

@@ -87,6 +87,7 @@ def _laws(facts: RunFacts) -> list[str]:
             said = "balanced, as identities do" if holds and f.evidence == "measured" else SAYS[f.verdict.status]
             said = "nothing tells whether they could have failed" if holds and f.evidence == "unknown" else said
             said = "within what coarse rounding can do" if f.verdict.little else said
+            said = "not readable" if facts.charges_lost else said
             said = "never moved" if f.verdict.still and f.verdict.worst == 0 else said
             groups.setdefault((f.evidence, said), []).append(f.verdict.worst)
     for (evidence, said), worst in groups.items():
