@@ -122,7 +122,7 @@ def test_help_teaches(command: list[str], capsys) -> None:
     assert stop.value.code == 0
     out = " ".join(capsys.readouterr().out.split())
     assert len(out) > 300
-    assert "Exit codes: 0 done; 1" in out
+    assert "Exit codes: 0 success; 1" in out
 
 
 @pytest.mark.parametrize("wrong", [["fly"], ["demo", "--epochs", "0"], ["report"]])
@@ -291,7 +291,7 @@ def recorded(tmp_path_factory) -> Path:
 def test_a_bare_call_prints_help(capsys) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
-    assert "Exit codes: 0 done; 1" in " ".join(out.split())
+    assert "Exit codes: 0 success; 1" in " ".join(out.split())
     assert "explain" in out
 
 
@@ -394,6 +394,52 @@ def test_watch_follows_until_the_end(recorded, capsys) -> None:
     (line,) = capsys.readouterr().out.splitlines()
     assert "finished" in line
     assert "30 steps" in line
+
+
+@pytest.mark.parametrize("then", ["ends", "interrupted", "vanishes"])
+def test_the_page_of_watch_loads_itself_anew_until_nothing_more_comes(tmp_path, monkeypatch, capsys, then) -> None:
+    from neuromech.cli import run_commands
+    from neuromech.record import Record
+
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    record = Record(run, {"symmetries": []})
+    record.append("metrics", {"step": [1, 2], "name": "loss", "value": [2.0, 1.0]})
+    record.flush()
+    seen = []
+
+    def sleep(seconds: float) -> None:
+        seen.append(page.read_text())
+        if then == "interrupted":
+            raise KeyboardInterrupt
+        record.end("finished")
+        if then == "vanishes":
+            shutil.rmtree(run)
+
+    monkeypatch.setattr(run_commands.time, "sleep", sleep)
+    assert main(["watch", str(run), "--every", "0.5", "--page", str(page)]) == (then == "vanishes")
+    assert len(seen) == 1
+    assert 'data-refresh="0.5"' in seen[0]
+    assert "running when written" in seen[0]
+    last = page.read_text()
+    assert "data-refresh=" not in last
+    assert ("finished" in last) == (then == "ends")
+    assert ("the run can no longer be read" in capsys.readouterr().err) == (then == "vanishes")
+    assert [file.name for file in tmp_path.glob("*.html*")] == ["page.html"]
+    assert not [*tmp_path.glob(".*")]
+    record.end("finished")
+
+
+def test_watch_leaves_a_page_alone_that_it_has_not_written(tmp_path, capsys) -> None:
+    from neuromech.record import Record
+
+    page = tmp_path / "page.html"
+    page.write_bytes(b'mine: data-refresh="2.0"\r\n\xff')
+    assert main(["watch", str(tmp_path / "none"), "--page", str(page)]) == 1
+    assert page.read_bytes() == b'mine: data-refresh="2.0"\r\n\xff'
+    (tmp_path / "folder").mkdir()
+    Record(tmp_path / "run", {"symmetries": []}).end("finished")
+    assert main(["watch", str(tmp_path / "run"), "--page", str(tmp_path / "folder")]) == 1
+    assert "cannot write the report" in capsys.readouterr().err
 
 
 @pytest.mark.slow

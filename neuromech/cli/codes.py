@@ -31,9 +31,10 @@ SAID: dict[str, tuple[str, str]] = {
         "neuromech.register_optimizer teaches the laws an optimizer.",
     ),
     "no forward": (
-        "no forward of the instrumented model was seen",
+        "no forward of the instrumented model, or no gradient that is finite, was seen",
         "Call the model that you instrumented, not its parts, with gradients enabled; or pass example= to "
-        "instrument().",
+        "instrument(). If the message says that all gradients were NaN or infinite, look for NaN in the inputs, the "
+        "weights and the loss of the first steps.",
     ),
     "no state": (
         "a run was resumed without the state of its probe",

@@ -1,7 +1,7 @@
 """The command line: what a person types, and what becomes of it.
 
-Exit codes: 0 done; 1 neuromech could not do it, and says why; 2 the command was not understood; 3 it was done, and what
---fail-on names was found.
+Exit codes: 0 success; 1 failure, with the reason on stderr; 2 the command line was not understood; 3 success, but
+something that --fail-on names was found.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from pathlib import Path
 from neuromech._version import __version__
 
 EXITS = (
-    "Exit codes: 0 done; 1 it could not be done, and why is said on stderr; 2 the command was not understood; 3 it was "
-    "done, and what --fail-on names was found."
+    "Exit codes: 0 success; 1 failure, with the reason on stderr; 2 the command line was not understood; 3 success, "
+    "but something that --fail-on names was found."
 )
 MODELS = (
     "MODEL is one of\n\n"
@@ -20,7 +20,7 @@ MODELS = (
     "                   a loss function of (output, target) or of the output alone, and its target\n"
     "  PROGRAM.pt2      a program saved by torch.export.save, with the example that it was exported with\n"
     "  CONFIG.json      the configuration of a Hugging Face model, or a directory with one (extra: hf); large\n"
-    "                   models are built without numbers, and nothing is verified then\n"
+    "                   models are built without weights, and nothing is verified then\n"
 )
 LOSSES = ("cross_entropy", "mse", "bce")
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="neuromech",
         description="The physics of training neural networks: find the symmetries of a model, predict how their "
-        "conservation laws evolve in training, and read predicted against observed.",
+        "conservation laws evolve in training, and compare what was predicted with what was observed.",
         epilog=f"Start with: neuromech demo. {EXITS}",
     )
     out.add_argument("--version", action="version", version=f"neuromech {__version__}")
@@ -50,9 +50,13 @@ def parser() -> argparse.ArgumentParser:
         "scikit-learn with SGD, momentum, weight decay and a cosine schedule. It takes about a minute and ends with "
         "the path of an HTML report: open it in a browser.",
     )
-    demo.add_argument("--run", type=Path, help="directory for the records and the report (default: a new runs/demo-N)")
-    demo.add_argument("--epochs", type=positive, default=40, help="passes over the data (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, help="of initialisation and batches (default: %(default)s)")
+    demo.add_argument(
+        "--run", type=Path, metavar="DIR", help="directory for the records and the report (default: a new runs/demo-N)"
+    )
+    demo.add_argument(
+        "--epochs", type=positive, default=40, metavar="N", help="passes over the data (default: %(default)s)"
+    )
+    demo.add_argument("--seed", type=int, default=0, metavar="N", help="of weights and batches (default: %(default)s)")
 
     runs = command("runs", "list the runs in a directory: how each went, and its verdict")
     runs.add_argument("directory", type=Path, metavar="DIR", nargs="?", default=Path("runs"), help="default: runs")
@@ -71,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
         "HTML file.",
     )
     report.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    report.add_argument("-o", "--output", type=Path, help="where to write (default: RUN/report.html)")
+    report.add_argument("-o", "--output", type=Path, metavar="FILE", help="where to write (default: RUN/report.html)")
     report.add_argument("--open", action="store_true", help="open it in the browser")
 
     compare = command(
@@ -81,20 +85,33 @@ def parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("runs", type=Path, metavar="RUN", nargs="+", help="two or more run directories")
     compare.add_argument("--json", action="store_true", help="machine-readable output")
-    compare.add_argument("-o", "--output", type=Path, help="write a page with charges and losses overlaid")
-    compare.add_argument("--open", action="store_true", help="open the page in the browser")
+    compare.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write a page with losses and charges overlaid"
+    )
+    compare.add_argument(
+        "--open",
+        action="store_true",
+        help="open the page in the browser (default page: comparison.html in the first RUN)",
+    )
 
     watch = command("watch", "follow a run that is going on: one line whenever there is something new, until it ends")
     watch.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    watch.add_argument("--every", type=seconds, default=2.0, help="seconds between looks (default: %(default)s)")
-    watch.add_argument(
-        "--page", type=Path, help="also write the report there at every look: reload it to see what is new"
-    )
+    every = "seconds between looks (default: %(default)s); more for a run that takes long to read"
+    watch.add_argument("--every", type=seconds, default=2.0, metavar="SECONDS", help=every)
+    page = "also write the report there whenever something is new; in a browser it refreshes itself until the end"
+    watch.add_argument("--page", type=Path, metavar="FILE", help=page)
 
     export = command("export", "hand a run to other tools: charges, loss and other numbers by step")
     export.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    export.add_argument("--to", required=True, choices=("tensorboard", "wandb", "parquet", "csv"))
-    export.add_argument("-o", "--output", type=Path, help="directory to write to (default: RUN/export-FORMAT)")
+    export.add_argument(
+        "--to",
+        required=True,
+        choices=("tensorboard", "wandb", "parquet", "csv"),
+        help="the format (all but csv: extra export)",
+    )
+    export.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="directory to write to (default: RUN/export-FORMAT)"
+    )
 
     explain = command("explain", "explain a cause of a fault, or the code of a warning (NM-...)")
     explain.add_argument("code", nargs="*", metavar="CODE", help="as in NM-edited-weights; without one, lists them all")

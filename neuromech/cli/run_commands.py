@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import re
 import sys
 import time
 import webbrowser
@@ -15,6 +17,8 @@ from neuromech.errors import NeuromechError, RecordError
 from neuromech.record import Run, plain, read, refuse_link
 
 FOUND = 3  # exit code
+REST = 4  # times the CPU time of a look, before the next: those who watch a long run do not slow it down
+REFRESH = r' data-refresh="[\d.e+-]+"'
 
 
 def runs(options: argparse.Namespace) -> int:
@@ -103,24 +107,55 @@ def watch(options: argparse.Namespace) -> int:
 
 
 def _follow(options: argparse.Namespace) -> int:
-    from neuromech.report import summarise, write_report
-
     last: tuple[Any, ...] = ()
-    while True:
-        run = read(options.run)
-        summary = summarise(run)
-        now = (summary["steps"], summary["status"], summary["headline"])
-        if now != last:
-            print(f"{time.strftime('%H:%M:%S')}  {summary['status']:<10} {summary['headline']}", flush=True)
-            if options.page:
-                write_report(run, options.page)
-            last = now
-        if summary["status"] not in ("running", "unknown"):
-            return 0
-        if summary["status"] == "unknown" and not _recent(run):
-            print("no end of this run was recorded, and nothing was written for a minute", file=sys.stderr)
-            return 0
-        time.sleep(options.every)
+    try:
+        while True:
+            begun, first = time.process_time(), not last  # the first look loads what it needs: it tells nothing
+            last, going = _look(options, last)
+            if not going:
+                return 0
+            time.sleep(options.every if first else max(options.every, REST * (time.process_time() - begun)))
+    except RecordError as error:
+        raise RecordError(f"the run can no longer be read: {error}" if last else str(error)) from error
+    finally:
+        if last and options.page:
+            _settle(options.page)
+
+
+def _look(options: argparse.Namespace, last: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
+    """What is new since `last` is printed; returns what is known now, and whether the run goes on."""
+    from neuromech.report import summarise
+
+    run = read(options.run)
+    summary = summarise(run)
+    going = summary["status"] == "running" or (summary["status"] == "unknown" and _recent(run))
+    now = (summary["steps"], summary["status"], summary["headline"])
+    if now != last:
+        print(f"{time.strftime('%H:%M:%S')}  {summary['status']:<10} {summary['headline']}", flush=True)
+        if options.page:
+            _show(run, options.page, options.every)
+    if not going and summary["status"] == "unknown":
+        print("no end of this run was recorded, and nothing was written for a minute", file=sys.stderr)
+    return now, going
+
+
+def _show(run: Run, page: Path, refresh: float) -> None:
+    """The page of a run that goes on. It takes the place of the one before, which a browser may be reading, whole."""
+    from neuromech.report import write_report
+
+    draft = page.expanduser().with_name(f".{page.name}.tmp")
+    write_report(run, draft, refresh)
+    try:
+        draft.replace(page.expanduser())
+    except OSError as error:
+        raise RecordError(f"cannot write the report to {page}: {error}. Choose another file") from error
+
+
+def _settle(page: Path) -> None:
+    """Nothing more will come: the page, as it was last written, stays as it is."""
+    with contextlib.suppress(OSError):
+        text = page.expanduser().read_text(encoding="utf-8")
+        page.expanduser().write_text(re.sub(REFRESH, "", text, count=1), encoding="utf-8")
 
 
 def export(options: argparse.Namespace) -> int:

@@ -185,11 +185,16 @@ class ForwardWatch:
         self._task = -1
         self._done = False
 
+    @property
+    def finite(self) -> bool:
+        """False: a forward has trained, by gradients that were all NaN or infinite until now."""
+        return self.trained is None or self.trained.finite
+
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._candidate = None
         if self._done or self._follower is not None or not _may_train(model):
             return
-        if self.trained is None or not self.trained.finite:
+        if self.trained is None or not self.finite:
             generators = states({p.device for p in model.parameters()})
             self._candidate = Forward(args, kwargs, model.training, generators=generators)
             # What is compiled has no calls to follow, and would be compiled anew for the mode that follows them.
@@ -242,6 +247,10 @@ class ForwardWatch:
                 self._task = task
                 # Twice: behind those who have work to do at the end of the backward too, as wrappers have.
                 at_end_of_backward(lambda: at_end_of_backward(lambda: self._guard(self._backward)))
+
+    def stale(self) -> frozenset[str]:
+        """The parameters whose gradient is older than the forward that trained."""
+        return frozenset()
 
     def again(self) -> None:
         """Keep the next forward that trains."""

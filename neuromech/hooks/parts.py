@@ -15,9 +15,13 @@ from torch import Tensor, nn
 
 from neuromech.compat import has_compiled_parts
 from neuromech.detect import JointFollower, tensors_of
+from neuromech.errors import CaptureError
+from neuromech.hooks.backward import Mark, mark
 from neuromech.hooks.forward import Forward, ForwardWatch
 from neuromech.hooks.guard import Guard
+from neuromech.params import named_parameters
 
+LATE = 8  # calls whose inputs come from parts that ran before these were watched, as those of the first step do
 CALLS = 64  # of parts before the first backward: more is an evaluation with gradients, and is not followed on
 
 
@@ -40,15 +44,30 @@ class PartsWatch(ForwardWatch):
         self._forward: Forward | None = None
         self._made: dict[Any, None] = {}  # the nodes of autograd that end what a part returned
         self._calls = 0
+        self._late = 0
+        self._earlier: dict[str, Mark] = {}
+
+    def stale(self) -> frozenset[str]:
+        now = self._gradients()
+        return frozenset(name for name, at in self._earlier.items() if now.get(name) == at)
+
+    def _gradients(self) -> dict[str, Mark]:
+        return {name: mark(p.grad) for name, p in named_parameters(self._model).items() if p.grad is not None}
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._done or self.trained is not None or not torch.is_grad_enabled() or has_compiled_parts(model):
             return
         if self._joint is None or self._calls >= CALLS:
             self._joint, self._forward = JointFollower(self._model), Forward((), {}, self._model.training)
-            self._made, self._calls = {}, 0
+            self._made, self._calls, self._earlier = {}, 0, self._gradients()
         self._calls += 1
-        self._joint.take_in((args, kwargs), set(self._made))
+        try:
+            self._joint.take_in((args, kwargs), set(self._made))
+        except CaptureError:
+            self._joint, self._late = None, self._late + 1
+            if self._made or self._late > LATE:
+                raise
+            return
         self._joint.__enter__()  # type: ignore[no-untyped-call]
 
     def after(self, model: nn.Module, output: Any) -> None:

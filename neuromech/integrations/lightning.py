@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from neuromech.errors import InstrumentError
-from neuromech.integrations.shim import Shim, Which
+from neuromech.integrations.shim import Shim, Watch, Which
 from neuromech.probe import Probe
 
 if TYPE_CHECKING:
@@ -27,16 +26,15 @@ class LightningCallback(Callback):
     """`Trainer(callbacks=[LightningCallback(run="runs/a")])`: instruments the module that is fitted.
 
     `model`: what to instrument of it, as "net" or a function of the module; None: all of it, whichever parts
-    `training_step` calls. `monitor`: True, or the arguments of `probe.monitor()`. `log`: send `probe.scalars()` to the
-    loggers of the trainer, every `log_every_n_steps`. `options`: those of `neuromech.instrument`. Its state is part of
-    Lightning's checkpoints: `fit(ckpt_path=...)` goes on exactly. `probe`: the probe, from the start of the training.
+    `training_step` calls. `monitor`: True, what to do at a fault ("warn", "raise", a function of it), or a mapping of
+    the arguments of `probe.monitor()`. `log`: send `probe.scalars()` to the loggers of the trainer, every
+    `log_every_n_steps`. `options`: those of `neuromech.instrument`. Its state is part of Lightning's checkpoints:
+    `fit(ckpt_path=...)` goes on exactly. `probe`: the probe, from the start of the training.
 
     Raises what `instrument` raises.
     """
 
-    def __init__(
-        self, model: Which = None, *, monitor: bool | Mapping[str, Any] = False, log: bool = True, **options: Any
-    ) -> None:
+    def __init__(self, model: Which = None, *, monitor: Watch = False, log: bool = True, **options: Any) -> None:
         self._shim, self._log = Shim(model, monitor, options), log
 
     @property

@@ -8,19 +8,24 @@ from typing import Any
 from torch import nn
 
 from neuromech.errors import InstrumentError, warn
+from neuromech.monitor import Reaction
 from neuromech.probe import Probe, instrument
 
 Which = str | Callable[[Any], nn.Module] | None
 """Of a module of the framework, the model to instrument: where it hangs ("net"), a function that picks it, or all."""
 
 
-class Shim:
-    """A probe from the start of a training to its end. `monitor`: True, or the arguments of `probe.monitor()`."""
+Watch = bool | Reaction | Mapping[str, Any]
+"""Whether to watch every step: True, what to do at a fault, or all arguments of `probe.monitor()`."""
 
-    def __init__(self, which: Which, monitor: bool | Mapping[str, Any], options: Mapping[str, Any]) -> None:
+
+class Shim:
+    """A probe from the start of a training to its end."""
+
+    def __init__(self, which: Which, monitor: Watch, options: Mapping[str, Any]) -> None:
         self.probe: Probe | None = None
         self.saved: dict[str, Any] | None = None
-        self._which, self._monitor, self._options = which, monitor, dict(options)
+        self._which, self._monitor, self._options = which, _arguments(monitor), dict(options)
         self._live = False
 
     def begin(self, module: nn.Module, resumed: bool = False) -> None:
@@ -35,8 +40,8 @@ class Shim:
             options.setdefault("resume", resumed or self.saved is not None)
         self.probe = instrument(_picked(module, self._which), **options)
         self._live = True
-        if self._monitor:
-            self.probe.monitor(**(self._monitor if isinstance(self._monitor, Mapping) else {}))
+        if self._monitor is not None:
+            self.probe.monitor(**self._monitor)
         if self.saved:
             self.probe.load_state_dict(self.saved)
         elif resumed:
@@ -58,6 +63,13 @@ class Shim:
         """`scalars()`, grouped for a logger."""
         live = self.probe.scalars() if self._live and self.probe is not None else {}
         return {f"neuromech/{tag}": x for tag, x in live.items()}
+
+
+def _arguments(monitor: Watch) -> dict[str, Any] | None:
+    """Of `probe.monitor()`; None: it is not called."""
+    if isinstance(monitor, bool):
+        return {} if monitor else None
+    return dict(monitor) if isinstance(monitor, Mapping) else {"on_fault": monitor}
 
 
 def _picked(module: nn.Module, which: Which) -> nn.Module:

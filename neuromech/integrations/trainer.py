@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from neuromech.errors import InstrumentError
-from neuromech.integrations.shim import Shim, Which
+from neuromech.integrations.shim import Shim, Watch, Which
 from neuromech.probe import Probe
 
 try:
@@ -26,11 +25,12 @@ FILE = "neuromech-probe.pt"
 class TrainerCallback(transformers.TrainerCallback):
     """`Trainer(..., callbacks=[TrainerCallback(run="runs/a")])`: instruments the model that is trained.
 
-    `model`: a part of it, as "transformer" or a function of the model; None: all of it. `monitor`: True, or the
-    arguments of `probe.monitor()`. `log`: add `probe.scalars()` to what the trainer logs (its history, and the
-    callbacks behind this one). `options`: those of `neuromech.instrument`. Checkpoints hold its state, in a file of
-    their own: `train(resume_from_checkpoint=...)` goes on exactly. `checkpoint`: the directory to go on from, if it has
-    been moved out of the output directory. `probe`: the probe, from the start of the training.
+    `model`: a part of it, as "transformer" or a function of the model; None: all of it. `monitor`: True, what to do at
+    a fault ("warn", "raise", a function of it), or a mapping of the arguments of `probe.monitor()`. `log`: add
+    `probe.scalars()` to what the trainer logs (its history, and the callbacks behind this one). `options`: those of
+    `neuromech.instrument`. Checkpoints hold its state, in a file of their own: `train(resume_from_checkpoint=...)`
+    goes on exactly. `checkpoint`: the directory to go on from, if it has been moved out of the output directory.
+    `probe`: the probe, from the start of the training.
 
     Raises what `instrument` raises.
     """
@@ -39,7 +39,7 @@ class TrainerCallback(transformers.TrainerCallback):
         self,
         model: Which = None,
         *,
-        monitor: bool | Mapping[str, Any] = False,
+        monitor: Watch = False,
         log: bool = True,
         checkpoint: str | os.PathLike[str] | None = None,
         **options: Any,

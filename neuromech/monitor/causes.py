@@ -25,7 +25,7 @@ CAUSES: dict[str, Cause] = {
         lasting=True,
     ),
     "evaluation mode": Cause(
-        "training goes on in the wrong mode",
+        "training goes on in another mode than at first",
         "call model.train() after every evaluation; freeze batch norm before the run if it is meant to be frozen",
         "modules that are to change their mode by plan",
         lasting=True,

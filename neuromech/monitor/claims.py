@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import torch
@@ -13,6 +13,7 @@ from neuromech import params as P
 from neuromech.detect import Findings, Graph, Invariance, analyse
 from neuromech.errors import warn
 from neuromech.monitor.torque import TorqueJudge, TorqueMeter, Total
+from neuromech.record import some
 from neuromech.symmetry import Symmetry, SymmetrySet
 
 WITHDRAWN = (
@@ -23,13 +24,22 @@ WITHDRAWN = (
 
 
 def check_claims(
-    found: Findings, params: Mapping[str, nn.Parameter], eps: float, lenient: bool, total: Total | None = None
+    found: Findings,
+    params: Mapping[str, nn.Parameter],
+    eps: float,
+    lenient: bool,
+    total: Total | None = None,
+    stale: Collection[str] = (),
 ) -> Findings:
     """`found` with what the gradients in `params` say of each claim; those that they break are withdrawn.
 
-    `lenient`: they stay, as somebody else accuses the gradients.
+    `lenient`: they stay, as somebody else accuses the gradients. `stale`: parameters whose gradients are of an earlier
+    backward, at other weights: nothing is claimed about these.
     """
-    claims = list(found.symmetries)
+    claims = [s for s in found.symmetries if not any(name in stale for name in s.parameters)]
+    if len(claims) < len(found.symmetries):
+        why = f"nothing is claimed about {some(sorted(stale))}, which the first backward did not reach"
+        found = replace(found.only(claims), notes=(*found.notes, why))
     if all(p.grad is None for p in params.values()):
         return replace(found, notes=(*found.notes, "nothing was verified: the gradients were taken elsewhere"))
     excess = excess_of(claims, params, eps, total)

@@ -182,7 +182,7 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
 def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
     if not e.torques:
         if e.mode:
-            text = f"{some(e.mode)} changed between training and evaluation mode"
+            text = f"modules that changed between training and evaluation mode: {some(e.mode)}"
             yield Suspect("evaluation mode", CERTAIN, (), text)
         return
     names = _parameters(e.torques)
@@ -197,7 +197,7 @@ def _wrong_gradient(e: Evidence) -> Iterator[Suspect]:
         text = f"{some(e.cut)} receive no gradient, and the loss depends on them by symmetry: {said}"
         yield Suspect("detached", LIKELY, e.cut, text)
     if e.mode:
-        text = f"{some(e.mode)} changed between training and evaluation mode; {said}"
+        text = f"modules that changed between training and evaluation mode: {some(e.mode)}; {said}"
         yield Suspect("evaluation mode", CERTAIN, names, text)
     if e.penalty is not None:
         text = f"all torques are {e.penalty:.3g} times the charges, as a weight decay of that size leaves; {said}"

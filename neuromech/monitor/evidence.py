@@ -106,7 +106,7 @@ class Evidence:
 
     edits: tuple[Edit, ...] = ()
     rounded: Names = ()  # weights that code wrote to and put back, up to rounding
-    followed: Names = ()  # weights without a gradient that code has written to
+    followed: Names = ()  # weights that no gradient moves, and code has written to
     own_writes: Names = ()  # weights that the forward has written to, and nobody else
     returned: bool = False  # weights and state are, bit for bit, those that an earlier step left
     restored: bool = False  # the comparison is with a saved state, not with the last step

@@ -55,7 +55,7 @@ def noticed(e: Evidence) -> Iterator[tuple[str, str]]:
     if e.rounded:
         yield "perturbation", f"{some(e.rounded)} were written to between steps and put back, up to rounding"
     if e.followed:
-        yield "target", f"{some(e.followed)} need no gradient, and other code sets them: a target, or codes"
+        yield "target", f"no gradient moves {some(e.followed)}, and other code sets them: a target, or codes"
     if e.own_writes:
         yield "own writes", f"the forward itself sets {some(e.own_writes)}, ahead of where it reads them"
     if e.returned:

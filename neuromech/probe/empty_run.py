@@ -1,7 +1,5 @@
 """Why a probe has nothing to say, in words."""
 
-from __future__ import annotations
-
 NO_STATE = (
     "the run directory holds earlier sessions, and no state of them was loaded: steps count from 0 again, and what was "
     "recorded before stays on disk, as a branch that was given up. To go on where it stopped, save probe.state_dict() "
@@ -14,4 +12,5 @@ NO_FORWARD = (
 )
 EMPTY = "so far all batches were empty, which shows nothing of a model"
 NO_BACKWARD = "no gradient has reached the model's output: no backward has been seen"
+NOT_FINITE = "every gradient that has reached the model's output was NaN or infinite"
 NO_STEP = "no optimizer has stepped this model's parameters"

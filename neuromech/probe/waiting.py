@@ -98,7 +98,7 @@ class Waiting:
 
     def why_nothing(self) -> str:
         if self.found is not None or self.forwards.trained is not None:
-            return empty_run.NO_STEP
+            return empty_run.NO_STEP if self.forwards.finite else empty_run.NOT_FINITE
         none = empty_run.NO_BACKWARD if self._called() else empty_run.NO_FORWARD
         return empty_run.EMPTY if self.forwards.empty else none
 
@@ -197,10 +197,10 @@ class Waiting:
             found = replace(found, notes=("the loss was not seen; what it ignores is guessed by the gradients",))
         found = settled(found, spent)
         self.meet(found)
-        total = None if self.ranks is None else self.ranks.total
-        found = check_claims(found, params, eps, self.lenient, total)
+        stale, total = self.forwards.stale(), None if self.ranks is None else self.ranks.total
+        found = check_claims(found, params, eps, self.lenient, total, stale)
         excess = zip(extra, excess_of(extra, params, eps, total), strict=True)
-        self.violated = [(s, by) for s, (by, _) in excess if by > 1]
+        self.violated = [(s, by) for s, (by, _) in excess if by > 1 and not stale.intersection(s.parameters)]
         self.found = found
 
     def _limited(self) -> AbstractContextManager[Effort]:

@@ -130,7 +130,7 @@ class _Grown:
                     self._which = status.st_dev, status.st_ino
                 self._add(f)
         except (OSError, ValueError) as error:
-            raise RecordError(f"{self._file} is not a table that a run writes: {error}") from error
+            raise RecordError(f"{self._file} is not a table that a run writes: {str(error).strip()}") from error
         return joined([] if self._frame is None else [self._frame])
 
     def _add(self, file: BinaryIO) -> None:
@@ -287,6 +287,8 @@ def _parsed(data: bytes, text: set[str]) -> pd.DataFrame:
         dtype=dict.fromkeys(text, str),
         low_memory=False,
     )
+    if not isinstance(rows.index, pd.RangeIndex):  # pandas takes what is too much for the names of rows
+        raise ValueError("lines have more fields than the header")
     return rows.fillna(dict.fromkeys(text, ""))
 
 

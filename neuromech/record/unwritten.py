@@ -249,7 +249,8 @@ def _parsed(data: bytes) -> tuple[dict[str, pd.DataFrame], dict[str, list[Writte
     for readings in layouts.values():
         if readings.values:
             found.setdefault(readings.table, []).append(readings.frame())
-    whole = {table: joined(rows).sort_values("place", kind="stable") for table, rows in found.items()}
+    some = {table: joined(frames) for table, frames in found.items() if any(map(len, frames))}
+    whole = {table: rows.sort_values("place", kind="stable") for table, rows in some.items()}
     return {t: rows.assign(session=session).reset_index(drop=True) for t, rows in whole.items()}, being
 
 

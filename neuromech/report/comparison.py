@@ -79,7 +79,8 @@ def told(p: Parting) -> str:
             return f"{pair}: no step was recorded in both"
         until = f"until step {p.until:,}, the last of both records"
         return f"{pair}: no charge parts by more than rounding explains {until}"
-    return f"{pair} part at step {p.step:,}: {p.family} differs by {share(p.by)}"
+    how = f"differs by {share(p.by)}" if math.isfinite(p.by) else "is NaN or infinite in one of them"
+    return f"{pair} part at step {p.step:,}: {p.family} {how}"
 
 
 def compare_runs(runs: Mapping[str, Run]) -> Comparison:
@@ -142,9 +143,10 @@ def _parting(a: str, b: str, one: RunFacts, other: RunFacts) -> Parting:
         best = replace(best, until=max(best.until, int(rows["step"].max())))
         larger = np.fmax(rows["scale"].to_numpy(float), rows["scale_other"].to_numpy(float))
         scale = np.fmax.accumulate(larger)
-        off = np.abs(rows["observed"].to_numpy(float) - rows["observed_other"].to_numpy(float))
+        x, y = rows["observed"].to_numpy(float), rows["observed_other"].to_numpy(float)
+        alike = (x == y) | ~(np.isfinite(x) | np.isfinite(y))
         with np.errstate(all="ignore"):
-            off = np.where(off == 0, 0.0, off / scale)
+            off = np.where(alike, 0.0, np.abs(x - y) / scale)
         eps = eps_of(f.dtype)
         beyond = ~(off <= rounding_bound(rows["step"].to_numpy(float), 1e-7 if math.isnan(eps) else eps))
         if beyond.any():

@@ -64,6 +64,11 @@ class RunFacts:
         return "symmetries" in self.meta or bool(self.families)
 
     @property
+    def charges_lost(self) -> bool:
+        """Nothing was read of any charge, and not all that was recorded could be read."""
+        return bool(self.unreadable) and all(f.evidence == "found" for f in self.families)
+
+    @property
     def loss(self) -> pd.DataFrame | None:
         """Step and value of the loss."""
         return self.metrics.get(LOSS)

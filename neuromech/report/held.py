@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
+
+from neuromech.report.words import listing
+
+KINDS_OF_GAPS = 3  # that are told
 
 
 def held_at(steps: np.ndarray, n_steps: int, every: int = 1) -> str:
@@ -21,3 +28,15 @@ def held_at(steps: np.ndarray, n_steps: int, every: int = 1) -> str:
     if begun:
         return f"until step {last:,} of {n_steps:,}"
     return f"from step {first:,} on" if until else f"from step {first:,} to step {last:,} of {n_steps:,}"
+
+
+def at_which(said: Sequence[str]) -> str:
+    """At which steps laws were judged, if not at all: `said` by the verdict of each."""
+    gaps = Counter(text for text in said if text).most_common()
+    if not gaps:
+        return ""
+    if gaps[0][1] == len(said):
+        return f", {gaps[0][0]}"
+    rest = sum(n for _, n in gaps[KINDS_OF_GAPS:])
+    told = [f"{n} of them only {text}" for text, n in gaps[:KINDS_OF_GAPS]]
+    return f", {listing(told + ([f'{rest} more not at every step'] if rest else []))}"

@@ -14,7 +14,8 @@ from neuromech.record import GRADIENT
 from neuromech.report.evidence import MEANING, OF_MANY, Evidence
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord, followed_of
-from neuromech.report.held import held_at
+from neuromech.report.held import KINDS_OF_GAPS, at_which, held_at
+from neuromech.report.on_the_flow import on_the_flow
 from neuromech.report.outcome import SLOWER, diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
 from neuromech.report.words import be, listing, many, number, share, was
@@ -22,7 +23,6 @@ from neuromech.rounding import eps_of
 from neuromech.symmetry import KINDS
 
 NAMES = 5  # listed in a sentence
-KINDS_OF_GAPS = 3  # likewise
 RESTS_ON = {
     "predicted": "predicted ahead of every step",
     "checked": "checked against the optimizer's own state",
@@ -75,7 +75,11 @@ def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
     n, found = facts.n_steps, facts.families
     if not facts.looked:
         why = _message(facts, "nothing measured", "no forward") or "the model was not seen to compute anything"
-        yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
+        if "NaN" in why:  # then steps were taken, though none could be measured
+            do = "look for NaN in the inputs, the weights and the loss of the first steps"
+            yield Statement("not finite", "bad", f"Nothing was measured in this run: {why}.", None, do)
+        else:
+            yield Statement("nothing", "none", f"Nothing was measured in this run: {why}.")
         return
     if not found:
         withdrawn = len(facts.meta.get("rejected") or ())
@@ -98,10 +102,11 @@ def _laws(facts: RunFacts, exploded: bool = False) -> Iterator[Statement]:
         yield stuck
         return
     if facts.wrapper:
-        yield from _on_the_flow(facts, judged)
+        yield from on_the_flow(facts, judged)
         return
     if not seen:
-        yield Statement("laws", "none", f"{many(len(found), 'family', 'families')} found, none followed in training.")
+        none = "no charge of them could be read" if facts.charges_lost else "none followed in training"
+        yield Statement("laws", "none", f"{many(len(found), 'family', 'families')} found, {none}.")
         return
     if not judged:
         if not any(f.verdict.status == "diverged" for f in seen):
@@ -144,7 +149,7 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement
     if evidence == "measured":
         what = "an identity, which holds" if len(own) == 1 else "identities, which hold"
         return Statement("laws", "none", f"{count} {was(len(own))} only measured: {what} whatever happens.")
-    where = _where([f.verdict.where for f in own])
+    where = at_which([f.verdict.where for f in own])
     whose = f"{count} {(PARTLY if where else RESTS_ON)[evidence]}"
     little = [f for f in own if f.verdict.little]
     if len(little) == len(own):
@@ -153,18 +158,6 @@ def _held(own: Sequence[FamilyRecord], of: int, evidence: Evidence) -> Statement
     how = "to rounding" if not close else f"to rounding, but for {len(close)} within {number(worst)}"
     but = f" Of {len(little)} of them that says little: {listing(formats(little))} is too coarse." if little else ""
     return Statement("laws", "mixed" if close else "ok", f"{whose} held {how} (worst {number(worst)}){where}.{but}")
-
-
-def _where(said: Sequence[str]) -> str:
-    """At which steps laws were judged, if not at all: `said` by the verdict of each."""
-    gaps = Counter(text for text in said if text).most_common()
-    if not gaps:
-        return ""
-    if gaps[0][1] == len(said):
-        return f", {gaps[0][0]}"
-    rest = sum(n for _, n in gaps[KINDS_OF_GAPS:])
-    told = [f"{n} of them only {text}" for text, n in gaps[:KINDS_OF_GAPS]]
-    return f", {listing(told + ([f'{rest} more not at every step'] if rest else []))}"
 
 
 def formats(some: Sequence[FamilyRecord]) -> list[str]:
@@ -191,31 +184,11 @@ def _motionless(facts: RunFacts) -> Statement | None:
     return Statement("nothing moved", "bad", text, 1, do)
 
 
-def _on_the_flow(facts: RunFacts, judged: Sequence[FamilyRecord]) -> Iterator[Statement]:
-    """Steps that follow the gradient flow: how closely, and how far plain steps would be off."""
-    w = facts.wrapper
-    off = [x for f in judged if not math.isnan(x := _off_the_flow(f))]
-    times = float(w.get("plain", math.nan))  # with momentum plain steps are off by more than their finite size
-    plain = [] if math.isnan(times) else [times * x for f in judged if not math.isnan(x := _discretization(f))]
-    if plain and _decay_of_finite_steps(facts) > 0.1 * max(plain):
-        plain = []  # weight decay in finite steps is off as well, and may make up for it
-    name = f"{w.get('class', 'EoMOptimizer')} (order {w.get('order', '?')}, {w.get('backend', '?')})"
-    if not off:
-        none = "no charge was followed" if judged or not followed(facts) else "no charge was a number to the end"
-        yield Statement("laws", "none", f"{name}: {none}.")
-        return
-    text = f"{name}: charges stay within {share(max(off))} of the gradient flow"
-    if plain and max(off) > 0:
-        text += f"; plain steps would be off by about {share(max(plain))}, {number(max(plain) / max(off))} times as far"
-    text += _where([f.verdict.where for f in judged])
-    yield Statement("laws", "none" if not plain or max(off) < max(plain) else "mixed", f"{text}.")
-
-
 def _limits(facts: RunFacts) -> Iterator[Statement]:
     """What has no prediction, or a weaker one than it looks."""
     found = facts.families
     unseen = [f for f in found if f.evidence == "found"]
-    if unseen and facts.n_steps:
+    if unseen and facts.n_steps and not facts.charges_lost:
         by_kind = {k: sum(f.kind == k for f in unseen) for k in dict.fromkeys(f.kind for f in unseen)}
         what = listing(
             [
@@ -301,25 +274,6 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
     for text in facts.unreadable:
         short = "A part of the records could not be read."
         yield Statement("limit", "mixed", f"{short} {text[:400]}", short=short)
-
-
-def _discretization(f: FamilyRecord) -> float:
-    """What finite steps alone would have moved the charge by, relative to its size."""
-    whole = f.terms[f.terms["member"] < 0] if "discretization" in f.terms else f.terms[:0]
-    scale = float(f.whole["scale"].max()) if len(f.whole) else 0.0
-    return abs(float(whole["discretization"].iloc[-1])) / scale if len(whole) and scale > 0 else math.nan
-
-
-def _off_the_flow(f: FamilyRecord) -> float:
-    """The furthest that the charge of the whole family was from the flow, relative to its size."""
-    return float(((f.whole["flow"] - f.whole["observed"]).abs() / f.whole["scale"].max()).max())
-
-
-def _decay_of_finite_steps(facts: RunFacts) -> float:
-    """By how much weight decay in finite steps shrinks a charge beyond the flow: at most 2 (lr decay)^2 each."""
-    groups = [g for o in facts.meta.get("optimizers") or () for g in o.get("groups") or ()]
-    speed = max((float(g.get("weight_decay") or 0) / (1 - float(g.get("momentum") or 0)) for g in groups), default=0.0)
-    return 2 * speed**2 * float((facts.steps["lr"] ** 2).sum()) if speed and "lr" in facts.steps else 0.0
 
 
 def _gaps(facts: RunFacts) -> Iterator[Statement]:

@@ -12,7 +12,7 @@ from neuromech.detect import merged
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.layers import Layer
-from neuromech.report.terms import TERMS
+from neuromech.report.terms import TERMS, titles
 
 CAUSE_ROWS = 40
 SAYS = {
@@ -27,6 +27,7 @@ IDENTITY = ("none", "=", "balances")  # as it would whatever happened
 LITTLE = ("none", "≈", "within coarse rounding")
 UNKNOWN = ("none", "?", "not known")  # whether it could have failed
 NOTHING = ("none", "–", "no symmetry")
+UNREADABLE = ("none", "?", "not readable")
 NOT_LOOKED = ("none", "–", "not looked for")
 # The same, of a layer that was opened.
 NONE = "No symmetry was found that moves these parameters."
@@ -48,9 +49,9 @@ def rows(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
                 "kind": own[0].kind,
                 "shapes": own[0].shapes,
                 "size": sum(x.size for x in own),
-                "families": sum(len(x.families) for x in own),
+                "families": sum(len(x.families) for x in own) if facts.looked else "–",
                 "kinds": ", ".join(kinds),
-                "says": says(own[0]) if facts.looked else NOT_LOOKED,
+                "says": _says(own[0], facts),
                 "status": own[0].status,
                 "evidence": ", ".join(own[0].rests_on),
                 "worst": max(worst, default=math.nan),
@@ -66,6 +67,12 @@ def _alike(layers: Sequence[Layer]) -> list[tuple[Sequence[int], str]]:
     """Which layers share a row, and what the row is called."""
     keys = [((x.kind, x.shapes, x.status, x.rests_on, x.little, len(x.families)), (x.name,)) for x in layers]
     return [(which, name) for which, (name,) in merged(keys)] if layers else []
+
+
+def _says(layer: Layer, facts: RunFacts) -> tuple[str, str, str]:
+    if not facts.looked:
+        return NOT_LOOKED
+    return UNREADABLE if layer.families and facts.charges_lost else says(layer)
 
 
 def says(layer: Layer) -> tuple[str, str, str]:
@@ -84,7 +91,7 @@ def place(facts: RunFacts, index: int) -> int:
 
 def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
     """By layer: which share of all that moved its charges came from which cause, at the last recorded step."""
-    by_index = {f.index: f for f in facts.families}
+    by_index, names = {f.index: f for f in facts.families}, titles(bool(facts.wrapper))
     out = []
     for which, name in _alike(layers):
         total = dict.fromkeys(TERMS, 0.0)
@@ -94,9 +101,7 @@ def causes(layers: Sequence[Layer], facts: RunFacts) -> list[dict[str, Any]]:
         whole = sum(total.values())
         if whole > 0 and math.isfinite(whole):
             parts = [(c, 100 * x / whole) for c, x in total.items() if x > 5e-4 * whole]
-            out.append(
-                {"name": name, "parts": parts, "told": ", ".join(f"{TERMS[c][0]} {percent(p)}" for c, p in parts)}
-            )
+            out.append({"name": name, "parts": parts, "told": ", ".join(f"{names[c]} {percent(p)}" for c, p in parts)})
     return out[:CAUSE_ROWS]
 
 

@@ -103,12 +103,39 @@ table?.addEventListener("toggle", () => {
   $("tbody", table).append(...data.families.map(row));
 }, { once: true });
 
-$("#theme")?.addEventListener("click", () => {
-  const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-  root.dataset.theme = (root.dataset.theme ? root.dataset.theme === "dark" : dark) ? "light" : "dark";
+const root = document.documentElement;
+function themed(theme) {
+  root.dataset.theme = theme;
   const drawn = [...document.querySelectorAll("canvas.strip")].filter(c => c.dataset.strip && c.width !== 300);
   for (const c of drawn) strip(c, c.dataset.strip);
+}
+const chosen = value => {  // outlives a reload, where files may store anything
+  try { return value ? sessionStorage.setItem("theme", value) : sessionStorage.getItem("theme"); } catch { return null; }
+};
+if (chosen()) themed(chosen());
+$("#theme")?.addEventListener("click", () => {
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+  themed((root.dataset.theme ? root.dataset.theme === "dark" : dark) ? "light" : "dark");
+  chosen(root.dataset.theme);
 });
+
+// -- a page that follows a run is loaded anew, until someone has begun to use it
+
+if (root.dataset.refresh) {
+  const button = node("button", { type: "button" });
+  let next;
+  const follow = on => {
+    clearTimeout(next);
+    if (on) next = setTimeout(() => location.reload(), 1000 * root.dataset.refresh);
+    button.setAttribute("aria-pressed", on);
+    button.textContent = on ? "Following the run" : "Paused: follow the run";
+  };
+  button.addEventListener("click", () => follow(button.getAttribute("aria-pressed") === "false"));
+  for (const event of ["pointerdown", "keydown", "input"])
+    addEventListener(event, e => { if (e.target !== button && e.target.id !== "theme") follow(false); });
+  $("#theme").before(button);
+  follow(true);
+}
 addEventListener("beforeprint", () => {
   for (const d of document.querySelectorAll("details")) if (d.id !== "all-families") d.open = true;
   for (const element of [...waiting.keys()]) drawn(element);

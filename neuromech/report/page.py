@@ -26,7 +26,7 @@ from neuromech.report.layers import Layer, layers_of
 from neuromech.report.no_symmetry import why_nothing
 from neuromech.report.rendering import rendered
 from neuromech.report.static_figure import curve
-from neuromech.report.terms import TERMS
+from neuromech.report.terms import titles
 from neuromech.report.timeline import happened, sentence
 from neuromech.report.words import number, share
 from neuromech.rounding import CONFIDENCE, LAW_OPERATIONS, eps_of
@@ -54,15 +54,16 @@ PILLS = {
 }
 
 
-def write_report(record: Run | str | Path, path: str | Path) -> Path:
+def write_report(record: Run | str | Path, path: str | Path, refresh: float = 0.0) -> Path:
     """Write the report of a run, given as its record or its directory, to `path`; returns the path.
 
+    `refresh`: seconds after which the page loads itself anew, until someone has begun to use it; 0: never.
     Raises `RecordError` if there is no run, or if `path` cannot be written or is a link in the run's own directory.
     """
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
     refuse_link(path, run)
-    return write(path, render(run, keep=isinstance(record, Run)))
+    return write(path, render(run, isinstance(record, Run), refresh))
 
 
 def write(path: Path, text: str) -> Path:
@@ -76,8 +77,8 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def render(record: Run, keep: bool = True) -> str:
-    """The report as HTML. `keep`: see `gather`."""
+def render(record: Run, keep: bool = True, refresh: float = 0.0) -> str:
+    """The report as HTML. `keep`: see `gather`; `refresh`: see `write_report`."""
     import markupsafe
 
     facts = gather(record, keep)
@@ -88,6 +89,7 @@ def render(record: Run, keep: bool = True) -> str:
     return rendered(
         "page",
         data,
+        refresh=refresh,
         title=_title(record, facts),
         pill=PILLS[facts.ending.how],
         judged=judged,
@@ -100,7 +102,7 @@ def render(record: Run, keep: bool = True) -> str:
         place=next(k for k, f in enumerate(facts.families) if f is chosen) if chosen else 0,
         rows=rows(layers, facts),
         causes=causes(layers, facts),
-        names=TERMS,
+        names=titles(bool(facts.wrapper)),
         forecasts=facts.forecasts,
         columns=COLUMNS,
         remarks=advice(facts.forecasts),
@@ -128,7 +130,8 @@ def _notes(facts: RunFacts) -> list[str]:
     """What detection noted, without what stands elsewhere, and without how claims were tried where there are none."""
     tried = bool(facts.families or facts.meta.get("rejected"))
     without = OF_LOSS if tried else (*OF_LOSS, "verified")
-    return [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
+    notes = [str(n) for n in facts.meta.get("notes") or () if not str(n).startswith(without)]
+    return [f"What was found was {n}" if n.startswith("verified") else n for n in notes]
 
 
 def _title(record: Run, facts: RunFacts) -> str:
@@ -148,7 +151,7 @@ def _data(facts: RunFacts, layers: Sequence[Layer], metrics: list[dict[str, Any]
         "metrics": metrics,
         "several": _several(metrics),
         "marks": marks[:60],
-        "causes": {name: title for name, (title, _) in TERMS.items()},
+        "causes": titles(bool(facts.wrapper)),
         "none": NONE if facts.looked else UNSOUGHT,
         "layers": [
             {"name": x.name, "families": [place(facts, i) for i in x.families], "strip": x.strip} for x in layers
@@ -264,7 +267,8 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
     families = words.many(len(found), "family", "families") if facts.looked else NOT_LOOKED[-1]
     out = [("symmetries found", families, _dimension(facts.meta) if found else "")]
     if found:
-        out.append(("laws", ", ".join(laws) or "none followed", "by what they rest on"))
+        none = "not readable" if facts.charges_lost else "none followed"
+        out.append(("laws", ", ".join(laws) or none, "by what they rest on"))
     if found and facts.n_steps:
         of = f"of {sum(count.values()) - count['found']} followed" + (f"; {lost} not a number" if lost else "")
         out.append(("broken", str(broken) if laws else "–", of))

@@ -49,7 +49,7 @@ class Judgement:
         said = [s for s in self.statements if s.key == "trained"]
         said += of_a_kind + [s for s in self.statements if s.key in ("laws", "nothing") and s not in grave]
         more = len(grave) - len(of_a_kind)
-        rest = [f"{many(more, 'more finding')} below."] if more > 0 else []
+        rest = [f"And {many(more, 'more finding')}."] if more > 0 else []
         return " ".join([s.short or s.text for s in said] + rest)
 
     @property

@@ -22,10 +22,10 @@ SAYS = {
     "empty": "not followed",
 }
 STYLE = (
-    "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#ddd}.nm .axis{stroke:#888}"
-    ".nm .mark{stroke:#9c1c1c;stroke-dasharray:3 3}.nm text{font-size:12px;fill:#666}</style>"
+    "<style>.nm .value{fill:none;stroke:#0072b2;stroke-width:1.7}.nm .grid{stroke:#8883}.nm .axis{stroke:#888}"
+    ".nm .mark{stroke:#d55e00;stroke-dasharray:3 3}.nm text{font-size:12px;fill:currentColor}</style>"
 )
-COLOURS = {"ok": "#14632f", "mixed": "#704a00", "bad": "#9c1c1c", "none": "#454e58"}
+COLOURS = {"ok": "#2e9e57", "mixed": "#c98500", "bad": "#d13b3b", "none": "#7a8694"}  # of a bar, on light or dark
 
 
 def summarise(run: Run) -> dict[str, Any]:
@@ -87,6 +87,7 @@ def _laws(facts: RunFacts) -> list[str]:
             said = "balanced, as identities do" if holds and f.evidence == "measured" else SAYS[f.verdict.status]
             said = "nothing tells whether they could have failed" if holds and f.evidence == "unknown" else said
             said = "within what coarse rounding can do" if f.verdict.little else said
+            said = "not readable" if facts.charges_lost else said
             said = "never moved" if f.verdict.still and f.verdict.worst == 0 else said
             groups.setdefault((f.evidence, said), []).append(f.verdict.worst)
     for (evidence, said), worst in groups.items():
@@ -104,7 +105,7 @@ def card(run: Run) -> str:
     parts = [
         f'<div style="border-left:5px solid {colour};padding:6px 12px;font-family:system-ui,sans-serif">',
         f"<strong>{escape(str(facts.meta.get('name') or facts.meta.get('model') or 'run'))}</strong> ",
-        f'({facts.ending.how})<br><span style="color:{colour}">{escape(judged.headline)}</span>',
+        f"({facts.ending.how})<br>{escape(judged.headline)}",
     ]
     loss = facts.loss
     if loss is not None and len(loss) > 1:

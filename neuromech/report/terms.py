@@ -24,8 +24,14 @@ TERMS: dict[str, tuple[str, str]] = {
     "rounding": ("rounding", "#bbbbbb"),
     "unexplained": ("unexplained", "#c62828"),
 }
+COUNTER_TERMS = {"preconditioner": "counter terms"}  # what EoMOptimizer adds to the gradient
 VISIBLE = 2e-3  # of the largest term
 POINTS = 200
+
+
+def titles(counter_terms: bool) -> dict[str, str]:
+    """The terms by what they are called; of an `EoMOptimizer`, what changes the gradients are its `counter_terms`."""
+    return {name: title for name, (title, _) in TERMS.items()} | (COUNTER_TERMS if counter_terms else {})
 
 
 def visible(terms: Sequence[pd.DataFrame]) -> list[str]:

@@ -21,10 +21,11 @@ def happened(facts: RunFacts, judged: Judgement) -> list[dict[str, Any]]:
     out += [{"step": s.step, "tone": "none", "text": s.text, "do": ""} for s in still]
     told = {"fault"} | ({"no forward", "nothing measured"} if facts.looked else set())
     told |= {"none found"} if judged.has("nothing") else set()
+    told |= {"nothing measured", "no forward"} if judged.has("not finite") else set()
     told |= {"non-finite"} if judged.has("not finite") else set()
     changed = [s.step for s in wrong if s.key == "changed"]
     again = (facts.events["kind"] == "changed") & facts.events["step"].isin(changed)
-    events = facts.events[~facts.events["kind"].isin(told) & ~again]
+    events = facts.events[~facts.events["kind"].isin(told) & ~again].drop_duplicates(["step", "message"])
     for row in events.head(EVENTS).itertuples():
         step = int(row.step) if math.isfinite(float(row.step)) else None  # type: ignore[arg-type]
         out.append({"step": step, "tone": "none", "text": sentence(str(row.message), step), "do": ""})

@@ -91,7 +91,7 @@ def judge(
     """
     rows = rows.reset_index(drop=True)
     if not (rows["step"] > 0).any():
-        return LawVerdict("empty", "no step was recorded")
+        return LawVerdict("empty", "the records hold no charge of any step")
     finite = np.isfinite(rows["observed"].to_numpy(float))
     if not finite.all():
         since = int(rows["step"][int(np.argmin(finite))])

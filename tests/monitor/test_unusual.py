@@ -152,3 +152,26 @@ def test_a_module_that_hangs_at_several_places() -> None:
     steps(watched, model, sgd(model), 6)
     assert watched.monitor.step == 6
     assert not watched.faults
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held by the optimizer", "held by none"])
+@pytest.mark.parametrize("asks", [True, False], ids=["asks for a gradient", "asks for none"])
+def test_a_target_inside_of_the_model_is_set_by_plan_and_nothing_else_is(asks: bool, held: bool) -> None:
+    """As the critics of SAC, DQN and TD3 have it: it moves behind the step, and no gradient ever reaches it."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"online": perceptron(0), "target": perceptron(0)})
+    model["target"].requires_grad_(asks)
+    watched = Watched(model)
+    optimizer = torch.optim.Adam((model if held else model["online"]).parameters(), lr=1e-2)
+
+    @torch.no_grad()
+    def follow(k: int) -> None:
+        for p, q in zip(model["target"].parameters(), model["online"].parameters(), strict=True):
+            p.lerp_(q, 0.1)
+        if k == 6:
+            _turned(next(model["online"].parameters()).data, pair=False)
+
+    steps(watched, model["online"], optimizer, 10, end=follow)
+    (iteration, fault), *_ = watched.faults
+    assert (iteration, fault.cause) == (7, "edited weights")
+    assert all(name.startswith("online") for name in fault.suspects[0].where)

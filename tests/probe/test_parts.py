@@ -126,3 +126,32 @@ def test_a_model_that_calls_itself() -> None:
     probe = watched(Recursive, lambda m: F.cross_entropy(m(X), Y))
     assert len(probe.symmetries) >= 2
     assert probe.history["residual"].max() < 2e-6
+
+
+def test_parts_of_two_optimizers_whose_first_step_lies_between_them() -> None:
+    """As in soft actor-critic: the critic steps after the actor has run, and is asked about what that said."""
+
+    def run(instrumented: bool) -> tuple[nn.Module, neuromech.Probe | None]:
+        torch.manual_seed(0)
+        model = Late()
+        probe = neuromech.instrument(model) if instrumented else None
+        actor, critic = (torch.optim.Adam(m.parameters(), lr=1e-2) for m in (model.encoder, model.head))
+        for _ in range(4):
+            said = model.encoder(X)
+            critic.zero_grad()
+            F.cross_entropy(model.head(torch.tanh(X[:, :6])), Y).backward()
+            critic.step()
+            actor.zero_grad()
+            F.cross_entropy(model.head(torch.tanh(said)), Y).backward()
+            actor.step()
+        return model, probe
+
+    bare, _ = run(False)
+    with pytest.warns(NeuromechWarning, match="its parts are followed"):
+        model, probe = run(True)
+    assert all(torch.equal(a, b) for a, b in zip(bare.parameters(), model.parameters(), strict=True))
+    # The gradients of the actor are those of the step before when the first backward comes: nothing is claimed of them.
+    assert {p.split(".")[0] for s in probe.symmetries for p in s.parameters} == {"head"}
+    assert not probe.symmetries.rejected
+    assert any("encoder.0.bias" in note for note in probe.symmetries.notes)
+    assert probe.history["residual"].max() < 2e-6

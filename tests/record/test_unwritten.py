@@ -116,6 +116,14 @@ def test_what_was_read_before_a_frame_that_is_none_stays(tmp_path: Path) -> None
     assert read_all(tmp_path)["t"]["k"].tolist() == [0, 1]
 
 
+def test_a_table_without_rows_is_none(tmp_path: Path) -> None:
+    with Record(tmp_path / "r", {}) as record:
+        record.append("t", {"k": []})
+        record.append("u", {"k": [1]})
+        run = read(tmp_path / "r")
+        assert (run.tables, run.frame("t").empty, run.frame("u")["k"].tolist()) == (["u"], True, [1])
+
+
 def test_parsed_once_for_all_tables_and_again_when_it_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from neuromech.record import unwritten
 
@@ -173,6 +181,7 @@ def beginning(**layout: object) -> bytes:
         beginning(names=["k"], who=[[0, 1], [-1, -1]]) + frame(1, bytes(8)),
         beginning(names=["../k"], who=[]) + frame(1, bytes(8)),
         beginning(names=[], who=[]) + frame(1, bytes(8)),
+        beginning(names=["k"], who=[]) + frame(1, b"") + frame(2, b'{"t": {"k": []}}'),
     ],
 )  # fmt: skip
 def test_a_foreign_file_is_nothing(tmp_path: Path, data: bytes) -> None:

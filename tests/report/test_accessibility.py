@@ -78,6 +78,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs["limits"].sessions[-1]["meta"] |= meta(opaque=[opaque], rejected=[{"name": "x", "reason": "y", "defect": 1.0}])
     texts = {name: render(run) for name, run in runs.items()}
     two = {"one": runs["good"], "another": runs["broken"]}
+    texts["followed"] = render(runs["good"], refresh=1e6)
     texts["comparison"] = comparison_page(two, compare_runs(two))
     for name, text in texts.items():
         (root / f"{name}.html").write_text(text, encoding="utf-8")
@@ -121,6 +122,31 @@ def test_every_kind_of_page(browser: Any, pages: dict[str, Path], width: int, th
     assert {name: t["wide"] for name, t in told.items() if t["wide"] > 0} == {}
     assert {name: t["said"] for name, t in told.items() if t["said"]} == {}
     assert [name for name, t in told.items() if not t["n"]] == []
+
+
+def test_a_page_that_follows_a_run_reloads_until_it_is_used_or_the_run_has_ended(browser: Any, tmp_path: Path) -> None:
+    page, ended = tmp_path / "page.html", render(train(60))
+    page.write_text(render(train(40), refresh=0.5), encoding="utf-8")
+    tab = browser.new_page(color_scheme="light")
+    loads: list[None] = []
+    tab.on("load", lambda _: loads.append(None))
+    tab.goto(page.as_uri())
+    tab.wait_for_timeout(100)
+    tab.click("#theme")
+    tab.wait_for_timeout(4000)
+    assert len(loads) >= 3
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    tab.click("h1")
+    assert tab.inner_text("header button >> nth=0") == "Paused: follow the run"
+    n = len(loads)
+    tab.wait_for_timeout(2000)
+    assert len(loads) == n
+    page.write_text(ended, encoding="utf-8")
+    tab.click("text=Paused: follow the run")
+    tab.wait_for_timeout(4000)
+    assert len(loads) == n + 1
+    assert tab.query_selector("text=Following the run") is None
+    tab.close()
 
 
 def test_what_is_wrong_is_found(browser: Any, pages: dict[str, Path]) -> None:

@@ -124,6 +124,20 @@ def test_charges_that_are_not_there_are_said_to_be_missing(sound: Path, tmp_path
     assert "The table of charges, charges.csv, is not there." in " ".join(told(read(path)).split())
 
 
+def test_charges_that_cannot_be_read_are_not_said_to_be_unfollowed(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(sound, path)
+    (path / "charges.csv").write_bytes(b"step,symmetry\n1,2,3,4\n")
+    for name in ("events.csv", "faults.csv", "metrics.csv"):
+        (path / name).unlink(missing_ok=True)
+    text = render(read(path)) + told(read(path))
+    assert "found, no charge of them could be read" in text
+    assert "Nothing out of the ordinary was seen in what could be read." in text
+    assert "not readable" in text
+    assert "not followed" not in text.replace("found in the model, not followed in training", "")
+    assert "none followed" not in text
+
+
 def test_no_table_that_was_cut_makes_a_run_shorter_than_its_loss(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     shutil.copytree(sound, path)

@@ -248,7 +248,7 @@ def test_the_headline_tells_what_came_of_it_and_why() -> None:
     order = [headline.index(x) for x in ("54 steps", "The loss exploded", "Weights were changed outside", "of 3 laws")]
     assert order == sorted(order)
     assert "oh no" not in headline
-    assert "2 more findings below." in headline
+    assert "And 2 more findings." in headline
 
 
 def test_interrupted_by_hand_is_no_failure() -> None:

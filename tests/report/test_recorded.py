@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from torch import nn
 
 from neuromech.record import Record, read
 from neuromech.report.comparison import compare_runs
@@ -186,6 +188,19 @@ def test_runs_are_compared_until_the_last_step_of_both() -> None:
     )
     late = kept(train(20), "step > 8")
     assert "short and late: no step was recorded in both" in str(compare_runs({"short": short, "late": late}))
+
+
+def test_what_is_lost_in_both_runs_does_not_part_them() -> None:
+    def lost(step: int, model: nn.Module) -> None:
+        if step == 10:
+            with torch.no_grad():
+                model[2].bias.fill_(math.nan)
+
+    run = train(20, meddle=lost)
+    assert "no charge parts by more than rounding explains until step 20" in str(compare_runs({"a": run, "b": run}))
+    said = str(compare_runs({"a": run, "b": train(20)}))
+    assert "a and b part at step" in said
+    assert said.endswith("is NaN or infinite in one of them")
 
 
 def test_a_run_that_is_let_go_of_is_told_alike(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from neuromech.report.evidence import MEANING, OF_MANY
 from neuromech.report.facts import RunFacts
 from neuromech.report.family import FamilyRecord
 from neuromech.report.faults import FaultRecord
-from neuromech.report.judgement import _decay_of_finite_steps, _faults, _laws, _limits, decide
+from neuromech.report.judgement import _faults, _laws, _limits, decide
+from neuromech.report.on_the_flow import _decay_of_finite_steps
 from neuromech.report.timeline import happened
 from neuromech.report.verdict import LawVerdict, Status
 
@@ -245,6 +246,14 @@ def flow(off: float, moved: float = math.nan, **more: Any) -> list[tuple[str, st
     steps = pd.DataFrame({"step": [0, 1, 2], "lr": [0.0, 0.3, 0.4]})
     meta = {"optimizers": [{"wrapper": wrapper, "groups": [group]}]}
     return [(s.tone, s.text) for s in _laws(run(f, meta=meta, steps=steps)) if s.key == "laws"]
+
+
+def test_the_first_gradients_were_not_finite() -> None:
+    events = pd.DataFrame({"step": [0, 0], "kind": ["no forward", "nothing measured"], "message": ["all NaN"] * 2})
+    facts_ = facts(0, events=events, meta={})
+    (said,) = _laws(facts_)
+    assert (said.key, said.tone, said.text) == ("not finite", "bad", "Nothing was measured in this run: all NaN.")
+    assert [e["text"] for e in happened(facts_, decide(facts_))] == [said.text]
 
 
 def test_steps_on_the_flow() -> None:

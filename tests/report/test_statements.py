@@ -36,9 +36,9 @@ def test_the_headline_tells_two_kinds_of_what_is_grave_and_counts_the_rest() -> 
         "20 steps. A. B. 3 laws held."
     )
     assert headline(bad("exploded", "A."), bad("exploded", "A2."), bad("fault", "B.")) == (
-        "20 steps. A. B. 1 more finding below."
+        "20 steps. A. B. And 1 more finding."
     )
-    assert headline(*(bad(f"k{i}", f"K{i}.") for i in range(5))) == "20 steps. K0. K1. 3 more findings below."
+    assert headline(*(bad(f"k{i}", f"K{i}.") for i in range(5))) == "20 steps. K0. K1. And 3 more findings."
     assert headline(bad("fault", "B."), Statement("rose", "mixed", "M."), HELD) == "20 steps. B. 3 laws held."
     assert headline(Statement("rose", "mixed", "M."), HELD) == "20 steps. M. 3 laws held."
     coarse = Statement("laws", "mixed", "Nearly held.")

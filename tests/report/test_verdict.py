@@ -253,7 +253,7 @@ def test_what_a_verdict_says_word_by_word() -> None:
         "not a number any more from step 4 on; until then it was broken from step 2: observed departs from the law "
         "by 3 %"
     )
-    assert judge(broken[:1], "float64").text == "no step was recorded"
+    assert judge(broken[:1], "float64").text == "the records hold no charge of any step"
     assert judge(broken.assign(exact=math.nan, residual=math.nan), "float64").text == "observed, not predicted"
     assert (UNFOLLOWED.status, UNFOLLOWED.text) == ("observed", "found, but not followed in training")
 

@@ -57,6 +57,7 @@ class StateIntegrity:
         self._states: WeakKeyDictionary[Optimizer, _LeftState] = WeakKeyDictionary()
         self._by: dict[str, _LeftState] = {}  # parameter -> what its last step left, whoever stepped it
         self._restored: dict[str, Any] | None = None
+        self._reached: set[str] = set()  # parameters that have had a gradient at a step
         self._writes = False  # weights are perturbed and put back in this run
         self._past = array("q")  # digests of weights and state, as the steps left them
 
@@ -108,6 +109,7 @@ class StateIntegrity:
         before = step.ahead
         moved = dict(zip(step.theta, (step.sampled - before.sampled).split(self._counts), strict=True))
         vectors = {n: {"step": moved[n], "gradient": g} for n, g in before.gradient.items()}
+        self._reached.update(before.gradient)
         here = Left(
             step.optimizer, step.weight_sums, step.weight_marks, step.theta, step.sampled, step.state_sums, step.state
         )
@@ -217,8 +219,9 @@ class StateIntegrity:
         return out
 
     def _is_set_by_code(self, edit: Edit) -> bool:
-        """What no gradient moves is there to be set by others: but not by the memory, one bit at a time."""
-        return not self._params[edit.name].requires_grad and (edit.bit is None or edit.by_code is True)
+        """What no gradient moves, as a target network, is there to be set: but not by the memory, one bit at a time."""
+        moved = edit.name in self._reached and self._params[edit.name].requires_grad
+        return not moved and (edit.bit is None or edit.by_code is True)
 
     def _returns(self, edited: Sequence[tuple[Edit, bool]], left: _LeftState, step: Step) -> bool:
         """True if something has changed, and all of it is what an earlier step left: a rollback."""

@@ -131,7 +131,7 @@ class DiscreteGradient:
         before, after = sweep.halves
         with torch.no_grad():
             kept = before(*self._live(), *(() if condition is None else (condition,)), v)
-        return lambda u: after(u, *kept)
+        return lambda u: after.forward(u, *kept)
 
     def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
         """Choose the trace of the energy as it is now, or begin a new one."""

@@ -46,8 +46,10 @@ def fuse(graph: fx.Graph) -> None:
 
 def tanh(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> Tensor:
     """(tanh a - tanh b)/(a - b), given both values."""
-    if torch.compiler.is_compiling() or dispatch_modes() or any(map(is_transformed, (a, b, fa, fb))):
+    if torch.compiler.is_compiling() or dispatch_modes() or is_transformed(a) or is_transformed(b):
         return secants.tanh(a, b, fa, fb)
+    if not torch.is_grad_enabled():
+        return _in_blocks(_value, 1, a, b, fa, fb)[0]
     apply: Callable[..., Any] = _TanhSecant.apply
     out: Tensor = apply(a, b, fa, fb)
     return out
@@ -106,8 +108,9 @@ def _ratio_and_slope(d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _value(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor]:
-    """tanh a - tanh b = (1 - tanh a tanh b) tanh(a - b)."""
-    return (_ratio_and_slope(a - b)[0].mul_((fa * fb).neg_().add_(1)),)
+    """tanh a - tanh b = (1 - tanh a tanh b) tanh(a - b). Of small numbers tanh has all digits; its slope would not."""
+    d = (a - b).abs_().clamp_min_(torch.finfo(a.dtype).tiny)
+    return (torch.tanh(d).div_(d.neg_()).mul_((fa * fb).sub_(1)),)
 
 
 def _value_and_slopes(a: Tensor, b: Tensor, fa: Tensor, fb: Tensor) -> tuple[Tensor, Tensor, Tensor]:

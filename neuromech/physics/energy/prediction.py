@@ -110,26 +110,25 @@ class Extrapolation:
     HIGHEST = 7
 
     def __init__(self) -> None:
-        self.differences: list[Tensor] = []  # of the states, backward, from order 0 on
+        self.differences: Tensor | None = None  # of the states, backward, from order 0 on: [order, B, ...]
         self.size: Tensor | None = None
 
     @torch.no_grad()
     def next(self, u: Tensor, size: Tensor) -> Tensor:
         """The guess for the state a step `size` after `u`."""
-        last, ratio = self.differences, None
-        if self.size is not None and not torch.equal(size, self.size):
-            ratio, last = _over(size, u) / _over(self.size, u), last[:1]  # steps of another size: a straight line
-        made = [u.detach()]
-        for before in last[: self.HIGHEST]:
-            made.append(made[-1] - before)
-        self.differences, self.size = made if ratio is None else made[:1], size
-        if ratio is not None:
-            return made[0] + ratio * made[1] if len(made) > 1 else made[0]
-        if len(made) < 3:
-            return sum(made[1:], made[0])
-        missed = [float(d.abs().amax()) for d in made[1:]]
-        best = 1 + min(range(len(missed)), key=missed.__getitem__)
-        return sum(made[1:best], made[0])
+        last, before, u = self.differences, self.size, u.detach()
+        self.size = size
+        if last is None or before is None:
+            self.differences = u[None]
+            return u
+        if size is not before and not torch.equal(size, before):  # a straight line
+            self.differences = u[None]
+            return u + _over(size, u) / _over(before, u) * (u - last[0])
+        made = self.differences = torch.cat([u[None], u - last[: self.HIGHEST].cumsum(0)])
+        if len(made) == 2:
+            return u + made[1]
+        missed = made[1:].abs().flatten(1).amax(1).tolist()
+        return made[: 1 + min(range(len(missed)), key=missed.__getitem__)].sum(0)
 
 
 def unwrapped(model: nn.Module) -> EnergyModel:

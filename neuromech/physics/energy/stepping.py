@@ -1,15 +1,16 @@
 """One step: every step of a discrete-gradient model solves F(u1) = u1 - u0 - dt * velocity(u0, u1) = 0.
 
-Newton's method on the whole batch. Dense: one Jacobian a sample, inverted once and kept over iterations and steps for
-as long as it still contracts, corrected by what every iteration tells of it (Broyden 1965, the good update): several
-times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, GMRES sees its products with vectors, of the
-whole batch at once and on its device; for states of thousands of entries.
+Newton's method on the whole batch. Dense: one Jacobian a sample, by differences where the state is small, inverted once
+and kept over iterations and steps for as long as it still contracts, corrected by what every iteration tells of it
+(Broyden 1965, the good update): several times cheaper than fresh Jacobians. Krylov: the Jacobian is never formed, GMRES
+sees its products with vectors, of the whole batch at once and on its device; for states of thousands of entries.
 
 The energy's error a step is <DH, F>, so it is at the level of the tolerance, of no sign, and does not grow by itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from neuromech.physics.energy.krylov import gmres
 from neuromech.physics.energy.model import step_size
 from neuromech.physics.energy.states import check_finite
 
+_BY_DIFFERENCES = 64  # entries of a state: Jacobians of more are cheaper by forward derivatives, many columns at once
 Velocity = Callable[[Tensor, Tensor], Tensor]
 Solve = Callable[[Tensor], Tensor]
 
@@ -130,46 +132,73 @@ class ImplicitStep:
         velocity = partial(self.velocity, u0) if self.starting is None else self.starting(u0)
 
         def residual(u: Tensor) -> Tensor:
-            return u - u0 - dt * velocity(u)
+            return torch.addcmul(u - u0, dt, velocity(u), value=-1)
 
         rounding = torch.finfo(u0.dtype).eps
         # Stopped any earlier, what is left of F has the same sign step after step, and the energy drifts.
         floor, ceiling = self.solver.tolerance or 0.0, self.solver.tolerance or 1000 * rounding
+        halves = min(0.5, self.solver.refresh)
         f = residual(u1)
-        size, bound = _largest(f), 1 + _largest(u1)
-        open_ = ~(size <= floor * bound)  # also where it is nan
-        is_certain = torch.zeros_like(open_)
+        bound = 1 + _largest(u1)
+        size, ratio = _largest(f) / bound, torch.ones_like(bound)  # ratio: of a residual to that before
+        open_ = ~(size <= floor)  # also where it is nan
+        is_all_open, is_certain = bool(open_.all()), False
+        if not is_all_open and not open_.any():
+            return u1, open_, size * bound
+        step: Tensor | None = None
         for _ in range(self.solver.iterations):
-            if not open_.any():
-                break
             is_fresh = self._solve is None or self.solver.method == "krylov"
             if self._solve is None or is_fresh:
-                self._solve = self._linearise(u0, u1, dt)
-            step, before, waiting = self._solve(f), size, open_
-            if bool((is_certain | ~open_).all()):  # where this step ends is known: nothing is left but rounding
-                return u1 - step, torch.zeros_like(open_), size
-            u_before, f_before = u1, f
+                is_small = self.solver.method == "dense" and u1[0].numel() <= _BY_DIFFERENCES
+                self._solve = _Inverse(_differences(residual, u1, f)) if is_small else self._linearise(u0, u1, dt)
+            step = self._solve(f) if step is None else step
+            if is_certain:  # where this step ends is known: nothing is left but rounding
+                return u1 - step, torch.zeros_like(open_), size * bound
+            tried = u1 - step
+            f_tried = residual(tried)
+            size_tried = _largest(f_tried) / bound
+            ratio_tried = size_tried / size * (size_tried > 8 * rounding)  # 0 where there is nothing left to gain
+            if not is_all_open:
+                tried, f_tried = _where(open_, tried, u1), _where(open_, f_tried, f)
+                size_tried, ratio_tried = torch.where(open_, size_tried, 0.0), torch.where(open_, ratio_tried, 0.0)
+            worst, largest, left = torch.stack([ratio_tried, size_tried, size_tried * ratio_tried]).amax(1).tolist()
+            if worst <= halves:  # what nearly always happens: all get better, and nothing more need be looked at
+                is_certain = worst < 1 / 8 and largest < rounding**0.5 and left < rounding / 16
+                if isinstance(self._solve, _Inverse) and not is_certain:
+                    step = self._solve.learn(step, f_tried, size > 1e2 * ceiling)
+                else:
+                    step = None
+                u1, f, size, ratio = tried, f_tried, size_tried, ratio_tried
+                if largest <= floor:
+                    return u1, torch.zeros_like(open_), size * bound
+                continue
+            before, step_made, waiting, full = size, step, open_, open_
+            ends = (size * ratio < rounding / 16) & (ratio < 1 / 8) & (size < rounding**0.5)  # with this step
             for halving in range(10 if is_fresh else 1):  # a sample that got no better takes half the step
-                tried = u1 - step / 2**halving
-                f_tried = residual(tried)
-                size_tried = _largest(f_tried)
+                if halving:
+                    tried = u1 - step / 2**halving
+                    f_tried = residual(tried)
+                    size_tried = _largest(f_tried) / bound
                 better = waiting & (size_tried < size)
-                chosen = better.reshape([-1] + [1] * (u1.ndim - 1))
-                u1, f = torch.where(chosen, tried, u1), torch.where(chosen, f_tried, f)
-                size = torch.where(better, size_tried, size)
-                waiting = waiting & ~better & ~(size <= ceiling * bound)
+                u1, f, size = (
+                    _where(better, tried, u1),
+                    _where(better, f_tried, f),
+                    torch.where(better, size_tried, size),
+                )
+                waiting = waiting & ~better & ~(size <= ceiling)
+                full = better if halving == 0 else full
                 if not waiting.any():
                     break
-            if isinstance(self._solve, _Inverse):  # where F changed by more than its rounding
-                self._solve.learn(u1 - u_before, f - f_before, open_ & (before > 1e2 * ceiling * bound))
-            bound = 1 + _largest(u1)
-            has_stopped = (size <= ceiling * bound) & (size > before / 2)
-            is_certain = size * size / before < rounding / 16 * bound
-            is_certain &= (size < before / 8) & (size < rounding**0.5 * bound)
-            open_ = open_ & ~(size <= floor * bound) & ~has_stopped
-            if (open_ & (size > self.solver.refresh * before)).any():
+            ratio = size / before
+            open_ = open_ & ~(size <= floor) & ~((size <= ceiling) & (ratio > 0.5)) & ~ends
+            if not open_.any():
+                break
+            is_all_open, step = False, None
+            if (open_ & (ratio > self.solver.refresh)).any():
                 self._solve = None
-        return u1, open_, size
+            elif isinstance(self._solve, _Inverse):
+                step = self._solve.learn(step_made, f, full & (before > 1e2 * ceiling))
+        return u1, open_, size * bound
 
     def _linearise(self, u0: Tensor, u1: Tensor, dt: Tensor) -> Solve:
         """F -> J^-1 F with J = dF/du1 = 1 - dt dvelocity/du1 at u1."""
@@ -182,7 +211,9 @@ class ImplicitStep:
 
         if self.solver.method == "krylov":  # to a hundredth: Newton's iteration around it does the rest
             return partial(gmres, times)
-        return _Inverse(times, u1, self.solver.chunk)
+        basis = torch.eye(u1[0].numel(), dtype=u1.dtype, device=u1.device).reshape(-1, 1, *u1.shape[1:])
+        columns = torch.func.vmap(times, chunk_size=self.solver.chunk)(basis.expand(-1, *u1.shape))
+        return _Inverse(columns.flatten(2))
 
 
 def _where(rows: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -203,31 +234,40 @@ def _not_solved(failed: Tensor, size: Tensor, solver: Solver, u0: Tensor) -> Con
 
 def _largest(x: Tensor) -> Tensor:
     """max |x| of every sample: [B]."""
-    return x.reshape(len(x), -1).abs().amax(1)
+    largest: Tensor = torch.linalg.vector_norm(x.flatten(1), math.inf, 1)
+    return largest
+
+
+def _differences(function: Solve, u: Tensor, f: Tensor) -> Tensor:
+    """The columns [n, B, n] of the Jacobian of `function`, whose value at u is f: right to half the digits."""
+    far = torch.finfo(u.dtype).eps ** 0.5 * (1 + _largest(u))
+    columns = []
+    for k in range(u[0].numel()):
+        moved = u.flatten(1).clone()
+        moved[:, k] += far
+        columns.append((function(moved.view_as(u)) - f).flatten(1) / far[:, None])
+    return torch.stack(columns)
 
 
 class _Inverse:
-    """F -> J^-1 F with the Jacobian [B, n, n] of every sample: one product a column for the whole batch, inverted."""
+    """F -> J^-1 F with the Jacobian of every sample, given by its columns [n, B, n], inverted."""
 
-    def __init__(self, times: Solve, like: Tensor, chunk: int) -> None:
-        n = like[0].numel()
-        basis = torch.eye(n, dtype=like.dtype, device=like.device).reshape(n, 1, *like.shape[1:])
-        columns = torch.func.vmap(times, chunk_size=chunk)(basis.expand(n, *like.shape))
-        self.inverse = torch.linalg.inv_ex(columns.reshape(n, len(like), n).permute(1, 2, 0)).inverse
+    def __init__(self, columns: Tensor) -> None:
+        self.inverse = torch.linalg.inv_ex(columns.permute(1, 2, 0)).inverse
 
     def __call__(self, f: Tensor) -> Tensor:
         return self._times(f).reshape(f.shape)
 
     def _times(self, f: Tensor) -> Tensor:
         """As a row times the transpose, which is several times faster than the matrix times a column: [B, 1, n]."""
-        product: Tensor = f.reshape(len(f), 1, -1) @ self.inverse.mT
+        product: Tensor = f.flatten(1).unsqueeze(1) @ self.inverse.mT
         return product
 
-    def learn(self, step: Tensor, change: Tensor, where: Tensor) -> None:
-        """The least correction after which `change` [B, ...] of F is answered by the `step` that made it."""
-        s, y = step.reshape(len(step), 1, -1), change.reshape(len(change), 1, -1)
-        row = s @ self.inverse
-        along = (row * y).sum(2, keepdim=True)
-        sound = where[:, None, None] & (along.abs() > 0.1 * (s * s).sum(2, keepdim=True)) & torch.isfinite(along)
-        column = torch.where(sound, (s - self._times(y)) / torch.where(sound, along, 1.0), 0.0).mT
-        self.inverse.addcmul_(column, row)
+    def learn(self, step: Tensor, f: Tensor, where: Tensor) -> Tensor:
+        """The next step, from where a `step` has led to `f`; with the least correction that would have foretold f."""
+        s, p = step.flatten(1).unsqueeze(1), self._times(f)
+        square, turned = s @ s.mT, s @ p.mT
+        along = square - turned
+        column = p * torch.where(where[:, None, None] & (along > 0.1 * square), 1 / along, 0.0)
+        self.inverse.addcmul_(column.mT, s @ self.inverse)
+        return torch.addcmul(p, column, turned).reshape(f.shape)

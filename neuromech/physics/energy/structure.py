@@ -75,7 +75,7 @@ class Symplectic(Structure):
     def forward(self, g: Tensor, u: Tensor, inputs: Tensor | None = None) -> Tensor:
         if g.shape[self.dim] % 2:
             raise PhysicsError(f"a state (q, p) has an even number of entries, not {g.shape[self.dim]}")
-        q, p = (g / self.volume).chunk(2, self.dim)
+        q, p = (g if self.volume == 1 else g / self.volume).chunk(2, self.dim)
         return torch.cat([p, -q], self.dim)
 
 
