@@ -95,7 +95,7 @@ class Data(NamedTuple):
         the sources repeat, they do. Of no sources nothing is known. `how`: the name of a function that takes its
         sources in any order, and makes the same of them wherever it is used. `known`: what it makes of numbers, where
         that can be said."""
-        theirs = _varying(sources) if sources else set(leaves(labels))
+        theirs = {x for d in sources for x in leaves(d.labels)} if sources else set(leaves(labels))
         mine, name = [x for x in leaves(labels) if x in theirs], how or object()
         made = partial(_made_of_parts, name, known)
         found: dict[Label, list[Data]] = {}
@@ -292,17 +292,10 @@ def _of_taps(key: DataKey, i: int, start: int, n: int) -> DataKey:
     return (((*how[:i], how[i].part(start, n), *how[i + 1 :]), *of), *key[1:])
 
 
-def _varying(parts: Iterable[Data]) -> set[Label]:
-    """The indices that any of these numbers may differ along."""
-    return {x for d in parts if d.number is None for x in leaves(d.labels)}
-
-
 def _made_of_parts(name: object, known: OnNumbers | None, labels: Sequence[Label], parts: Sequence[Data]) -> Data:
     """What the function `name` makes of these numbers: which ones they are, and where their indices stand."""
     if known and (said := known(parts)) is not None:
         return said if said.number is None else said._replace(labels=tuple(labels))
-    theirs = _varying(parts)
-    labels = [x for x in labels if x in theirs]
     at = {x: i for i, x in enumerate(labels)}
     which = [(d.key, d.multiple, tuple(at.setdefault(x, len(at)) for x in leaves(d.labels))) for d in parts]
     if isinstance(name, str):

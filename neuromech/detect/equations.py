@@ -40,14 +40,8 @@ class _Term(NamedTuple):
         """The term in one segment of a sum; None if it lives in another."""
         if any(g.owner is segment.owner and g is not segment for g in self.guards):
             return None
-        f, data = self.factor, tuple(d.within(segment) for d in self.factor.data)
-        guards = self.guards - {segment}
-        if not segment.summed or segment.owner not in f.indices_of_data():
-            return _Term(f._replace(data=data), self.c, guards)
-        left = [x for d in data for x in leaves(d.labels)]
-        done = [x for x in segment.leaves() if x not in left]  # the data are the same all along the segment
-        labels = tuple(Label(x.atom, mean=True) if x in done else x for x in leaves(f.labels))
-        return _Term(f._replace(labels=labels, data=data), self.c * count(done), guards)
+        data = tuple(d.within(segment) for d in self.factor.data)
+        return _Term(self.factor._replace(data=data), self.c, self.guards - {segment})
 
 
 Key = tuple[tuple[Data, ...], frozenset[Label]]  # equations hold for every data, and every set of indices

@@ -91,8 +91,10 @@ NETS = {
         lambda m, x: m.a(torch.maximum(y := F.pad(F.pad(x, (0, 1)).relu() * m.g, (1, 0)).tanh(), y.square())),
         a=nn.Linear(4, 2), g=(3,)), 2 * 2 + 1),
     "a constant beside an input, through functions": ((5, 2), lambda: Net(
-        lambda m, x: m.a(torch.where(x[:, :1] > 0, y := F.gelu(F.pad(x, (0, 2), value=0.5)), y - 1).exp()),
-        a=nn.Linear(4, 2)), 2),
+        lambda m, x: m.a(F.gelu(F.pad(x, (0, 2), value=0.5)).exp() - 1), a=nn.Linear(4, 2)), 2 * 2),
+    "entries twice, of which the first is cut off": ((5, 3), lambda: Net(
+        lambda m, x: m.a((p := x.softmax(1).repeat_interleave(2, 1))[:, :1]) + m.b(p[:, 1:]),
+        a=nn.Linear(1, 2, bias=False), b=nn.Linear(5, 2)), 2 + 2 * 3),
     "even and odd functions of an input and of its negative": ((5, 2), lambda: Net(
         lambda m, x: m.a((y := torch.cat([x, -x], 1)).square()) + m.b(y.tanh()) + m.c(F.gelu(y)), a=nn.Linear(4, 2),
         b=nn.Linear(4, 2, bias=False), c=nn.Linear(4, 2, bias=False)), 2 * 4),
