@@ -92,7 +92,7 @@ class Label:
 
     @property
     def root(self) -> Atom:
-        return self.atom.find()
+        return self.atom if self.atom.same is None else self.atom.find()
 
     @property
     def parts(self) -> tuple[Label, ...]:

@@ -216,9 +216,13 @@ def _cases(terms: list[_Term], wanted: Callable[[Label], bool]) -> Iterator[list
         yield terms
         return
     assert outer.owner is not None
-    for segment in outer.owner.segments:
+    everywhere: list[_Term] = []
+    living: dict[Label, list[_Term]] = {segment: [] for segment in outer.owner.segments}
+    for t in terms:
+        living.get(next((g for g in t.guards if g.owner is outer.owner), outer.owner), everywhere).append(t)
+    for segment, some in living.items():
         checkpoint()
-        yield from _cases([u for t in terms if (u := t.within(segment))], wanted)
+        yield from _cases([u for t in (*everywhere, *some) if (u := t.within(segment))], wanted)
 
 
 def _totals(terms: Iterable[_Term], names: _Names) -> dict[Key, _Sum]:

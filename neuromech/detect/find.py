@@ -155,6 +155,7 @@ def analyse(
         }
         claims = [claim.symmetry for own in drawn.values() for claim in own]
         matrix = matrix_families(read, _shifted_at_will(claims, shapes))
+        places, independent = permutations(interpreter, shapes), Independent(drawn, shapes)
     claims += matrix.families
     true, undecided = [True] * len(claims), frozenset[int]()
     meta = any(p.is_meta for p in model.parameters())
@@ -168,13 +169,10 @@ def analyse(
         undecided = frozenset().union(*(v.open for v in verdicts))
         effort().over |= bool(undecided)
         notes = (*notes, *(f"nothing was verified: {v.unjudged}" for v in verdicts if v.unjudged))
-    places, checks = (
-        permutations(interpreter, shapes),
-        [experiment] if isinstance(experiment, Experiment) else experiment,
-    )
+    checks = [experiment] if isinstance(experiment, Experiment) else experiment
     if places and checks and not meta:
         places = tried(checks, places)
-    kept, independent = [s for s, t in zip(claims, true, strict=True) if t], Independent(drawn, shapes)
+    kept = [s for s, t in zip(claims, true, strict=True) if t]
     rejected = [s for i, (s, t) in enumerate(zip(claims, true, strict=True)) if not t and i not in undecided]
     if rejected:
         escapes = any(node.escape for node in graph.nodes)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from neuromech.detect.abstract import Abstract, Domain, Event, Unsupported, reason_of
-from neuromech.detect.axes import Axis, axis, count
+from neuromech.detect.axes import Axis, axis, count, leaves
 from neuromech.detect.data import Data, OnNumbers
 from neuromech.detect.effort import FOLLOWING, effort, until
 from neuromech.detect.entries import Entrywise
@@ -119,8 +119,12 @@ class Interpreter:
     def broadcast(self, *tensors: Abstract) -> list[Abstract]:
         """The tensors with axes that line up from the right, as elementwise operators want them."""
         ndim = max(t.ndim for t in tensors)
-        out = [replace(t, axes=((),) * (ndim - t.ndim) + t.axes) for t in tensors]
-        out = [out[0], *(t.fresh() for t in out[1:])]  # x + x.T: both must not be renamed halfway
+        out = [t if t.ndim == ndim else replace(t, axes=((),) * (ndim - t.ndim) + t.axes) for t in tensors]
+        known = {x: (d, leaves(a)) for d, a in enumerate(out[0].axes) for x in leaves(a)}
+        for i, t in enumerate(out[1:], 1):
+            mine = {x: (d, leaves(a)) for d, a in enumerate(t.axes) for x in leaves(a)}
+            if any(known.setdefault(x, at) != at for x, at in mine.items()):  # x + x.T: none may be renamed halfway
+                out[i] = t.fresh()
         for d in range(ndim):
             first = next((t.axes[d] for t in out if t.axes[d]), ())
             out = [t.rename(unify(first, t.axes[d])) if t.axes[d] else t for t in out]
