@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from html import escape
 from typing import Any, Literal
@@ -47,7 +47,7 @@ class Symmetry:
     size: int
     terms: tuple[Term, ...]
     reason: str = ""
-    defect: float = math.nan
+    defect: float = field(default=math.nan, compare=False)  # measured: no part of what the symmetry is
     broken_by: tuple[str, ...] = ()
     skew: bool = False
     directions: int = 0

@@ -135,9 +135,9 @@ def test_a_page_that_follows_a_run_reloads_until_it_is_used_or_the_run_has_ended
     tab.click("#theme")
     tab.wait_for_timeout(4000)
     assert len(loads) >= 3
-    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     tab.click("h1")
     assert tab.inner_text("header button >> nth=0") == "Paused: follow the run"
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     n = len(loads)
     tab.wait_for_timeout(2000)
     assert len(loads) == n
