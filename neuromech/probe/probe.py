@@ -104,7 +104,7 @@ class Probe(RunFrames):
         """Write the report, one self-contained HTML file; returns its path (default: in the run directory)."""
         from neuromech.report import write_report
 
-        self._explain_silence()
+        self._explain_silence(warn=True)
         return write_report(self._recorded(), path or (self._record.path or Path()) / "report.html")
 
     def monitor(
@@ -264,9 +264,9 @@ class Probe(RunFrames):
     def _why_nothing(self) -> str:
         return self._reason or self._waiting.why_nothing()
 
-    def _explain_silence(self) -> None:
+    def _explain_silence(self, warn: bool = False) -> None:
         if self._measurement is None:
-            self._journal.once("silence", 0, "nothing measured", self._why_nothing(), warn=False)
+            self._journal.once("silence", 0, "nothing measured", self._why_nothing(), warn=warn)
 
     def _before(self, optimizer: Optimizer) -> None:
         if self._measurement is None and not read(optimizer, {p: n for n, p in named_parameters(self._model).items()}):
