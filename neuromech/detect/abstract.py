@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from neuromech.detect.axes import Axis, Label, leaves
 from neuromech.detect.data import Data, renamed_data
-from neuromech.detect.equations import Equation
+from neuromech.detect.equations import Equation, sole_functions
 from neuromech.detect.expr import Expr, Unknown
 from neuromech.detect.refine import NonNested, Renaming
 
@@ -68,6 +68,38 @@ class Abstract:
         """The same tensor under labels that nothing else has, so that two uses cannot be mixed up."""
         return self.rename({x: Label(x.atom) for x in self.labels})
 
+    def varies_along(self, labels: Iterable[Label]) -> bool:
+        """True if the exponent or the amount of a shift depends on these indices (the data that multiply it may)."""
+        tops = set(labels)
+        factors = (f._replace(data=()) for e in (self.scale, self.shift) for f in e.terms)
+        return any(f.touches(tops) for f in factors)
+
+    def only_data_along(self, labels: Sequence[Label]) -> bool:
+        """True if nothing depends on these indices but data, of which nothing is known along them."""
+        if self.rows or self.varies_along(labels):
+            return False
+        every = (self.data, *(d for e in (self.scale, self.shift) for f in e.terms for d in f.data))
+        known = (x for d in every for over in (*(o for o, _ in d.sums), *((q,) for q, _ in d.pieces)) for x in over)
+        return not any(x.under(labels) for x in leaves(known)) and not any(d.has_part_of(labels) for d in every)
+
+    def multiplied_out(self, labels: Sequence[Label]) -> Abstract:
+        """The tensor; in its shift, products of data some of which have some of these indices are data of their own."""
+        terms = ((f.multiplied_out(labels), c) for f, c in self.shift.terms.items())
+        split = any(d.has_part_of(labels) for f in self.shift.terms for d in f.data)
+        return replace(self, shift=Expr.sum(terms)) if split else self
+
+    def relabelled(self, how: object, old: Sequence[Label], new: Sequence[Label]) -> Abstract:
+        """The tensor with other entries, which `how` says, where nothing but the data depends on the indices `old`;
+        its axes are left as they are."""
+
+        def moved(e: Expr) -> Expr:
+            if not any(f.data for f in e.terms):
+                return e
+            data = ((f, tuple(d.taken(how, old, new) for d in f.data), c) for f, c in e.terms.items())
+            return Expr.sum((f._replace(data=some), c) for f, some, c in data)
+
+        return replace(self, data=self.data.taken(how, old, new), scale=moved(self.scale), shift=moved(self.shift))
+
 
 def _renamed(axis: Axis, how: Renaming) -> Axis:
     labels = leaves(axis)
@@ -99,17 +131,27 @@ class Domain:
     events: list[Event] = field(default_factory=list)
     auxiliary: list[Unknown] = field(default_factory=list)
     _zero: dict[int, Expr] = field(default_factory=dict)  # by identity
+    _at_rest: set[Unknown] = field(default_factory=set)  # functions that are zero in every solution
 
     def vanish(self, expr: Expr, along: Iterable[Label] | None = None) -> None:
         """Require that `expr` is zero, or (with `along`) that it does not depend on those indices."""
-        if expr:
-            self.equations.append(Equation(expr, None if along is None else tuple(along)))
+        if left := self._without_zeros(expr):
+            self.equations.append(Equation(left, None if along is None else tuple(along)))
             if along is None:
-                self._zero[id(expr)] = expr
+                self._at_rest.update(sole_functions(left))
+        if along is None:
+            self._zero[id(expr)] = expr
 
     def simplified(self, expr: Expr) -> Expr:
-        """The expression, or zero where it was required to be: else what a stream carries would double at every use."""
-        return Expr() if id(expr) in self._zero else expr
+        """The expression without what was required to be zero: else what a stream carries would add up at every use."""
+        return Expr() if id(expr) in self._zero else self._without_zeros(expr)
+
+    def _without_zeros(self, expr: Expr) -> Expr:
+        """The expression without the functions that are zero in every solution."""
+        rest = self._at_rest
+        if not rest or all(f.unknown not in rest for f in expr.terms):
+            return expr
+        return Expr({f: c for f, c in expr.terms.items() if f.unknown not in rest})
 
     def free(self, labels: Iterable[Label]) -> Expr:
         """An unknown function of its own, which nothing constrains yet."""

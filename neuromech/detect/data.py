@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import partial
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, NamedTuple
 
 from neuromech.detect.axes import Axis, Label, count, leaves
@@ -115,12 +115,32 @@ class Data(NamedTuple):
             return all_of_them._replace(pieces=pieces) if all_of_them.number is None else all_of_them
         return cls((name,), tuple(mine), pieces=pieces)
 
+    @classmethod
+    def product(cls, parts: Sequence[Data], over: Collection[Label]) -> Data:
+        """The product of some data, summed `over` some of their indices."""
+        labels = dict.fromkeys(x for d in parts for x in leaves(d.labels))
+        left = [x for x in labels if x not in over]
+        made = _made_of_parts(f"product along {len(left)}", None, left, [d._replace(multiple=1) for d in parts])
+        # What adds up to zero along indices of its own still does.
+        sums = tuple(
+            (own, n)
+            for i, d in enumerate(parts)
+            for own, n in d.sums
+            if n == 0 and not any(x in leaves(e.labels) for e in (*parts[:i], *parts[i + 1 :]) for x in leaves(own))
+        )
+        return made._replace(sums=sums, multiple=prod(d.multiple for d in parts))
+
     @property
     def number(self) -> Number | None:
         """The number that stands everywhere, if one does."""
         head = self.key[0]
         known = len(self.key) == 1 and isinstance(head, tuple) and head[0] == "number" and isfinite(head[1])
         return self.multiple * as_written(head[1]) if known else None  # type: ignore[index,operator]
+
+    def has_part_of(self, labels: Iterable[Label]) -> bool:
+        """True if it depends on some of these indices and not on others."""
+        mine = leaves(self.labels)
+        return len({x in mine for x in labels}) > 1
 
     def times(self, k: Number) -> Data:
         """k times these numbers."""

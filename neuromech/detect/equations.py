@@ -92,6 +92,25 @@ def rows(equation: Equation) -> Iterator[Row]:
                 yield from _constant(case, tops, names)
 
 
+def sole_functions(expr: Expr) -> list[Unknown]:
+    """The functions that are zero wherever `expr` is: each alone is multiplied by certain data, which nothing is known
+    of that could make them depend on others. (Not all of them: those that can be told without writing equations.)"""
+    by_data: dict[object, list[Factor]] = {}
+    for f in expr.terms:
+        if any(d.sums or d.pieces or d.walks or d.share or d.number is not None for d in f.data):
+            return []
+        by_data.setdefault(frozenset(Counter(d.whole for d in f.data).items()), []).append(f)
+    return [some[0].unknown for some in by_data.values() if len(some) == 1 and _is_whole(some[0])]
+
+
+def _is_whole(f: Factor) -> bool:
+    """True if the factor holds every component of its function, each under indices of its own."""
+    bound, of_data = leaves(f.labels), f.indices_of_data()
+    if f.where or len(set(bound)) < len(bound) or any(x.mean for x in bound):
+        return False
+    return all(x in of_data for x in bound if x.summed)
+
+
 def _taken_to_pieces(terms: Iterable[_Term]) -> Iterator[_Term]:
     """A sum over data that were joined of others is one over each of these; over a number it is done."""
     for t in terms:

@@ -104,6 +104,19 @@ class Factor(NamedTuple):
     def indices_of_data(self) -> list[Label]:
         return [x for d in self.data for x in leaves(d.labels)]
 
+    def multiplied_out(self, labels: Iterable[Label]) -> Factor:
+        """The factor with a product of data in place of those that have some of these indices only, and of those that
+        are summed over together with them."""
+        split = [d for d in self.data if d.has_part_of(labels)]
+        mine = {x for y in (*self.labels, *self.where) for x in (*leaves([y]), *y.chain())}
+        others = [d for d in self.data if d not in split]
+        while True:
+            gone = {x for d in split for x in leaves(d.labels) if x.summed and x not in mine}
+            if not (more := [d for d in others if not gone.isdisjoint(leaves(d.labels))]):
+                return self._replace(data=(*others, Data.product(split, gone))) if split else self
+            split += more
+            others = [d for d in others if d not in more]
+
     def guards(self) -> frozenset[Label]:
         """All segments that it lives in, the outer ones included."""
         return frozenset(g for w in self.where for g in w.chain())

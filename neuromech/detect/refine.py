@@ -7,7 +7,7 @@ and split; where they are not, both are cut into pieces that agree, in the worst
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate, pairwise
@@ -255,9 +255,15 @@ def _ends(labels: Sequence[Label]) -> set[int]:
     return {step * end for end in accumulate(s.n for s in labels[0].segments)}
 
 
-def regroup(labels: Sequence[Label], shape: Sequence[int], nested: bool = False) -> tuple[tuple[Axis, ...], Renaming]:
+Anew = Callable[[Sequence[Label], Sequence[Label]], bool]
+
+
+def regroup(
+    labels: Sequence[Label], shape: Sequence[int], nested: bool = False, anew: Anew = lambda of, to: False
+) -> tuple[tuple[Axis, ...], Renaming]:
     """The same indices, in the same order, read as axes of lengths `shape` (a reshape); how labels are called then.
 
+    `anew(of, to)` is asked before labels are cut: true, if they need no names among the new ones.
     Raises `NonNested` as `unify` does.
     """
     todo, lengths = leaves(labels), list(shape)
@@ -285,11 +291,16 @@ def regroup(labels: Sequence[Label], shape: Sequence[int], nested: bool = False)
                         group.append(_pop(todo))
                     else:
                         block.append(lengths.pop(0))
+                tail: list[Label] = []  # what is an index of its own in both
+                while block[-1] % group[-1].n == 0 and block[-1] > group[-1].n:
+                    block[-1] //= group[-1].n
+                    tail.insert(0, group.pop())
                 fresh = [axis(k) for k in block]
-                renaming = unify([x for f in fresh for x in f], group)
-                axes += fresh
-                same |= renaming.same
-                regroupings += renaming.regroupings
+                axes += (*fresh[:-1], (*fresh[-1], *tail))
+                if not anew(group, to := [x for f in fresh for x in f]):
+                    renaming = unify(to, group)
+                    same |= renaming.same
+                    regroupings += renaming.regroupings
                 break
         else:
             axes.append(tuple(group))

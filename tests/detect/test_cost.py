@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from zoo import Net
+from zoo import Case, Net
 
+from detect.oracle import check_exactly
 from neuromech.detect import find_symmetries
 from neuromech.detect.capture import record
 from neuromech.detect.equations import rows
@@ -158,6 +159,33 @@ class Windows(nn.Module):
         return (self.q(x) @ self.k(x).mT + bias).softmax(-1) @ self.v(x)
 
 
+class Steps(nn.Module):
+    """A differential equation solved in steps: one layer after another adds to what it reads, all with one weight."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n, self.a, self.b = n, nn.Linear(6, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.n):
+            x = x + 0.1 * self.b(torch.tanh(self.a(x)))
+        return x
+
+
+class MergedWindows(nn.Module):
+    """Attention in windows of w tokens, and then pairs of tokens as one: pairs lie across the edges of windows."""
+
+    def __init__(self, w: int) -> None:
+        super().__init__()
+        self.w, self.norm = w, nn.LayerNorm(4)
+        self.qkv, self.o, self.pair = nn.Linear(4, 12), nn.Linear(4, 4), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x).view(len(x), -1, self.w, 4)).chunk(3, -1)
+        x = x + self.o((q @ k.mT).softmax(-1) @ v).view(x.shape)
+        return self.pair(x.reshape(len(x), -1, 8))
+
+
 @pytest.mark.parametrize(
     "model",
     [lambda n: (Dense(n), 6), lambda n: (Permuted(n, 6), 6), lambda n: (Dense(n, norm=True), 6)],
@@ -169,6 +197,17 @@ def test_depth_costs_its_square_at_most(model: Callable[[int], tuple[nn.Module, 
         net, width = model(depth)
         sizes.append(size_of(net, torch.randn(3, width)))
     assert sizes[2] - sizes[1] <= 4.5 * (sizes[1] - sizes[0])
+
+
+def test_steps_of_one_layer_cost_no_more_than_their_number() -> None:
+    sizes = [size_of(Steps(n), torch.randn(3, 6)) for n in (4, 8, 16)]
+    assert sizes[2] - sizes[1] <= 2 * (sizes[1] - sizes[0])
+
+
+def test_windows_that_are_cut_anew_cost_nothing() -> None:
+    small, large = (size_of(MergedWindows(w), torch.randn(2, 4 * w, 4)) for w in (3, 7))
+    assert small == large
+    check_exactly(Case("merged windows", lambda: MergedWindows(3), ((2, 6, 4),), "output", ()), 4)  # the bias of keys
 
 
 def test_a_window_costs_nothing() -> None:

@@ -44,7 +44,7 @@ def matrix_families(graph: Graph, at_rest: Container[str] = ()) -> MatrixFinding
     indices = _Indices(walk)
     return MatrixFindings(
         [s for members, places in indices.components() for s in _families(walk, indices, members, places, at_rest)],
-        [Opaque(short(b.node.op), b.node.module, b.why, names, ("matrix",)) for b, names in indices.ended if names],
+        [Opaque(op, module, why, names, ("matrix",)) for (op, module, why), names in indices.ended.items() if names],
     )
 
 
@@ -132,7 +132,7 @@ class _Indices:
             fixed |= {i for i in (a, b) if not i.at and i.root in self.cut}
         fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
         self._fixed = {self.component(i) for i in fixed}
-        self.ended = [(b, self._shut_in(b)) for b in walk.blocked]
+        self.ended = self._shut_in(walk.blocked)
         fixed |= {self.index(x)[0] for b in walk.blocked for x in leaves(b.labels)}
         fixed |= {Index(i.root, at) for i in fixed if not i.at for at in self.cut.get(i.root, ())}
         self._fixed = {self.component(i) for i in fixed}
@@ -162,16 +162,17 @@ class _Indices:
                     self._whole.union(x, y, 1)
         return nested
 
-    def _shut_in(self, blocked: Blocked) -> tuple[str, ...]:
-        """The parameters that hold an index which this operator fixes, and nothing that is understood does."""
-        mine = {self.component(self.index(x)[0]) for x in leaves(blocked.labels)} - self._fixed
-        if not mine:
-            return ()
-        return tuple(
-            v.names[0]
+    def _shut_in(self, blocked: Iterable[Blocked]) -> dict[tuple[str, str, str], tuple[str, ...]]:
+        """By operator, module and reason: the parameters with an index that this fixes and nothing understood does."""
+        mine: dict[tuple[str, str, str], set[Any]] = {}
+        for b in blocked:
+            ended = {self.component(self.index(x)[0]) for x in leaves(b.labels)}
+            mine.setdefault((short(b.node.op), b.node.module, b.why), set()).update(ended - self._fixed)
+        held = {
+            v.names[0]: {self.component(self.index(x)[0]) for x in self._walk.indexed(v).labels if x.n > 1}
             for v in self._walk.moving
-            if any(x.n > 1 and self.component(self.index(x)[0]) in mine for x in self._walk.indexed(v).labels)
-        )
+        }
+        return {key: tuple(n for n, own in held.items() if own & ended) for key, ended in mine.items()}
 
     def index(self, x: Label, at: At = ()) -> tuple[Index, int]:
         """The index of a leaf, seen in a block if it stands in a whole tensor; and the sign between the two."""

@@ -59,9 +59,7 @@ def runs_of(indices: Iterable[int]) -> list[tuple[int, int]]:
 
 def varies(x: Abstract, dim: int) -> bool:
     """True if the exponent or the amount of a shift differs along an axis (the data that multiply a shift may)."""
-    tops = set(leaves(x.axes[dim]))
-    factors = (f._replace(data=()) for e in (x.scale, x.shift) for f in e.terms)
-    return any(f.touches(tops) for f in factors)
+    return x.varies_along(leaves(x.axes[dim]))
 
 
 def repeats(x: Abstract, dim: int) -> bool:
@@ -80,17 +78,8 @@ def relabelled(x: Abstract, dim: int, new: Axis, how: object, chosen_by: Iterabl
 
     Which entries these are may differ with the indices `chosen_by`.
     """
-    old, labels = leaves(x.axes[dim]), leaves([*new, *chosen_by])
-
-    def data(d: Data) -> Data:
-        return d.taken(how, old, labels)
-
-    def expr(e: Expr) -> Expr:
-        if not any(f.data for f in e.terms):
-            return e
-        return Expr.sum((f._replace(data=tuple(map(data, f.data))), c) for f, c in e.terms.items())
-
-    return replace(x, axes=put(x.axes, dim, new), data=data(x.data), scale=expr(x.scale), shift=expr(x.shift))
+    moved = x.relabelled(how, leaves(x.axes[dim]), leaves([*new, *chosen_by]))
+    return replace(moved, axes=put(x.axes, dim, new))
 
 
 def take(s: Interpreter, x: Abstract, dim: int, places: Sequence[int]) -> Abstract:

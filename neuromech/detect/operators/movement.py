@@ -9,7 +9,7 @@ import torch
 
 from neuromech.detect import unread
 from neuromech.detect.abstract import Abstract, Unsupported
-from neuromech.detect.axes import axis
+from neuromech.detect.axes import Label, axis
 from neuromech.detect.interpret import Interpreter
 from neuromech.detect.matrix import movement as mixing
 from neuromech.detect.operator import define
@@ -27,7 +27,20 @@ def view(s: Interpreter, x: Abstract, *how: object, **__: object) -> Abstract:
 
 def reshaped(x: Abstract, shape: Sequence[int]) -> Abstract:
     """The same entries in the same order, under another shape."""
-    axes, names = regroup(x.labels, shape)
+    others: list[tuple[Sequence[Label], Sequence[Label]]] = []
+
+    def anew(of: Sequence[Label], to: Sequence[Label]) -> bool:
+        nonlocal x
+        out = x.multiplied_out(of)
+        if not out.only_data_along(of):
+            return False
+        x = out
+        others.append((of, to))
+        return True
+
+    axes, names = regroup(x.labels, shape, anew=anew)
+    for of, to in others:
+        x = x.relabelled(("reshaped", *(y.n for y in (*of, *to))), of, to)
     return x.rename(names, axes)
 
 
