@@ -33,6 +33,12 @@ def check_independent(energy: Callable[..., Tensor], example: Tensor) -> bool:
         u = example_of(example).requires_grad_()
         try:
             energies = energy(u)
+        except PhysicsError:
+            raise
+        except Exception as error:
+            kind = f"{u.dtype} states of shape {tuple(u.shape)}"
+            raise PhysicsError(f"the energy fails for {kind} that require gradients ({in_short(error)})") from error
+        try:
             if not energies.requires_grad:
                 raise PhysicsError(CONSTANT)
             is_one_each = energies.ndim > 0

@@ -1,7 +1,9 @@
 """The promise under change: whatever becomes of an energy after its first call, its discrete gradient follows."""
 
 import functools
+import itertools
 import random
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -237,6 +239,33 @@ def test_counters_and_caches_are_no_reason_to_trace_again() -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
+CHANGING = {
+    "clock": lambda u: (u**2).sum(1) * (1 + time.perf_counter()),
+    "counter": lambda u, k=itertools.count(): (u**2).sum(1) * (1 + 1e-9 * next(k)),
+    "random numbers of Python": lambda u: (u**2).sum(1) * (1 + 1e-9 * random.random()),
+    "random numbers of numpy": lambda u: (u**2).sum(1) * (1 + 1e-9 * np.random.rand()),
+}
+
+
+@pytest.mark.parametrize("form", ["chain", "midpoint"])
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_changes_by_itself_is_refused_however_little(name: str, form: Any) -> None:
+    with pytest.raises(PhysicsError, match="gives other values when it is evaluated again"):
+        discrete_gradient(CHANGING[name], form)(torch.ones(2, 3), torch.zeros(2, 3))
+
+
+def test_what_is_set_up_in_the_first_call_is_no_change() -> None:
+    class First(MLPEnergy):
+        scale = 0.0
+
+        def forward(self, u: Tensor) -> Tensor:
+            value, self.scale = super().forward(u) * (1 + self.scale), 1.0
+            return value
+
+    m = First(6, 4)
+    assert residual(m, discrete_gradient(m)) < 1e-13
+
+
 RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
     "noise apart from the state": lambda u: (torch.randn(6) + u).square().sum(1),
     "noise of its size": lambda u: (torch.randn_like(u) + u).square().sum(1),
@@ -260,7 +289,7 @@ def test_random_energies_are_refused(name: str, form: str) -> None:
 
 def test_numbers_of_python_that_change_by_themselves_are_refused() -> None:
     r = random.Random(0)
-    with pytest.raises(PhysicsError, match="not the function that was traced"):
+    with pytest.raises(PhysicsError, match="gives other values"):
         discrete_gradient(lambda u: r.random() * u.square().sum(1))(torch.randn(4, 6), torch.randn(4, 6))
 
 

@@ -59,7 +59,7 @@ def test_a_model_of_targets_is_rolled_out() -> None:
             lambda u: u.new_zeros(len(u), 6).scatter_add(1, torch.zeros(len(u), 3, dtype=torch.long), u).sum(1),
             r"^autograd cannot differentiate the energy; cut the source of a scatter to the shape of its index \(",
         ),
-        (lambda u: torch.as_tensor(u.numpy()).sum(1), r"^autograd cannot differentiate the energy \("),
+        (lambda u: torch.as_tensor(u.numpy()).sum(1), r"^the energy fails for .* that require gradients \("),
         (lambda u: u[u > 0].sum() + u.sum(), r"."),
     ],
 )
