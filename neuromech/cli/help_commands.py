@@ -39,9 +39,9 @@ def explain(options: argparse.Namespace) -> int:
     asked = code_of(typed.removeprefix("NM-").removeprefix("nm-"))
     if asked not in known:
         raise NeuromechError(f"there is no code {typed}: {_near(asked.removeprefix('NM-'), known)}")
-    said = [(*causes[asked], _evidence(asked))] if asked in causes else []
-    said += [events[asked]] if asked in events else []  # a fault and a line in the records can share their name
-    print("\n\n".join(_explained(asked, *texts) for texts in said))
+    said = [_explained(asked, *causes[asked], _evidence(asked))] if asked in causes else []
+    said += [_explained(asked, *events[asked])] if asked in events else []  # a fault and an event can share their name
+    print("\n\n".join(said))
     return 0
 
 
