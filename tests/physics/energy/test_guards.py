@@ -239,9 +239,10 @@ def test_counters_and_caches_are_no_reason_to_trace_again() -> None:
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
+COUNT = itertools.count()
 CHANGING = {
     "clock": lambda u: (u**2).sum(1) * (1 + time.perf_counter()),
-    "counter": lambda u, k=itertools.count(): (u**2).sum(1) * (1 + 1e-9 * next(k)),
+    "counter": lambda u: (u**2).sum(1) * (1 + 1e-9 * next(COUNT)),
     "random numbers of Python": lambda u: (u**2).sum(1) * (1 + 1e-9 * random.random()),
     "random numbers of numpy": lambda u: (u**2).sum(1) * (1 + 1e-9 * np.random.rand()),
 }
