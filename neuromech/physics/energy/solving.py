@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,6 +14,16 @@ from neuromech.physics.energy.model import EnergyModel
 from neuromech.physics.energy.prediction import Acting
 
 JoinedState = Tensor | tuple[Tensor, ...]
+
+
+def asks_for_time(function: Callable[..., object]) -> bool:
+    """Must it be called with more than one argument?"""
+    try:
+        parameters = inspect.signature(function.forward if isinstance(function, nn.Module) else function).parameters
+    except (TypeError, ValueError):  # of code in C
+        return False
+    needed = [p for p in parameters.values() if p.default is p.empty]
+    return sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in needed) > 1
 
 
 class _Field(nn.Module):
@@ -45,6 +56,10 @@ def odeint(
         if not callable(model) and not hasattr(model, "velocity"):
             raise PhysicsError(
                 f"{type(model).__name__} is not a motion: give a model, a scheme, or a function u -> du/dt"
+            )
+        if asks_for_time(model):
+            raise PhysicsError(
+                "a motion is a function of the state alone, u -> du/dt; this one asks for more, as f(t, u)"
             )
         field = model if isinstance(model, nn.Module) and hasattr(model, "velocity") else _Field(model)
         scheme = ExplicitScheme(field, method)

@@ -60,6 +60,13 @@ def check_independent(energy: Callable[..., Tensor], example: Tensor) -> bool:
     return True
 
 
+def check_tensors(**values: object) -> None:
+    """Raise `PhysicsError` for what is neither a tensor nor None, by name."""
+    for name, x in values.items():
+        if not isinstance(x, Tensor | None):
+            raise PhysicsError(f"{name} is {type(x).__name__}; expected a tensor, as torch.as_tensor({name}) makes one")
+
+
 def check_states(u: Tensor, v: Tensor) -> None:
     for name, state in (("u", u), ("v", v)):
         if not isinstance(state, Tensor) or not state.is_floating_point():

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import random
+import threading
 import time
 import types
 from collections.abc import Callable
@@ -234,6 +235,20 @@ def test_counters_and_caches_are_no_reason_to_trace_again() -> None:
     first = dg.graph(u)
     dg(u, u + 1)
     assert dg.graph(u) is first
+
+
+def test_a_rollout_follows_what_only_the_values_tell() -> None:
+    local = threading.local()
+    local.k = 1.0
+
+    class Local(MLPEnergy):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u) * local.k
+
+    m, u = EnergyModel(Local(2, 4), Symplectic()), torch.randn(3, 2)
+    rollout(m, u, 0.1, 2)
+    local.k = 3.0
+    assert rollout(m, u, 0.1, 2, verify=True).identity.max() < 1e-13
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
