@@ -103,6 +103,8 @@ class ExplicitScheme(nn.Module):
         super().__init__()
         if method not in METHODS:
             raise PhysicsError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        if not tolerance > 0:
+            raise PhysicsError(f"the tolerance is {tolerance}; it is positive")
         if not hasattr(field, "velocity"):
             raise PhysicsError(f"{type(field).__name__} has no velocity(u): pass a field, or an EnergyModel")
         if method == "leapfrog" and not (
