@@ -88,6 +88,12 @@ class DiscreteGradient:
         self._energy = energy
         self.retrace()
 
+    def following(self, energy: EnergyFunction) -> DiscreteGradient:
+        """Itself, that of `energy` from now on: of what holds an energy that may be exchanged."""
+        if self._energy is not energy:
+            self.energy = energy
+        return self
+
     def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
         check_states(u, v)
@@ -149,6 +155,12 @@ class DiscreteGradient:
         self._admit(u, condition)
         if not is_transformed(u):
             advance(self._energy, u)
+
+    @torch.no_grad()
+    def look(self, u: Tensor, condition: Tensor | None = None) -> None:
+        """`guard`, and the identity at one sample: some changes are seen in what the energy does alone."""
+        self.guard(u, condition)
+        self.guarded(u + example_of(u), u, condition)
 
     def gradient(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from neuromech.compat import uncompiled
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.model import EnergyModel, step_size
-from neuromech.physics.energy.states import check_tensors, example_of
+from neuromech.physics.energy.states import check_tensors
 from neuromech.physics.energy.stepping import ImplicitStep, Solver
 
 StepSizes = float | Sequence[float] | Tensor
@@ -84,10 +84,8 @@ def rollout(
         u = states[-1]
         if k == 0 or callable(inputs) or callable(condition):  # else nothing of the user's runs in between
             model.check(u0, **given)
-            model.discrete_gradient.guard(u, given["condition"])
-            if k == 0:  # some changes since the last rollout are seen in what the energy does alone
-                with torch.no_grad():
-                    model.discrete_gradient.guarded(u + example_of(u), u, given["condition"])
+            look = model.discrete_gradient.look if k == 0 else model.discrete_gradient.guard
+            look(u, given["condition"])
         guess = extrapolation.next(u, size) if order == 2 else None
         for c in fractions:
             steppers[c].velocity = partial(model.between, **given)  # type: ignore[arg-type]
@@ -143,7 +141,8 @@ def unwrapped(model: nn.Module) -> EnergyModel:
         plain = uncompiled(inner) if isinstance(inner, nn.Module) else None
         inner = getattr(inner, "module", None) if plain is None else plain
         if inner is None:
-            raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}")
+            own = "; it has its own, model.rollout(u0, dt, steps)" if hasattr(model, "rollout") else ""
+            raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}{own}")
     return inner
 
 

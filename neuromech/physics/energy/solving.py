@@ -12,6 +12,7 @@ from neuromech.errors import PhysicsError
 from neuromech.physics.energy.integrators import DiscreteScheme, ExplicitScheme
 from neuromech.physics.energy.model import EnergyModel
 from neuromech.physics.energy.prediction import Acting
+from neuromech.physics.energy.states import check_tensors
 
 JoinedState = Tensor | tuple[Tensor, ...]
 
@@ -47,6 +48,12 @@ def odeint(
     `method`, one of ExplicitScheme's. `u0` [B, ...], or a tuple as (q, p), joined along the last axis and given back
     in its parts.
     """
+    for k, x in enumerate(u0 if isinstance(u0, tuple) else [u0]):
+        check_tensors(**{f"u0[{k}]" if isinstance(u0, tuple) else "u0": x})
+    if isinstance(u0, tuple) and len({x.shape[:-1] for x in u0}) != 1:
+        raise PhysicsError(
+            f"the parts of a state have shapes {[tuple(x.shape) for x in u0]}; all but the last are equal"
+        )
     parts = [x.shape[-1] for x in u0] if isinstance(u0, tuple) else None
     start = torch.cat(u0, -1) if isinstance(u0, tuple) else u0
     scheme = model
@@ -57,7 +64,7 @@ def odeint(
             raise PhysicsError(
                 f"{type(model).__name__} is not a motion: give a model, a scheme, or a function u -> du/dt"
             )
-        if asks_for_time(model):
+        if not hasattr(model, "velocity") and asks_for_time(model):
             raise PhysicsError(
                 "a motion is a function of the state alone, u -> du/dt; this one asks for more, as f(t, u)"
             )

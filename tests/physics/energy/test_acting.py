@@ -15,6 +15,7 @@ from neuromech.physics import (
     EnergyModel,
     ExplicitScheme,
     MLPEnergy,
+    MLPField,
     Pairs,
     PortHamiltonian,
     Symplectic,
@@ -201,6 +202,10 @@ WRONG: dict[str, tuple[Callable[..., Any], str]] = {
     "half a step": (lambda m, u: Training(steps=2.5), "whole numbers"),
     "a number for dt": (lambda m, u: Pairs(u, u, 0.1), "dt is float; expected a tensor"),
     "arrays": (lambda m, u: Trajectories(u.numpy(), u[None]), "t is ndarray; expected a tensor"),
+    "a list for a state": (lambda m, u: odeint(MLPField(2, 4), [[1.0, 2.0]], [0.0, 1.0]), "u0 is list"),
+    "parts that do not fit": (lambda m, u: odeint(MLPField(2, 4), (u[:, :1], u[:1, 1:]), [0.0, 1.0]), "have shapes"),
+    "states of another dtype": (lambda m, u: odeint(MLPField(2, 4), u.float(), [0.0, 1.0]), "the states are .*float32"),
+    "a tolerance below 0": (lambda m, u: ExplicitScheme(MLPField(2, 4), "dopri5", -1.0), "it is positive"),
     "f(t, u)": (lambda m, u: odeint(lambda t, u: u, u, [0.0, 1.0]), "asks for more"),
 }
 
