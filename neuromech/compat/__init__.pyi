@@ -12,6 +12,7 @@ from .modes import left_uncompiled as left_uncompiled
 from .modes import load_forward_mode as load_forward_mode
 from .modes import outside_of_modes as outside_of_modes
 from .modes import saving_is_hooked as saving_is_hooked
+from .modes import traced_quietly as traced_quietly
 from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled

@@ -1,5 +1,6 @@
 """What an energy may do and what not, at the borders: of 0, of a batch's size, of what can be traced."""
 
+import logging
 from collections.abc import Callable
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_model_of_targets_is_rolled_out() -> None:
     model = EnergyModel(Springs(), Symplectic())
     energies = model.energy(rollout(model, TARGET.flip(0), 0.1, 5).u[-1]) - model.energy(TARGET.flip(0))
     assert float(energies.abs().max()) < 1e-13
+
+
+def test_a_trace_that_takes_another_way_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The first way, of any size of batch, is not open to torch's `_trilinear`, of which it wrote a traceback."""
+    w = torch.randn(1, 2, 2)
+    dg = discrete_gradient(lambda u: nn.functional.bilinear(u[:, :2], u[:, 2:], w)[:, 0])
+    u, v = torch.randn(2, 3, 4)
+    assert dg(u, v).shape == (3, 4)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize(
