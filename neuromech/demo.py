@@ -80,11 +80,10 @@ def run(directory: str | Path, epochs: int = 40, seed: int = 0, progress: bool =
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=sum(batches))
 
     with (
-        neuromech.instrument(
-            model, run=directory, name="digits"
-        ) as probe,  # the one line; the rest is any training loop
+        neuromech.instrument(model, run=directory, name="digits") as probe,  # the one line
         tqdm(total=sum(batches), desc="training", unit="step", disable=None if progress else True) as bar,
     ):
+        probe.monitor()  # and one to name what goes wrong; the rest is any training loop
         for n in batches:
             for batch in train[torch.randperm(len(train))][: n * 128].split(128):
                 optimizer.zero_grad()

@@ -629,3 +629,22 @@ def test_a_warning_points_at_the_line_of_the_user() -> None:
     with pytest.warns(NeuromechWarning, match=r"^NM-none-found: .*\n") as caught:
         optimizer.step()
     assert caught[0].filename == __file__
+
+
+def test_a_code_that_a_fault_and_an_event_share_is_explained_as_both(capsys) -> None:
+    from neuromech.cli.codes import SAID
+    from neuromech.monitor import CAUSES
+
+    for shared in SAID.keys() & CAUSES.keys():
+        assert main(["explain", shared]) == 0
+        told = capsys.readouterr().out
+        assert told.index(CAUSES[shared].title) < told.index("ignore=") < told.rindex(f"{SAID[shared][0]}\n")
+
+
+def test_what_is_not_understood_shows_the_usage_of_the_command_that_it_was_given_to(capsys) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["detect", "nets:small", "--input", "3,20"])
+    told = capsys.readouterr().err
+    assert left.value.code == 2
+    assert "--input 3,20 is not understood" in told
+    assert "[--match PATTERN]" in told

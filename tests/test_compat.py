@@ -258,6 +258,22 @@ def test_modules() -> None:
     assert compat.uncompiled(torch.compile(net)) is net
 
 
+def test_a_part_in_two_places_gets_its_own_tensors_back() -> None:
+    part, tied = nn.Linear(2, 2), nn.Linear(2, 2)
+    net = nn.Sequential(part, nn.BatchNorm1d(2), part, nn.ModuleList([tied])[0], nn.BatchNorm1d(2))
+    tied.weight = part.weight
+    net[4].running_mean = net[1].running_mean
+    net.eval()
+    before = [*net.parameters(), *net.buffers()]
+    other = {k: torch.rand_like(t) for k, t in (*net.named_parameters(), *net.named_buffers()) if t.ndim}
+    x = torch.randn(3, 2)
+    found = compat.called_with(net, other, (x,))
+    assert all(a is b for a, b in zip(before, (*net.parameters(), *net.buffers()), strict=True))
+    net.load_state_dict(other, strict=False)
+    torch.testing.assert_close(found, net(x))
+    torch.testing.assert_close(compat.called_with(net, net.state_dict(), (x,)), net(x))
+
+
 def test_backwards_are_told_apart_and_end_with_the_callback() -> None:
     seen = []
     x = torch.ones(2, requires_grad=True)

@@ -285,6 +285,8 @@ def test_a_symmetry_in_one_line() -> None:
     one = Fraction(1)
     s = Symmetry("rescale", 32, (Term("a<b>.weight", 0, one), Term("c.weight", 1, Fraction(-1))), "why & how", 1e-16)
     assert str(s) == "rescale, 32 members: a<b>.weight[i] / c.weight[:, i], defect 1e-16"
+    assert repr(s) == f"<Symmetry: {s}>"
+    assert repr(SymmetrySet([s])) == "SymmetrySet of 1 family, 32 members"
     assert s._repr_html_().startswith("<code>rescale, 32 members: a&lt;b&gt;.weight[i]")
     assert "why &amp; how" in s._repr_html_()
     assert str(Symmetry("translation", 1, (Term("c.bias", None, one),))) == "translation, 1 member: c.bias"

@@ -22,7 +22,9 @@ from neuromech.errors import NeuromechError, NeuromechWarning
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     understood = parser()
-    options = understood.parse_args(argv)
+    options, odd = understood.parse_known_args(argv)
+    if odd:
+        getattr(options, "refuse", understood.error)(f"{' '.join(odd)} is not understood")
     if options.command is None:
         understood.print_help()
         return 0

@@ -28,21 +28,25 @@ EXTRAS = {
 def explain(options: argparse.Namespace) -> int:
     from neuromech.monitor import CAUSES
 
-    known = {code_of(key): said for key, said in SAID.items()}
-    known |= {code_of(key): (cause.title, f"To do: {cause.advice}.") for key, cause in CAUSES.items()}
+    events = {code_of(key): said for key, said in SAID.items()}
+    causes = {code_of(key): (cause.title, f"To do: {cause.advice}.") for key, cause in CAUSES.items()}
+    known = events | causes
     if not options.code:
         for code, (title, _) in sorted(known.items()):
             print(f"{code:<28} {title}")
         return 0
-    asked = code_of(" ".join(options.code).removeprefix("NM-").removeprefix("nm-"))
+    typed = " ".join(options.code)
+    asked = code_of(typed.removeprefix("NM-").removeprefix("nm-"))
     if asked not in known:
-        raise NeuromechError(f"there is no code {asked}: {_near(asked.removeprefix('NM-'), known)}")
-    title, text = known[asked]
-    print(f"{asked}: {title}\n")
-    print(textwrap.fill(text, 88))
-    if evidence := _evidence(asked):
-        print(f"\n{textwrap.fill(evidence, 88)}")
+        raise NeuromechError(f"there is no code {typed}: {_near(asked.removeprefix('NM-'), known)}")
+    said = [_explained(asked, *causes[asked], _evidence(asked))] if asked in causes else []
+    said += [_explained(asked, *events[asked])] if asked in events else []  # a fault and an event can share their name
+    print("\n\n".join(said))
     return 0
+
+
+def _explained(code: str, title: str, *texts: str) -> str:
+    return "\n\n".join([f"{code}: {title}", *(textwrap.fill(text, 88) for text in texts)])
 
 
 def _near(word: str, known: Mapping[str, tuple[str, str]]) -> str:
@@ -58,13 +62,11 @@ def _near(word: str, known: Mapping[str, tuple[str, str]]) -> str:
 def _evidence(code: str) -> str:
     from neuromech.monitor import CAUSES
 
-    cause = next((c for key, c in CAUSES.items() if code_of(key) == code), None)
-    if cause is None:
-        return ""
+    key, cause = next((key, c) for key, c in CAUSES.items() if code_of(key) == code)
     how = "told once, however often it is seen" if cause.lasting else "told for each set of parameters that show it"
     return (
         f"The monitor names it with what it saw, and how sure that makes it (certain, likely, possible); {how}. If you "
-        f"mean it: probe.monitor(ignore=[{next(k for k in CAUSES if code_of(k) == code)!r}])."
+        f"mean it: probe.monitor(ignore=[{key!r}])."
     )
 
 

@@ -38,10 +38,10 @@ def parser() -> argparse.ArgumentParser:
 
     def command(name: str, summary: str, more: str = "", **options: object) -> argparse.ArgumentParser:
         text = f"{summary[:1].upper()}{summary[1:]}. {more}".strip()
-        return commands.add_parser(
-            name,
-            **({"help": summary, "description": text, "epilog": EXITS} | options),  # type: ignore[arg-type]
-        )
+        said = {"help": summary, "description": text, "epilog": EXITS} | options
+        own = commands.add_parser(name, **said)  # type: ignore[arg-type]
+        own.set_defaults(refuse=own.error)  # which shows the usage of this command, not of all
+        return own
 
     demo = command(
         "demo",

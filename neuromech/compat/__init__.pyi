@@ -12,12 +12,14 @@ from .modes import left_uncompiled as left_uncompiled
 from .modes import load_forward_mode as load_forward_mode
 from .modes import outside_of_modes as outside_of_modes
 from .modes import saving_is_hooked as saving_is_hooked
+from .modes import traced_quietly as traced_quietly
 from .modes import transforms_active as transforms_active
 from .modes import unobserved as unobserved
 from .modes import unprofiled as unprofiled
 from .modes import untransformed as untransformed
 from .modules import BOOKKEEPING as BOOKKEEPING
 from .modules import anything_compiled as anything_compiled
+from .modules import called_with as called_with
 from .modules import compiled_from as compiled_from
 from .modules import compiler_loaded as compiler_loaded
 from .modules import deep_copy as deep_copy
@@ -27,6 +29,7 @@ from .modules import gradient_hooks as gradient_hooks
 from .modules import has_compiled_parts as has_compiled_parts
 from .modules import has_stand_ins as has_stand_ins
 from .modules import hooks_before as hooks_before
+from .modules import hooks_of_all as hooks_of_all
 from .modules import hooks_on as hooks_on
 from .modules import is_compiled as is_compiled
 from .modules import is_hooked as is_hooked

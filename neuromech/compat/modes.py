@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,17 @@ from torch import Tensor
 def is_transformed(t: Tensor) -> bool:
     """True inside `torch.func` transforms (vmap, jvp, grad), where tensors have no values to look at."""
     return bool(torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
+@contextmanager
+def traced_quietly() -> Iterator[None]:
+    """A trace that fails raises; torch prints a traceback beside, also where another way is tried and found."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def untransformed(t: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from neuromech.compat import (
+    called_with,
     deep_copy,
     drop_hooks,
     is_sharded,
@@ -72,7 +72,7 @@ def call(
             while isinstance(model, WRAPPERS):  # their forwards prepare a backward that will not come
                 model = model.module
                 state = {name.removeprefix("module."): t for name, t in state.items()}
-            return functional_call(model, dict(state), args, kwargs)
+            return called_with(model, state, args, kwargs)
     finally:
         _calling.reset(before)
 

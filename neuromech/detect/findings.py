@@ -119,6 +119,9 @@ class Findings(Sequence[Symmetry]):
         shut = "" if len(rest) > FOLDED else " open"
         return f"<details{shut}><summary>{escape(first)}</summary><pre>{more}</pre></details>"
 
+    def __repr__(self) -> str:
+        return f"<Findings: {next(self._page())}>"
+
     def __str__(self) -> str:
         """A page of at most 120 columns: families by kind and module, then what is withdrawn, blocked or left out."""
         return "\n".join(self._page())

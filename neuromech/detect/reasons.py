@@ -11,6 +11,7 @@ from neuromech.detect.expr import expand
 from neuromech.detect.patterns import compressed
 from neuromech.symmetry import Kind, Term
 
+SQUARES, ROOT = ("power 2", "the square"), "the inverse square root"  # as their operators say it
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -38,8 +39,11 @@ def reason(kind: Kind, terms: Sequence[Term], events: Sequence[Event], shapes: S
     """One sentence, "what moves: why it may"."""
     up, down = ([t for t in terms if t.weight * sign > 0] for sign in (1, -1))
 
+    said = _by_verb(events)
+
     def why(verb: str) -> str:
-        return _listed(compressed(e.words for e in events if e.verb == verb))
+        words = said.get(verb, [])
+        return _listed(_divided(words) if verb == "normalises" else compressed(words))
 
     through = f"positive factors pass through {why('passes')}" if why("passes") else ""
     if kind == "translation":
@@ -57,6 +61,35 @@ def reason(kind: Kind, terms: Sequence[Term], events: Sequence[Event], shapes: S
         because = "; ".join(filter(None, [through or "all that lies between is linear", why("normalises")]))
     what = f"a factor on {_words(up, shapes)}" if kind == "rescale" else _words(up, shapes)
     return f"{what} {how}: {because}"
+
+
+def _by_verb(events: Sequence[Event]) -> dict[str, list[str]]:
+    """The words of events. Squares and an inverse root in one module are a norm that is written out."""
+    said: dict[str, list[str]] = {}
+    for e in events:
+        said.setdefault(e.verb, []).append(e.words)
+    passes = said.get("passes", [])
+    for root in [words for words in passes if words.startswith(f"{ROOT} ")]:
+        module = root.removeprefix(f"{ROOT} ")
+        if squares := [f"{square} {module}" for square in SQUARES if f"{square} {module}" in passes]:
+            said["passes"] = passes = [words for words in passes if words not in (root, *squares)]
+            said.setdefault("normalises", []).append(f"{module} divides by the root of squares")
+    return said
+
+
+def _divided(words: Sequence[str]) -> list[str]:
+    """What divides by the same thing, in one phrase: "batch norms bn1 and bn2 divide by the standard deviation"."""
+    modules: dict[tuple[str, str], list[str]] = {}
+    for each in dict.fromkeys(words):
+        subject, _, what = each.partition(" divides by ")
+        kind, _, module = subject.rpartition(" ")
+        modules.setdefault((kind, what) if what else (each, ""), []).append(module)
+    out = []
+    for (kind, what), some in modules.items():
+        many = len(some) > 1
+        divides = f"{kind}{'s' * (many and bool(kind))} {_listed(compressed(some))} divide{'s' * (not many)} by {what}"
+        out.append(divides.strip() if what else kind)
+    return out
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """The few numbers of a run that a logger should draw: of one step, over all families, in no more than 30 tags.
 
     loss                        the loss of the newest step
+    weight_norm, gradient_norm  of all parameters, at the last step that took them: eight in every doubling of steps
     residual/<evidence>         how far off the worst law was, among those that rest on the same evidence
     norm/<which>                the length of normalised weights, family by family
     update_to_weight/<which>    |change| / |weights| of the newest step

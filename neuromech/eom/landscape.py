@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from neuromech.compat import called_with
 from neuromech.eom.forward_ad import dual
 from neuromech.errors import EoMError
 from neuromech.params import Params, combine, named_parameters
@@ -104,7 +105,7 @@ def as_function(
         try:
             restore(start)
             buffers = {name: b.clone() for name, b in frozen.items()}
-            return loss(torch.func.functional_call(model, (params, buffers), args, kwargs), *target)
+            return loss(called_with(model, params | buffers, args, kwargs), *target)
         finally:
             restore(before)
 

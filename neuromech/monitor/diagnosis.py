@@ -164,6 +164,8 @@ def _modified(e: Evidence) -> Iterator[Suspect]:
         hows = {
             "added": f"the gradients of {names} point elsewhere than after the backward",
             "before": f"the gradients of {names} are those of the backward before the last one",
+            "apart": f"the gradients of {names} were left as they were after the backward, and all others multiplied, "
+            "as all had been until now",
             "factors": f"the gradients of {names} grew or turned round after the backward, and others did not",
             "unscaled twice": f"the gradients went from norm {edit.allowed:.4g} to {edit.norm:.4g} at the step, by "
             "the square of the factor until now: the loss scale was taken off twice",

@@ -138,7 +138,7 @@ class StepReader:
         self._lent = True  # readings have the charges of all members
         self._fresh = True
         self._forwards = 0
-        self._used: dict[str, Mark] = {}
+        self._used: dict[str, tuple[Mark, int]] = {}  # gradients that a step has used: where they lay, their checksums
         self._counts = dict(zip(self.params, sample.counts(list(self.params)), strict=True))
         self._left: dict[str, Mark] | None = None  # the weights as they were read behind the last step
 
@@ -198,7 +198,7 @@ class StepReader:
         order = list(raw.names) if raw is not None and set(raw.names) == set(moving) else moving
         elements = self.sample.read(order, grads)
         sampled = elements / (1.0 if scale is None else float(scale))
-        seen = marks(grads)
+        seen = {n: (m, gradients[n]) for n, m in marks(grads).items()}
         # Once a step has been taken with gradients, they are no longer those at the weights.
         fresh = self._fresh or (self.backward is None and not seen.items() & self._used.items())
         self._fresh, self._used = False, seen

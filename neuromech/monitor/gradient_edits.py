@@ -15,6 +15,7 @@ from torch import Tensor
 from neuromech.monitor.evidence import Names
 
 Change = Literal["none", "common", "value", "factors", "added"]
+ESTABLISHED = 4  # steps that show a habit
 ROUNDINGS = 32.0  # of the cascading sums behind two squared norms, and of the multiplications
 
 
@@ -55,6 +56,34 @@ def change(
     if high - low <= slack * high or high <= 1 + slack:
         return "common", touched  # or group by group, as where groups are clipped one by one
     return "factors", tuple(name for name, f in factors.items() if f > 1 + slack)
+
+
+class SharedFactor:
+    """All gradients have had one factor, as clipping by the norm of all has it: later on, who is left out of it?"""
+
+    def __init__(self) -> None:
+        self._names: Names = ()
+        self._shared = 0  # steps in a row at which all were scaled, and by one factor
+        self._apart = False  # they were not, once: groups are clipped one by one
+
+    def spares(self, names: Sequence[str], before: Tensor, after: Tensor, slack: float) -> Names:
+        """Those that are as they were while the others were scaled, if no step so far has told them apart.
+
+        `before`, `after`: |g|^2 by name, of gradients that differ by a factor each.
+        """
+        if tuple(names) != self._names:  # some were thawed, or frozen
+            self._names, self._shared, self._apart = tuple(names), 0, False
+        live = before > 0
+        factors = after[live] / before[live]
+        kept = (factors - 1).abs() <= slack
+        if not len(factors) or bool(kept.all()):
+            return ()
+        if float(factors.max() - factors.min()) <= slack * float(factors.max()):
+            self._shared += 1
+            return ()
+        new, self._apart = self._shared >= ESTABLISHED and not self._apart and bool(kept.any()), True
+        moving = [name for name, alive in zip(names, live.tolist(), strict=True) if alive]
+        return tuple(n for n, same in zip(moving, kept.tolist(), strict=True) if same) if new else ()
 
 
 def parallel(before: Tensor, after: Tensor, eps: float) -> bool:

@@ -198,7 +198,7 @@ class Monitor:
         if self._failure is not None:
             raise self._failure
         known = self._integrity.knows
-        not_finite = Evidence(infinite=self._gradients.infinite(self._reader.waiting))
+        not_finite = Evidence(infinite=self._gradients.infinite_at(self._reader.waiting, optimizer))
         step = self._ahead = self._reader.ahead(
             optimizer, self.step + 1, max(self._modes.eps, self._eps), self._modes.exchanged()
         )

@@ -95,6 +95,8 @@ def audit(
         raise PhysicsError("states are a tensor of finite floating-point numbers")
     if (kind == "path") != (model is None):
         raise PhysicsError("a path is audited without a model, a step and a field with one")
+    if model is not None and not callable(model):
+        raise PhysicsError(f"the model is {type(model).__name__}; expected a function of states")
     if kind == "field":
         assert model is not None
         return _of_field(model, states)

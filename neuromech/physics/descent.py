@@ -31,6 +31,7 @@ class Descent:
         checkpoint: Path | None = None,
         draw: torch.Generator | None = None,
     ) -> None:
+        checkpoint = Path(checkpoint) if checkpoint else None
         self.module, self.optimizer, self.checkpoint, self.draw = module, optimizer, checkpoint, draw
         self.losses: list[float] = []
         self.notes: dict[str, Any] = {}
@@ -73,7 +74,7 @@ class Descent:
             self.optimizer.load_state_dict(state["optimizer"])
             (torch.set_rng_state if self.draw is None else self.draw.set_state)(state["random"])
             self.losses, self.notes = list(state["losses"]), dict(state["notes"])
-        except (RuntimeError, KeyError, EOFError, OSError, ValueError) as error:
+        except Exception as error:  # bytes of any kind raise of any kind
             raise PhysicsError(
                 f"{path} is not a state of this training ({error}): give it another file, or delete it to begin anew"
             ) from error

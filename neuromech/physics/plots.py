@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy import EnergyModel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +55,20 @@ def _lines(axes: Axes, label: str) -> Iterator[dict[str, Any]]:
         yield {"linewidth": 1, "color": first.get_color()}
 
 
+def _check_sample(sample: int, u: Tensor) -> None:
+    if not -u.shape[1] <= sample < u.shape[1]:
+        raise PhysicsError(f"there is no sample {sample} among {u.shape[1]}")
+
+
+def _place(path: str | Path, *kinds: str) -> Path:
+    """Where a picture is written, in a folder that is there by then. Raises `PhysicsError` for other kinds."""
+    path = Path(path)
+    if path.suffix.lower() not in kinds:
+        raise PhysicsError(f"{path} is not a name of a picture: it ends in {', '.join(kinds)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def phase_portrait(motion: Any, axes: Axes | None = None, at: tuple[int, int] = (0, 1), label: str = "") -> Axes:
     """Entries `at` of the states against one another, a line a sample; the dot is where it starts.
 
@@ -74,8 +89,13 @@ def phase_portrait(motion: Any, axes: Axes | None = None, at: tuple[int, int] = 
 def energy_curve(motion: Any, energy: Callable[[Tensor], Tensor], axes: Axes | None = None, label: str = "") -> Axes:
     """The energy of every sample over time, less that at the start; `label` as in `phase_portrait`."""
     t, u = _time_first(motion)
+    if isinstance(energy, EnergyModel):
+        energy = energy.energy
     with torch.no_grad():
         values = torch.stack([energy(x) for x in u]).cpu()
+    values = values.squeeze(-1) if values.ndim == 3 and values.shape[2] == 1 else values
+    if values.shape != u.shape[:2]:
+        raise PhysicsError(f"an energy is one number a sample; of {u.shape[1]} states found {list(values.shape[1:])}")
     axes = _axes(axes)
     for k, how in zip(range(u.shape[1]), _lines(axes, label), strict=False):
         axes.plot(t[:, k].numpy(), (values[:, k] - values[0, k]).numpy(), **how)
@@ -89,6 +109,7 @@ def space_time(motion: Any, sample: int = 0, dx: float = 1.0, axes: Axes | None 
     t, u = _time_first(motion)
     if u.ndim != 3:
         raise PhysicsError(f"a picture of space and time is of fields [B, n], not {tuple(u.shape[1:])}")
+    _check_sample(sample, u)
     axes, u = _axes(axes), u[:, sample].cpu()
     far = float(u.abs().max())
     place = dx * torch.arange(u.shape[1])
@@ -141,6 +162,8 @@ def film(
     t, u = _time_first(motion)
     if u.ndim not in (3, 4) or every < 1:
         raise PhysicsError(f"a film is of states [B, n] or [B, n, m], not {tuple(u.shape[1:])}; {every=} is 1 or more")
+    _check_sample(sample, u)
+    path = _place(path, ".gif")
     u, axes = u.cpu(), _axes(None, (4.6, 4.0))
     if u.ndim == 4:
         update = _film_of_plane(axes, u[:, sample])
@@ -156,7 +179,7 @@ def film(
     figure: Any = axes.figure
     FigureCanvasAgg(figure)
     FuncAnimation(figure, draw, list(range(0, len(t), every))).save(str(path), PillowWriter(frames_per_second))
-    return Path(path)
+    return path
 
 
 MOST_ENTRIES = 8  # of a state whose film shows points, if nothing else is asked for
@@ -195,8 +218,8 @@ def _film_of_plane(axes: Axes, u: Tensor) -> Callable[[int], Any]:
 
 def save(figure: Axes | Figure, path: str | Path, **configuration: Any) -> Path:
     """A PNG or SVG; what it was made of, if that is given, in a .json of its name beside it."""
-    path = Path(path)
     drawn: Any = getattr(figure, "figure", figure)
+    path = _place(path, *(f".{kind}" for kind in drawn.canvas.get_supported_filetypes()))
     drawn.savefig(path, dpi=150)
     if configuration:
         path.with_suffix(".json").write_text(json.dumps(configuration, indent=1, default=str))

@@ -147,6 +147,7 @@ class Probe(RunFrames):
             self._monitor.remove()
         elif self._measurement is not None:
             self._monitor.go_on(self._measurement.step, self._saved_monitor)
+            self._record.update_meta({"unwatched": 0 if self._saved_monitor else self._measurement.step})
         return self._monitor
 
     def flush(self) -> None:
@@ -161,7 +162,7 @@ class Probe(RunFrames):
         """At most 30 numbers of the newest step, by short tags, for any logger; see `neuromech.dynamics.scalars_of`."""
         measured = {} if self._measurement is None else self._measurement.scalars()
         faults = {} if self._monitor is None else {"faults": float(len(self._monitor.faults))}
-        return {"loss": self._progress.newest_loss} | measured | faults
+        return {"loss": self._progress.newest_loss} | self._progress.newest_norms | measured | faults
 
     def remove(self) -> None:
         """Take the instrument off the model and the optimizer; records and report remain. Twice does no harm."""
@@ -191,7 +192,7 @@ class Probe(RunFrames):
     def __repr__(self) -> str:
         name, how = type(self._model).__name__, describe.how(self._asked.coverage, self._record.path)
         if self._measurement is None or self._found is None:
-            return f"Probe of {name}, waiting: {self._why_nothing()}{how}"
+            return f"Probe of {name}, waiting: {self._why_nothing().partition(': ')[0]}{how}"
         return f"Probe of {name}: {len(self._found)} families, {self._measurement.step} steps{how}"
 
     def state_dict(self) -> dict[str, Any]:

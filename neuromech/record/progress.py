@@ -37,6 +37,7 @@ class Progress:
         self._begun, self._spent, self._written = time.monotonic(), 0.0, -1
         self._logs_loss, self._layouts = False, dict[str, int]()
         self._loss: Any = math.nan
+        self._norms = dict[str, Any]()
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Numbers of the user. A `loss` among them replaces the one that is read off the backward.
@@ -75,6 +76,7 @@ class Progress:
         taken = [p.grad for p in parameters if p.grad is not None]
         for name, tensors in ((WEIGHTS, own), (GRADIENT, taken)):
             if (norm := _norm(tensors)) is not None:
+                self._norms[name.replace(" ", "_")] = norm
                 self._wait(name, norm)
 
     def _wait(self, name: str, value: Any) -> None:
@@ -83,6 +85,11 @@ class Progress:
             if name not in self._layouts:
                 self._layouts[name] = kept.layout("metrics", ["value"], name=name)
             kept.reading(self._layouts[name], self._step(), _NUMBER.pack(value))
+
+    @property
+    def newest_norms(self) -> dict[str, float]:
+        """Of the last step that measured them. Waits for the device."""
+        return {name: float(value) for name, value in self._norms.items()}
 
     @property
     def newest_loss(self) -> float:

@@ -59,6 +59,11 @@ class RunFacts:
         return "monitor" in self.meta or bool(self.faults)
 
     @property
+    def unwatched(self) -> int:
+        """Steps that were taken before the monitor was turned on."""
+        return int(self.meta.get("unwatched") or 0)
+
+    @property
     def looked(self) -> bool:
         """Whether symmetries were looked for: only then is none found."""
         return "symmetries" in self.meta or bool(self.families)

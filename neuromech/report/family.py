@@ -11,7 +11,7 @@ import numpy as np
 
 from neuromech.record import taken
 from neuromech.report.evidence import Evidence, evidence_of
-from neuromech.report.verdict import LAWS, UNFOLLOWED, LawVerdict, distances, judge
+from neuromech.report.verdict import LAWS, ROTATION, UNFOLLOWED, LawVerdict, distances, judge
 from neuromech.rounding import eps_of, rounding_bound
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def families(
         # Of a translation the exact law reads the torque. Whether that is more than rounding is told by the size of the
         # gradients, which the probe has seen; where it has not looked, by what the torque did to the charge.
         protected = evidence == "predicted" and kind == "translation" and meta.get("torques") is None
-        verdict = judge(whole, dtype, protected, n_steps, every) if followed or kind != "matrix" else UNFOLLOWED
+        unseen = ROTATION if data.get("skew") else UNFOLLOWED
+        verdict = judge(whole, dtype, protected, n_steps, every) if followed or kind != "matrix" else unseen
         out.append(
             FamilyRecord(
                 index=index,

@@ -18,6 +18,7 @@ from neuromech.report.held import KINDS_OF_GAPS, at_which, held_at
 from neuromech.report.on_the_flow import on_the_flow
 from neuromech.report.outcome import SLOWER, diverged, ended, followed, trained
 from neuromech.report.statements import Judgement, Statement, rank
+from neuromech.report.verdict import ROTATION
 from neuromech.report.words import be, listing, many, number, share, was
 from neuromech.rounding import eps_of
 from neuromech.symmetry import KINDS
@@ -187,7 +188,15 @@ def _motionless(facts: RunFacts) -> Statement | None:
 def _limits(facts: RunFacts) -> Iterator[Statement]:
     """What has no prediction, or a weaker one than it looks."""
     found = facts.families
-    unseen = [f for f in found if f.evidence == "found"]
+    turning = [f for f in found if f.evidence == "found" and f.verdict == ROTATION]
+    if turning and facts.n_steps and not facts.charges_lost:
+        told, theirs = ("Rotations are", "Their") if len(turning) > 1 else ("A rotation is", "Its")
+        yield Statement(
+            "limit", "none",
+            f"{told} among the symmetries ({many(len(turning), 'family', 'families')}). {theirs} charge, an angular "
+            "momentum, cannot be read off the weights, and is not followed.",
+        )  # fmt: skip
+    unseen = [f for f in found if f.evidence == "found" and f.verdict != ROTATION]
     if unseen and facts.n_steps and not facts.charges_lost:
         by_kind = {k: sum(f.kind == k for f in unseen) for k in dict.fromkeys(f.kind for f in unseen)}
         what = listing(
@@ -234,6 +243,10 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         yield from _gaps(facts)
     if facts.n_steps and facts.meta and not facts.monitored:
         yield Statement("limit", "none", "No monitor was on (`probe.monitor()`): causes of faults are not named.")
+    if facts.n_steps and facts.unwatched:
+        yield Statement(
+            "limit", "none", f"The monitor was turned on after step {facts.unwatched:,}: no fault before it is named."
+        )
     if (every := int(facts.meta.get("every") or 1)) > 1:
         yield Statement("limit", "none", f"One step in {every} was recorded; predictions advanced at all of them.")
     known = facts.meta.get("symmetries") or ()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuromech.dynamics import spread
-from neuromech.record import LOSS
+from neuromech.record import GRADIENT, LOSS, WEIGHTS
 from neuromech.report.facts import RunFacts
 from neuromech.report.norms import norms
 from neuromech.report.outcome import followed
@@ -15,6 +15,7 @@ from neuromech.report.outcome import followed
 if TYPE_CHECKING:
     import pandas as pd
 
+LOGGED = {LOSS: LOSS, "weight_norm": WEIGHTS, "gradient_norm": GRADIENT}
 TURNS = ("norm", "update_to_weight", "angle", "effective_lr")
 
 
@@ -23,7 +24,8 @@ def newest(facts: RunFacts, sides: pd.DataFrame) -> dict[str, float]:
 
     `sides`: that table of the records.
     """
-    out = {LOSS: float(facts.loss["value"].iloc[-1])} if facts.loss is not None and len(facts.loss) else {}
+    logged = {tag: facts.metrics[name]["value"] for tag, name in LOGGED.items() if name in facts.metrics}
+    out = {tag: float(values.iloc[-1]) for tag, values in logged.items() if len(values)}
     seen = [f for f in followed(facts) if len(f.whole)] if facts.n_steps else []
     for evidence in dict.fromkeys(f.evidence for f in seen):
         out[f"residual/{evidence}"] = max(float(f.whole["residual"].iloc[-1]) for f in seen if f.evidence == evidence)

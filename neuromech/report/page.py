@@ -275,7 +275,8 @@ def _tiles(facts: RunFacts) -> list[tuple[str, str, str]]:
         out.append(("furthest off", share(max(worst)) if worst else "–", "relative, of laws that could have failed"))
     out += _rates(facts)
     found_faults = words.many(len(facts.faults), "fault") if facts.monitored else "not watched"
-    out.append(("monitor", found_faults, "" if facts.monitored else "probe.monitor() turns it on"))
+    since = f"watched from step {facts.unwatched + 1:,} on" if facts.unwatched else "watched from the first step on"
+    out.append(("monitor", found_faults, since if facts.monitored else "probe.monitor() turns it on"))
     return out
 
 

@@ -154,6 +154,7 @@ _SHAPES: dict[str, Callable[[Any], Any]] = {
     "dimension": lambda v: {str(k): n for k, n in v.items() if isinstance(n, int)} if isinstance(v, Mapping) else {},
     "config": lambda v: v if isinstance(v, Mapping) else None,
     "every": _whole,
+    "unwatched": _whole,
     "parameters": _whole,
     **dict.fromkeys(("name", "model", "dtype", "device", "autocast", "loss"), _text),
 }  # fmt: skip

@@ -12,6 +12,7 @@ from neuromech.report.facts import RunFacts, gather
 from neuromech.report.judgement import decide
 from neuromech.report.statements import Judgement
 from neuromech.report.static_figure import curve
+from neuromech.report.verdict import ROTATION
 from neuromech.report.words import share
 
 WIDTH = 110
@@ -72,6 +73,8 @@ def told(run: Run) -> str:
             told_to.add(s.do)
     if facts.families and facts.n_steps:
         lines += ["", "laws:", *_laws(facts)]
+    if facts.n_steps and facts.monitored and not facts.faults:
+        lines += ["", "monitor: no fault"]
     return "\n".join(lines)
 
 
@@ -86,6 +89,7 @@ def _laws(facts: RunFacts) -> list[str]:
             holds = f.verdict.status in ("rounding", "close")
             said = "balanced, as identities do" if holds and f.evidence == "measured" else SAYS[f.verdict.status]
             said = "nothing tells whether they could have failed" if holds and f.evidence == "unknown" else said
+            said = "rotations, which have no charge to follow" if f.verdict == ROTATION else said
             said = "within what coarse rounding can do" if f.verdict.little else said
             said = "not readable" if facts.charges_lost else said
             said = "never moved" if f.verdict.still and f.verdict.worst == 0 else said

@@ -77,8 +77,9 @@ def distances(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-# Families whose charges are matrices are found, but nothing follows these charges beside training.
+# Matrix families of which the records hold no charge: under sharding, and rotations, whose charge needs velocities too.
 UNFOLLOWED = LawVerdict("observed", "found, but not followed in training")
+ROTATION = LawVerdict("observed", "a rotation: its angular momentum cannot be read off the weights")
 
 
 def judge(

@@ -45,4 +45,6 @@ class SymmetrySet(Sequence[Symmetry]):
         return pd.DataFrame(rows, columns=columns)
 
     def __repr__(self) -> str:
-        return f"SymmetrySet of {len(self)} families, {sum(s.size for s in self)} members"
+        families, members = len(self), sum(s.size for s in self)
+        ies = "y" if families == 1 else "ies"
+        return f"SymmetrySet of {families} famil{ies}, {members:,} member{'s' * (members != 1)}"

@@ -96,6 +96,9 @@ class Symmetry:
         defect = "" if math.isnan(self.defect) else f", defect {self.defect:.0e}"
         return f"{self.kind}, {members}: {self.name}{defect}"
 
+    def __repr__(self) -> str:
+        return f"<Symmetry: {self}>"
+
     def _repr_html_(self) -> str:
         why = f"<br><small>{escape(self.reason)}</small>" if self.reason else ""
         return f"<code>{escape(str(self))}</code>{why}"

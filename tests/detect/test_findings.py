@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -111,3 +113,39 @@ def test_nothing_found_is_said() -> None:
         "0 families of symmetries; independent directions: 0 of scaling and 0 of translation"
     )
     assert nothing.dimension == {"scaling": 0, "translation": 0, "matrix": 0}
+
+
+class WrittenOut(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))
+
+
+class Residual(nn.Module):
+    def __init__(self, norm: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.enter, self.last = nn.Linear(4, 4, bias=False), norm()
+        self.linear, self.norm = (
+            nn.ModuleList(make() for _ in range(2)) for make in (lambda: nn.Linear(4, 4, bias=False), norm)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        for linear, norm in zip(self.linear, self.norm, strict=True):
+            x = x + linear(norm(x))
+        return self.last(x)
+
+
+@pytest.mark.parametrize(
+    ("norm", "why"),
+    [
+        (WrittenOut, "norm.0, norm.1 and last divide by the root of squares"),
+        (lambda: nn.RMSNorm(4, 0.0, False), "RMS norms norm.0, norm.1 and last divide by the length"),
+    ],
+)
+def test_norms_that_do_the_same_are_named_together(norm: Callable[[], nn.Module], why: str) -> None:
+    (stream,) = find_symmetries(Residual(norm), torch.randn(3, 4)).symmetries
+    assert stream.reason == f"enter.weight, linear.0.weight and linear.1.weight as a whole are scale-invariant: {why}"
+
+
+def test_in_one_line() -> None:
+    assert repr(found()) == f"<Findings: {PAGE.splitlines()[0]}>"

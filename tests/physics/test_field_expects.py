@@ -10,6 +10,8 @@ import torch
 from neuromech.errors import PhysicsError
 from neuromech.physics import (
     EnergyModel,
+    Laplacian,
+    MLPEnergy,
     Rollout,
     Symplectic,
     Trajectories,
@@ -130,6 +132,26 @@ def test_figures_and_a_film(moved, tmp_path) -> None:
     named = plots.phase_portrait(out, label="springs")
     assert [text.get_text() for text in named.get_legend().get_texts()] == ["springs"]
     assert len({line.get_color() for line in named.lines}) == 1
+
+
+def test_pictures_that_cannot_be_are_refused_before_they_are_drawn(tmp_path) -> None:
+    waves = Trajectories(torch.arange(4.0), torch.randn(2, 4, 9))
+    model = EnergyModel(MLPEnergy(9, 2), Laplacian(1.0))
+    with torch.no_grad():
+        axes = plots.energy_curve(waves, model)
+    assert len(axes.lines) == 2
+    assert plots.save(axes, tmp_path / "new" / "a.svg").is_file()
+    for make, words in (
+        (lambda: plots.energy_curve(waves, lambda u: u), "one number a sample; of 2 states found"),
+        (lambda: plots.space_time(waves, sample=2), "no sample 2 among 2"),
+        (lambda: plots.film(waves, tmp_path / "a.gif", sample=-3), "no sample -3 among 2"),
+        (lambda: plots.film(waves, tmp_path / "a.mp4"), "ends in .gif"),
+        (lambda: plots.save(axes, tmp_path / "a.xyz"), "not a name of a picture"),
+    ):
+        with pytest.raises(PhysicsError, match=words):
+            make()
+    with pytest.raises(PhysicsError, match="the model is str"):
+        audit("model", waves.u[0])
 
 
 def test_times_of_each_sample_are_drawn_where_they_are() -> None:

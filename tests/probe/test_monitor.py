@@ -472,3 +472,16 @@ def test_how_often_a_fault_was_seen_is_recorded_at_the_end(tmp_path: Path) -> No
     rows = read(tmp_path / "run").frame("faults")
     assert rows["times"].max() == 11
     assert rows.query("times == 11")["last"].tolist() == [11]
+
+
+def test_steps_that_were_not_watched_are_counted(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with neuromech.instrument(model, run=tmp_path / "run") as probe:
+        for k in range(5):
+            if k == 3:
+                probe.monitor()
+            optimizer.zero_grad()
+            model(torch.randn(8, 4)).square().sum().backward()
+            optimizer.step()
+    assert read(tmp_path / "run").meta["unwatched"] == 3

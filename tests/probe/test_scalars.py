@@ -29,7 +29,7 @@ def trained(optimizer: str, steps: int = 5) -> tuple[neuromech.Probe, nn.Module,
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
 def test_they_are_those_of_the_weights(optimizer: str) -> None:
-    probe, _, before, after = trained(optimizer)
+    probe, model, before, after = trained(optimizer)
     found = probe.scalars()
     rows, turned = before.norm(dim=1), F.cosine_similarity(before, after)
     update = after - before * (1 - 0.03 * 0.1 if optimizer == "AdamW" else 1.0)
@@ -41,6 +41,10 @@ def test_they_are_those_of_the_weights(optimizer: str) -> None:
     else:
         assert found["effective_lr/median"] == pytest.approx(0.03 / float(after.square().sum() / 5))
     assert len(rows) == 5
+    flat = [(p.detach().flatten(), p.grad.flatten()) for p in model.parameters()]
+    weights, gradients = (float(torch.cat(each).norm()) for each in zip(*flat, strict=True))
+    assert found["weight_norm"] == pytest.approx(weights, rel=1e-12)
+    assert found["gradient_norm"] == pytest.approx(gradients, rel=1e-12)
     assert found["loss"] == probe.metrics.query("name == 'loss'")["value"].iloc[-1]
     kind = "predicted" if optimizer == "SGD" else "checked"
     assert 0 <= found[f"residual/{kind}"] < 1e-12

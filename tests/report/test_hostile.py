@@ -60,7 +60,8 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "a symmetry that is none": lambda p: meta(p, symmetries=[None, 3, {"size": "many", "terms": 7, "kind": ["x"]}]),
     "optimizers of another kind": lambda p: meta(p, optimizers=[7, {"groups": "none"}, {"groups": [{"lr": "x"}]}]),
     "modules that are none": lambda p: meta(p, modules=[1, {"name": "a", "shapes": {"w": ["x"]}}, {"shapes": 3}]),
-    "dimension, config, dtype": lambda p: meta(p, dimension=[1], config=[2], dtype=3, every="often", parameters="many"),
+    "dimension, config, dtype": lambda p: meta(p, dimension=[1], config=[2], dtype=3, parameters="many"),
+    "every, unwatched": lambda p: meta(p, every="often", unwatched="late"),
     "opaque and rejected": lambda p: meta(p, opaque=[3], rejected=["x", {"defect": "y"}], inactive=5, notes={"a": 1}),
     "a formula": lambda p: meta(p, name="=cmd|'/c calc'!A0"),
 }  # fmt: skip

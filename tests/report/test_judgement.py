@@ -430,6 +430,7 @@ def a_run(seed: int) -> tuple[RunFacts, dict[str, Any]]:
         "raised": rng.random() < 0.2,
         "law": rng.choice(["exact", "rebuilt", "measured"]),
         "monitored": rng.random() < 0.5,
+        "late": rng.random() < 0.3,
         "steps": steps,
     }
 
@@ -444,7 +445,7 @@ def a_run(seed: int) -> tuple[RunFacts, dict[str, Any]]:
     if trouble["fault"]:
         record.append("faults", FAULT | {"step": min(7, steps), "last": min(7, steps)})
     if trouble["monitored"] or trouble["fault"]:
-        record.update_meta({"monitor": {}})
+        record.update_meta({"monitor": {}, "unwatched": 1 if trouble["late"] else 0})
     if steps > 1:
         last = math.nan if trouble["loss nan"] else 1e9 if trouble["exploded"] else 0.1
         with_loss(record, *([1.0] * (steps - 1)), last)
@@ -485,6 +486,8 @@ def test_what_is_said_follows_from_what_happened(seed: int) -> None:
         assert "Weights were changed outside" in text
     if not (trouble["monitored"] or trouble["fault"]) and trouble["steps"]:
         assert "No monitor was on" in text
+    late = trouble["late"] and (trouble["monitored"] or trouble["fault"]) and trouble["steps"]
+    assert ("The monitor was turned on after step 1" in text) == bool(late)
     assert len(said.statements) == len({s.text for s in said.statements})
     for s in said.wrong:  # where a timeline has the step, it is not said again
         assert f"step {s.step}" not in (s.beside or s.text)

@@ -17,7 +17,7 @@ from neuromech.report.faults import FaultRecord
 from neuromech.report.judgement import _faults, _laws, _limits, decide
 from neuromech.report.on_the_flow import _decay_of_finite_steps
 from neuromech.report.timeline import happened
-from neuromech.report.verdict import LawVerdict, Status
+from neuromech.report.verdict import ROTATION, LawVerdict, Status
 
 from .test_outcome import ENDING, facts, family
 
@@ -324,6 +324,11 @@ def test_families_that_were_not_followed() -> None:
     assert limits(matrix) == [("none", f"1 matrix family {end}")]
     assert limits(scale, matrix, odd, matrix) == [("none", f"1 scale family, 2 matrix families and 1 family {end}")]
     assert limits(matrix, n_steps=0) == []
+    rotation = replace(matrix, verdict=ROTATION)
+    charge = "charge, an angular momentum, cannot be read off the weights, and is not followed."
+    assert limits(rotation) == [("none", f"A rotation is among the symmetries (1 family). Its {charge}")]
+    told = f"Rotations are among the symmetries (2 families). Their {charge}"
+    assert limits(rotation, matrix, rotation) == [("none", told), ("none", f"1 matrix family {end}")]
 
 
 def test_charges_without_a_prediction_and_what_laws_rest_on() -> None:

@@ -8,17 +8,18 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import Optimizer
 
 from neuromech.hooks import ForwardModes, mark, running_scaler
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.checksum import flipped_bit
 from neuromech.monitor.evidence import Broken, Edit, Evidence, GradientEdit
 from neuromech.monitor.facts import Backward, Step
-from neuromech.monitor.gradient_edits import ROUNDINGS, change, parallel
+from neuromech.monitor.gradient_edits import ESTABLISHED, ROUNDINGS, SharedFactor, change, parallel
 from neuromech.monitor.missing_gradient import GradientHistory, vanished
 from neuromech.monitor.sample import Sample
 from neuromech.monitor.torque import TorqueJudge, Torques, broken_families, penalty
-from neuromech.optimizers import grad_scale
+from neuromech.optimizers import grad_scale, skips
 
 CLEAR = 4.0  # times what rounding allows: by less, a torque says that it is there, and not why
 
@@ -52,6 +53,7 @@ class TorqueCheck:
         self._judge = judge
         self._history, self._stale = history, stale
         self._last: Displacement | None = None
+        self._by_hand = 0.0  # steps in a row whose gradients no backward brought, and that kept to the symmetries
         self.unjudged: set[int] = set()  # families that the loss is known to break, or that torch does
 
     def piled(self, step: Step) -> bool:
@@ -66,16 +68,30 @@ class TorqueCheck:
         raw = step.backward
         # What clipping by value or noise does to a gradient is no fault of the backward, nor what weights did since,
         # nor what is done to gradients that no backward has brought.
-        here = None if raw is None or step.changed or step.elsewhere else step.torques
+        here = None if step.changed or step.elsewhere else step.torques
         found = raw.torques if raw and raw.judged else here
         if step.exchanged:  # they are those of a model with other tensors, too
             found = None
         judged = NOTHING if found is None else self._judged(found, step, bool(raw and raw.stepped))
+        if raw is None and not self._habitual(judged, step):
+            judged = NOTHING
         return judged | Evidence(elsewhere=step.elsewhere, rebuilt=rebuilt)
 
     def after(self, step: Step) -> Evidence:
         self._last = _displacement(step)
         return NOTHING
+
+    def _habitual(self, judged: Evidence, step: Step) -> bool:
+        """Do gradients that were set by hand leave symmetries which they have kept to, step by step?
+
+        What shrinks or caps some of them only now and then is not told from a wrong one: but an old one is, and what
+        breaks a symmetry of one parameter by itself.
+        """
+        broken = [b for b in judged.torques if b.excess >= CLEAR]
+        kept, self._by_hand = self._by_hand >= 2 * ESTABLISHED, -math.inf if judged.torques else self._by_hand + 1
+        elements = torch.cat([g.abs() for g in step.gradient.values()])
+        capped = int((elements == elements.max()).sum()) > 1
+        return kept and (judged.delayed or (not capped and any(len(b.parameters) == 1 for b in broken)))
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
         symmetries = self.meter.symmetries
@@ -141,6 +157,7 @@ class GradientIntegrity:
         self._meant: set[str] | None = None  # what was done to the gradients of the first step
         self._first = True
         self._scaled = False
+        self._shared = SharedFactor()
         self._scale: int | None = None  # the power of two by which gradients were longer after the backward
         self._skipped = 0  # gradients in a row that no step has taken
 
@@ -162,7 +179,7 @@ class GradientIntegrity:
         norm = self._norm(step.torques, moving)
         if self._clip_norm is not None and norm > self._clip_norm * (1 + ROUNDINGS * step.eps):
             found = Evidence(gradient_edit=GradientEdit("norm", tuple(moving), norm, self._clip_norm)) | found
-        self._first, self._skipped = False, 0
+        self._first, self._skipped = False, self._skipped if step.skipped else 0
         return found
 
     def after(self, step: Step) -> Evidence:
@@ -185,7 +202,7 @@ class GradientIntegrity:
         last, self._scale = self._scale, scale if scale is not None else self._scale
         if scale is None or scale < 2 * MUCH:
             return None
-        told = _told_scale(step.eps)  # by the scaler that steps here; else what was taken off before
+        told = _told_scale()  # by the scaler that steps here; else what was taken off before
         if scale == 2 * told if told is not None else (last or 0) >= MUCH and abs(scale - 2 * (last or 0)) <= 1:
             return GradientEdit("unscaled twice", tuple(moving), after, before)
         return None
@@ -196,6 +213,12 @@ class GradientIntegrity:
             return ()
         odd = [n for n, x in zip(self._names, raw.torques.squares, strict=True) if not x < float("inf")]
         return tuple(n for n in odd if n in raw.names and not _overflowed(self._of(raw, [n])))
+
+    def infinite_at(self, raw: Backward | None, optimizer: Optimizer) -> tuple[str, ...]:
+        """The same ahead of a step; none if a fused optimizer will not take it, as its `GradScaler` searches."""
+        self._scaled = self._scaled or _told_scale() is not None
+        names = self.infinite(raw)
+        return names if names and (not skips(optimizer) or self.left_out()) else ()
 
     def left_out(self) -> bool:
         """No step took the last gradients, which were not finite. False if a `GradScaler` may search for its scale.
@@ -232,8 +255,11 @@ class GradientIntegrity:
         if not bool(torch.isfinite(before).all() and torch.isfinite(after).all()):
             return None
         eps = max(torch.finfo(self._params[n].dtype).eps for n in names)
-        self._scaled = _unscaled(float(before.sum()), float(after.sum()), ROUNDINGS * eps)
+        by_power = _unscaled(float(before.sum()), float(after.sum()), ROUNDINGS * eps)
+        self._scaled = by_power or _told_scale() is not None
         how, which = change(names, self._sample.counts(names), old, elements, before, after, eps)
+        if how == "common" and (spared := self._shared.spares(names, before, after, ROUNDINGS * eps)):
+            return GradientEdit("apart", spared)
         if self._meant is None:
             self._meant = {how} if self._first else set()
         if how not in ("added", "factors") or how in self._meant:
@@ -253,10 +279,10 @@ def _displacement(step: Step) -> Displacement | None:
     return Displacement(float(groups[0]["lr"]), buffers)
 
 
-def _told_scale(eps: float) -> int | None:
+def _told_scale() -> int | None:
     """The power of two that the `GradScaler` whose step is running multiplies the loss by."""
     scaler = running_scaler()
-    return _power_of_two(scaler.get_scale(), eps) if scaler is not None and scaler.is_enabled() else None
+    return _power_of_two(scaler.get_scale(), 0.0) if scaler is not None and scaler.is_enabled() else None
 
 
 def _power_of_two(ratio: float, eps: float) -> int | None:

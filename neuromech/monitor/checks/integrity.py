@@ -71,9 +71,10 @@ class StateIntegrity:
         if self._restored is not None:
             return self._compare_restored(step)
         if self._weights is None:
+            self._past.append(_digest(step))  # a search for a learning rate comes back to where it began
             return NOTHING
         edited, left = self._edited_weights(self._weights, step), self._states.get(step.optimizer)
-        if left is not None and self._returns(edited, left, step):
+        if self._returns(edited, left, step):
             return Evidence(returned=True)
         followed = tuple(edit.name for edit, _ in edited if self._is_set_by_code(edit))
         by_forward = self._own.explain(self._weights.sums, step.weight_sums)
@@ -223,9 +224,9 @@ class StateIntegrity:
         moved = edit.name in self._reached and self._params[edit.name].requires_grad
         return not moved and (edit.bit is None or edit.by_code is True)
 
-    def _returns(self, edited: Sequence[tuple[Edit, bool]], left: _LeftState, step: Step) -> bool:
-        """True if something has changed, and all of it is what an earlier step left: a rollback."""
-        changed = edited or left.sums != step.state_sums or left.clocks != step.state.clocks
+    def _returns(self, edited: Sequence[tuple[Edit, bool]], left: _LeftState | None, step: Step) -> bool:
+        """True if something has changed, and all of it is what an earlier step left, or the first found: a rollback."""
+        changed = edited or (left and (left.sums != step.state_sums or left.clocks != step.state.clocks))
         return bool(changed) and _digest(step) in self._past[:-1]
 
     def _has_turned(self, entry: Entry, left: _LeftState, t: Tensor) -> bool:

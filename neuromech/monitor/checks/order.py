@@ -11,13 +11,14 @@ from torch import nn
 from torch.optim.optimizer import Optimizer
 
 from neuromech.compat import keeps_parameter
-from neuromech.hooks import BackwardWatch
+from neuromech.hooks import BackwardWatch, Mark, mark
 from neuromech.monitor.checks.check import NOTHING
 from neuromech.monitor.copies import living_optimizers
 from neuromech.monitor.evidence import Evidence, Names
 from neuromech.monitor.facts import Step
 from neuromech.monitor.missing_gradient import GradientHistory, vanished
 
+SIZES = 2  # that signs and what is clipped by value may have
 AGAIN = 2  # steps with a gradient: an optimizer may be told of a new module behind the first
 
 
@@ -45,7 +46,7 @@ class StepOrder:
         ]
         self._trained = {n for n, p in params.items() if p.requires_grad}
         self._steps: WeakKeyDictionary[Optimizer, int] = WeakKeyDictionary()
-        self._used: dict[str, int] = {}  # checksums of the gradients that were stepped
+        self._used: dict[str, tuple[int, Mark]] = {}  # checksums of the gradients that were stepped, and where they lay
         self._last_by: dict[str, weakref.ref[Optimizer]] = {}  # who stepped it last
         self._reported: set[tuple[str, str]] = set()
 
@@ -58,7 +59,7 @@ class StepOrder:
         backward.attach()
         mine, moving = set(step.held), set(step.moving)
         others = {n for o in self._steps if o is not step.optimizer for n in self._held(o)}
-        again = {n for n in moving if backward.watches(n) and not backward.arrived[n] and self._used_before(n, step)}
+        again = self._stepped_again({n for n in moving if backward.watches(n) and not backward.arrived[n]}, step)
         # Players of a game are often frozen around their own step: what has brought a gradient for it is trained.
         trained = {n for n, p in self._params.items() if p.requires_grad or backward.arrived[n]}
         frozen, self._trained = self._trained & mine - trained, trained
@@ -107,14 +108,23 @@ class StepOrder:
         last = self._last_by.get(name)
         return step.optimizer in self._steps and last is not None and last() is not step.optimizer
 
-    def _used_before(self, name: str, step: Step) -> bool:
-        """True if the gradient is, bit for bit, the one that the last step of this parameter took, and is not zero."""
-        return step.grad_sums[name] != 0 and self._used.get(name) == step.grad_sums[name]
+    def _stepped_again(self, names: Collection[str], step: Step) -> set[str]:
+        """Those of `names`, to which no backward has brought anything, if the last step took the same gradients.
+
+        Bit for bit, and not zero; where code has written to them since, numbers that are all of one size say nothing,
+        as of signs, or clipped by value.
+        """
+        live = {n for n in names if step.grad_sums[n] != 0}
+        same = {n for n in live if n in self._used and self._used[n][0] == step.grad_sums[n]}
+        if all(self._used[n][1] == mark(step.grads[n]) for n in same):
+            return same
+        varied = any(len(step.gradient[n].abs().unique()) > SIZES for n in same)
+        return same if varied and same == live else set()
 
     def after(self, step: Step) -> Evidence:
         if step.ahead is not None:
             self._last_by |= dict.fromkeys(step.ahead.moving, weakref.ref(step.optimizer))
-            self._used |= {n: step.ahead.grad_sums[n] for n in step.ahead.moving}
+            self._used |= {n: (step.ahead.grad_sums[n], mark(step.ahead.grads[n])) for n in step.ahead.moving}
         self._steps[step.optimizer] = self._steps.get(step.optimizer, 0) + 1
         self._backward.used({n for n in step.held if self._params[n].grad is not None})
         return NOTHING

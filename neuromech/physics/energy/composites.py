@@ -25,6 +25,9 @@ def _pow(x: Any, p: Any) -> Any:
             return torch.reciprocal(x) ** int(-p) if p else torch.ones_like(x)
         if 2 * p == int(2 * p):
             return (torch.sqrt(x) if p > 0 else torch.rsqrt(x)) ** int(abs(2 * p))
+    if isinstance(x, Tensor) and isinstance(p, Tensor):  # of a negative number, as far as p is whole
+        negative = (1 - torch.sign(x)) / 2
+        return (1 - negative * (1 - torch.cos(math.pi * p))) * torch.exp(p * torch.log(torch.abs(x)))
     return torch.exp(p * (torch.log(x) if isinstance(x, Tensor) else math.log(x)))
 
 

@@ -34,8 +34,21 @@ class Constrained(nn.Module):
         if count < 1:
             raise PhysicsError(f"there are {count} constraints; expected 1 or more, else use EnergyModel")
         self.energy, self.constraint, self.count, self.iterations = energy, constraint, count, iterations
-        self.of_energy = DiscreteGradient(energy)
-        self.of_constraints = [DiscreteGradient(_Entry(constraint, k)) for k in range(count)]
+        self._of_energy = DiscreteGradient(energy)
+        self._entries = [_Entry(constraint, k) for k in range(count)]
+        self._of_entries = [DiscreteGradient(entry) for entry in self._entries]
+
+    @property
+    def of_energy(self) -> DiscreteGradient:
+        """The discrete gradient of `energy`, whatever it is by now."""
+        return self._of_energy.following(self.energy)
+
+    @property
+    def of_constraints(self) -> list[DiscreteGradient]:
+        """Those of the entries of `constraint`."""
+        if any(entry.constraint is not self.constraint for entry in self._entries):
+            self._entries = [_Entry(self.constraint, k) for k in range(self.count)]
+        return [dc.following(entry) for dc, entry in zip(self._of_entries, self._entries, strict=True)]
 
     def forces(self, q0: Tensor, q1: Tensor) -> Tensor:
         """Dc, the discrete gradients of the constraints: [B, k, n]."""
@@ -44,13 +57,15 @@ class Constrained(nn.Module):
     def forward(self, u0: Tensor, u1: Tensor) -> Tensor:
         """The velocity between two states, with the multipliers that explain (u1 - u0) best: [B, 2n]."""
         self._guard(u0)
-        dh_q, dh_p = self.of_energy.unchecked(u1, u0).chunk(2, -1)
+        dh_q, dh_p = self.of_energy.guarded(u1, u0).chunk(2, -1)
         dc = self.forces(u0.chunk(2, -1)[0], u1.chunk(2, -1)[0])
         return torch.cat([dh_p, _off(dc, -dh_q)], -1)
 
     def rollout(self, u0: Tensor, dt: float, steps: int) -> Rollout:
         """States [steps + 1, B, 2n] from states that obey the constraints; energy and constraints are kept."""
         self._guard(u0)
+        for dg, x in ((self.of_energy, u0), *((dc, u0.chunk(2, -1)[0]) for dc in self.of_constraints)):
+            dg.look(x)
         c = self.constraint(u0.chunk(2, -1)[0])
         if c.shape != (len(u0), self.count):
             raise PhysicsError(

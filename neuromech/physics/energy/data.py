@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from neuromech.errors import PhysicsError
+from neuromech.physics.energy.states import check_tensors
 from neuromech.physics.energy.systems import System
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Trajectories:
     condition: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_tensors(**vars(self))
         if self.t.ndim not in (1, 2) or self.u.ndim < 3 or self.u.shape[2 - self.t.ndim : 2] != self.t.shape:
             raise PhysicsError(
                 "trajectories are states [N, T, ...] at times [T], or [N, T]; not "
@@ -61,7 +63,8 @@ class Trajectories:
 
     def __getitem__(self, rows: slice | int) -> Trajectories:
         if isinstance(rows, int):
-            rows = slice(rows, rows + 1 or None)
+            rows = range(len(self))[rows]  # an IndexError ends the loops of `for`
+            rows = slice(rows, rows + 1)
         t = self.t if self.t.ndim == 1 else self.t[rows]
         inputs, condition = (None if x is None else x[rows] for x in (self.inputs, self.condition))
         return Trajectories(t, self.u[rows], inputs, condition)
@@ -98,6 +101,7 @@ class Pairs:
     condition: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_tensors(**vars(self))
         for name, x in (("after", self.after), ("dt", self.dt), *self.acting().items()):
             if x.ndim and len(x) != len(self.before):
                 raise PhysicsError(f"there are {len(self.before)} samples before a step, and {name} of {len(x)}")
@@ -190,7 +194,11 @@ def load_pendulum(path: str | Path, columns: Sequence[int] = (1, 2, 3)) -> Traje
             f"there is no file {path}: the measured pendulum is not part of neuromech; give your own copy"
         )
     rows: list[list[float]] = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    try:
+        lines = path.read_text().splitlines()
+    except UnicodeDecodeError as error:
+        raise PhysicsError(f"{path} is not a table in text ({error})") from error
+    for number, line in enumerate(lines, 1):
         fields = line.replace(",", " ").split()
         if not fields or line.lstrip()[0] in "%#" or line.lstrip()[0].isalpha():
             continue

@@ -20,8 +20,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import is_lazy
 
-from neuromech.compat import compiled_from, is_transformed, left_uncompiled, untransformed
+from neuromech.compat import called_with, compiled_from, is_transformed, left_uncompiled, untransformed
 from neuromech.errors import PhysicsError
 from neuromech.physics.energy.graph import CONSTANT, LOST, MIDPOINT, check_energy, outside, squeezed
 from neuromech.physics.energy.guards import Fact, facts
@@ -30,6 +31,10 @@ from neuromech.physics.energy.states import check_independent, check_states, exa
 from neuromech.physics.energy.traces import KEPT, Sweep, Traced, filled, kind_of, traced_sweep
 from neuromech.physics.energy.untraced import EnergyFunction, averaged_gradient, corrected_midpoint_gradient
 
+RESTLESS = (
+    "so that no discrete gradient belongs to it. Does it read something that changes from call to call, as a counter, "
+    "the time or random numbers?"
+)
 GradientForm = Literal["chain", "average", "midpoint"]
 
 
@@ -83,6 +88,12 @@ class DiscreteGradient:
         self._energy = energy
         self.retrace()
 
+    def following(self, energy: EnergyFunction) -> DiscreteGradient:
+        """Itself, that of `energy` from now on: of what holds an energy that may be exchanged."""
+        if self._energy is not energy:
+            self.energy = energy
+        return self
+
     def __call__(self, u: Tensor, v: Tensor, condition: Tensor | None = None) -> Tensor:
         """`condition` [B, ...]: what the energy takes beside the state, H(u, condition), the same at both states."""
         check_states(u, v)
@@ -99,9 +110,8 @@ class DiscreteGradient:
             out = self.unchecked(u, v, condition)
             if not self._holds(u, v, out, condition, slack=1e3):
                 raise PhysicsError(
-                    "the energy is not the function that was traced: evaluated again it gives other values, so that no "
-                    "discrete gradient belongs to it. Does it read something that changes from call to call, as a "
-                    "counter, the time or random numbers? Or has an operator a registered rule that is wrong?"
+                    "the energy is not the function that was traced: evaluated again it gives other values, "
+                    f"{RESTLESS} Or has an operator a registered rule that is wrong?"
                 )
         return out
 
@@ -113,7 +123,7 @@ class DiscreteGradient:
             rows = sweep.size_for(samples, traced.per_sample)
             u, v, condition = (filled(x, samples, rows) for x in (u, v, condition))
             beside = () if condition is None else (condition,)
-            out: Tensor = sweep.module(*self._live(), *beside, u, v)
+            out: Tensor = sweep.module.forward(*self._live(), *beside, u, v)
             return out[:samples] if rows > samples else out
         value = partial(self.value, condition=condition)
         if self.form == "average":
@@ -130,7 +140,7 @@ class DiscreteGradient:
             return lambda u: self.unchecked(u, v, condition)
         before, after = sweep.halves
         with torch.no_grad():
-            kept = before(*self._live(), *(() if condition is None else (condition,)), v)
+            kept = before.forward(*self._live(), *(() if condition is None else (condition,)), v)
         return lambda u: after.forward(u, *kept)
 
     def guard(self, u: Tensor, condition: Tensor | None = None) -> None:
@@ -145,6 +155,12 @@ class DiscreteGradient:
         self._admit(u, condition)
         if not is_transformed(u):
             advance(self._energy, u)
+
+    @torch.no_grad()
+    def look(self, u: Tensor, condition: Tensor | None = None) -> None:
+        """`guard`, and the identity at one sample: some changes are seen in what the energy does alone."""
+        self.guard(u, condition)
+        self.guarded(u + example_of(u), u, condition)
 
     def gradient(self, u: Tensor, condition: Tensor | None = None) -> Tensor:
         """grad H(u), by the same graph: what the discrete gradient is at equal states."""
@@ -190,8 +206,11 @@ class DiscreteGradient:
             raise PhysicsError("the states are on the meta device and have no values: bring them to a real one")
         with outside(), torch.no_grad():
             example = example_of(u)
+            if any(is_lazy(t) for t in self._live()):
+                self.value(example, condition)
             with RandomOperators() as drawn, NumbersTaken() as numbers:
-                check_energy(self._first_value(traced, example, condition), example)
+                first = self._first_value(traced, example, condition)
+            check_energy(first, example)
             if drawn.names:
                 raise PhysicsError(
                     f"the energy draws random numbers ({', '.join(drawn.names)}), so it is not a function of u: "
@@ -200,8 +219,10 @@ class DiscreteGradient:
             if not traced.admitted:
                 self._takes_numbers |= numbers.taken or drawn.takes_numbers
                 before = self._facts()
-                self.value(example.clone(), condition)
+                again = self.value(example.clone(), condition)
                 traced.settle(before, self._facts())
+                if not _alike(first, again) and not _alike(again, self.value(example.clone(), condition)):
+                    raise PhysicsError(f"the energy gives other values when it is evaluated again, {RESTLESS}")
         if self.form != "chain":
             check_independent(partial(self.value, condition=condition), example)
         traced.admitted.add(key)
@@ -254,10 +275,10 @@ class DiscreteGradient:
         def energy(*tensors: Tensor) -> Tensor:
             *given, u = tensors
             beside = given[len(names) :]
-            with NumbersTaken():
+            with NumbersTaken({id(t): x for t, x in zip(given, self._live(), strict=False) if not x.requires_grad}):
                 if isinstance(function, nn.Module) and names:
                     live = dict(zip(names, given[: len(names)], strict=True))
-                    value: Tensor = torch.func.functional_call(function, live, (u, *beside))
+                    value: Tensor = called_with(function, live, (u, *beside))
                 else:
                     value = function(u, *beside)
             energies: Tensor = squeezed(value, u)
@@ -303,6 +324,12 @@ def _agree(g: Tensor, d: Tensor, at_u: float, at_v: float, slack: float) -> bool
     size = abs(at_u) + abs(at_v) + length
     bound = slack * torch.finfo(g.dtype).eps ** 0.5 * size
     return not math.isfinite(size) or abs(change - (at_u - at_v)) <= bound
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Values of the same states, but for the order of sums; what is not finite is like anything."""
+    bound = torch.finfo(a.dtype).eps ** 0.75 * (1 + a.abs() + b.abs()).max()
+    return not bool(((a - b).abs() > bound).any())
 
 
 def _tensors_of(energy: EnergyFunction) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from neuromech.compat import (
     outside_of_modes,
     schema_of,
     storage_id,
+    traced_quietly,
     tree_leaves,
 )
 from neuromech.errors import PhysicsError
@@ -51,7 +52,7 @@ def trace(function: Callable[..., Any], *examples: Any, table: Any = None, whole
     `whole`: composite operators stay whole, as far as `table` does not expand them. Tensors that the function reaches
     by itself stay the very objects, so that later changes of theirs count.
     """
-    with outside(), torch.enable_grad():
+    with outside(), torch.enable_grad(), traced_quietly():
         tracer = make_fx(
             lambda *inputs: function(*inputs),
             decomposition_table=table,

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neuromech.compat import BOOKKEEPING, own_parts, version
+from neuromech.compat import BOOKKEEPING, hooks_of_all, own_parts, version
 
 # Code whose own globals and closures nobody changes while an energy is in use.
 LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "torch_geometric", "neuromech"} - {"__main__"}
@@ -52,7 +52,7 @@ def facts(energy: Callable[..., Any], contents: bool = False) -> Fact:
     """
     state = [(torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in DEVICES]
     try:
-        return torch.get_default_dtype(), *state, _Reader(energy, contents)(energy)
+        return torch.get_default_dtype(), state, *map(_Reader(energy, contents), (energy, *hooks_of_all()))
     except (_TooMuch, RecursionError):
         return None
 
@@ -217,7 +217,7 @@ def _(x: Tensor, read: _Reader) -> Fact:
     is_plain = type(x) in (Tensor, nn.Parameter) or not _from_library(type(x))
     more = read(vars(x)) if is_plain and vars(x) else None
     if (place := read.live.get(id(x))) is not None:
-        return place, x.requires_grad, more
+        return place, x.requires_grad, _content(x) if read.contents and not x.requires_grad else None, more
     content = _content(x) if read.contents and not x.requires_grad else None
     return Same(x), x.shape, x.dtype, x.device, x.requires_grad, content, more
 
@@ -240,7 +240,7 @@ def _(x: Any, read: _Reader) -> Fact:
 @_parts.register(memoryview)
 @_parts.register(array.array)
 def _(x: Any, read: _Reader) -> Fact:
-    return type(x), bytes(x)
+    return type(x), getattr(x, "dtype", None), bytes(x) if isinstance(x, bytearray) else x.tobytes()
 
 
 @_parts.register(nn.Module)

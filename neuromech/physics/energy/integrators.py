@@ -21,7 +21,7 @@ from neuromech.physics.energy.energy import MLPEnergy, SeparableEnergy, convnet,
 from neuromech.physics.energy.grids import Boundary
 from neuromech.physics.energy.model import EnergyModel, step_size
 from neuromech.physics.energy.prediction import Acting, Rollout, StepSizes, rollout, schedule
-from neuromech.physics.energy.states import check_finite
+from neuromech.physics.energy.states import check_finite, check_tensors
 from neuromech.physics.energy.stepping import Solver
 from neuromech.physics.energy.structure import Symplectic
 
@@ -103,6 +103,8 @@ class ExplicitScheme(nn.Module):
         super().__init__()
         if method not in METHODS:
             raise PhysicsError(f"method {method!r} is not one of {', '.join(METHODS)}")
+        if not tolerance > 0:
+            raise PhysicsError(f"the tolerance is {tolerance}; it is positive")
         if not hasattr(field, "velocity"):
             raise PhysicsError(f"{type(field).__name__} has no velocity(u): pass a field, or an EnergyModel")
         if method == "leapfrog" and not (
@@ -154,6 +156,10 @@ class ExplicitScheme(nn.Module):
         condition: Acting | None = None,
     ) -> Rollout:
         """As `rollout` takes them."""
+        check_tensors(u0=u0)
+        own = next(self.parameters(), u0)
+        if own.dtype != u0.dtype or own.device != u0.device:
+            raise PhysicsError(f"the states are {u0.dtype} on {u0.device}, the parameters {own.dtype} on {own.device}")
         check_finite(u0, "the state to start from")
         plan = schedule(u0, dt, steps, t, inputs, condition)
         states, steps = [u0], len(plan.sizes)

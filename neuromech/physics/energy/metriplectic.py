@@ -56,8 +56,17 @@ class Metriplectic(nn.Module):
         if operators is None:
             self.skew = nn.Parameter(size**-0.5 * torch.randn(size, size))
             self.root = nn.Parameter(size**-0.5 * torch.randn(size, self.rank))
-        self.of_energy = DiscreteGradient(energy, form)
-        self.of_entropy = DiscreteGradient(entropy, form)
+        self._of_energy, self._of_entropy = DiscreteGradient(energy, form), DiscreteGradient(entropy, form)
+
+    @property
+    def of_energy(self) -> DiscreteGradient:
+        """The discrete gradient of `energy`, whatever it is by now."""
+        return self._of_energy.following(self.energy)
+
+    @property
+    def of_entropy(self) -> DiscreteGradient:
+        """That of `entropy`."""
+        return self._of_entropy.following(self.entropy)
 
     def forward(self, u0: Tensor, u1: Tensor) -> Tensor:
         self._check(u0)
@@ -76,8 +85,8 @@ class Metriplectic(nn.Module):
     def rollout(self, u0: Tensor, dt: float, steps: int, solver: Solver | None = None) -> Rollout:
         """States [steps + 1, B, n] from u0 [B, n]. Raises `ConvergenceError`, whose `states` are those reached."""
         self._check(u0)
-        self.of_energy.guard(u0)
-        self.of_entropy.guard(u0)
+        self.of_energy.look(u0)
+        self.of_entropy.look(u0)
         step, states = ImplicitStep(self.between, solver), [u0]
         for _ in range(steps):
             states.append(step(states[-1], dt))

@@ -52,9 +52,7 @@ class EnergyModel(nn.Module):
     @property
     def discrete_gradient(self) -> DiscreteGradient:
         """That of `energy`, whatever energy the model has by now."""
-        if self._discrete.energy is not self.energy:
-            self._discrete.energy = self.energy
-        return self._discrete
+        return self._discrete.following(self.energy)
 
     def check(self, u: Tensor, inputs: Tensor | None = None, condition: Tensor | None = None) -> None:
         """Raise `PhysicsError` unless `u` is a batch of states [B, ...] that the model can work with."""

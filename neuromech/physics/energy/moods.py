@@ -44,12 +44,13 @@ _NUMBERS = {"_local_scalar_dense", "equal", "is_nonzero"}
 class NumbersTaken(TorchFunctionMode):
     """Notes whether numbers are taken out of tensors while it is on (`taken`).
 
-    Of tensors that are there already, they are the true ones also in a trace, whose tensors have no content.
+    Of tensors that are there already, they are the true ones also in a trace, whose tensors have no content; so they
+    are of those that stand in the trace for others, `real` by the ids of what stands for them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, real: dict[int, Tensor] | None = None) -> None:
         super().__init__()
-        self.taken = False
+        self.taken, self.real = False, real or {}
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -57,6 +58,7 @@ class NumbersTaken(TorchFunctionMode):
         if getattr(func, "__name__", "") not in _HANDS_OUT:
             return func(*args, **(kwargs or {}))
         self.taken = True
+        args = tuple([self.real.get(id(x), x) for x in args])
         if all(type(x) in (Tensor, nn.Parameter) for x in args if isinstance(x, Tensor)):
             with unobserved():
                 return func(*args, **(kwargs or {}))

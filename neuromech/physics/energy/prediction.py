@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from neuromech.compat import uncompiled
 from neuromech.errors import ConvergenceError, PhysicsError
 from neuromech.physics.energy.model import EnergyModel, step_size
+from neuromech.physics.energy.states import check_tensors
 from neuromech.physics.energy.stepping import ImplicitStep, Solver
 
 StepSizes = float | Sequence[float] | Tensor
@@ -82,7 +84,8 @@ def rollout(
         u = states[-1]
         if k == 0 or callable(inputs) or callable(condition):  # else nothing of the user's runs in between
             model.check(u0, **given)
-            model.discrete_gradient.guard(u, given["condition"])
+            look = model.discrete_gradient.look if k == 0 else model.discrete_gradient.guard
+            look(u, given["condition"])
         guess = extrapolation.next(u, size) if order == 2 else None
         for c in fractions:
             steppers[c].velocity = partial(model.between, **given)  # type: ignore[arg-type]
@@ -138,7 +141,8 @@ def unwrapped(model: nn.Module) -> EnergyModel:
         plain = uncompiled(inner) if isinstance(inner, nn.Module) else None
         inner = getattr(inner, "module", None) if plain is None else plain
         if inner is None:
-            raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}")
+            own = "; it has its own, model.rollout(u0, dt, steps)" if hasattr(model, "rollout") else ""
+            raise PhysicsError(f"a rollout is of an EnergyModel, not of {type(model).__name__}{own}")
     return inner
 
 
@@ -192,7 +196,10 @@ def _sizes(
     if t is not None:
         if dt is not None or steps is not None:
             raise PhysicsError("times t say all about the steps: leave dt and steps out")
-        times = like(t)
+        try:
+            times = like(t)
+        except (TypeError, ValueError) as error:
+            raise PhysicsError(f"t is not a list of times ({error})") from error
         if times.ndim not in (1, 2) or len(times) < 1 or (times.ndim == 2 and times.shape[1] != len(u0)):
             raise PhysicsError(f"times have shape {tuple(times.shape)}; expected [T], or [T, {len(u0)}], one a sample")
         sizes = times.diff(dim=0)
@@ -204,10 +211,10 @@ def _sizes(
         raise PhysicsError("say how long a step is (dt), or at which times to predict (t)")
     start = like(0.0)
     if isinstance(dt, (int, float)) or (isinstance(dt, Tensor) and dt.ndim == 0):
-        if not isinstance(steps, int) or steps < 0:
+        if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 0:
             raise PhysicsError(f"say how many steps, or list their sizes in dt; {steps!r} is not a number of steps")
-        return start, [like(dt)] * steps
-    if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor)):
+        return start, [like(dt)] * int(steps)
+    if isinstance(dt, str) or not isinstance(dt, (Sequence, Tensor, np.ndarray)):
         raise PhysicsError(f"dt is {dt!r}; expected a number, or the sizes of the steps")
     if steps is not None and steps != len(dt):
         raise PhysicsError(f"dt lists {len(dt)} steps, and steps is {steps}: leave one of them out")
@@ -233,6 +240,7 @@ def _acting(values: Acting | None, name: str, steps: int, samples: int, k: int, 
         if not isinstance(found, Tensor):
             raise PhysicsError(f"{name}(t) gives {type(found).__name__}; expected a tensor, one row a sample")
         return found
+    check_tensors(**{name: values})
     if name == "condition" and values.ndim and len(values) == samples and (values.ndim < 3 or steps != len(values)):
         return values
     if not values.ndim or len(values) != steps:

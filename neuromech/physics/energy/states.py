@@ -33,6 +33,12 @@ def check_independent(energy: Callable[..., Tensor], example: Tensor) -> bool:
         u = example_of(example).requires_grad_()
         try:
             energies = energy(u)
+        except PhysicsError:
+            raise
+        except Exception as error:
+            kind = f"{u.dtype} states of shape {tuple(u.shape)}"
+            raise PhysicsError(f"the energy fails for {kind} that require gradients ({in_short(error)})") from error
+        try:
             if not energies.requires_grad:
                 raise PhysicsError(CONSTANT)
             is_one_each = energies.ndim > 0
@@ -52,6 +58,13 @@ def check_independent(energy: Callable[..., Tensor], example: Tensor) -> bool:
             "own: let each energy depend on its own sample, or return their sum, one number"
         )
     return True
+
+
+def check_tensors(**values: object) -> None:
+    """Raise `PhysicsError` for what is neither a tensor nor None, by name."""
+    for name, x in values.items():
+        if not isinstance(x, Tensor | None):
+            raise PhysicsError(f"{name} is {type(x).__name__}; expected a tensor, as torch.as_tensor({name}) makes one")
 
 
 def check_states(u: Tensor, v: Tensor) -> None:

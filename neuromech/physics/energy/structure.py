@@ -54,6 +54,10 @@ class Structure(nn.Module):
         if inputs is not None and inputs.shape != (u.shape[0], self.inputs):
             ports = f"{self.inputs} a sample, shape {(u.shape[0], self.inputs)}" if self.inputs else "none"
             raise PhysicsError(f"inputs of shape {tuple(inputs.shape)} were given; {name} takes {ports}")
+        if inputs is not None and (inputs.dtype, inputs.device) != (u.dtype, u.device):
+            raise PhysicsError(
+                f"the inputs are {inputs.dtype} on {inputs.device}, the states {u.dtype} on {u.device}: move them"
+            )
 
     def matrix(self, u: Tensor) -> Tensor:
         """G(u) at one state u [...], as a dense matrix over its n entries: [n, n]."""

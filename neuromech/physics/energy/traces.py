@@ -109,7 +109,7 @@ def halves(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule]:
     for node in module.graph.nodes:
         if node.target in _ASKED.values():  # of either state: they are of one size
             node.replace_input_with(u, v)
-        if any(n in late for n in node.all_input_nodes):
+        if node.op == "output" or any(n in late for n in node.all_input_nodes):
             late.add(node)
     passed = [n for n in module.graph.nodes if n not in late and any(user in late for user in n.users)]
 

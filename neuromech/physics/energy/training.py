@@ -30,6 +30,8 @@ class Training:
     save_every: int = 200
 
     def __post_init__(self) -> None:
+        if not all(isinstance(n, int | None) for n in (self.steps, self.batch, self.save_every)):
+            raise PhysicsError(f"steps, batch and save_every are whole numbers; found {self}")
         if self.steps < 0 or self.save_every < 1 or (self.batch is not None and self.batch < 1):
             raise PhysicsError(
                 f"training has steps ({self.steps}), a batch ({self.batch}) of pairs, and is saved every few "
@@ -62,6 +64,8 @@ def fit(
     not finite, with the parameters as they were before that step.
     """
     training = training or Training()
+    if not isinstance(pairs, Pairs):
+        raise PhysicsError(f"fit takes Pairs of states, as trajectories.pairs() gives them, not {type(pairs).__name__}")
     if len(pairs) == 0:
         raise PhysicsError("there are no pairs of states to train on")
     parameter = next(scheme.parameters(), None)

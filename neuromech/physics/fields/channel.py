@@ -177,6 +177,11 @@ def check_walls(domain: FreeSpace, count: int = 64) -> None:
     if not domain.walls:
         return
     value, slope = domain.wall(x)
+    if value.shape != x.shape[:1] or slope.shape != x.shape:
+        raise PhysicsError(
+            f"{domain}: wall() of points [{count}, {domain.d}] gives {list(value.shape)} and {list(slope.shape)}; "
+            f"expected [{count}] and [{count}, {domain.d}], a function and its gradient"
+        )
     wanted = torch.func.vmap(torch.func.grad(lambda y: domain.wall(y.unsqueeze(0))[0][0]))(x)
     bend = torch.func.vmap(torch.func.jacrev(lambda y: domain.wall(y.unsqueeze(0))[1][0]))(x)
     for name, found, right in (("gradient of wall()", slope, wanted), ("wall_bend()", domain.wall_bend(x), bend)):

@@ -97,6 +97,10 @@ class FreeSpace:
 
     def place(self, unit: Tensor) -> Tensor:
         """Map points spread evenly over the unit cube, [B, d], to points spread evenly over the domain."""
+        if type(self) is not FreeSpace:
+            raise PhysicsError(
+                f"{type(self).__name__} has no place(unit), which maps the unit cube to the domain: give it"
+            )
         raise PhysicsError("free space has no uniform distribution: draw points from the density instead")
 
     def sample(self, count: int, dtype: torch.dtype | None = None, device: torch.device | None = None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.divergence_free import DivergenceFree, check_dimension
-from neuromech.physics.fields.domain import FreeSpace, Torus, check_inside, check_periodic, check_points
+from neuromech.physics.fields.domain import FreeSpace, Torus, check_domain, check_inside, check_periodic, check_points
 from neuromech.physics.fields.elementary import TensorMap
 from neuromech.physics.fields.layers import Sin, mlp, stack_of
 from neuromech.physics.fields.smooth import check_modules, check_values
@@ -71,6 +71,7 @@ class HodgeDecomposition(nn.Module):
         depth: int = 2,
     ) -> None:
         super().__init__()
+        check_domain(domain)
         d = domain.d
         check_dimension(d)
         if type(domain) is FreeSpace:

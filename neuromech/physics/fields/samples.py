@@ -60,6 +60,8 @@ def fit_mixture(x: Tensor, components: int, seed: int = 0) -> Mixture:
     """
     if x.ndim != 2 or not 1 <= components <= len(x):
         raise PhysicsError(f"{components} components for samples of shape {list(x.shape)}: expected 1 to N for [N, d]")
+    if not bool(torch.isfinite(x).all()):
+        raise PhysicsError("some samples are not finite: leave them out")
     try:
         from sklearn.mixture import GaussianMixture
     except ImportError as error:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 
+from neuromech.compat import called_with
 from neuromech.errors import PhysicsError
 from neuromech.physics.fields.layers import stack_of
 
@@ -65,7 +65,7 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
     frozen = {k: v.detach().clone() for k, v in [*potential.named_parameters(), *potential.named_buffers()]}
     try:
         with torch.enable_grad(), _KinkFinder() as watch:
-            value = functional_call(potential, frozen, (x,))
+            value = called_with(potential, frozen, (x,))
     except (RuntimeError, IndexError) as error:
         raise PhysicsError(f"the potential fails on points {tuple(x.shape)} of {x.dtype}: {error}") from error
     if not isinstance(value, Tensor) or value.shape != (len(x), outputs):
@@ -81,8 +81,8 @@ def check_values(potential: nn.Module, x: Tensor, outputs: int, what: str) -> No
     if not value.requires_grad:
         return  # does not depend on x: the field is zero, which is divergence-free
     with torch.no_grad():
-        again = functional_call(potential, frozen, (x,))
-        fewer = functional_call(potential, frozen, (x[1:],)) if len(x) == 3 else value[1:]
+        again = called_with(potential, frozen, (x,))
+        fewer = called_with(potential, frozen, (x[1:],)) if len(x) == 3 else value[1:]
     tolerance = 1e3 * torch.finfo(value.dtype).eps * (1 + value.detach().abs().max())
     if (again - value).abs().max() > tolerance:
         raise PhysicsError("the potential gives other values when called again (dropout?): call potential.eval() first")
@@ -110,7 +110,7 @@ def _flat(potential: nn.Module, frozen: dict[str, Tensor], x: Tensor) -> bool:
         y = y.clone().requires_grad_()
         try:
             with torch.enable_grad():
-                value = functional_call(potential, frozen, (y,))
+                value = called_with(potential, frozen, (y,))
                 (first,) = torch.autograd.grad(value.sum(), y, create_graph=True)
                 if not first.requires_grad:
                     continue

@@ -280,6 +280,10 @@ VALUES: dict[str, Value] = {
     "array of the standard library": Value(lambda: array.array("d", [1.0]), lambda x: x[0], _item),
     "bytes that change": Value(lambda: bytearray(b"\1"), lambda x: float(x[0]), _put(3)),
     "view of memory": Value(lambda: memoryview(bytearray(b"\1")), lambda x: float(x[0]), _put(3)),
+    "text of numpy": Value(lambda: [np.str_("a")], lambda x: 1.0 if x[0] == "a" else 3.0, _put(np.str_("b"))),
+    "time of numpy": Value(
+        lambda: [np.timedelta64(1, "s")], lambda x: float(x[0] / np.timedelta64(1, "s")), _put(np.timedelta64(1, "m")),
+    ),
     "decimal": Value(lambda: [decimal.Decimal(1)], lambda x: float(x[0]), _put(decimal.Decimal(3))),
     "fraction": Value(lambda: [fractions.Fraction(1)], lambda x: float(x[0]), _put(fractions.Fraction(3))),
     "span of time": Value(lambda: [datetime.timedelta(1)], lambda x: float(x[0].days), _put(datetime.timedelta(3))),

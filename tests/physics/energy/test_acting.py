@@ -1,8 +1,10 @@
 """What acts on a system: inputs through ports, conditions of its energy, times of its own."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from neuromech.physics import (
     EnergyModel,
     ExplicitScheme,
     MLPEnergy,
+    MLPField,
     Pairs,
     PortHamiltonian,
     Symplectic,
@@ -20,6 +23,7 @@ from neuromech.physics import (
     Trajectories,
     discrete_gradient,
     fit,
+    odeint,
     rollout,
 )
 from tests.families import fast
@@ -185,6 +189,48 @@ def test_times_and_steps_of_each_sample() -> None:
 def test_plans_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PhysicsError, match=message):
         rollout(EnergyModel(Spring(), Symplectic()), torch.randn(3, 2), **options)
+
+
+WRONG: dict[str, tuple[Callable[..., Any], str]] = {
+    "inputs in a list": (lambda m, u: rollout(m, u, 0.1, 1, inputs=[1.0]), "inputs is list; expected a tensor"),
+    "a number for inputs": (lambda m, u: rollout(m, u, 0.1, 1, inputs=1.0), "inputs is float; expected a tensor"),
+    "inputs of another dtype": (lambda m, u: rollout(m, u, 0.1, 1, inputs=torch.ones(1, 2, 1).float()), "float32"),
+    "times as text": (lambda m, u: rollout(m, u, t="abc"), "not a list of times"),
+    "times in rows of many lengths": (lambda m, u: rollout(m, u, t=[[0.0], [1.0, 2.0]]), "not a list of times"),
+    "True steps": (lambda m, u: rollout(m, u, 0.1, True), "True is not a number of steps"),
+    "a tensor to fit": (lambda m, u: fit(DiscreteScheme(m), u), "fit takes Pairs .*not Tensor"),
+    "half a step": (lambda m, u: Training(steps=2.5), "whole numbers"),
+    "a number for dt": (lambda m, u: Pairs(u, u, 0.1), "dt is float; expected a tensor"),
+    "arrays": (lambda m, u: Trajectories(u.numpy(), u[None]), "t is ndarray; expected a tensor"),
+    "a list for a state": (lambda m, u: odeint(MLPField(2, 4), [[1.0, 2.0]], [0.0, 1.0]), "u0 is list"),
+    "parts that do not fit": (lambda m, u: odeint(MLPField(2, 4), (u[:, :1], u[:1, 1:]), [0.0, 1.0]), "have shapes"),
+    "states of another dtype": (lambda m, u: odeint(MLPField(2, 4), u.float(), [0.0, 1.0]), "the states are .*float32"),
+    "a tolerance below 0": (lambda m, u: ExplicitScheme(MLPField(2, 4), "dopri5", -1.0), "it is positive"),
+    "f(t, u)": (lambda m, u: odeint(lambda t, u: u, u, [0.0, 1.0]), "asks for more"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_of_the_wrong_type_is_named(name: str) -> None:
+    make, words = WRONG[name]
+    with pytest.raises(PhysicsError, match=words):
+        make(EnergyModel(MLPEnergy(2, 4), PortHamiltonian(Symplectic(), 2, 1)), torch.ones(2, 2))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    m, u = EnergyModel(MLPEnergy(2, 4), Symplectic()), torch.ones(2, 2)
+    expected = rollout(m, u, 0.1, 3).u
+    torch.testing.assert_close(rollout(m, u, np.float64(0.1), np.int64(3)).u, expected)
+    torch.testing.assert_close(rollout(m, u, np.full(3, 0.1)).u, expected)
+    torch.testing.assert_close(rollout(m, u, t=np.arange(4) * 0.1).u, expected)
+
+
+def test_a_loop_over_trajectories_ends() -> None:
+    t = Trajectories(torch.arange(3.0), torch.randn(2, 3, 2))
+    torch.testing.assert_close(torch.cat([one.u for one in t]), t.u)
+    assert torch.equal(t[-2].u, t[0].u)
+    with pytest.raises(IndexError):
+        t[2]
 
 
 def test_trajectories_with_times_of_their_own_and_of_any_length() -> None:

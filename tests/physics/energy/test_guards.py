@@ -1,7 +1,10 @@
 """The promise under change: whatever becomes of an energy after its first call, its discrete gradient follows."""
 
 import functools
+import itertools
 import random
+import threading
+import time
 import types
 from collections.abc import Callable
 from typing import Any
@@ -234,7 +237,49 @@ def test_counters_and_caches_are_no_reason_to_trace_again() -> None:
     assert dg.graph(u) is first
 
 
+def test_a_rollout_follows_what_only_the_values_tell() -> None:
+    local = threading.local()
+    local.k = 1.0
+
+    class Local(MLPEnergy):
+        def forward(self, u: Tensor) -> Tensor:
+            return super().forward(u) * local.k
+
+    m, u = EnergyModel(Local(2, 4), Symplectic()), torch.randn(3, 2)
+    rollout(m, u, 0.1, 2)
+    local.k = 3.0
+    assert rollout(m, u, 0.1, 2, verify=True).identity.max() < 1e-13
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+COUNT = itertools.count()
+CHANGING = {
+    "clock": lambda u: (u**2).sum(1) * (1 + time.perf_counter()),
+    "counter": lambda u: (u**2).sum(1) * (1 + 1e-9 * next(COUNT)),
+    "random numbers of Python": lambda u: (u**2).sum(1) * (1 + 1e-9 * random.random()),
+    "random numbers of numpy": lambda u: (u**2).sum(1) * (1 + 1e-9 * np.random.rand()),
+}
+
+
+@pytest.mark.parametrize("form", ["chain", "midpoint"])
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_changes_by_itself_is_refused_however_little(name: str, form: Any) -> None:
+    with pytest.raises(PhysicsError, match="gives other values when it is evaluated again"):
+        discrete_gradient(CHANGING[name], form)(torch.ones(2, 3), torch.zeros(2, 3))
+
+
+def test_what_is_set_up_in_the_first_call_is_no_change() -> None:
+    class First(MLPEnergy):
+        scale = 0.0
+
+        def forward(self, u: Tensor) -> Tensor:
+            value, self.scale = super().forward(u) * (1 + self.scale), 1.0
+            return value
+
+    m = First(6, 4)
+    assert residual(m, discrete_gradient(m)) < 1e-13
 
 
 RANDOM: dict[str, Callable[[Tensor], Tensor]] = {
@@ -260,7 +305,7 @@ def test_random_energies_are_refused(name: str, form: str) -> None:
 
 def test_numbers_of_python_that_change_by_themselves_are_refused() -> None:
     r = random.Random(0)
-    with pytest.raises(PhysicsError, match="not the function that was traced"):
+    with pytest.raises(PhysicsError, match="gives other values"):
         discrete_gradient(lambda u: r.random() * u.square().sum(1))(torch.randn(4, 6), torch.randn(4, 6))
 
 

@@ -46,6 +46,24 @@ def test_degeneracies_and_the_limit_of_small_steps() -> None:
         model(torch.randn(3), torch.randn(3))
 
 
+def test_what_is_exchanged_is_what_is_kept() -> None:
+    model, u0 = Metriplectic(Quartic(3), Quartic(3), 3), torch.randn(4, 3)
+    weight = Hamiltonian(lambda q, p: p.square().sum(-1) / 2 + q[..., 1])
+    pendulum = Constrained(weight, lambda q: q.square().sum(-1, keepdim=True) - 1, 1)
+    at = torch.tensor([[1.0, 0.0, 0.0, 0.0]])
+    with torch.no_grad():
+        model.rollout(u0, 0.1, 1)
+        pendulum.rollout(at, 0.05, 1)
+        model.energy, model.entropy = Quartic(3), Quartic(3)
+        pendulum.energy = Hamiltonian(lambda q, p: p.square().sum(-1) + q[..., 1] ** 3)
+        pendulum.constraint = lambda q: 2 * q[..., :1] ** 4 + q[..., 1:] ** 2 - 2
+        u, w = model.rollout(u0, 0.1, 3).u, pendulum.rollout(at, 0.05, 3).u
+        assert float((model.energy(u) - model.energy(u0)).abs().max()) < 1e-13
+        assert float(model.entropy(u).diff(dim=0).min()) > 0
+        assert float((pendulum.energy(w) - pendulum.energy(at)).abs().max()) < 1e-12
+        assert float(pendulum.constraint(w[..., :2]).abs().max()) < 1e-12
+
+
 def test_casimirs_are_kept() -> None:
     linear = torch.randn(2, 4)
     quadratic = torch.stack([torch.zeros(4, 4), torch.eye(4)])

@@ -269,3 +269,11 @@ def test_refused() -> None:
         Solver(refresh=2.0)
     with pytest.raises(PhysicsError, match=r"the energy is function; expected an nn\.Module"):
         EnergyModel(lambda u: u.sum(), Symplectic())  # type: ignore[arg-type]
+
+
+def test_a_linear_energy_moves_straight_on() -> None:
+    """Its discrete gradient does not depend on where the step ends."""
+    m = EnergyModel(nn.Linear(4, 1), Symplectic())
+    u = torch.randn(3, 4)
+    moved = rollout(m, u, 0.5, 3).u
+    torch.testing.assert_close(moved[3] - u, (1.5 * m.velocity(u)).detach(), atol=1e-5, rtol=1e-5)

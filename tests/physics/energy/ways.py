@@ -22,6 +22,7 @@ from tests.physics.energy.held import Energy, Plain, quartic
 Way = Callable[[], Iterator[Energy]]
 WAYS: dict[str, Way] = {}
 NUMBER, TABLE, CHANGED = 1.0, {"k": 1.0}, 1.0
+SETTINGS = "settings_of_a_user"  # a module that the test takes out again, after the last call of the energy
 
 
 def way(f: Way) -> Way:
@@ -173,6 +174,68 @@ def parts_of_a_sequence() -> Iterator[Energy]:
 
 
 @way
+def a_part_in_two_places() -> Iterator[Energy]:
+    m = net()
+    m[2] = nn.Linear(8, 8)
+    m.insert(3, nn.Tanh())
+    m.insert(4, m[2])
+    yield m
+    assert type(m[2].weight) is nn.Parameter  # torch's own functional_call leaves what stood for it in the trace
+    m[2].weight.data.mul_(2)
+    yield m
+    m[4] = nn.Linear(8, 8)
+    yield m
+    m[2].weight = m[4].weight
+
+
+@way
+def hooks_of_all_modules() -> Iterator[Energy]:
+    m = net()
+    yield m
+    for hook in (
+        nn.modules.module.register_module_forward_hook(lambda m, x, y: 2 * y),
+        nn.modules.module.register_module_forward_pre_hook(lambda m, x: (2 * x[0],)),
+    ):
+        try:
+            yield m
+        finally:
+            hook.remove()
+        yield m
+
+
+@way
+def buffer_as_a_number() -> Iterator[Energy]:
+    class Annealed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("beta", torch.ones(()))
+
+        def forward(self, u: Tensor) -> Tensor:
+            return quartic(u, float(self.beta) if self.beta else 0.0)
+
+    m = Annealed()
+    yield m
+    m.beta.data.fill_(1 + 1e-9)
+    yield m
+    m.beta = torch.tensor(0.0)
+
+
+@way
+def exponent_of_negative_numbers() -> Iterator[Energy]:
+    p = torch.tensor(2.0)
+    yield lambda u: (u**p).sum(-1)
+    p.fill_(3.0)
+    yield lambda u: (u**p).sum(-1)
+
+
+@way
+def lazy_layers() -> Iterator[Energy]:
+    m = nn.Sequential(nn.LazyLinear(6), nn.Tanh(), nn.LazyLinear(1), Total())
+    yield m
+    m[0] = nn.LazyLinear(6)
+
+
+@way
 def modes_of_a_part() -> Iterator[Energy]:
     class Moody(nn.Module):
         def forward(self, u: Tensor) -> Tensor:
@@ -276,7 +339,7 @@ def function_of_the_module() -> Iterator[Energy]:
 
 
 def _settings(**values: Any) -> types.ModuleType:
-    m = sys.modules["settings_of_a_user"] = types.ModuleType("settings_of_a_user")
+    m = sys.modules[SETTINGS] = types.ModuleType(SETTINGS)
     vars(m).update(values)
     return m
 
@@ -361,7 +424,7 @@ def attribute_of_a_module_of_an_object() -> Iterator[Energy]:
 @way
 def names_that_a_module_makes_up() -> Iterator[Energy]:
     conf = _settings(hidden={"k": 1.0})
-    exec("def __getattr__(name):\n    return hidden[name]", vars(conf))
+    exec("def __getattr__(n):\n    if n in hidden:\n        return hidden[n]\n    raise AttributeError", vars(conf))
     yield lambda u: quartic(u, conf.k)
     conf.hidden["k"] = 3.0
 
@@ -670,6 +733,8 @@ def counters_of_calls_do_not_matter() -> Iterator[Energy]:
 @way
 def precision() -> Iterator[Energy]:
     m = net()
+    yield m
+    m.float()
     yield m
     m.double()
     yield m

@@ -139,6 +139,18 @@ def test_layer_norm_by_elementary_operations(float64) -> None:
             torch.testing.assert_close(*both)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("form", sorted(SCHEMES))
+def test_over_attention(form, float64) -> None:
+    layer = nn.TransformerEncoderLayer(2, 1, 4, 0.0, batch_first=True, activation="gelu")
+    net = nn.Sequential(nn.Linear(3, 6), nn.Unflatten(1, (3, 2)), layer, nn.Flatten(), nn.Linear(6, 3))
+    x, nested = torch.randn(4, 3), DivergenceFree(net, 3, form, "nested")
+    for scheme in SCHEMES[form]:
+        field = DivergenceFree(net, 3, form, scheme)
+        torch.testing.assert_close(field(x), nested(x))
+        assert relative_divergence(field, x) <= 1e-13
+
+
 def test_affine_potentials_give_constant_fields(float64) -> None:
     x = torch.randn(5, 3)
     v = DivergenceFree(nn.Linear(3, 3), 3)(x)

@@ -10,11 +10,14 @@ from neuromech.physics import (
     BoundedMixture,
     Box,
     DivergenceFree,
+    FreeSpace,
     HodgeDecomposition,
     MovingMixture,
     NeuralConservationLaw,
     Torus,
+    check_walls,
     couple,
+    fit_mixture,
     gaussian,
     gaussian_cost,
     gaussian_map,
@@ -128,3 +131,23 @@ def test_what_is_right_is_not_refused() -> None:
     late(torch.zeros(0, 3))
     with pytest.raises(PhysicsError, match="kink"):  # looked at when there is something to look at
         late(torch.rand(2, 3))
+
+
+class Placeless(FreeSpace):
+    walls = True
+
+
+class Wide(Box):
+    def wall(self, x):
+        return torch.ones(len(x), 1), torch.zeros_like(x)
+
+
+def test_domains_of_ones_own_are_told_what_they_lack() -> None:
+    with pytest.raises(PhysicsError, match="has no place"):
+        check_walls(Placeless(2))
+    with pytest.raises(PhysicsError, match=r"gives \[64, 1\] and \[64, 2\]"):
+        check_walls(Wide(2))
+    with pytest.raises(PhysicsError, match="expected a FreeSpace"):
+        HodgeDecomposition(2)
+    with pytest.raises(PhysicsError, match="not finite"):
+        fit_mixture(torch.full((9, 2), torch.nan), 2)
