@@ -63,10 +63,10 @@ def show(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> int:
     from neuromech.report import write_report
 
-    run = read(options.run)
     if sys.stderr.isatty():
         print("writing the report ...", file=sys.stderr)
-    return _open(write_report(run, options.output or options.run / "report.html"), "report", options.open)
+    written = write_report(options.run, options.output or options.run / "report.html")  # a path: no table is kept
+    return _open(written, "report", options.open)
 
 
 def compare(options: argparse.Namespace) -> int:
