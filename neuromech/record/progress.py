@@ -23,6 +23,7 @@ from neuromech.record.record import Record
 LOSS, BACKWARDS = "loss", "backwards"
 _NUMBER = struct.Struct("<d")
 WEIGHTS, GRADIENT = "weight norm", "gradient norm"
+NORMS = {"weight_norm": WEIGHTS, "gradient_norm": GRADIENT}  # as loggers call them
 
 
 class Progress:
@@ -76,7 +77,7 @@ class Progress:
         taken = [p.grad for p in parameters if p.grad is not None]
         for name, tensors in ((WEIGHTS, own), (GRADIENT, taken)):
             if (norm := _norm(tensors)) is not None:
-                self._norms[name.replace(" ", "_")] = norm
+                self._norms[name] = norm
                 self._wait(name, norm)
 
     def _wait(self, name: str, value: Any) -> None:
@@ -89,7 +90,7 @@ class Progress:
     @property
     def newest_norms(self) -> dict[str, float]:
         """Of the last step that measured them. Waits for the device."""
-        return {name: float(value) for name, value in self._norms.items()}
+        return {tag: float(self._norms[name]) for tag, name in NORMS.items() if name in self._norms}
 
     @property
     def newest_loss(self) -> float:

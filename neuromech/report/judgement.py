@@ -185,20 +185,17 @@ def _motionless(facts: RunFacts) -> Statement | None:
     return Statement("nothing moved", "bad", text, 1, do)
 
 
-def _limits(facts: RunFacts) -> Iterator[Statement]:
-    """What has no prediction, or a weaker one than it looks."""
-    found = facts.families
-    turning = [f for f in found if f.evidence == "found" and f.verdict == ROTATION]
-    if turning and facts.n_steps and not facts.charges_lost:
-        told, theirs = ("Rotations are", "Their") if len(turning) > 1 else ("A rotation is", "Its")
+def _unfollowed(found: Sequence[FamilyRecord]) -> Iterator[Statement]:
+    """Families without a charge in the records."""
+    if n := sum(f.verdict == ROTATION for f in found):
+        told, theirs = ("Rotations are", "Their") if n > 1 else ("A rotation is", "Its")
         yield Statement(
             "limit", "none",
-            f"{told} among the symmetries ({many(len(turning), 'family', 'families')}). {theirs} charge, an angular "
-            "momentum, cannot be read off the weights, and is not followed.",
+            f"{told} among the symmetries ({many(n, 'family', 'families')}). {theirs} charge, an angular momentum, "
+            "cannot be read off the weights, and is not followed.",
         )  # fmt: skip
-    unseen = [f for f in found if f.evidence == "found" and f.verdict != ROTATION]
-    if unseen and facts.n_steps and not facts.charges_lost:
-        by_kind = {k: sum(f.kind == k for f in unseen) for k in dict.fromkeys(f.kind for f in unseen)}
+    by_kind = Counter(f.kind for f in found if f.verdict != ROTATION)
+    if by_kind:
         what = listing(
             [
                 f"{n} {k if k in KINDS else ''} {'family' if n == 1 else 'families'}".replace("  ", " ")
@@ -208,6 +205,13 @@ def _limits(facts: RunFacts) -> Iterator[Statement]:
         yield Statement(
             "limit", "none", f"{what} found, not followed in training: nothing is said about how they moved."
         )
+
+
+def _limits(facts: RunFacts) -> Iterator[Statement]:
+    """What has no prediction, or a weaker one than it looks."""
+    found = facts.families
+    if facts.n_steps and not facts.charges_lost:
+        yield from _unfollowed([f for f in found if f.evidence == "found"])
     silent = [f for f in found if f.verdict.status == "observed" and f.evidence != "found"]
     if silent:
         yield Statement(

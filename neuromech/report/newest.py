@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from neuromech.dynamics import spread
-from neuromech.record import GRADIENT, LOSS, WEIGHTS
+from neuromech.record import LOSS, NORMS
 from neuromech.report.facts import RunFacts
 from neuromech.report.norms import norms
 from neuromech.report.outcome import followed
@@ -15,7 +15,6 @@ from neuromech.report.outcome import followed
 if TYPE_CHECKING:
     import pandas as pd
 
-LOGGED = {LOSS: LOSS, "weight_norm": WEIGHTS, "gradient_norm": GRADIENT}
 TURNS = ("norm", "update_to_weight", "angle", "effective_lr")
 
 
@@ -24,7 +23,9 @@ def newest(facts: RunFacts, sides: pd.DataFrame) -> dict[str, float]:
 
     `sides`: that table of the records.
     """
-    logged = {tag: facts.metrics[name]["value"] for tag, name in LOGGED.items() if name in facts.metrics}
+    logged = {
+        tag: facts.metrics[name]["value"] for tag, name in ({LOSS: LOSS} | NORMS).items() if name in facts.metrics
+    }
     out = {tag: float(values.iloc[-1]) for tag, values in logged.items() if len(values)}
     seen = [f for f in followed(facts) if len(f.whole)] if facts.n_steps else []
     for evidence in dict.fromkeys(f.evidence for f in seen):

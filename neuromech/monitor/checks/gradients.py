@@ -87,11 +87,11 @@ class TorqueCheck:
         What shrinks or caps some of them only now and then is not told from a wrong one: but an old one is, and what
         breaks a symmetry of one parameter by itself.
         """
-        broken = [b for b in judged.torques if b.excess >= CLEAR]
         kept, self._by_hand = self._by_hand >= 2 * ESTABLISHED, -math.inf if judged.torques else self._by_hand + 1
-        elements = torch.cat([g.abs() for g in step.gradient.values()])
-        capped = int((elements == elements.max()).sum()) > 1
-        return kept and (judged.delayed or (not capped and any(len(b.parameters) == 1 for b in broken)))
+        if not kept or judged.delayed:
+            return kept
+        alone = any(b.excess >= CLEAR and len(b.parameters) == 1 for b in judged.torques)
+        return alone and not _capped(step)
 
     def _judged(self, found: Torques, step: Step, stepped: bool) -> Evidence:
         symmetries = self.meter.symmetries
@@ -267,6 +267,12 @@ class GradientIntegrity:
         previous = self._previous
         stale = previous is not None and len(previous) == len(elements) and parallel(previous, elements, eps)
         return GradientEdit("before" if stale else how, which)
+
+
+def _capped(step: Step) -> bool:
+    """Is the largest element of the gradients there more than once, as clipping by value leaves it?"""
+    elements = torch.cat([g.abs() for g in step.gradient.values()])
+    return int((elements == elements.max()).sum()) > 1
 
 
 def _displacement(step: Step) -> Displacement | None:
