@@ -3,8 +3,8 @@ from .events import some as some
 from .process import alive as alive
 from .progress import BACKWARDS as BACKWARDS
 from .progress import GRADIENT as GRADIENT
-from .progress import NORMS as NORMS
 from .progress import LOSS as LOSS
+from .progress import NORMS as NORMS
 from .progress import WEIGHTS as WEIGHTS
 from .progress import Progress as Progress
 from .record import Record as Record
