@@ -117,7 +117,6 @@ def test_the_search_sees_what_it_should() -> None:
     assert not list(private_names(nodes(fine), {"_mine", "_version"}))
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="asks for torch 2.9")
 @pytest.mark.parametrize("shape", [(12, 7), (7, 12), (5, 5)])
 def test_the_direction_of_muon_is_written_out_as_torch_has_it(shape: tuple[int, int]) -> None:
     told = torch.randn(shape), (3.4445, -4.775, 2.0315), 5, 1e-7

@@ -168,7 +168,6 @@ def matrices(dtype: torch.dtype, meddle: Any = None) -> Evidence:
     return done
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="asks for torch 2.9")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_updates_that_mix_elements_are_taken_once_more_as_wholes(dtype: torch.dtype) -> None:
     assert not matrices(dtype).steps

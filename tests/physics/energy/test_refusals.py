@@ -53,7 +53,6 @@ def test_a_model_of_targets_is_rolled_out() -> None:
     assert float(energies.abs().max()) < 1e-13
 
 
-@pytest.mark.skipif(not hasattr(torch.ops.aten, "_grouped_mm"), reason="torch 2.6 ends the process")
 def test_a_trace_that_takes_another_way_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The first way, of any size of batch, is not open to torch's `_trilinear`, of which it wrote a traceback."""
     w, trilinear = torch.randn(1, 2, 2), torch.ops.aten._trilinear
