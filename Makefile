@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n auto
 # A fast test that is not done after five minutes hangs: its worker says where every thread stands, and the test fails.
 HUNG := -o faulthandler_timeout=300 -o faulthandler_exit_on_timeout=true
 
-.PHONY: demo evidence test test-all test-newest lint docs bench zoo clean
+.PHONY: demo evidence test test-all test-newest test-oldest lint docs bench zoo clean
 
 demo: $(STAMP)
 	$(PYTHON) -m neuromech demo
@@ -32,12 +32,13 @@ docs: $(STAMP)
 	$(PYTHON) docs/generate.py
 	$(PYTHON) -m mkdocs build --strict
 
-# The fast tests on the newest PyTorch, whose build holds gigabytes of CUDA libraries: by hand, not by CI.
-NEWEST := torch==2.14.1
-test-newest:
-	test -x .venv-newest/bin/python || python3 -m venv .venv-newest
-	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check $(NEWEST) -e '.[demo,physics,test]'
-	OMP_NUM_THREADS=1 .venv-newest/bin/python -m pytest -n auto --dist worksteal -m "not slow"
+# The fast tests on the newest PyTorch and on the oldest, whose builds hold gigabytes of CUDA libraries: by hand, not by CI.
+test-newest: TORCH := 2.14.1
+test-oldest: TORCH := 2.6.0
+test-newest test-oldest:
+	test -x .venv-$(TORCH)/bin/python || python3 -m venv .venv-$(TORCH)
+	.venv-$(TORCH)/bin/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH) -e '.[demo,physics,test]'
+	OMP_NUM_THREADS=1 .venv-$(TORCH)/bin/python -m pytest -n auto --dist worksteal -m "not slow"
 
 # Every claim of README and docs, measured anew; resumable. Ends with one line a claim and the path of a page.
 evidence: $(STAMP)
@@ -62,4 +63,4 @@ zoo: $(STAMP)
 	cd tests && ../$(PYTHON) -m architectures --misses
 
 clean:
-	rm -rf $(VENV) .venv-newest site docs/reports runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-2.* site docs/reports runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,10 +15,15 @@ from hypothesis import settings
 from neuromech import errors
 from neuromech.optimizers.registry import RULES
 from neuromech.physics.energy import composites, pair_rules, rules
+from tests.versions import skip_what_torch_lacks
 
 torch.set_num_threads(1)
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip_what_torch_lacks(items)
 
 
 def pytest_collection_finish() -> None:

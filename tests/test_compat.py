@@ -14,7 +14,7 @@ from torch.utils import checkpoint
 
 import neuromech
 from neuromech import compat
-from neuromech.compat import autograd, modules
+from neuromech.compat import autograd, modules, optimizers
 
 ROOT = Path(neuromech.__file__).parent.parent
 FILES = [
@@ -115,6 +115,12 @@ def test_the_search_sees_what_it_should() -> None:
     assert len(list(seen)) == 10
     fine = "self._version = 1\nself._version\nx._mine\ntorch.ops.aten._softmax\nhasattr(m, '_mine')\nx = '_softmax'"
     assert not list(private_names(nodes(fine), {"_mine", "_version"}))
+
+
+@pytest.mark.parametrize("shape", [(12, 7), (7, 12), (5, 5)])
+def test_the_direction_of_muon_is_written_out_as_torch_has_it(shape: tuple[int, int]) -> None:
+    told = torch.randn(shape), (3.4445, -4.775, 2.0315), 5, 1e-7
+    assert torch.equal(optimizers.newton_schulz(*told), compat.muon_direction(*told))
 
 
 class Plain(torch.autograd.Function):

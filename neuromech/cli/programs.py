@@ -49,6 +49,7 @@ PLAIN = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.Tuple,
     ast.keyword, ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context,
 )  # fmt: skip
+_OLDER = b"serialized_exported_program.json"  # what an archive of torch 2.6 begins with
 IMPORTING = ("defaultdict", "namedtuple")  # containers that say which module to import
 
 
@@ -61,8 +62,9 @@ def checked(path: Path) -> io.BytesIO:
         reader = PyTorchFileReader(io.BytesIO(content))
         records = [f"{names[0].split('/')[0]}/{name}" for name in reader.get_all_records()]
     except Exception as error:  # whatever a file that is no archive makes it say
+        old = ", in the way of torch 2.6: export it anew with a newer one" if _OLDER in content else ""
         raise NeuromechError(
-            f"{path} could not be read as a program saved by torch.export.save ({type(error).__name__}: {error})"
+            f"{path} could not be read as a program saved by torch.export.save{old} ({type(error).__name__}: {error})"
         ) from error
     for what in _suspicious(names, records, reader):
         raise NeuromechError(

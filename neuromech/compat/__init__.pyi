@@ -44,7 +44,6 @@ from .modules import uncompiled as uncompiled
 from .modules import with_own_code as with_own_code
 from .modules import without_parametrization_cache as without_parametrization_cache
 from .optimizers import muon_direction as muon_direction
-from .optimizers import muon_rate as muon_rate
 from .tensors import KEEP_REAL_TENSORS as KEEP_REAL_TENSORS
 from .tensors import AnySize as AnySize
 from .tensors import asked_for_values as asked_for_values

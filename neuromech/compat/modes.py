@@ -49,8 +49,12 @@ def dispatch_modes() -> int:
 
 
 def saving_is_hooked() -> bool:
-    """True inside `saved_tensors_hooks`, which are also what activation checkpoints are made of."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    """True inside `saved_tensors_hooks`, which are also what activation checkpoints are made of.
+
+    And wherever torch cannot tell (before 2.7): whoever asks then leaves saving to torch.
+    """
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(True) is not None
 
 
 @contextmanager

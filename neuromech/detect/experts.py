@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 GROUPED = {"_grouped_mm", "grouped_mm"}
+KERNEL = getattr(getattr(torch.ops.aten, "_grouped_mm", None), "default", None)  # there since torch 2.8
 
 
 def products_of_blocks(

@@ -25,7 +25,7 @@ from neuromech.compat import (
     unobserved,
 )
 from neuromech.detect import constant_folding as shadow
-from neuromech.detect.experts import products_of_blocks
+from neuromech.detect import experts
 from neuromech.detect.graph import Geometry, Graph, Node, Value, ValueKind
 from neuromech.detect.operands import exchanged, those_of
 from neuromech.detect.operator import UNKNOWN, operator_of
@@ -200,8 +200,8 @@ class Recorder(TorchDispatchMode):
             with suppress(shadow.UnknownContent):
                 self.answers.append(shadow.compute(func, args, kwargs, content))
                 return self.answers[-1]
-        wide = func is torch.ops.aten._grouped_mm.default and args[0].dtype is torch.float64
-        out = products_of_blocks(*args, **kwargs) if wide else self._shapes.call(func, args, kwargs)
+        wide = func is experts.KERNEL and args[0].dtype is torch.float64
+        out = experts.products_of_blocks(*args, **kwargs) if wide else self._shapes.call(func, args, kwargs)
         if told.as_number:
             out = self._decided(out, [v for _, v in asked])
         written = _written(func, args, kwargs)

@@ -13,12 +13,12 @@ Shapes: flat vectors over all members, [rows], float64, on the device of the par
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import TensorWeakRef
 
 from neuromech.dynamics.attribution import Gains, turn
 from neuromech.dynamics.drives import Measured, measure
@@ -79,7 +79,7 @@ class _Held(NamedTuple):
     A first step makes a buffer that is not seen before the next step.
     """
 
-    that: weakref.ref[Tensor] | None = None
+    that: TensorWeakRef | None = None
     same: bool = True
 
     def fits(self, buffer: Tensor) -> bool:
@@ -199,7 +199,7 @@ class Laws:
             name: _Held() if old is None else _Held(old.that if old.same else None, same=False)
             for name, old in new.items()
         }
-        self._met |= {name: _Held(weakref.ref(b)) for name, b in buffers.items()}
+        self._met |= {name: _Held(TensorWeakRef(b)) for name, b in buffers.items()}
 
         drifts = {n: (told.late, m.direction) for n, m in moving.items() if isinstance(told := m.settings, Drift)}
         late = {n: u or displacement(params[n]) for n, (is_late, u) in drifts.items() if is_late}

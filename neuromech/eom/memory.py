@@ -20,11 +20,11 @@ import math
 import torch
 from torch import Tensor
 
-from neuromech.compat import muon_rate
 from neuromech.eom.derivatives import HVPForm, Point
 from neuromech.eom.landscape import LossFunction, PureLandscape
 from neuromech.eom.rule import Rule
 from neuromech.eom.terms import VectorField, decayed
+from neuromech.optimizers import muon_rate
 from neuromech.params import Params
 
 CLOCK = "clock"  # in the state of a flow: time since the first step

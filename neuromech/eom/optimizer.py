@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any, Literal, get_args
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from neuromech.compat import compiler_loaded, is_compiled, run_eagerly, version
 from neuromech.eom.accumulation import Closure, Pending
@@ -82,7 +83,7 @@ class EoMOptimizer(Optimizer):
         self._chosen: Backend | None = None
         self._form, self._warned, self._alike, self._parallel = "unknown", False, False, False
         self._modules = WeakSet[nn.Module]()
-        self._used: dict[int, tuple[ref[Tensor], int]] = {}  # by parameter: the gradient of a step, and its version
+        self._used: dict[int, tuple[TensorWeakRef, int]] = {}  # by parameter: the gradient of a step, and its version
         self.base.register_step_post_hook(lambda *_: self._mark_used())
         self._tell()
 
@@ -253,13 +254,12 @@ class EoMOptimizer(Optimizer):
 
     def _backend(self) -> Backend | None:
         """The one to take; None: that is still to be seen."""
-        if self.backend != "auto":
-            return self.backend
-        return "hvp" if self.hvp != "auto" else self._chosen
+        chosen: Backend | None = "hvp" if self.hvp != "auto" else self._chosen
+        return chosen if self.backend == "auto" else self.backend
 
     def _mark_used(self) -> None:
         held = ((p, p.grad) for group in self.param_groups for p in group["params"])
-        self._used = {id(p): (ref(g), version(g)) for p, g in held if g is not None}
+        self._used = {id(p): (TensorWeakRef(g), version(g)) for p, g in held if g is not None}
 
     def _waiting(self, values: Params) -> Params:
         """Gradients in .grad that have been put there since the last step, of whoever's."""

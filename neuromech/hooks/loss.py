@@ -7,7 +7,6 @@ still running, and holds it. On a GPU the hook runs in a thread of the engine, a
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from neuromech.compat import code_of
 from neuromech.detect import tensors_of
@@ -34,7 +34,7 @@ class LossWatch:
 
     def __init__(self) -> None:
         self._values: list[tuple[Tensor, bool]] = []  # and whether it is a product
-        self._last: weakref.ref[Tensor] | None = None
+        self._last: TensorWeakRef | None = None
         self.failure = ""  # why the loss could not be read, if it could not
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -56,7 +56,7 @@ class LossWatch:
         for root in _roots():
             if self._last is not None and self._last() is root:
                 continue  # seen from another output of the model
-            self._last = weakref.ref(root)
+            self._last = TensorWeakRef(root)
             scaled = root.grad_fn is not None and root.grad_fn.name() == _PRODUCT
             with torch.no_grad():
                 self._values.append((root.detach().clone(), scaled))

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer
+from torch.utils.weak import TensorWeakRef
 
 from neuromech.compat import version
 
@@ -30,7 +31,7 @@ PATIENCE = 2  # in one iteration its turn may come before ours
 class _Foreign:
     """What was seen of one optimizer: its gradients and weights ahead of its step, and how often it stepped idly."""
 
-    gradients: dict[int, tuple[weakref.ref[Tensor], int]] = field(default_factory=dict)
+    gradients: dict[int, tuple[TensorWeakRef, int]] = field(default_factory=dict)
     weights: tuple[int, ...] = ()
     fed: bool = False  # gradients of its own came since this was last asked
     idle: int = 0
@@ -116,6 +117,6 @@ def _moves_by_itself(optimizer: Optimizer, before: tuple[int, ...]) -> bool:
 def _fed(optimizer: Optimizer, known: _Foreign) -> bool:
     """Has somebody brought the optimizer a gradient that is not zero since this was asked last?"""
     now = {i: g for i, p in enumerate(held_by(optimizer)) if (g := p.grad) is not None}
-    old, known.gradients = known.gradients, {i: (weakref.ref(g), version(g)) for i, g in now.items()}
+    old, known.gradients = known.gradients, {i: (TensorWeakRef(g), version(g)) for i, g in now.items()}
     new = (g for i, g in now.items() if i not in old or old[i][0]() is not g or old[i][1] != version(g))
     return any(bool((g.coalesce().values() if g.is_sparse else g).any()) for g in new)

@@ -1,5 +1,6 @@
 from .hyperparameters import Hyperparameters as Hyperparameters
 from .hyperparameters import hyperparameters_of as hyperparameters_of
+from .muon import muon_rate as muon_rate
 from .reading import ParameterReader as ParameterReader
 from .reading import Window as Window
 from .registry import inherited_rule as inherited_rule

@@ -9,15 +9,22 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from neuromech.compat import muon_direction, muon_rate
+from neuromech.compat import muon_direction
 from neuromech.optimizers.accumulation import accumulated_orthogonal, geometric
 from neuromech.optimizers.rule import Elements, Rule, State, decoupled_decay
 from neuromech.optimizers.settings import ParamGroup, number
 
 BUFFER = "momentum_buffer"
+
+
+def muon_rate(lr: float, adjust: str | None, shape: Sequence[int]) -> float:
+    """The learning rate that `torch.optim.Muon` uses for a weight of this shape."""
+    rows, columns = shape[:2]
+    if adjust in (None, "original"):
+        return lr * math.sqrt(max(1.0, rows / columns))
+    return lr * 0.2 * math.sqrt(max(rows, columns)) if adjust == "match_rms_adamw" else lr
 
 
 def _advance(e: Elements) -> dict[str, Tensor]:
@@ -42,7 +49,7 @@ def _accumulation(group: ParamGroup, shape: Sequence[int]) -> float:
 
 def _unit(group: ParamGroup, shape: Sequence[int]) -> float:
     """A matrix with singular values of one, at its rate."""
-    rate = muon_rate(1.0, group["adjust_lr_fn"], torch.Size(shape))
+    rate = muon_rate(1.0, group["adjust_lr_fn"], shape)
     return rate**2 * min(shape[0], math.prod(shape[1:])) / math.prod(shape) * _accumulation(group, shape)
 
 

@@ -192,7 +192,7 @@ class Probe(RunFrames):
     def __repr__(self) -> str:
         name, how = type(self._model).__name__, describe.how(self._asked.coverage, self._record.path)
         if self._measurement is None or self._found is None:
-            return f"Probe of {name}, waiting: {self._why_nothing().partition(': ')[0]}{how}"
+            return f"Probe of {name}, waiting: {self._why_nothing().partition('. ')[0]}{how}"
         return f"Probe of {name}: {len(self._found)} families, {self._measurement.step} steps{how}"
 
     def state_dict(self) -> dict[str, Any]:

@@ -132,7 +132,7 @@ REBUILT: dict[str, Factory] = {
     "Lion": of(Lion, lr=3e-4, weight_decay=0.3),
     "Adafactor": of(o.Adafactor, lr=1e-2, weight_decay=0.01),
     "Adafactor foreach": of(o.Adafactor, lr=1e-2, weight_decay=0.01, foreach=True),
-    "Muon and AdamW": Mixed,
+    **({"Muon and AdamW": Mixed} if hasattr(torch.optim, "Muon") else {}),
     "Adadelta": of(o.Adadelta, lr=0.1),
     "Adadelta coupled decay": of(o.Adadelta, lr=0.1, weight_decay=0.01, foreach=True),
     "Rprop": of(o.Rprop, lr=1e-3),

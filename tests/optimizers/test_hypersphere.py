@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.optim.optimizer import Optimizer
 
 import neuromech
+from neuromech.compat import muon_direction
 from neuromech.dynamics import law_of
 from neuromech.optimizers import optimizer_table, rule_of
 
@@ -45,14 +46,12 @@ class MuonH(AdamH):
         Optimizer.__init__(self, params, {"lr": lr, "momentum": momentum, "nesterov": nesterov, **ours})
 
     def direction(self, p: Tensor, group: dict[str, Any], state: dict[str, Any]) -> Tensor:
-        from torch.optim._muon import _zeropower_via_newtonschulz as orthogonal
-
         g, mu = p.grad, group["momentum"]
         assert g is not None
         state.setdefault("momentum_buffer", torch.zeros_like(p)).lerp_(g, 1 - mu)
         buffer = state["momentum_buffer"]
         mixed = g.lerp(buffer, mu) if group["nesterov"] else buffer
-        return orthogonal(mixed, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(p.dtype)
+        return muon_direction(mixed, group["ns_coefficients"], group["ns_steps"], group["eps"]).to(p.dtype)
 
     step = AdamH.step
 

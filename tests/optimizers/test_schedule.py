@@ -33,6 +33,7 @@ def optimizer() -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=0.1, momentum=0.9)
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # torch 2.6 says it of its own doing
 @pytest.mark.parametrize("name", MADE)
 def test_what_is_foretold_comes(name: str) -> None:
     mine = optimizer()

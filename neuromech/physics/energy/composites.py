@@ -50,6 +50,11 @@ def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float =
     return scale * (torch.relu(x) + alpha * torch.expm1(-input_scale * torch.relu(-x)))
 
 
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+    out = torch.einsum("...i,oij,...j->...o", x, weight, y)
+    return out if bias is None else out + bias
+
+
 def _prelu(x: Tensor, slope: Tensor) -> Tensor:
     slope = slope.reshape([1, -1] + [1] * (x.ndim - 2)) if slope.numel() > 1 and x.ndim > 1 else slope
     return slope * x + (1 - slope) * torch.relu(x)
@@ -211,6 +216,7 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "clip": _clamp,
     "clamp_min": lambda x, min: _clamp(x, min),
     "clamp_max": lambda x, max: _clamp(x, None, max),
+    "bilinear": _bilinear,
     "hardtanh": lambda x, low=-1.0, high=1.0: _clamp(x, low, high),
     "relu6": lambda x: _clamp(x, 0.0, 6.0),
     "hardsigmoid": lambda x: _clamp(x / 6 + 0.5, 0.0, 1.0),

@@ -55,8 +55,8 @@ def test_a_model_of_targets_is_rolled_out() -> None:
 
 def test_a_trace_that_takes_another_way_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The first way, of any size of batch, is not open to torch's `_trilinear`, of which it wrote a traceback."""
-    w = torch.randn(1, 2, 2)
-    dg = discrete_gradient(lambda u: nn.functional.bilinear(u[:, :2], u[:, 2:], w)[:, 0])
+    w, trilinear = torch.randn(1, 2, 2), torch.ops.aten._trilinear
+    dg = discrete_gradient(lambda u: trilinear(u[:, :2], w, u[:, 2:], [1, 3], [0], [1, 2], [2, 3])[:, 0])
     u, v = torch.randn(2, 3, 4)
     assert dg(u, v).shape == (3, 4)
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
