@@ -39,9 +39,10 @@ def audit_page(found: Audit, path: str | Path, title: str = "What is conserved")
 def _said(found: Audit) -> str:
     if not found.residuals:
         return "Nothing could be asked of it."
+    about = f"{found.about}. " if found.about else ""
     worst = max(found.residuals, key=lambda r: r.mean if math.isfinite(r.mean) else math.inf)
     return (
-        f"The law that is kept least is {worst.name}: off by {share(worst.mean)} of its size, {share(worst.worst)} at "
+        f"{about}The law that is kept least is {worst.name}: off by {share(worst.mean)} of its size, {share(worst.worst)} at "
         "worst."
     )
 
