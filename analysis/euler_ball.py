@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from analysis.reporting import FEW, asked, errors_over_time, show, verdict
+from analysis.reporting import FEW, WORDS, asked, errors_over_time, show, verdict
 from experiments.euler_ball import BALL, METHODS, SPIN, Config, Flow, divergence, exact, momentum
 from experiments.runs import config_of, finished
 from neuromech.physics.fields.taylor import jacobian
@@ -102,7 +102,7 @@ def slices(flows: dict[str, Flow], directory: Path) -> Path:
         extent = (-1.0, 1.0, -1.0, 1.0)
         drawn = [axes[0, k].imshow(through, origin="lower", extent=extent, cmap="RdBu_r", vmin=-1.5, vmax=1.5)]
         axes[0, k].streamplot(grid, grid, u, w, color="#333333", density=0.9, linewidth=0.6, arrowsize=0.6)
-        axes[0, k].set_title(name)
+        axes[0, k].set_title(WORDS.get(name, name))
         for row, values in enumerate(maps, 1):
             image = values.clamp_min(1e-9).log10().reshape(side, side)
             low, high = (-8, 0) if row == 3 else (-4, 0)
@@ -114,7 +114,12 @@ def slices(flows: dict[str, Flow], directory: Path) -> Path:
             ax.spines[:].set_visible(False)
         for ax in axes[1:, k] if k == 0 else ():
             ax.set_visible(False)
-    labels = ("flow at t = 1\n(colour: across the plane)", "log10 error of v", "log10 |momentum|", "log10 |div v|")
+    labels = (
+        "flow at t = 1\n(colour: across the plane)",
+        "log10 error of v",
+        "log10 |equation's residual|",
+        "log10 |div v|",
+    )
     for row, label in enumerate(labels):
         axes[row, 0 if row == 0 else 1].set_ylabel(label)
         figure.colorbar(drawn[row], ax=axes[row, :], shrink=0.8)
@@ -162,7 +167,7 @@ def film(flow: Flow, name: str, directory: Path) -> Path:
         for circle in ((ring[0], ring[1], zero), (ring[0], zero, ring[1]), (zero, ring[0], ring[1])):
             ax.plot(*(c.numpy() for c in circle), color="#bbbbbb", linewidth=0.7)
         dots.append(ax.scatter(*path[0].T.numpy(), c=colour, cmap="viridis", vmax=1.15, s=7, depthshade=False))
-        ax.set(title=title, xlim=(-0.75, 0.75), ylim=(-0.75, 0.75), zlim=(-0.75, 0.75))
+        ax.set(title=WORDS.get(title, title), xlim=(-0.75, 0.75), ylim=(-0.75, 0.75), zlim=(-0.75, 0.75))
         ax.set_axis_off()
         ax.set_box_aspect((1, 1, 1))
         ax.view_init(elev=18, azim=-60)

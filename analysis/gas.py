@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.reporting import FEW, asked, show, verdict
+from analysis.reporting import FEW, WORDS, asked, show, verdict
 from experiments.gas import DURATION, Built, Config, Penalised, exact
 from experiments.runs import config_of, finished
 from neuromech.physics.fields.taylor import jacobian
@@ -34,15 +34,16 @@ def draw(paths: dict[str, Path], directory: Path) -> Path:
     figure = Figure(figsize=(8.4, 5.2), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     extent = (0.0, 1.0, 0.0, DURATION)
-    for row, (method, path) in enumerate(paths.items()):
-        config = config_of(Config, path)
-        model = (Built if method == "ncl" else Penalised)(config)
-        model.load_state_dict(torch.load(path / "checkpoint.pt", weights_only=True)["module"])
+    models = {m: (Built if m == "ncl" else Penalised)(config_of(Config, path)) for m, path in paths.items()}
+    for method, model in models.items():
+        model.load_state_dict(torch.load(paths[method] / "checkpoint.pt", weights_only=True)["module"])
+    top = max(float((model(y).detach()[:, 0] - right).abs().max()) for model in models.values())
+    for row, (method, model) in enumerate(models.items()):
         density, j = model(y).detach()[:, 0].double(), jacobian(model, y).detach()
         rest = (j[:, 0, 0] + j[:, 1, 1]).abs().clamp_min(1e-9).log10()
         shown = [
             (density, 0.6, 1.4, "viridis"),
-            ((density - right).abs(), 0, 0.03, "magma_r"),
+            ((density - right).abs(), 0, top, "magma_r"),
             (rest, -8, 0, "magma_r"),
         ]
         for ax, (values, low, high, colours) in zip(axes[row], shown, strict=True):
@@ -51,7 +52,7 @@ def draw(paths: dict[str, Path], directory: Path) -> Path:
             if row == 1:
                 ax.set_xlabel("x")
                 figure.colorbar(drawn, ax=axes[:, list(axes[row]).index(ax)], orientation="horizontal", shrink=0.8)
-        axes[row, 0].set_ylabel(f"{method}\nt")
+        axes[row, 0].set_ylabel(f"{WORDS[method]}\nt")
     for ax, title in zip(axes[0], ("density", "error of the density", "log10 |continuity residual|"), strict=True):
         ax.set_title(title)
     directory.mkdir(parents=True, exist_ok=True)

@@ -32,21 +32,26 @@ def draw(path: Path, directory: Path) -> Path:
     hodge.load_state_dict(torch.load(path / "model.pt", weights_only=True))
     parts = parts_of(config.case)
     hodge.remember(lambda x: torch.stack([f(x) for f in parts.values()]).sum(0))
-    axis = (torch.arange(24) + 0.5) / 24
-    x, y = torch.meshgrid(axis, axis, indexing="xy")
+    fine, side = 96, 13
+    x, y = torch.meshgrid(*[(torch.arange(fine) + 0.5) / fine] * 2, indexing="xy")
     points = torch.stack([x.flatten(), y.flatten()], -1)
     found = hodge.parts(points)
+    top = max(float(part(points).norm(dim=1).max()) for part in parts.values())
     figure = Figure(figsize=(8.4, 5.8), layout="constrained")
     axes = figure.subplots(2, 3, sharex=True, sharey=True)
     for k, (name, part) in enumerate(parts.items()):
         for row, field in enumerate((part(points), found[name])):
-            ax, (u, v) = axes[row, k], field.T.reshape(2, 24, 24)
-            ax.imshow((u * u + v * v).sqrt(), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", vmin=0, vmax=1.6)
-            ax.quiver(x, y, u, v, scale=30, width=0.004, color="#333333")
+            ax, (u, v) = axes[row, k], field.T.reshape(2, fine, fine)
+            size = ax.imshow(
+                (u * u + v * v).sqrt(), origin="lower", extent=(0, 1, 0, 1), cmap="Blues", vmin=0, vmax=top
+            )
+            some = (slice(fine // side // 2, None, fine // side),) * 2
+            ax.quiver(x[some], y[some], u[some], v[some], scale=12 * top, width=0.006, color="#333333")
             ax.set(xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes[0, k].set_title(name.replace("_", "-"))
     axes[0, 0].set_ylabel("known")
     axes[1, 0].set_ylabel("found")
+    figure.colorbar(size, ax=axes, shrink=0.6, label="size of the field")
     directory.mkdir(parents=True, exist_ok=True)
     out = directory / f"hodge_{config.case}.png"
     figure.savefig(out, dpi=130)

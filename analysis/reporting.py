@@ -25,6 +25,15 @@ def show(table: pd.DataFrame, form: str = "{:.2g}", index: bool = False) -> None
         print(table.to_string(index=index))
 
 
+# What the methods of the fields and densities are called in pictures.
+WORDS = {
+    "ncl": "by construction",
+    "ncl-start": "by construction,\nstart built in",
+    "pinn": "by penalty",
+    "pinn-start": "by penalty,\nstart built in",
+    "pinn-100": "by penalty, 100",
+    "curl": "curl, walls by penalty",
+}
 FEW = 500  # steps of training, below which a run says nothing of what it would come to
 MEASURED = "measured: "
 
@@ -48,7 +57,10 @@ def errors_over_time(runs: pd.DataFrame, of: str, out: Path, every: float) -> Pa
     import seaborn as sns
     from matplotlib.figure import Figure
 
-    rows = [read(run["path"]).frame("progress").assign(method=run["method"]) for _, run in runs.iterrows()]
+    rows = [
+        read(run["path"]).frame("progress").assign(method=WORDS.get(run["method"], run["method"]).replace("\n", " "))
+        for _, run in runs.iterrows()
+    ]
     table = pd.concat(rows, ignore_index=True)
     table["seconds"] = (table["seconds"] / every).round() * every
     figure = Figure(figsize=(5, 3.2), layout="constrained")

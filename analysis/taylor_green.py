@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from analysis.reporting import FEW, asked, errors_over_time, show, verdict
+from analysis.reporting import FEW, WORDS, asked, errors_over_time, show, verdict
 from experiments.runs import config_of, finished
 from experiments.taylor_green import Config, Penalised, Stream, exact
 from neuromech.physics.fields.taylor import jacobian
@@ -52,6 +52,7 @@ def load(run: pd.Series) -> Stream | Penalised:
 
 def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]:
     """Streamlines at t = 1, errors and divergence of the first seed; errors against CPU time."""
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     directory.mkdir(parents=True, exist_ok=True)
@@ -75,18 +76,19 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]
     for k, (name, (u, div)) in enumerate(fields.items()):
         grid = u.reshape(side, side, 2).numpy()
         speed = (grid**2).sum(-1) ** 0.5
-        axes[0, k].streamplot(
+        streams = axes[0, k].streamplot(
             axis.numpy(),
             axis.numpy(),
             grid[..., 0],
             grid[..., 1],
             color=speed,
+            norm=Normalize(0, 1.1 * float(right.norm(dim=-1).max())),
             cmap="viridis",
             density=1.1,
             linewidth=0.8,
             arrowsize=0.7,
         )
-        axes[0, k].set_title(name)
+        axes[0, k].set_title(WORDS.get(name, name))
         error = (u - right).norm(dim=-1).reshape(side, side)
         images = [
             axes[1, k].imshow(error, origin="lower", extent=(0, 1, 0, 1), vmin=0, vmax=top, cmap="magma_r"),
@@ -105,8 +107,8 @@ def draw(runs: pd.DataFrame, table: pd.DataFrame, directory: Path) -> list[Path]
         ax.set_visible(False)
     for row, label in enumerate(("streamlines at t = 1", "error of u", "log10 |div u|")):
         axes[row, min(row, 1)].set_ylabel(label)
-        if row:
-            figure.colorbar(images[row - 1], ax=axes[row, :], shrink=0.8)
+        shown = images[row - 1] if row else streams.lines
+        figure.colorbar(shown, ax=axes[row, :], shrink=0.8, label="" if row else "|u|")
     maps = directory / "taylor_green_fields.png"
     figure.savefig(maps, dpi=130)
 

@@ -48,6 +48,49 @@ def test_odeint_is_the_call_of_solvers(moved) -> None:
         odeint(3, u0, times)
 
 
+@pytest.mark.parametrize(
+    ("rows", "same"),
+    [
+        (1, [1]),
+        (-1, [3]),
+        (slice(1, 3), [1, 2]),
+        ([3, 0], [3, 0]),
+        (np.array([2, 2]), [2, 2]),
+        (torch.tensor([True, False, False, True]), [0, 3]),
+    ],
+)
+@pytest.mark.parametrize("own_times", [False, True])
+def test_trajectories_are_chosen_as_rows_are(rows, same, own_times) -> None:
+    t = torch.arange(5.0)
+    data = Trajectories(t + torch.rand(4, 1) if own_times else t, torch.randn(4, 5, 2), condition=torch.ones(4) > 0)
+    chosen = data[rows]
+    assert torch.equal(chosen.u, data.u[same])
+    assert torch.equal(chosen.t, data.t[same] if own_times else t)
+    assert len(chosen.condition) == len(same)
+
+
+def test_what_chooses_no_trajectories_is_told() -> None:
+    data = Trajectories(torch.arange(5.0), torch.randn(4, 5, 2))
+    for rows in ("a", 1.5, None, [], [7], (slice(None), 0), True):
+        with pytest.raises(PhysicsError, match="chooses none of 4 trajectories"):
+            data[rows]
+    with pytest.raises(IndexError):
+        data[4]
+
+
+def test_data_move_as_tensors_do_and_masks_stay_masks() -> None:
+    data = Trajectories(torch.arange(5.0), torch.randn(4, 5, 2), condition=torch.ones(4) > 0)
+    for to in (
+        lambda x: x.to(torch.float64),
+        lambda x: x.to(dtype=torch.float64),
+        lambda x: x.to(torch.zeros(1).double()),
+    ):
+        assert to(data).u.dtype == to(data).t.dtype == to(data.pairs()).before.dtype == torch.float64
+        assert to(data).condition.dtype == to(data.pairs()).condition.dtype == torch.bool
+    with pytest.raises(PhysicsError, match="cannot become torch"):
+        data.to(torch.int64)
+
+
 def test_windows_for_a_data_loader() -> None:
     t = torch.arange(6.0)
     u = torch.arange(24.0).reshape(2, 6, 2)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -61,13 +61,30 @@ class Trajectories:
     def __len__(self) -> int:
         return len(self.u)
 
-    def __getitem__(self, rows: slice | int) -> Trajectories:
-        if isinstance(rows, int):
-            rows = range(len(self))[rows]  # an IndexError ends the loops of `for`
-            rows = slice(rows, rows + 1)
+    def __getitem__(self, rows: slice | int | Sequence[int] | Tensor) -> Trajectories:
+        """Some of the trajectories: one, a slice, by their numbers, or by a mask [N]."""
+        if not isinstance(rows, slice):
+            rows = self._numbers(rows)
         t = self.t if self.t.ndim == 1 else self.t[rows]
         inputs, condition = (None if x is None else x[rows] for x in (self.inputs, self.condition))
         return Trajectories(t, self.u[rows], inputs, condition)
+
+    def _numbers(self, rows: object) -> Tensor:
+        every = torch.arange(len(self), device=self.u.device)
+        try:
+            chosen = every[torch.as_tensor(rows, device=self.u.device)]
+        except IndexError:
+            if isinstance(rows, int):  # which ends the loops of `for`
+                raise
+            chosen = every.new_empty(0, 0)
+        except (TypeError, ValueError, RuntimeError):
+            chosen = every.new_empty(0, 0)
+        if chosen.ndim > 1 or not chosen.numel():
+            raise PhysicsError(
+                f"{rows!r} chooses none of {len(self)} trajectories: give a number, a slice, numbers or a mask; of "
+                "times and entries, index .u"
+            )
+        return chosen.reshape(-1)
 
     def pairs(self) -> Pairs:
         """All pairs of states that follow one another."""
@@ -82,9 +99,9 @@ class Trajectories:
         noise = torch.randn(self.u.shape, dtype=self.u.dtype, generator=generator, device=generator.device)
         return replace(self, u=self.u + scale * noise.to(self.u.device))
 
-    def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Trajectories:
-        inputs, condition = (None if x is None else x.to(device, dtype) for x in (self.inputs, self.condition))
-        return Trajectories(self.t.to(device, dtype), self.u.to(device, dtype), inputs, condition)
+    def to(self, *target: Any, **named: Any) -> Trajectories:
+        """As `Tensor.to`; what holds no floating-point numbers, as a mask, moves but keeps its type."""
+        return Trajectories(**_moved(vars(self), target, named))
 
 
 @dataclass(frozen=True)
@@ -114,10 +131,12 @@ class Pairs:
         return {k: v for k, v in (("inputs", self.inputs), ("condition", self.condition)) if v is not None}
 
     def take(self, rows: Tensor) -> Pairs:
-        return self._each(lambda x: x[rows])
+        fields: dict[str, Any] = {k: None if v is None else v[rows] for k, v in vars(self).items()}
+        return Pairs(**fields)
 
-    def to(self, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Pairs:
-        return self._each(lambda x: x.to(device, dtype if x.is_floating_point() else None))
+    def to(self, *target: Any, **named: Any) -> Pairs:
+        """As `Tensor.to`; what holds no floating-point numbers, as a mask, moves but keeps its type."""
+        return Pairs(**_moved(vars(self), target, named))
 
     @staticmethod
     def join(parts: Sequence[Pairs]) -> Pairs:
@@ -133,10 +152,15 @@ class Pairs:
         before, after, dt, *rest = (torch.cat(x) for x in zip(*every, strict=True))
         return Pairs(before, after, dt, **dict(zip(names[0], rest, strict=True)))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Pairs:
-        return Pairs(
-            *map(change, (self.before, self.after, self.dt)), **{k: change(v) for k, v in self.acting().items()}
-        )
+
+def _moved(fields: dict[str, Tensor | None], target: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    like = next(x for x in fields.values() if x is not None).new_empty(0).to(*target, **named)
+    if not like.is_floating_point():
+        raise PhysicsError(f"states are floating-point numbers, and cannot become {like.dtype}")
+    return {
+        k: x if x is None else x.to(*target, **named) if x.is_floating_point() else x.to(like.device)
+        for k, x in fields.items()
+    }
 
 
 def simulate(

@@ -25,8 +25,10 @@ from neuromech.physics.energy.states import check_finite, check_tensors
 from neuromech.physics.energy.stepping import Solver
 from neuromech.physics.energy.structure import Symplectic
 
-# Gradient (or field) evaluations of one step; dopri5 takes as many steps as its tolerance asks for.
-METHODS = {"euler": 1, "midpoint": 2, "rk4": 4, "leapfrog": 3, "dopri5": None}
+# Gradient (or field) evaluations of one step; the adaptive ones take as many as their tolerance asks for. All but
+# leapfrog are torchdiffeq's, without those that need the steps before: here every step begins anew.
+METHODS: dict[str, int | None] = {"euler": 1, "midpoint": 2, "heun2": 2, "heun3": 3, "rk4": 4, "leapfrog": 3}
+METHODS |= dict.fromkeys(("adaptive_heun", "bosh3", "dopri5", "dopri8"))
 
 
 class MLPField(nn.Module):
@@ -97,7 +99,7 @@ class DiscreteScheme(nn.Module):
 
 
 class ExplicitScheme(nn.Module):
-    """A module with `velocity(u)`, stepped by `method`, one of METHODS; `tolerance`: of dopri5, relative, absolute."""
+    """A module with `velocity(u)`, stepped by `method`, one of METHODS; `tolerance`: of adaptive ones."""
 
     def __init__(self, field: nn.Module, method: str = "rk4", tolerance: float = 1e-6) -> None:
         super().__init__()
@@ -137,8 +139,10 @@ class ExplicitScheme(nn.Module):
             return leapfrog(velocity, u, dt)
         from torchdiffeq import odeint
 
-        accuracy = {"rtol": self.tolerance, "atol": self.tolerance} if self.method == "dopri5" else {}
         span = torch.tensor([0.0, 1.0], dtype=u.dtype, device=u.device)
+        accuracy: dict[str, object] = {}
+        if METHODS[self.method] is None:  # and end on the time: between two steps torchdiffeq interpolates, to order 3
+            accuracy = {"rtol": self.tolerance, "atol": self.tolerance, "options": {"step_t": span[1:]}}
         try:
             path: Tensor = odeint(lambda _, w: dt * velocity(w), u, span, method=self.method, **accuracy)
         except AssertionError as error:  # torchdiffeq's way to say so

@@ -39,14 +39,15 @@ def odeint(
     t: Sequence[float] | Tensor,
     *,
     method: str = "rk4",
+    tolerance: float = 1e-6,
     inputs: Acting | None = None,
     condition: Acting | None = None,
 ) -> JoinedState:
     """States at the times `t` [T] (the first is that of u0): [T, B, ...], a step between each two.
 
     `model`: an `EnergyModel` or a scheme, stepped its own way; a module with velocity(u), or a function u -> du/dt, by
-    `method`, one of ExplicitScheme's. `u0` [B, ...], or a tuple as (q, p), joined along the last axis and given back
-    in its parts.
+    `method`, one of ExplicitScheme's, the adaptive ones to this `tolerance`. `u0` [B, ...], or a tuple as (q, p),
+    joined along the last axis and given back in its parts.
     """
     for k, x in enumerate(u0 if isinstance(u0, tuple) else [u0]):
         check_tensors(**{f"u0[{k}]" if isinstance(u0, tuple) else "u0": x})
@@ -69,7 +70,7 @@ def odeint(
                 "a motion is a function of the state alone, u -> du/dt; this one asks for more, as f(t, u)"
             )
         field = model if isinstance(model, nn.Module) and hasattr(model, "velocity") else _Field(model)
-        scheme = ExplicitScheme(field, method)
+        scheme = ExplicitScheme(field, method, tolerance)
     assert isinstance(scheme, DiscreteScheme | ExplicitScheme)
     u = scheme.predict(start, t=t, inputs=inputs, condition=condition).u
     return tuple(u.split(parts, -1)) if parts else u

@@ -108,20 +108,20 @@ class ImplicitStep:
             found, bad = u0, failed
             for part in (16, 8, 4, 2, 1):
                 self._solve = None
-                found, bad, size = self._iterate(u0, dt / part, found)
+                found, bad, _ = self._iterate(u0, dt / part, found)
             u1, failed = _where(failed & ~bad, found, u1), failed & bad
         parts = 2
         while failed.any() and parts <= self.solver.substeps:
             found, bad = u0, torch.zeros_like(failed)
             for _ in range(parts):
                 self._solve = None
-                found, broken, size = self._iterate(found, dt / parts, found)
+                found, broken, _ = self._iterate(found, dt / parts, found)
                 bad = bad | broken
             u1, self.in_parts, failed = _where(failed & ~bad, found, u1), self.in_parts | failed & ~bad, failed & bad
             parts *= 2
         if failed.any():
             self._solve = None
-            raise _not_solved(failed, size, self.solver, u0)
+            raise _not_solved(failed, size / (1 + _largest(u1)), self.solver, u0)
         if self.in_parts.any():
             self._solve = None
         return u1
@@ -198,7 +198,7 @@ class ImplicitStep:
                 self._solve = None
             elif isinstance(self._solve, _Inverse):
                 step = self._solve.learn(step_made, f, full & (before > 1e2 * ceiling))
-        return u1, open_, size * bound
+        return u1, open_ & ~(size <= ceiling), size * bound
 
     def _linearise(self, u0: Tensor, u1: Tensor, dt: Tensor) -> Solve:
         """F -> J^-1 F with J = dF/du1 = 1 - dt dvelocity/du1 at u1."""
@@ -224,11 +224,19 @@ def _not_solved(failed: Tensor, size: Tensor, solver: Solver, u0: Tensor) -> Con
     rounding = torch.finfo(u0.dtype).eps
     where = torch.nonzero(failed).reshape(-1)
     tried = f", nor {solver.substeps} shorter ones in its place" if solver.substeps > 1 else ""
+    if solver.tolerance is not None and bool((size[where] < 1e3 * rounding).all()):
+        advice = f"Take a tolerance well above the rounding of {u0.dtype}, {rounding:.0e}"
+    elif bool((size[where] < rounding**0.5).all()):
+        advice = "They are small already: take more iterations"
+    else:
+        advice = (
+            "Take smaller steps, or Solver(substeps=) above that; a motion that runs into a singularity, as a "
+            "collision, or away to infinity, ends there at any size"
+        )
     return ConvergenceError(
         f"the implicit step was not solved for {len(where)} of {len(u0)} samples, {where.tolist()[:8]}{tried}: after "
-        f"{solver.iterations} iterations their residuals are {[float(f'{x:.2g}') for x in size[where][:8]]}, "
-        f"the tolerance {solver.tolerance or 1000 * rounding:.2g}. Take smaller steps, more iterations or substeps, or "
-        f"a tolerance well above the rounding of {u0.dtype}, {rounding:.0e}"
+        f"{solver.iterations} iterations their residuals are {[float(f'{x:.2g}') for x in size[where][:8]]} of the "
+        f"state's size, the tolerance {solver.tolerance or 1000 * rounding:.2g}. {advice}"
     )
 
 

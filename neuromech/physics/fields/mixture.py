@@ -38,6 +38,15 @@ class Mixture(NamedTuple):
         return self.means[k] + torch.einsum("bij,bj->bi", self.factors[k], z)
 
 
+def check_mixture(name: str, value: object, missing: bool = True) -> None:
+    """Raise `PhysicsError` for what is not a mixture; None may stand for one that is `missing`."""
+    if not isinstance(value, Mixture) and not (missing and value is None):
+        raise PhysicsError(
+            f"{name} is {type(value).__name__}; expected a Mixture, as gaussian(mean, covariance) or "
+            "gaussian_mixture(weights, means, covariances) make it"
+        )
+
+
 def gaussian(mean: Tensor, covariance: Tensor) -> Mixture:
     """One Gaussian as a mixture."""
     return gaussian_mixture(
@@ -126,11 +135,7 @@ class MovingMixture(Construction):
     @staticmethod
     def _check(start: Mixture | None, end: Mixture | None, d: int) -> None:
         for name, m in (("start", start), ("end", end)):
-            if m is not None and not isinstance(m, Mixture):
-                raise PhysicsError(
-                    f"{name} is {type(m).__name__}; expected a Mixture, as gaussian(mean, covariance) or "
-                    "gaussian_mixture(weights, means, covariances) make it"
-                )
+            check_mixture(name, m)
             if m is not None and m.means.shape[1] != d:
                 raise PhysicsError(f"{name} lives in {m.means.shape[1]} dimensions, the mixture in {d}")
         if (

@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from neuromech.compat import is_transformed
 from neuromech.errors import PhysicsError
-from neuromech.physics.fields.mixture import Mixture, MovingMixture
+from neuromech.physics.fields.mixture import Mixture, MovingMixture, check_mixture
 from neuromech.physics.fields.samples import cheapest_plan
 
 
@@ -36,13 +37,24 @@ def _check_gaussians(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -
     if mean1.ndim == 0 or mean1.shape[-1] != d or cov0.shape[-2:] != (d, d) or cov1.shape[-2:] != (d, d):
         found = [list(v.shape) for v in (mean0, cov0, mean1, cov1)]
         raise PhysicsError(f"means and covariances have shapes {found}: expected [..., d], [..., d, d] with the same d")
+    for which, covariance in (("first", cov0), ("second", cov1)):
+        if is_transformed(covariance):
+            continue
+        size = covariance.detach().abs().amax((-2, -1), keepdim=True)
+        rounding = 1e3 * torch.finfo(covariance.dtype).eps * size
+        if not bool(((covariance - covariance.mT).abs() <= rounding).all()):
+            raise PhysicsError(f"the {which} covariance is not finite, or not symmetric")
+        if not bool((torch.linalg.eigvalsh(covariance.detach()) >= -rounding.squeeze(-1)).all()):
+            raise PhysicsError(f"the {which} covariance has a negative eigenvalue")
 
 
 def gaussian_map(mean0: Tensor, cov0: Tensor, mean1: Tensor, cov1: Tensor) -> tuple[Tensor, Tensor]:
     """(M, b) of the optimal map x -> M x + b between Gaussians; M = C0^-1/2 (C0^1/2 C1 C0^1/2)^1/2 C0^-1/2."""
     _check_gaussians(mean0, cov0, mean1, cov1)
     half = root(cov0)
-    inverse = torch.linalg.inv(half)
+    inverse, broken = torch.linalg.inv_ex(half)
+    if not is_transformed(half) and bool(broken.any()):
+        raise PhysicsError("the first covariance is singular: what lies in a plane has no map to what does not")
     matrix = inverse @ root(half @ cov1 @ half) @ inverse
     return matrix, mean1 - matrix @ mean0
 
@@ -52,6 +64,8 @@ def couple(start: Mixture, end: Mixture) -> tuple[Mixture, Mixture]:
 
     The pairing is the cheapest between components (Delon and Desolneux 2020): a linear program over their W2^2.
     """
+    for name, m in (("start", start), ("end", end)):
+        check_mixture(name, m, missing=False)
     if start.means.shape[1] != end.means.shape[1]:
         raise PhysicsError(f"start lives in {start.means.shape[1]} dimensions, end in {end.means.shape[1]}")
     covariances = [m.factors @ m.factors.mT for m in (start, end)]

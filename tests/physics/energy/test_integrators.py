@@ -22,6 +22,7 @@ from neuromech.physics import (
     Symplectic,
     Training,
     fit,
+    odeint,
     simulate,
     systems,
 )
@@ -46,13 +47,23 @@ class Turning(nn.Module):
         return torch.stack([2 * p, -2 * q], -1)
 
 
-@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("rk4", 4)])
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("heun3", 3), ("rk4", 4)])
 def test_order_of_explicit_methods(method: str, order: int) -> None:
     scheme = ExplicitScheme(Turning(), method)
     u0 = torch.tensor([[1.0, 0.0]])
     exact = torch.tensor([[torch.cos(torch.tensor(2.0)), -torch.sin(torch.tensor(2.0))]])
     errors = [float((scheme.predict(u0, 1 / n, n).u[-1] - exact).norm()) for n in (20, 40)]
     assert torch.log2(torch.tensor(errors[0] / errors[1])) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("method", ["adaptive_heun", "bosh3", "dopri5", "dopri8"])
+def test_adaptive_methods_are_as_exact_as_their_tolerance(method: str) -> None:
+    u0, t = torch.tensor([[1.0, 0.0]]), torch.linspace(0, 2, 5)
+    exact = torch.stack([torch.cos(2 * t), -torch.sin(2 * t)], -1)
+    for tolerance in (1e-4, 1e-7):
+        found = odeint(Turning(), u0, t, method=method, tolerance=tolerance)
+        assert isinstance(found, Tensor)
+        assert (found[:, 0] - exact).abs().max() < 30 * tolerance
 
 
 def test_leapfrog_is_of_order_two_and_keeps_energy_near() -> None:

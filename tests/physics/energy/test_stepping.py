@@ -25,7 +25,7 @@ from neuromech.physics import (
     systems,
 )
 from neuromech.physics.energy import stepping
-from neuromech.physics.energy.stepping import _differences, _Inverse
+from neuromech.physics.energy.stepping import _differences, _Inverse, _not_solved
 from tests.families import fast
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -224,6 +224,29 @@ def test_a_step_that_is_not_solved_says_for_whom() -> None:
         rollout(model, u0, 5.0, 3, solver=Solver(iterations=2))
     assert caught.value.states.shape == (1, 2, 2)
     assert "in step 1 of 3" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "solver", "words"),
+    [
+        (1e-14, Solver(tolerance=1e-16), "tolerance well above the rounding"),
+        (1e-9, Solver(), "small already: take more iterations"),
+        (0.1, Solver(tolerance=1e-16), "Take smaller steps"),
+        (float("nan"), Solver(), "Take smaller steps"),
+    ],
+)
+def test_the_advice_is_that_of_the_case(size: float, solver: Solver, words: str) -> None:
+    failed = torch.tensor([False, True])
+    assert words in str(_not_solved(failed, torch.tensor([0.0, size]), solver, torch.zeros(2, 2)))
+
+
+def test_a_step_within_the_tolerance_is_solved() -> None:
+    """However few the iterations: after two of them the residual is 4e-9, after three 3e-17."""
+    model, u0 = EnergyModel(Anharmonic(), Symplectic()), torch.tensor([[3.0, 2.0]])
+    with pytest.raises(ConvergenceError, match="1 of 1"):
+        rollout(model, u0, 0.01, 3, solver=Solver(iterations=2, substeps=1))
+    found = rollout(model, u0, 0.01, 3, solver=Solver(iterations=3, substeps=1))
+    torch.testing.assert_close(found.u, rollout(model, u0, 0.01, 3).u, rtol=1e-13, atol=0)
 
 
 def test_refused() -> None:

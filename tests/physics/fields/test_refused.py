@@ -47,6 +47,7 @@ def one(x):
 
 X = torch.tensor([[0.1, 0.2], [0.3, -0.4], [0.5, 0.5]])
 FLAT = gaussian(torch.zeros(2), torch.eye(2))
+ZERO, SKEW = torch.zeros(2), torch.tensor([[1.0, 0.5], [0.0, 1.0]])
 KINKS = {
     "where": lambda z: torch.where(z > 0, z, 0 * z),
     "mask": lambda z: z * (z > 0),
@@ -100,6 +101,10 @@ def test_kinks_that_no_name_tells(name, form) -> None:
         (lambda: couple(FLAT, gaussian(torch.zeros(1), torch.eye(1))), "2 dimensions, end in 1"),
         (lambda: gaussian_cost(torch.zeros(2), torch.eye(2), torch.zeros(1), torch.eye(1)), "with the same d"),
         (lambda: gaussian_map(torch.zeros(2), torch.eye(3), torch.zeros(2), torch.eye(2)), "with the same d"),
+        (lambda: couple(torch.zeros(3, 2), FLAT), "start is Tensor; expected a Mixture"),
+        (lambda: gaussian_cost(ZERO, -torch.eye(2), ZERO, torch.eye(2)), "first covariance has a negative eigenvalue"),
+        (lambda: gaussian_cost(ZERO, torch.eye(2), ZERO, SKEW), "second covariance is not finite, or not symmetric"),
+        (lambda: gaussian_map(ZERO, torch.ones(2, 2), ZERO, torch.eye(2)), "first covariance is singular"),
         (lambda: kinetic_energy(MovingMixture(2), 0), "one point or more"),
         (lambda: kinetic_energy(NeuralConservationLaw(MovingMixture(2)), 9), "pass its source"),
         (lambda: HodgeDecomposition(Box(2)).fit(torch.rand(3, 2)), "field of type Tensor"),
