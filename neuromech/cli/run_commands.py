@@ -65,7 +65,7 @@ def report(options: argparse.Namespace) -> int:
 
     if sys.stderr.isatty():
         print("writing the report ...", file=sys.stderr)
-    written = write_report(options.run, options.output or options.run / "report.html")  # a path: no table is kept
+    written = write_report(options.run, options.output or options.run / "report.html")
     return _open(written, "report", options.open)
 
 

@@ -57,13 +57,14 @@ PILLS = {
 def write_report(record: Run | str | Path, path: str | Path, refresh: float = 0.0) -> Path:
     """Write the report of a run, given as its record or its directory, to `path`; returns the path.
 
-    `refresh`: seconds after which the page loads itself anew, until someone has begun to use it; 0: never.
+    `refresh`: seconds after which the page loads itself anew, until someone has begun to use it; 0: never. What was
+    read of the record stays with it for the next page then; else a long run is in memory but once.
     Raises `RecordError` if there is no run, or if `path` cannot be written or is a link in the run's own directory.
     """
     run = record if isinstance(record, Run) else read(record)
     path = Path(path).expanduser()
     refuse_link(path, run)
-    return write(path, render(run, isinstance(record, Run), refresh))
+    return write(path, render(run, refresh > 0, refresh))
 
 
 def write(path: Path, text: str) -> Path:

@@ -250,6 +250,7 @@ PAIRS: dict[str, Function] = {
 COMPOSITES: dict[str, Function] = {
     "pow": lambda x: (1 + x * x) ** -1.5 + (1 + x * x) ** (1 / 3) + (2 + x * x) ** -2,
     "div": lambda x: x / (1 + x.roll(1, 1) ** 2),
+    "bilinear": lambda x: F.bilinear(x, x.roll(1, 1), W.reshape(1, 6, 6).expand(3, 6, 6), W[0, :3]),
     "clamp": lambda x: x.clamp(-0.3, 0.8),
     "clamp_min": lambda x: torch.clamp_min(x, 0.1),
     "clamp_max": lambda x: torch.clamp_max(x, 0.1),
