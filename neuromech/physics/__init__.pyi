@@ -2,7 +2,6 @@ from . import energy as energy
 from . import fields as fields
 from . import plots as plots
 from .auditing import Audit as Audit
-from .auditing import Residual as Residual
 from .auditing import audit as audit
 from .descent import Descent as Descent
 from .energy import CentralDifference as CentralDifference
@@ -73,3 +72,4 @@ from .fields import gaussian_mixture as gaussian_mixture
 from .fields import kinetic_energy as kinetic_energy
 from .fields import mlp as mlp
 from .fields import sample_plan as sample_plan
+from .residuals import Residual as Residual

@@ -29,6 +29,7 @@ def audit_page(found: Audit, path: str | Path, title: str = "What is conserved")
         {"metrics": [], "marks": [], "causes": {}, "layers": [], "families": [], "overlays": charts},
         title=title,
         headline=_said(found),
+        about=found.about,
         residuals=found.residuals,
         left_out=found.left_out,
         charts=charts,
@@ -39,12 +40,9 @@ def audit_page(found: Audit, path: str | Path, title: str = "What is conserved")
 def _said(found: Audit) -> str:
     if not found.residuals:
         return "Nothing could be asked of it."
-    about = f"{found.about}. " if found.about else ""
     worst = max(found.residuals, key=lambda r: r.mean if math.isfinite(r.mean) else math.inf)
-    return (
-        f"{about}The law that is kept least is {worst.name}: off by {share(worst.mean)} of its size, {share(worst.worst)} at "
-        "worst."
-    )
+    least = f"The law that is kept least is {worst.name}: off by {share(worst.mean)} of its size, "
+    return f"{least}{share(worst.worst)} at worst."
 
 
 def _chart(r: Residual) -> dict[str, Any]:

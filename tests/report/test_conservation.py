@@ -32,6 +32,8 @@ def test_the_page_holds_the_audit_and_its_curves(tmp_path: Path) -> None:
     text = audit_page(found, tmp_path / "p.html", "<b>Euler").read_text()
     assert "&lt;b&gt;Euler" in text
     assert f"kept least is energy: off by {share(found['energy'].mean)} of its size" in text
+    assert f">{found.about}.</p>" in text
+    assert found.about == "Samples: 2; steps: 20; states of shape (2,)"
     for left_out, why in found.left_out.items():
         assert f"<dt>{left_out}</dt><dd>{why}</dd>" in text
     (chart,) = decompressed(text)["overlays"]
