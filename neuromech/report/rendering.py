@@ -15,6 +15,7 @@ SCRIPTS = ("drawing", "chart", "family", "page")  # each uses those before it
 SCRIPT = """"use strict";
 // The page can be read before this runs, so that it loads as fast as one without a script.
 addEventListener("load", () => setTimeout(async () => {{
+document.documentElement.classList.add("whole");
 {parts}
 }}));"""
 
