@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Quantity = Callable[[Tensor], Tensor]
-Asked = Literal["step", "field", "path"]
+AuditKind = Literal["step", "field", "path"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def audit(
     energy: Quantity | None = None,
     momentum: Quantity | None = None,
     steps: int = 20,
-    kind: Asked = "step",
+    kind: AuditKind = "step",
     dx: float | Sequence[float] | None = None,
     channels: Channels | None = None,
     periodic: bool = True,
@@ -82,7 +82,7 @@ def audit(
     one channel an axis the divergence too, by central differences, around the edge if the grid is `periodic`.
     Raises `PhysicsError` for shapes that do not fit, or that can be read in two ways.
     """
-    for name, value, among in (("kind", kind, Asked), ("channels", channels, Channels)):
+    for name, value, among in (("kind", kind, AuditKind), ("channels", channels, Channels)):
         if value not in get_args(among) and not (name == "channels" and value is None):
             raise PhysicsError(f"{name} {value!r} is not one of {', '.join(map(repr, get_args(among)))}")
     for name, given in (("model", model), ("energy", energy), ("momentum", momentum)):
