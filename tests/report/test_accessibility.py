@@ -104,8 +104,9 @@ def seen(browser: Any, page: Path, width: int, theme: str, script: str = "") -> 
         tab.wait_for_timeout(20)
     found = Axe().run(tab, options=STANDARDS).response["violations"]
     wide = tab.evaluate("document.documentElement.scrollWidth - innerWidth")
-    skipped = "[...document.querySelectorAll('section > *')].filter(e => !e.checkVisibility({contentVisibilityAuto: true}))"
-    said += tab.evaluate(f"{skipped}.map(e => 'not laid out: ' + e.outerHTML.slice(0, 80))")  # pictures of it were empty
+    parts = "[...document.querySelectorAll('section > *')]"
+    skipped = f"{parts}.filter(e => !e.checkVisibility({{contentVisibilityAuto: true}}))"  # pictures of it were empty
+    said += tab.evaluate(f"{skipped}.map(e => 'not laid out: ' + e.outerHTML.slice(0, 80))")
     drawn = tab.evaluate("document.querySelectorAll('figure svg path.line').length")
     context.close()
     return {
