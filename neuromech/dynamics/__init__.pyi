@@ -46,6 +46,8 @@ from .scalars import Newest as Newest
 from .scalars import scalars_of as scalars_of
 from .scalars import spread as spread
 from .sides import Sides as Sides
+from .two_sides import TwoSides as TwoSides
+from .two_sides import two_sides as two_sides
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register

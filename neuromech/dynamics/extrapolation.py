@@ -86,23 +86,23 @@ def outlook(
     spread = FIXED if told.fixed else NORMALISED if told.power == 0 and not math.isnan(told.unit) else DRIVEN
     if told.fixed or strength <= 0 or (told.power == 0 and math.isnan(told.unit)):
         return Balance(decay, strength, told.power, STEADY._replace(at=last), grip, spread)
-    known = _readable(losses, last)
-    fading = None if known is None else _fading(known, lr)
+    known = readable(losses, last)
+    fades = None if known is None else fading(known, lr)
     if told.power != 0:
-        return Balance(decay, strength, told.power, fading or Trend(last, FADE), grip, spread)
+        return Balance(decay, strength, told.power, fades or Trend(last, FADE), grip, spread)
     wake, trend, seen = None, Trend(last), 1.0
     if told.recall > 0 and c[:-1].min() > 0:
         gradients2 = 1.0 / c[:-1]
-        if known is not None and fading is not None and known.min() > 0:
-            trend = fading
-            gradients2 *= (1.0 + 1.0 / fading.saturation) / (1.0 + KNEE * known[:3].mean() / known[at[1:] - 1])
+        if known is not None and fades is not None and known.min() > 0:
+            trend = fades
+            gradients2 *= (1.0 + 1.0 / fades.saturation) / (1.0 + KNEE * known[:3].mean() / known[at[1:] - 1])
         wake = _wake(told.recall, gradients2, np.diff(at), np.diff(square[at]) * (np.arange(1, len(at)) > begun))
         seen = wake.seen
     trend = trend._replace(rest=told.unit * entries * seen / strength)
     return Balance(decay, strength, told.power, trend, grip, spread, wake)
 
 
-def _readable(losses: Sequence[float] | None, last: int) -> np.ndarray | None:
+def readable(losses: Sequence[float] | None, last: int) -> np.ndarray | None:
     """The losses of the steps, if a trend can be read off them."""
     if losses is None:
         return None
@@ -111,7 +111,7 @@ def _readable(losses: Sequence[float] | None, last: int) -> np.ndarray | None:
     return known if good else None
 
 
-def _fading(known: np.ndarray, lr: float) -> Trend:
+def fading(known: np.ndarray, lr: float) -> Trend:
     """How squared gradients at length one fade with the loss."""
     last, seen = len(known), np.arange(len(known) // 10, len(known))
     fade = min(max(-float(np.polyfit(np.log(seen + 1.0), np.log(known[seen]), 1)[0]), 0.0), STEEPEST)

@@ -11,6 +11,7 @@ import numpy as np
 
 from neuromech.errors import RecordError
 from neuromech.record import LOSS, Record, Run, alive
+from neuromech.report.charges_ahead import ChargeForecast, charge_forecasts
 from neuromech.report.family import FamilyRecord, families, last_step, with_terms
 from neuromech.report.faults import FaultRecord, faults
 from neuromech.report.forecasts import Forecast, forecasts
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 How = Literal["finished", "raised", "interrupted", "failed", "killed", "running", "unknown"]
-TABLES = ("steps", "charges", "terms", "events", "faults", "metrics", "progress")
+TABLES = ("steps", "charges", "terms", "events", "faults", "metrics", "progress", "sides")
 LARGE = ("charges", "terms")  # rows for every family and step
 
 
@@ -50,6 +51,8 @@ class RunFacts:
     events: pd.DataFrame
     metrics: dict[str, pd.DataFrame]
     forecasts: list[Forecast]
+    charge_forecasts: list[ChargeForecast]
+    sides: pd.DataFrame
     ending: Ending
     unreadable: tuple[str, ...] = ()
     interleaved: bool = False
@@ -119,9 +122,11 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
     if odd:
         unreadable.append(f"Of run.json, what is said of {', '.join(odd)} has another form than a run writes.")
     try:
-        foreseen = forecasts(meta, found, tables["steps"], _metrics(tables["metrics"]).get(LOSS))
+        loss = _metrics(tables["metrics"]).get(LOSS)
+        foreseen = forecasts(meta, found, tables["steps"], loss)
+        shared = charge_forecasts(meta, found, tables["steps"], tables["sides"], loss)
     except (KeyError, ValueError, TypeError) as error:
-        foreseen = []
+        foreseen, shared = [], []
         unreadable.append(f"Forecasts: {type(error).__name__}: {error}")
     return RunFacts(
         meta=meta,
@@ -133,6 +138,8 @@ def gather(run: Run, keep: bool = True) -> RunFacts:
         events=tables["events"].reindex(columns=["step", "kind", "message"]),
         metrics=_metrics(tables["metrics"]),
         forecasts=foreseen,
+        charge_forecasts=shared,
+        sides=tables["sides"],
         ending=_ending(run, tables["progress"]),
         unreadable=tuple(unreadable),
         interleaved=_interleaved(run),

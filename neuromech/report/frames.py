@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -100,28 +101,32 @@ class RunFrames:
 
     @property
     def forecasts(self) -> pd.DataFrame:
-        """One row per family of squared lengths: what was forecast early in the run, and what came."""
+        """One row per scale or (SGD) rescale family: what was forecast early in the run, and what came.
+
+        `now`, `end`, `came`: squared lengths, of scale families; charges, of rescalings, whose `error` is relative to the
+        squared lengths of both sides together. What a kind does not have is nan.
+        """
         import pandas as pd
 
         from neuromech.report.facts import gather
         from neuromech.report.forecasts import Forecast
 
-        made = gather(self._recorded()).forecasts
-        columns = ["symmetry", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
+        facts = gather(self._recorded())
+        columns = ["symmetry", "kind", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
         rows = [
-            {"symmetry": f.family.index, "name": f.family.name, "error": f.error, "baseline": f.baseline}
-            | {"angle_error": f.angle_error, "angle_baseline": f.angle_baseline}
-            | {k: v for k, v in vars(f).items() if k != "family"}
-            for f in made
+            {"symmetry": f.family.index, "kind": f.family.kind, "name": f.family.name}
+            | {k: getattr(f, k, math.nan) for k in columns[3:]}
+            for f in (*facts.forecasts, *facts.charge_forecasts)
         ]
         return pd.DataFrame(rows, columns=columns)
 
     def forecast(self, steps: int, scheduler: LRScheduler | None = None) -> pd.DataFrame:
-        """Where normalised weights will be after so many more steps; one row a family, `why_not` if it cannot be said.
+        """Where normalised weights and the charges of rescalings will be after so many more steps; one row a family,
+        `why_not` if it cannot be said.
 
         `scheduler`: is asked for the learning rates ahead (of the optimizer that it belongs to); without one they are
-        taken to stay. Columns: now, end, low, high (80 %) of the squared length of the recorded members, undecayed (the
-        end without weight decay), equilibrium, time_constant, reached (step), gradient_growth, grows_by.
+        taken to stay. Columns: now, end, low, high (80 %) of the squared length of the recorded members, or of the
+        charge of a whole rescale family (under SGD), undecayed (the end without weight decay), equilibrium, time_constant, reached (step), gradient_growth, grows_by.
         Raises `InstrumentError` for a scheduler that cannot be asked ahead, or fewer steps than one.
         """
         from neuromech.optimizers import rates_ahead
@@ -148,9 +153,8 @@ class RunFrames:
         from neuromech.report.facts import gather
         from neuromech.report.norms import norms
 
-        run = self._recorded()
-        facts = gather(run)
-        return norms(facts.meta, facts.families, facts.steps, run.frame("sides"))
+        facts = gather(self._recorded())
+        return norms(facts.meta, facts.families, facts.steps, facts.sides)
 
     def latest(self) -> pd.DataFrame:
         """The newest row of `history` of every family."""
@@ -162,8 +166,7 @@ class RunFrames:
         from neuromech.report.facts import gather
         from neuromech.report.newest import newest
 
-        run = self._recorded()
-        return newest(gather(run), run.frame("sides"))
+        return newest(gather(self._recorded()))
 
     def plot(self, what: str | int | None = None) -> list[Axes]:
         """Matplotlib axes of a figure. `what`: part of a family's name, or its number, or a logged number as "loss";

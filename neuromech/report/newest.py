@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from neuromech.dynamics import spread
@@ -12,17 +10,11 @@ from neuromech.report.facts import RunFacts
 from neuromech.report.norms import norms
 from neuromech.report.outcome import followed
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 TURNS = ("norm", "update_to_weight", "angle", "effective_lr")
 
 
-def newest(facts: RunFacts, sides: pd.DataFrame) -> dict[str, float]:
-    """Of the last recorded step; how weights turn is the mean over the steps since the row before, of the last row.
-
-    `sides`: that table of the records.
-    """
+def newest(facts: RunFacts) -> dict[str, float]:
+    """Of the last recorded step; how weights turn is the mean over the steps since the row before, of the last row."""
     logged = {
         tag: facts.metrics[name]["value"] for tag, name in ({LOSS: LOSS} | NORMS).items() if name in facts.metrics
     }
@@ -31,7 +23,7 @@ def newest(facts: RunFacts, sides: pd.DataFrame) -> dict[str, float]:
     for evidence in dict.fromkeys(f.evidence for f in seen):
         out[f"residual/{evidence}"] = max(float(f.whole["residual"].iloc[-1]) for f in seen if f.evidence == evidence)
     scales = [f for f in seen if f.kind == "scale"]
-    last = norms(facts.meta, scales, facts.steps, sides).groupby("symmetry").tail(1)
+    last = norms(facts.meta, scales, facts.steps, facts.sides).groupby("symmetry").tail(1)
     lengths = [float(f.whole["observed"].iloc[-1]) for f in scales]
     for tag in TURNS:
         values = np.sqrt(np.maximum(lengths, 0.0)) if tag == "norm" else last[tag].to_numpy(float)

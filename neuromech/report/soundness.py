@@ -22,6 +22,7 @@ NEEDED = {
     "faults": {"fault", "step", "last", "times", "rank"},
     "metrics": {"step", "name", "value"},
     "progress": {"step", "seconds", "measuring"},
+    "sides": {"step", "symmetry", "weights_up", "weights_down", "gradient_up", "gradient_down"},
 }
 LARGEST = 2**53  # a step that a float still counts
 LONGEST = 2000  # characters of a text that a page shows
