@@ -24,7 +24,7 @@ from neuromech.dynamics.extrapolation import fading, readable
 from neuromech.dynamics.trend import STEADY, Trend
 from neuromech.optimizers import Hyperparameters
 
-WIDTH = 0.1  # of 80 % intervals: this share of what noise moves, for each time that the run becomes as long as it was
+WIDTH = 0.12  # of 80 % intervals: this share of what noise moves, for each time that the run becomes as long as it was
 FURTHEST = 30.0  # |ln U - ln D| / 2 at most
 
 
@@ -101,10 +101,12 @@ class TwoSides:
         return list(zip(kicks.tolist(), lr.tolist(), strict=True))
 
     def _after(self, charge: float, step: tuple[float, float]) -> float:
-        """Linearly implicit, so that a short side does not throw the charge to and fro."""
+        """The equation linearised at each step, and solved exactly over it: a short side does not throw the charge to
+        and fro."""
         kick, lr = step
-        moved = kick * self._drive(charge) / (1.0 + kick * self._stiffness(charge))
-        return charge * math.exp(-self.decay * lr) + moved
+        pull = self.decay * lr + kick * self._stiffness(charge)
+        moved = kick * self._drive(charge) - self.decay * lr * charge
+        return charge + moved * (-math.expm1(-pull) / pull if pull > 0 else 1.0)
 
 
 def two_sides(

@@ -19,7 +19,7 @@ from neuromech.report.canvas import corners, drawable
 from neuromech.report.evidence import MEANING
 from neuromech.report.facts import RunFacts, gather
 from neuromech.report.family import FamilyRecord, measured
-from neuromech.report.forecast_table import COLUMNS
+from neuromech.report.forecast_table import COLUMNS, OF_CHARGES
 from neuromech.report.judgement import decide
 from neuromech.report.layer_table import NONE, NOT_LOOKED, UNSOUGHT, causes, place, rows
 from neuromech.report.layers import Layer, layers_of
@@ -106,6 +106,8 @@ def render(record: Run, keep: bool = True, refresh: float = 0.0) -> str:
         names=titles(bool(facts.wrapper)),
         forecasts=facts.forecasts,
         columns=COLUMNS,
+        charge_forecasts=facts.charge_forecasts,
+        of_charges=OF_CHARGES,
         remarks=advice(facts.forecasts),
         others=len(metrics) > _several(metrics),
         opaque=[
