@@ -23,6 +23,7 @@ from experiments.norm_forecasts import batches, factor, network
 from experiments.runs import command, next_command, outstanding, run_of
 
 WAY = ("model", "momentum", "schedule", "weight_decay", "seed")
+COLUMNS = ("name", "made_at", "now", "end", "came", "low", "high", "error", "baseline")
 LR = {0.0: 0.3, 0.9: 0.1}  # by momentum
 LONGEST = 1.5  # factor at the start
 
@@ -67,7 +68,7 @@ def forecasts(
         scheduler.step()
     made = probe.forecasts
     probe.remove()
-    return made[made["kind"] == "rescale"][["name", "made_at", "now", "end", "came", "low", "high", "error", "baseline"]]
+    return made.loc[made["kind"] == "rescale", list(COLUMNS)]
 
 
 def run(config: Config, directory: Path, progress: bool = False) -> Path:
@@ -76,9 +77,8 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
 
     with run_of(directory, config) as record:
         # Seed by seed, so that an unfinished run is a whole one with fewer seeds.
-        ways = [
-            w for s in config.seeds for w in product(config.models, config.momenta, config.schedules, config.decays, (s,))
-        ]
+        settings = (config.models, config.momenta, config.schedules, config.decays)
+        ways = [way for seed in config.seeds for way in product(*settings, (seed,))]
         for way in tqdm(outstanding(record, "forecasts", WAY, ways), unit="run", disable=not progress):
             rows = forecasts(config, *way)
             record.append("forecasts", {**dict(zip(WAY, way, strict=True)), **rows.to_dict("list")})

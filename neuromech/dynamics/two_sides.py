@@ -112,8 +112,8 @@ class TwoSides:
 def two_sides(
     charges: Sequence[float],
     steps: Sequence[int],
-    weights: Sequence[tuple[float, float]],
-    gradients: Sequence[tuple[float, float]],
+    weights: Sequence[Sequence[float]],
+    gradients: Sequence[Sequence[float]],
     lrs: Sequence[float],
     told: Hyperparameters,
     gain: float,
@@ -122,9 +122,11 @@ def two_sides(
     """What moves a charge at the end of a stretch.
 
     charges: at `steps`, counted from the first step of the run on, in the later half of the stretch; weights,
-    gradients: squared, of both sides, at some of these steps. lrs[k], losses[k]: of step k + 1, one for each step to the
-    last. `gain`: by what a gradient is multiplied in the sum of all steps that it takes part in, per lr:
-    (1 - dampening) / (1 - momentum) under SGD. Raises `ValueError` for too little of anything, or a side of length zero.
+    gradients: squared, of both sides, at some of these steps. lrs[k], losses[k]: of step k + 1, one for each step to
+    the last. `gain`: by what a gradient is multiplied in the sum of all steps that it takes part in, per lr:
+    (1 - dampening) / (1 - momentum) under SGD.
+
+    Raises `ValueError` for too little of anything, or a side of length zero.
     """
     last, begun = (int(steps[-1]), int(steps[0])) if len(steps) else (0, 0)
     w, g = np.asarray(weights, dtype=float), np.asarray(gradients, dtype=float)

@@ -34,8 +34,8 @@ def ahead(facts: RunFacts, steps: int, rates: Sequence[Sequence[float]] | None, 
     `rates[g]`: the learning rates of param group g of the optimizer of that number; None, and for others: they stay.
     now, end, low, high     squared lengths of the recorded members, or charges of whole rescale families; the last two
                             between which the end is in 80 % of forecasts; that nothing changes, `now`, is the baseline
-    reached                 the first step at which the equilibrium of the last learning rate is near (10 %, of a charge:
-                            1 % of the squared lengths of its sides); nan: none
+    reached                 the first step at which the equilibrium of the last learning rate is near (10 %; of a
+                            charge, 1 % of the squared lengths of its sides); nan: none
     gradient_growth         the factor by which gradients will have grown for the lengths' sake
     grows_by                the larger cause of that: decay or lr
     why_not                 why there is no forecast
@@ -46,8 +46,9 @@ def ahead(facts: RunFacts, steps: int, rates: Sequence[Sequence[float]] | None, 
     rows = []
     for f in facts.families:
         if f.kind in ("scale", "rescale"):
-            row = {"symmetry": f.index, "kind": f.kind, "name": f.name, "step": facts.n_steps, "at": facts.n_steps + steps}
-            rows.append(row | _of_family(f, facts, steps, rates, optimizer, losses))
+            which = {"symmetry": f.index, "kind": f.kind, "name": f.name}
+            when = {"step": facts.n_steps, "at": facts.n_steps + steps}
+            rows.append(which | when | _of_family(f, facts, steps, rates, optimizer, losses))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -80,7 +81,7 @@ def _of_family(
 
 
 def _changed(facts: RunFacts) -> str:
-    """The last change of a setting other than the learning rate in the later half of the run; empty if there is none."""
+    """The last change of a setting but the learning rate in the later half of the run; empty if there is none."""
     said = facts.events["message"].astype(str)
     changed = said.str.contains("weight_decay|momentum|betas", regex=True)
     changed = changed & (facts.events["kind"] == "settings") & (facts.events["step"] > facts.n_steps // 2)
@@ -104,7 +105,9 @@ def _of_charge(
     now = float(rows["observed"].iloc[-1])
     told = said_of(sides, now, lrs, lrs[-1])
     path, rest = np.array(sides.path(now, lrs)), told["equilibrium"]
-    near = np.flatnonzero(np.abs(path - rest) <= NEAR * sum(sides.lengths(rest))) if math.isfinite(rest) else ()
+    near = (
+        np.flatnonzero(np.abs(path - rest) <= NEAR * sum(sides.lengths(rest))) if math.isfinite(rest) else np.zeros(0)
+    )
     return told | {
         "members": f.size,
         "now": now,

@@ -3,7 +3,6 @@ goes on."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -88,9 +87,8 @@ def charge_forecasts(
         before, last = rates[: first + 1], of_sides.iloc[-1]
         lr = float(before[before > 0][-1])
         size = float(last["weights_up"] + last["weights_down"])
-        made.append(
-            ChargeForecast(f, first, until, now, came=came, size=size, **said_of(made_of, now, rates[first + 1 : until + 1], lr))
-        )
+        said = said_of(made_of, now, rates[first + 1 : until + 1].tolist(), lr)
+        made.append(ChargeForecast(f, first, until, now, came=came, size=size, **said))
     return made
 
 
@@ -136,8 +134,8 @@ def outlook_of_sides(
     last = int(rows["step"].iloc[-1])
     group = meta["optimizers"][own.optimizer]["groups"][own.group]
     return two_sides(
-        rows["observed"].tolist(), rows["step"].tolist(), late[["weights_up", "weights_down"]].to_numpy(float),
-        late[["gradient_up", "gradient_down"]].to_numpy(float), rates[1 : last + 1].tolist(), own.told,
+        rows["observed"].tolist(), rows["step"].tolist(), late[["weights_up", "weights_down"]].to_numpy(float).tolist(),
+        late[["gradient_up", "gradient_down"]].to_numpy(float).tolist(), rates[1 : last + 1].tolist(), own.told,
         (1.0 - float(group.get("dampening") or 0.0)) / (1.0 - own.told.memory),
         None if losses is None else losses[1 : last + 1].tolist(),
     )  # fmt: skip

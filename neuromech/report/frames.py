@@ -103,8 +103,8 @@ class RunFrames:
     def forecasts(self) -> pd.DataFrame:
         """One row per scale or (SGD) rescale family: what was forecast early in the run, and what came.
 
-        `now`, `end`, `came`: squared lengths, of scale families; charges, of rescalings, whose `error` is relative to the
-        squared lengths of both sides together. What a kind does not have is nan.
+        `now`, `end`, `came`: squared lengths, of scale families; charges, of rescalings, whose `error` is relative to
+        the squared lengths of both sides together. What a kind does not have is nan.
         """
         import pandas as pd
 
@@ -125,8 +125,9 @@ class RunFrames:
         `why_not` if it cannot be said.
 
         `scheduler`: is asked for the learning rates ahead (of the optimizer that it belongs to); without one they are
-        taken to stay. Columns: now, end, low, high (80 %) of the squared length of the recorded members, or of the
-        charge of a whole rescale family (under SGD), undecayed (the end without weight decay), equilibrium, time_constant, reached (step), gradient_growth, grows_by.
+        taken to stay. Columns: now, end, low, high (80 %) of the squared length of the recorded members, or under SGD
+        of the charge of a whole rescale family; undecayed (the end without weight decay), equilibrium, time_constant,
+        reached (step), gradient_growth, grows_by.
         Raises `InstrumentError` for a scheduler that cannot be asked ahead, or fewer steps than one.
         """
         from neuromech.optimizers import rates_ahead

@@ -1,4 +1,4 @@
-"""The benchmark of charges ahead, in small: it records what was forecast and what came, and goes on where it stopped."""
+"""The benchmark of charges ahead, in small: it records what was forecast and what came, and goes on."""
 
 from pathlib import Path
 
@@ -19,7 +19,8 @@ def test_runs_are_recorded_gone_on_with_and_judged(
     rows = read(tmp_path).frame("forecasts", every_session=True)
     assert len(rows) == 2 * 2
     assert np.isfinite(rows[["end", "came", "low", "high"]].to_numpy()).all()
-    assert (rows["low"] < rows["end"]).all() and (rows["end"] < rows["high"]).all()
+    assert (rows["low"] < rows["end"]).all()
+    assert (rows["end"] < rows["high"]).all()
     run(SMALL, tmp_path)
     assert len(read(tmp_path).frame("forecasts", every_session=True)) == len(rows)
     monkeypatch.setattr("sys.argv", ["charge_forecasts", str(tmp_path)])

@@ -39,11 +39,12 @@ def test_a_run_that_goes_on_ends_as_forecast() -> None:
     told = rescaling(trained(150).forecast(450))
     charges = trained(600).history
     came = float(charges[(charges["member"] < 0) & (charges["symmetry"] == told["symmetry"])]["observed"].iloc[-1])
-    assert told["why_not"] == "" and told["at"] == 600 and told["members"] == 16
+    assert (told["why_not"], told["at"], told["members"]) == ("", 600, 16)
     assert told["low"] < came < told["high"]
     assert abs(told["end"] - came) < 0.1 * abs(told["now"] - came)
     assert abs(told["undecayed"] - came) > abs(told["end"] - came)
-    assert math.isfinite(told["equilibrium"]) and told["time_constant"] > 0
+    assert math.isfinite(told["equilibrium"])
+    assert told["time_constant"] > 0
 
 
 def test_early_forecasts_are_scored_beside_persistence(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ ENDING = Ending("finished", "", "", "", math.nan, math.nan)
 
 
 def facts(n_steps: int = 20, **more: Any) -> RunFacts:
-    return replace(RunFacts({}, [], n_steps, pd.DataFrame(), [], [], NONE, {}, [], ENDING), **more)
+    return replace(RunFacts({}, [], n_steps, pd.DataFrame(), [], [], NONE, {}, [], [], NONE, ENDING), **more)
 
 
 def seen(name: str, *values: float, first: int = 1) -> RunFacts:
