@@ -9,6 +9,8 @@ from .coverage import drawn as drawn
 from .coverage import listed as listed
 from .coverage import resumed as resumed
 from .coverage import share_of as share_of
+from .equipartition import TwoSides as TwoSides
+from .equipartition import two_sides as two_sides
 from .extrapolation import outlook as outlook
 from .forecast import Balance as Balance
 from .forecast import effective_lr as effective_lr
@@ -46,8 +48,6 @@ from .scalars import Newest as Newest
 from .scalars import scalars_of as scalars_of
 from .scalars import spread as spread
 from .sides import Sides as Sides
-from .two_sides import TwoSides as TwoSides
-from .two_sides import two_sides as two_sides
 from .updates import Moving as Moving
 from .updates import Update as Update
 from .updates import register as register

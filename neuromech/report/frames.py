@@ -112,11 +112,12 @@ class RunFrames:
         from neuromech.report.forecasts import Forecast
 
         facts = gather(self._recorded())
+        made: list[Any] = [*facts.forecasts, *facts.charge_forecasts]
         columns = ["symmetry", "kind", "name", *(f for f in Forecast.__dataclass_fields__ if f != "family"), *SCORES]
         rows = [
             {"symmetry": f.family.index, "kind": f.family.kind, "name": f.family.name}
             | {k: getattr(f, k, math.nan) for k in columns[3:]}
-            for f in (*facts.forecasts, *facts.charge_forecasts)
+            for f in made
         ]
         return pd.DataFrame(rows, columns=columns)
 
