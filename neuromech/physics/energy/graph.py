@@ -18,8 +18,6 @@ from neuromech.compat import (
     asked_for_values,
     is_composite,
     outside_of_modes,
-    schema_of,
-    storage_id,
     traced_quietly,
     tree_leaves,
 )
@@ -28,6 +26,7 @@ from neuromech.physics.energy.composites import COMPOSITES
 from neuromech.physics.energy.moods import random_nodes, random_nodes_of
 from neuromech.physics.energy.pair_rules import PAIRS
 from neuromech.physics.energy.rules import BILINEAR, LINEAR, QUADRATIC, SECANTS, SOFTMAX
+from neuromech.physics.energy.writes import out_of_place, writes
 
 # They read sizes, or make something new of the same size: nothing of the state's content flows through.
 _CONTENT_FREE = {"sym_size", "sym_numel", "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones"}
@@ -95,7 +94,7 @@ def energy_graph(energy: Callable[..., Tensor], state: Sequence[Tensor], u: Tens
                 "(an `if`, a loop or `.item()`), so one graph cannot stand for it: write it with operators such as "
                 f"torch.relu, torch.where or torch.maximum, or {MIDPOINT}"
             ) from error
-        rewritten = _out_of_place(module.graph)
+        rewritten = out_of_place(module.graph)
         module.graph.eliminate_dead_code()
         module.recompile()
         moving = set(varying(module.graph))
@@ -158,7 +157,7 @@ def _has_rule(node: fx.Node, moving: set[fx.Node]) -> bool:
 def _refusal(unknown: list[fx.Node]) -> str:
     names = list(dict.fromkeys(str(n.target) for n in unknown))
     advice = f"{MIDPOINT}, or give it a rule by neuromech.physics.register_rule"
-    if any(_writes(n) for n in unknown):
+    if any(writes(n) for n in unknown):
         advice = f"it writes in place into memory that has other names; write it out of place, or {MIDPOINT}"
     elif random_nodes_of(unknown):
         advice = "it is random, and an energy has no random part: call .eval() on the module"
@@ -170,10 +169,6 @@ def _refusal(unknown: list[fx.Node]) -> str:
             f"torch.autograd.grad inside of the energy. Leave it out, or {MIDPOINT}"
         )
     return f"the energy uses {', '.join(names)}, which has no discrete chain rule: {advice}"
-
-
-def _writes(node: fx.Node) -> bool:
-    return isinstance(node.target, OpOverload) and schema_of(node.target).is_mutable
 
 
 def _check_result(graph: fx.Graph, u: Tensor) -> None:
@@ -207,43 +202,3 @@ def check_energy(value: Any, u: Tensor) -> None:
         raise PhysicsError(
             f"the energy of a state of shape {tuple(u.shape)} is {found}; expected {wanted}: sum over what is left"
         )
-
-
-def _pure(node: fx.Node) -> Any:
-    """The operator that does out of place what `node` does in place: that of its name with the same arguments."""
-    packet = getattr(torch.ops.aten, op_name(node)[:-1], None)
-    wanted = [str(a.type) for a in schema_of(node.target).arguments]
-    for name in packet.overloads() if packet is not None else ():
-        function = getattr(packet, name)
-        if [str(a.type) for a in schema_of(function).arguments] == wanted:
-            return function
-    return None
-
-
-def _out_of_place(graph: fx.Graph) -> list[fx.Node]:
-    """`y.add_(1)` as `y = y + 1`, where no other name reaches the memory of y; the rest stays, and is refused."""
-    made: list[fx.Node] = []
-
-    def memory(node: fx.Node) -> int | None:
-        value = node.meta.get("val")
-        return storage_id(value) if isinstance(value, Tensor) else None
-
-    def in_place(node: fx.Node) -> bool:
-        return _writes(node) and op_name(node).endswith("_")
-
-    for node in [n for n in graph.nodes if in_place(n)]:
-        written = node.args[0]
-        order = {n: i for i, n in enumerate(graph.nodes)}
-        others = [n for n in graph.nodes if memory(n) == memory(node) and n is not written and not in_place(n)]
-        is_seen = any(order[user] > order[node] for n in others for user in n.users)
-        function = _pure(node)
-        if function is None or not isinstance(written, fx.Node) or written.op != "call_function" or is_seen:
-            continue
-        with graph.inserting_after(node):
-            pure = graph.call_function(function, node.args, node.kwargs)
-        pure.meta = dict(node.meta)
-        written.replace_all_uses_with(pure, delete_user_cb=lambda user: order.get(user, -1) > order[node])  # noqa: B023
-        node.replace_all_uses_with(pure)
-        graph.erase_node(node)
-        made.append(pure)
-    return made

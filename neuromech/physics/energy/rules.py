@@ -28,7 +28,7 @@ LINEAR = set(
     cat stack hstack pad constant_pad_nd avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool2d adaptive_avg_pool3d
     clone contiguous to type_as tril triu alias trace take take_along_dim embedding
-    index_add index_copy index_put scatter scatter_add select_scatter slice_scatter
+    index_add index_copy index_put scatter scatter_add select_scatter slice_scatter diagonal_scatter
     upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d pixel_shuffle pixel_unshuffle channel_shuffle
     reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d

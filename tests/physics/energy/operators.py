@@ -121,6 +121,7 @@ LINEAR: dict[str, Function] = {
     "scatter_add": lambda x: x.new_zeros(len(x), 3).scatter_add(1, FOLD.expand(len(x), 6), x),
     "select_scatter": lambda x: torch.select_scatter(x, 2 * x[:, 0], 1, 3),
     "slice_scatter": lambda x: torch.slice_scatter(x, 2 * x[:, :2], 1, 2, 4),
+    "diagonal_scatter": lambda x: torch.diagonal_scatter(x.reshape(-1, 2, 3), 2 * x[:, :2], 1, 1, 2),
     "upsample_bilinear2d": lambda x: F.interpolate(image(x), scale_factor=2, mode="bilinear"),
     "upsample_nearest2d": lambda x: F.interpolate(image(x), scale_factor=2),
     "pixel_shuffle": lambda x: F.pixel_shuffle(x[:, :4].reshape(-1, 4, 1, 1), 2),
