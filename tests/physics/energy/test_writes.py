@@ -126,16 +126,21 @@ def written_at_random(seed: int) -> Energy:
     return energy
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_random_writes(seed: int) -> None:
-    energy = written_at_random(seed)
-    u = torch.randn(5, 4, dtype=torch.float64)
+def is_differentiable(energy: Energy) -> bool:
+    """Whether autograd stands for it: it needs some of the values that are written over."""
+    at = torch.randn(5, 4, dtype=torch.float64).requires_grad_()
     try:
-        at = u.clone().requires_grad_()
         torch.autograd.grad(energy(at * 1).sum(), at)
     except RuntimeError:
-        pytest.skip("autograd does not differentiate it")
-    check(energy, seed)
+        return False
+    return True
+
+
+def test_random_writes() -> None:
+    sound = [seed for seed in range(40) if is_differentiable(written_at_random(seed))]
+    assert len(sound) > 15
+    for seed in sound:
+        check(written_at_random(seed), seed)
 
 
 def test_what_reaches_memory_in_other_ways_is_refused() -> None:
