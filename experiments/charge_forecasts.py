@@ -81,7 +81,8 @@ def run(config: Config, directory: Path, progress: bool = False) -> Path:
         ways = [way for seed in config.seeds for way in product(*settings, (seed,))]
         for way in tqdm(outstanding(record, "forecasts", WAY, ways), unit="run", disable=not progress):
             rows = forecasts(config, *way)
-            record.append("forecasts", {**dict(zip(WAY, way, strict=True)), **rows.to_dict("list")})
+            columns = {name: rows[name].tolist() for name in COLUMNS}
+            record.append("forecasts", {**dict(zip(WAY, way, strict=True)), **columns})
             record.flush()
     return directory
 
